@@ -1,0 +1,1 @@
+"""What the stages share: samples, views, encoders, the feature cache, planning and storage."""

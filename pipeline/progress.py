@@ -1,0 +1,160 @@
+"""Progress that a person can read: a rich bar on a terminal, one line a minute without one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+LINE_EVERY_S = 60.0
+
+
+class Task(Protocol):
+    """One piece of long work."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Count finished work."""
+
+    def note(self, text: str) -> None:
+        """Show a short live remark, such as the loss."""
+
+
+class Reporter(Protocol):
+    """Where stages report progress and remarks."""
+
+    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> _TaskContext:
+        """A context manager that yields a `Task`; `done` of `total` were finished before."""
+
+    def say(self, text: str) -> None:
+        """Print one line that stays."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+
+    def __exit__(self, *details: object) -> bool | None: ...
+
+
+class _Meter:
+    """Counts work and knows its rate since the start (not counting what was done before)."""
+
+    def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = self.before = done
+        self.started = time.monotonic()
+        self.remark = ""
+
+    def describe(self) -> str:
+        elapsed = time.monotonic() - self.started
+        rate = (self.done - self.before) / elapsed if elapsed > 0 else 0.0
+        left = (self.total - self.done) / rate if rate > 0 else None
+        parts = [f"{self.done:,}/{self.total:,} {self.unit}"]
+        if rate > 0:
+            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s")
+        if left is not None and self.done < self.total:
+            parts.append(f"{duration(left)} left")
+        if self.remark:
+            parts.append(self.remark)
+        return " · ".join(parts)
+
+
+class _BarTask:
+    def __init__(self, meter: _Meter, bar: Progress, handle: TaskID) -> None:
+        self._meter, self._bar, self._handle = meter, bar, handle
+
+    def advance(self, amount: int = 1) -> None:
+        self._meter.done += amount
+        self._bar.update(self._handle, completed=self._meter.done, status=self._meter.describe())
+
+    def note(self, text: str) -> None:
+        self._meter.remark = text
+        self._bar.update(self._handle, status=self._meter.describe())
+
+
+class _LineTask:
+    def __init__(self, meter: _Meter, console: Console) -> None:
+        self._meter, self._console, self._last = meter, console, time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        self._meter.done += amount
+        if time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            self._console.print(f"{self._meter.title}: {self._meter.describe()}", highlight=False)
+
+    def note(self, text: str) -> None:
+        self._meter.remark = text
+
+
+class ConsoleReporter:
+    """Reports on stderr, so that stdout stays free for `--json`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print one line that stays."""
+        self.console.print(text)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
+        """Show a bar (terminal) or a line a minute (no terminal) while the block runs."""
+        meter = _Meter(title, total, unit, done)
+        try:
+            if self.console.is_terminal and sys.stderr.isatty():
+                columns = (
+                    SpinnerColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(bar_width=24),
+                    TextColumn("{task.fields[status]}"),
+                    TimeElapsedColumn(),
+                )
+                with Progress(*columns, console=self.console, transient=True) as bar:
+                    handle = bar.add_task(title, total=total, completed=done, status="")
+                    yield _BarTask(meter, bar, handle)
+            else:
+                yield _LineTask(meter, self.console)
+        finally:
+            fresh = meter.done - meter.before
+            if fresh:
+                elapsed = time.monotonic() - meter.started
+                self.say(
+                    f"{title}: {fresh:,} {unit} in {duration(elapsed)} ({fresh / max(elapsed, 1e-9):,.0f} {unit}/s){' · ' + meter.remark if meter.remark else ''}"
+                )
+
+
+class SilentReporter:
+    """Reports nothing; for tests and for use as a library."""
+
+    def say(self, text: str) -> None:
+        """Ignore the line."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
+        """Run the block without showing anything."""
+        del title, total, unit, done
+        yield _Silent()
+
+
+class _Silent:
+    def advance(self, amount: int = 1) -> None:
+        del amount
+
+    def note(self, text: str) -> None:
+        del text
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `41 d`, `3 h 20 min`, `2 min 05 s`, `12 s`."""
+    whole = round(seconds)
+    if whole >= 2 * 86_400:
+        return f"{whole / 86_400:.0f} d"
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"

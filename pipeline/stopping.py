@@ -1,0 +1,57 @@
+"""Stopping politely: the first signal asks for an end after what is in flight, the second ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)  # Windows has no SIGUSR1
+
+
+class Stop:
+    """Poll `requested` between units of work. As a context manager it listens for Ctrl-C, SIGTERM and SIGUSR1."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody asked for the end."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """0 after SIGTERM or SIGUSR1 (a scheduler's request, obeyed), 130 after Ctrl-C (so that `&&` chains end)."""
+        return 130 if self.signal == signal.SIGINT else 0
+
+    def request(self, number: int = signal.SIGTERM) -> None:
+        """Ask for the end from inside the program."""
+        self.signal = self.signal or number
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        sys.stderr.write("\nStopping after what is in flight (again: stop at once) ...\n")
+        sys.stderr.flush()

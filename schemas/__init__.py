@@ -1,0 +1,1 @@
+"""The typed documents: configuration and everything that is written to disk."""

@@ -1,0 +1,226 @@
+"""The configuration file, `unic-pipe.yaml`: what a user may decide, with the defaults of the paper."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Model, Name
+from schemas.recipes import Recipe
+
+Scalar = bool | int | float | str
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+TokenType = Literal["cls", "patch"]
+
+
+class DatasetConfig(Model):
+    """Where the samples of one dataset are, and where their labels come from."""
+
+    source: str
+    """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars), a folder of class folders, a flat folder of
+    images, or `torchvision:NAME/SPLIT`; relative paths are searched in `samples.roots`."""
+    labels: str | None = None
+    """A file with one class number per line for a flat folder (ImageNet's validation ground truth)."""
+    label_field: str | None = None
+    """Field of each sample's `.json` that holds the class number (tars without `.cls`)."""
+    rows: PositiveInt | None = None
+    """The number of rows that this dataset must have; indexing stops when it differs."""
+
+
+class SamplesConfig(Model):
+    """The datasets, and how their rows are cut into blocks."""
+
+    roots: tuple[str, ...] = (".",)
+    """Folders in which sources and shards are searched, in this order. Outside every digest: data may move."""
+    datasets: dict[Name, DatasetConfig]
+    block_rows: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Rows per block: the grain of work, of resume and of Zarr sharding."""
+    max_bad_fraction: Fraction = 0.001
+    """A stage stops when more than this fraction of rows cannot be used."""
+
+
+class ViewsConfig(Model):
+    """How many views of each training sample are cached, and what they look like."""
+
+    recipe: str | Recipe = "unic"
+    count: PositiveInt = 1
+    seed: int = 0
+
+
+class EncoderConfig(Model):
+    """A frozen encoder. Under `teachers:` the key is its name, and its registry name unless `encoder` is given."""
+
+    encoder: str | None = None
+    """A registry name (`dino`, `ibot`, `deit3`, ...), `timm:NAME`, or `checkpoint:PATH`."""
+    weights: str | None = None
+    """A local weights file instead of the one that the registry names, or `random:SEED`."""
+    architecture: str | None = None
+    """timm architecture of a `checkpoint:` file that does not say it itself."""
+    model_args: dict[str, Scalar] = {}
+    """Keyword arguments for `timm.create_model`."""
+    image_size: PositiveInt | None = None
+    """Input height and width in pixels; the encoder's own by default."""
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class CacheConfig(Model):
+    """How features are stored."""
+
+    codec: Literal["float16", "int8"] = "float16"
+
+
+class ComputeConfig(Model):
+    """How encoders are run. Every field but `device` is part of a feature's definition."""
+
+    device: str = "auto"
+    """`auto` (cuda when there is one), `cpu`, `cuda`, `cuda:N` or `mps`. Outside every digest."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast type of the forward pass."""
+    tf32: bool = False
+    batch: PositiveInt = 64
+    """Images per forward pass; batches are cut inside a block."""
+    threads: PositiveInt = 1
+    """CPU threads of one forward pass: fixed, because sums change with it. Parallelism comes from blocks."""
+    channels_last: bool = True
+
+
+class LadderConfig(Model):
+    """The ladder of expendable projectors (UNIC, section 3.2)."""
+
+    blocks: Literal["all", "last"] | tuple[int, ...] = "all"
+    """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
+    hidden: PositiveInt = 768
+    last_hidden: PositiveInt = 3072
+    """Hidden width of the projector on the last block."""
+
+
+class LossConfig(Model):
+    """The distillation loss (UNIC, section 3.1)."""
+
+    cosine: Annotated[float, Field(ge=0)] = 0.5
+    smooth_l1: Annotated[float, Field(ge=0)] = 0.5
+    tokens: Literal["both", "cls", "patch"] = "both"
+    standardize: Literal["exact", "none"] = "exact"
+    """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type."""
+    drop_probability: Fraction = 0.5
+    """Per image, each teacher but the one with the highest loss is dropped with this probability (0: no dropping)."""
+
+
+class OptimizerConfig(Model):
+    """AdamW with linear warm-up and cosine decay."""
+
+    epochs: PositiveInt = 200
+    batch: PositiveInt = 512
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    """Learning rate per 256 images: the peak is lr * batch / 256."""
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    weight_decay: Annotated[float, Field(ge=0)] = 0.03
+    """Not applied to biases and other one-dimensional parameters."""
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.99
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+
+
+class StudentConfig(Model):
+    """One student: its architecture, its projectors, and how it is trained."""
+
+    architecture: str = "vit_small_patch16_224"
+    model_args: dict[str, Scalar] = {}
+    image_size: PositiveInt = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    drop_path: Fraction = 0.1
+    dataset: Name = "train"
+    teachers: tuple[Name, ...] | None = None
+    """All configured teachers by default."""
+    ladder: LadderConfig = LadderConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    streams: PositiveInt = 8
+    """Canonical sample streams; divides the batch. World sizes that divide it see the same global batches."""
+    window_blocks: PositiveInt = 8
+    """Blocks that are decoded at a time and shuffled together, per stream."""
+    threads: PositiveInt = 2
+    """CPU threads of a training step on a CPU; fixed, so that a resumed run gives the same bits."""
+
+
+class DistillConfig(Model):
+    """What a run of `distill` does beside training; none of it changes a student's weights."""
+
+    validation: Name | None = None
+    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path)."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """A checkpoint is written at least this often, and after every epoch."""
+    keep_checkpoints: PositiveInt = 2
+    log_every: PositiveInt = 10
+    """Steps between rows of the metrics table."""
+
+
+class BenchmarkConfig(Model):
+    """A labelled dataset pair: probes are fitted on `train` and scored on `test`."""
+
+    train: Name
+    test: Name
+    note: str = ""
+    """Shown in the report, for instance that the data are synthetic."""
+
+
+class EvaluateConfig(Model):
+    """Linear-probe and k-NN benchmarks of the students and of every teacher."""
+
+    benchmarks: dict[Name, BenchmarkConfig] = {}
+    probes: tuple[Literal["logistic", "knn"], ...] = ("logistic", "knn")
+    c_values: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+    """Inverse regularisation strengths searched on the validation split, warm-started in this order."""
+    k_values: tuple[PositiveInt, ...] = (10, 20, 100, 200)
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: int = 0
+    baseline: bool = True
+    """Also evaluate each student's architecture at random initialisation."""
+
+
+class Config(Model):
+    """The whole of `unic-pipe.yaml`."""
+
+    samples: SamplesConfig
+    views: ViewsConfig = ViewsConfig()
+    weights_dir: str = "weights"
+    """Searched first for every weights file. Outside every digest."""
+    teachers: dict[Name, EncoderConfig] = {}
+    cache: CacheConfig = CacheConfig()
+    compute: ComputeConfig = ComputeConfig()
+    students: dict[Name, StudentConfig] = {}
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Config:
+        datasets, teachers = set(self.samples.datasets), set(self.teachers)
+        wanted: list[tuple[str, str, set[str], str]] = []
+        for name, student in self.students.items():
+            wanted.append((f"students.{name}.dataset", student.dataset, datasets, "dataset"))
+            wanted += [(f"students.{name}.teachers", t, teachers, "teacher") for t in student.teachers or ()]
+        if self.distill.validation is not None:
+            wanted.append(("distill.validation", self.distill.validation, datasets, "dataset"))
+        for name, bench in self.evaluate.benchmarks.items():
+            wanted.append((f"evaluate.benchmarks.{name}.train", bench.train, datasets, "dataset"))
+            wanted.append((f"evaluate.benchmarks.{name}.test", bench.test, datasets, "dataset"))
+        bad = [
+            f"{where}: no {kind} is named {value!r} (there are: {', '.join(sorted(known)) or 'none'})"
+            for where, value, known, kind in wanted
+            if value not in known
+        ]
+        bad += [
+            f"students.{n}.optimizer.batch: {s.optimizer.batch} is not a multiple of streams ({s.streams})"
+            for n, s in self.students.items()
+            if s.optimizer.batch % s.streams
+        ]
+        if bad:
+            raise ValueError("; ".join(bad))
+        return self

@@ -1,0 +1,35 @@
+"""The two ways a command can end badly, and the words that go with them."""
+
+from __future__ import annotations
+
+
+class UnicPipeError(Exception):
+    """A failure with a message for people: what is wrong, with what, and what to type next.
+
+    `message` is one or two lines; `hint` is the next step (often a command), shown on its own line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+    def __reduce__(self) -> tuple[type[UnicPipeError], tuple[str, str | None]]:
+        return type(self), (self.message, self.hint)
+
+
+class UserError(UnicPipeError, ValueError):
+    """What the user gave cannot be used (exit code 2): configuration, arguments, data."""
+
+    exit_code = 2
+
+
+class StageError(UnicPipeError, RuntimeError):
+    """The work could not be done (exit code 1): disk full, damaged artefact, device failure."""
+
+    exit_code = 1

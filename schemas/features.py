@@ -1,0 +1,136 @@
+"""Documents of the feature cache: definitions, records of finished units, statistics."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from schemas.base import Digest, Document, FastHash, Model, Name
+from schemas.config import Scalar, TokenType
+from schemas.recipes import Recipe
+
+
+class EncoderDefinition(Model):
+    """What makes an encoder what it is: architecture, weights, preprocessing, readout. Its digest is its identity."""
+
+    architecture: str
+    """timm model name."""
+    model_args: dict[str, Scalar] = {}
+    weights: str
+    """SHA-256 of the weights file, or `random:SEED`."""
+    conversion: str = "timm"
+    """How the file's keys map onto the architecture (`timm`, `dino`, `ibot`, `deit3`, `dbot-ft`, ...)."""
+    readout: Literal["vit", "cnn", "fc-norm"]
+    """`vit`: final norm on all tokens. `cnn`: pooled map and spatial map. `fc-norm`: fc_norm(mean patch), raw patches."""
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    cls_dim: int
+    patch_dim: int
+    grid: tuple[int, int]
+    """Rows and columns of the patch tokens."""
+
+
+class CodecDefinition(Model):
+    """The codec of a feature cache; `version` changes when the bytes would."""
+
+    name: Literal["float16", "int8"]
+    version: int = 1
+
+
+class ComputeDefinition(Model):
+    """Everything about the forward pass that may change bits, apart from the hardware."""
+
+    dtype: Literal["float32", "bfloat16", "float16"]
+    tf32: bool = False
+    batch: int
+    threads: int
+    channels_last: bool = True
+
+
+class FeatureDefinition(Model):
+    """What one encoder's features of one dataset are made from. Its digest decides freshness (R2)."""
+
+    format: int = 1
+    dataset: Digest
+    """Digest of the dataset's first segment."""
+    block_rows: int
+    encoder: EncoderDefinition
+    recipe: Recipe
+    view_seed: int
+    codec: CodecDefinition
+    compute: ComputeDefinition
+
+
+class FeatureManifest(Document):
+    """`features/<dataset>-<encoder>-<8 digits>/manifest.json`: created once, before the first unit."""
+
+    KIND: ClassVar[str] = "features"
+
+    dataset: Name
+    encoder: Name
+    definition: FeatureDefinition
+    digest: Digest
+
+
+class FileEntry(Model):
+    """A file that belongs to a unit: path relative to the feature folder, bytes, XXH3-128 of its content."""
+
+    path: str
+    size: int
+    xxh3: FastHash
+
+
+class BadRow(Model):
+    """A row that cannot be used, by its offset inside the block."""
+
+    offset: int
+    key: str
+    reason: str
+
+
+class UnitRecord(Document):
+    """Proof that a unit is finished, written last (R8). One per (view, token type, block)."""
+
+    KIND: ClassVar[str] = "unit"
+
+    definition: Digest
+    calibration: Digest | None = None
+    view: int
+    token: TokenType
+    block: int
+    rows: Digest
+    """SHA-256 over the keys and content hashes of the block's rows."""
+    valid: str
+    """One bit per row of the block, packed most significant bit first, as hexadecimal."""
+    count: int
+    """Number of rows in the block."""
+    bad: tuple[BadRow, ...] = ()
+    files: tuple[FileEntry, ...]
+    """The shard files, then the statistics sidecar last."""
+    batch: int
+    """Batch size that was really used; differs from the definition's after a forced smaller batch."""
+
+
+class TokenStatistics(Model):
+    """Exact per-dimension statistics of one token type over named units."""
+
+    count: int
+    """Number of tokens."""
+    mean: tuple[float, ...]
+    m2: tuple[float, ...]
+    """Sum of squared deviations from the mean, per dimension (float64)."""
+
+
+class StatisticsDocument(Document):
+    """Frozen statistics over a set of units; a student names it by its digest."""
+
+    KIND: ClassVar[str] = "statistics"
+
+    definition: Digest
+    views: tuple[int, ...]
+    blocks: int
+    """Statistics cover blocks 0 to `blocks` - 1."""
+    units: Digest
+    """SHA-256 over the content hashes of the units' shard files, in order."""
+    cls: TokenStatistics | None
+    patch: TokenStatistics | None

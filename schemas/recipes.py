@@ -1,0 +1,74 @@
+"""View recipes: every parameter that decides what a view of a sample looks like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Model
+from schemas.errors import UserError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[float, float]
+
+
+class Recipe(Model):
+    """Parameters of a view. The defaults are the `unic` recipe (UNIC, arXiv 2408.05088, section 4)."""
+
+    crop: Literal["random", "center"] = "random"
+    """`random`: RandomResizedCrop. `center`: resize the short side to size / `center_fraction`, crop the centre."""
+    scale: Range = (0.08, 1.0)
+    """Range of the crop's area as a fraction of the image's."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """Range of the crop's width / height, drawn log-uniformly."""
+    center_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    flip: Probability = 0.5
+    """Probability of a horizontal flip."""
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    """ColorJitter strengths: brightness, contrast, saturation, hue."""
+    jitter_probability: Probability = 0.8
+    grayscale: Probability = 0.2
+    blur_probability: Probability = 0.2
+    blur_kernel: Annotated[int, Field(ge=1)] = 9
+    """Side of the Gaussian kernel in reference pixels (odd)."""
+    blur_sigma: Range = (0.1, 5.0)
+    """Standard deviation of the blur in reference pixels."""
+    solarize_probability: Probability = 0.2
+    solarize_threshold: Probability = 0.5
+    """Pixels at or above this fraction of 255 are inverted."""
+    reference_size: Annotated[int, Field(ge=8)] = 224
+    """The input size for which blur is stated; other sizes blur in proportion."""
+
+
+UNIC = Recipe()
+GENTLE = Recipe(
+    scale=(0.8, 1.0),
+    flip=0.0,
+    jitter_probability=0.0,
+    grayscale=0.0,
+    blur_probability=0.0,
+    solarize_probability=0.0,
+)
+CENTER = Recipe(
+    crop="center",
+    flip=0.0,
+    jitter_probability=0.0,
+    grayscale=0.0,
+    blur_probability=0.0,
+    solarize_probability=0.0,
+)
+RECIPES: dict[str, Recipe] = {"unic": UNIC, "gentle": GENTLE, "center": CENTER}
+
+
+def recipe_named(recipe: str | Recipe) -> Recipe:
+    """The recipe of that name, or the given one.
+
+    Raises:
+        UserError: no recipe has this name; the message lists those that exist.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise UserError(f"No view recipe is named {recipe!r}.", f"Choose one of: {', '.join(RECIPES)}.")
+    return RECIPES[recipe]

@@ -1,0 +1,71 @@
+"""Documents of the sample index: the manifest, and the columns of its Parquet segments."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from schemas.base import Digest, Document, FastHash, Model, Name
+
+INDEX_COLUMNS = ("row", "key", "shard", "offset", "size", "xxh3", "label")
+"""Columns of a segment. row int64; key, shard string (shard: path relative to a root); offset, size int64 (bytes of
+the image member inside the shard); xxh3 fixed 16 bytes (XXH3-128 of those bytes, big-endian digest); label int32 or null."""
+
+
+class ShardEntry(Model):
+    """A file that holds samples: its path relative to a root, size in bytes, and mtime when indexed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class Segment(Model):
+    """A run of rows that was indexed together. Starts on a block boundary; never changes."""
+
+    file: str
+    """Parquet file beside the manifest."""
+    first_row: int
+    rows: int
+    rows_digest: Digest
+    """SHA-256 over each row's key and content hash, in order: the identity of the data."""
+    labels_digest: Digest
+    """SHA-256 over the labels, in order (outside feature identity)."""
+    file_digest: FastHash
+    shards: tuple[ShardEntry, ...]
+
+
+class DatasetManifest(Document):
+    """The index of one dataset: `samples/<name>-<8 digits of rows digest>/manifest.json`."""
+
+    KIND: ClassVar[str] = "dataset"
+
+    name: Name
+    source: str
+    layout: Literal["tars", "class-folders", "flat-folder", "torchvision"]
+    block_rows: int
+    classes: tuple[str, ...] | None
+    """Class names in label order, where the source has names."""
+    labelled: bool
+    permuted: bool
+    """Whether rows were put in a seeded random order because the source was sorted by class."""
+    segments: tuple[Segment, ...]
+
+    @property
+    def digest(self) -> str:
+        """The dataset's lineage: the digest of its first segment, which growth never changes."""
+        return self.segments[0].rows_digest
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+        return sum(s.rows for s in self.segments)
+
+    @property
+    def end_row(self) -> int:
+        """One past the last row number; larger than `rows` where a segment ended inside a block."""
+        return self.segments[-1].first_row + self.segments[-1].rows
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return -(-self.end_row // self.block_rows)

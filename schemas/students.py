@@ -1,0 +1,73 @@
+"""Documents of distillation: what a student is made from, its checkpoints, its export."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from schemas.base import Digest, Document, Model, Name
+from schemas.config import StudentConfig
+
+
+class TeacherInput(Model):
+    """One teacher of a student, by the digest of its features' definition."""
+
+    name: Name
+    features: Digest
+    grid: tuple[int, int]
+    cls_dim: int
+    patch_dim: int
+
+
+class StudentDefinition(Model):
+    """What a student is made from. Its digest names its folder and decides freshness (R2)."""
+
+    format: int = 1
+    config: StudentConfig
+    dataset: Digest
+    blocks: int
+    """Trained on blocks 0 to `blocks` - 1 of the dataset."""
+    views: int
+    """Trained on views 0 to `views` - 1."""
+    teachers: tuple[TeacherInput, ...]
+
+
+class StudentManifest(Document):
+    """`students/<name>-<8 digits>/manifest.json`: written when training starts, and then fixed."""
+
+    KIND: ClassVar[str] = "student"
+
+    name: Name
+    definition: StudentDefinition
+    digest: Digest
+    statistics: dict[Name, Digest]
+    """Digest of each teacher's statistics document (a copy stands in the student's folder)."""
+    rows: int
+    rows_digest: Digest
+    """Digest of the rows that are valid for every teacher and view."""
+    steps: int
+    """Optimizer steps of the whole training."""
+
+
+class CheckpointEntry(Document):
+    """`students/<name>/latest.json`: the newest durable checkpoint."""
+
+    KIND: ClassVar[str] = "checkpoint"
+
+    file: str
+    step: int
+    size: int
+    digest: Digest
+    student: Digest
+
+
+class ExportManifest(Document):
+    """`students/<name>/export/manifest.json`: the finished student; its presence and digests mean done."""
+
+    KIND: ClassVar[str] = "export"
+
+    student: Digest
+    step: int
+    weights: Digest
+    """SHA-256 of `model.safetensors`."""
+    config: Digest
+    """SHA-256 of `config.json`."""

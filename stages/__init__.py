@@ -1,0 +1,1 @@
+"""The stages. Each one reads data on disk and writes data on disk; none imports another."""
