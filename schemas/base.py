@@ -86,9 +86,7 @@ class Document(Model):
             return cls.model_validate_json(json.dumps(cls.upgrade(body, int(match[2]))))
         except ValidationError as error:
             problems = "; ".join(describe_problem(p["loc"], p["msg"]) for p in error.errors())
-            raise UserError(
-                f"{source}: {problems}", "The file was edited or damaged; restore or delete it."
-            ) from None
+            raise UserError(f"{source}: {problems}", "The file was edited or damaged; restore or delete it.") from None
 
     @classmethod
     def upgrade(cls, body: dict[str, Any], version: int) -> dict[str, Any]:
