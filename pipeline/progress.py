@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -27,17 +27,11 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Where stages report progress and remarks."""
 
-    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> _TaskContext:
+    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> AbstractContextManager[Task]:
         """A context manager that yields a `Task`; `done` of `total` were finished before."""
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *details: object) -> bool | None: ...
 
 
 class _Meter:
@@ -50,6 +44,7 @@ class _Meter:
         self.remark = ""
 
     def describe(self) -> str:
+        """Done and total, rate, time left and the latest remark."""
         elapsed = time.monotonic() - self.started
         rate = (self.done - self.before) / elapsed if elapsed > 0 else 0.0
         left = (self.total - self.done) / rate if rate > 0 else None
@@ -61,6 +56,14 @@ class _Meter:
         if self.remark:
             parts.append(self.remark)
         return " · ".join(parts)
+
+    def summary(self) -> str:
+        """What was done since the start, in how long."""
+        fresh, elapsed = self.done - self.before, max(time.monotonic() - self.started, 1e-9)
+        rate = fresh / elapsed
+        parts = [f"{fresh:,} {self.unit} in {duration(elapsed)}"]
+        parts += [f"{rate:,.0f} {self.unit}/s"] if rate >= 1 else []
+        return " · ".join([*parts, self.remark] if self.remark else parts)
 
 
 class _BarTask:
@@ -119,12 +122,8 @@ class ConsoleReporter:
             else:
                 yield _LineTask(meter, self.console)
         finally:
-            fresh = meter.done - meter.before
-            if fresh:
-                elapsed = time.monotonic() - meter.started
-                self.say(
-                    f"{title}: {fresh:,} {unit} in {duration(elapsed)} ({fresh / max(elapsed, 1e-9):,.0f} {unit}/s){' · ' + meter.remark if meter.remark else ''}"
-                )
+            if meter.done > meter.before:
+                self.say(f"{title}: {meter.summary()}")
 
 
 class SilentReporter:

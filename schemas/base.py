@@ -7,6 +7,7 @@ import json
 import re
 from typing import Annotated, Any, ClassVar, Self
 
+import xxhash
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from schemas.errors import UserError
@@ -49,24 +50,48 @@ def short(digest: str) -> str:
     return digest[:8]
 
 
+_SEAL_START, _SEAL_END = b',\n "checksum": "', b'"\n}\n'
+
+
+def seal(raw: bytes) -> bytes:
+    """Indented JSON of an object, with a last field `checksum`: XXH3-128 of every byte before its value."""
+    body = raw.removesuffix(b"\n}\n") + _SEAL_START
+    return body + xxhash.xxh3_128_hexdigest(body).encode() + _SEAL_END
+
+
+def seal_holds(raw: bytes) -> bool:
+    """Whether sealed bytes are exactly what was written: any changed byte breaks the seal."""
+    cut = len(raw) - len(_SEAL_END) - 32
+    checksum = raw[cut : cut + 32]
+    return cut > 0 and raw.endswith(_SEAL_END) and xxhash.xxh3_128_hexdigest(raw[:cut]).encode() == checksum
+
+
 class Document(Model):
     """A model that stands alone on disk. `KIND` and `VERSION` are checked before anything else (R1)."""
 
     KIND: ClassVar[str]
     VERSION: ClassVar[int] = 1
+    SEALED: ClassVar[bool] = False
+    """Whether the file ends in a checksum of itself, so that a changed byte is never read as data."""
 
     def to_bytes(self) -> bytes:
         """Indented JSON with the `schema` line first; equal documents give equal bytes."""
         body = {"schema": f"{self.KIND}/{self.VERSION}", **self.model_dump(mode="json")}
-        return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        raw = (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return seal(raw) if self.SEALED else raw
 
     @classmethod
     def from_bytes(cls, raw: bytes, source: str) -> Self:
         """Parse and validate; `source` (a path) names the file in errors.
 
         Raises:
-            UserError: not JSON, another kind of document, a newer version, or invalid fields (all listed).
+            UserError: damaged, not JSON, another kind of document, a newer version, or invalid fields (all listed).
         """
+        if cls.SEALED and not seal_holds(raw):
+            raise UserError(
+                f"{source}: the checksum does not match the content.",
+                "The file was edited or damaged; restore or delete it.",
+            )
         try:
             body = json.loads(raw)
         except ValueError as error:
@@ -82,6 +107,8 @@ class Document(Model):
                 f"{source}: written by a newer unic-pipe ({schema}; {PROGRAM_VERSION} reads up to version {cls.VERSION}).",
                 "Upgrade: pip install --upgrade unic-pipe",
             )
+        if cls.SEALED:
+            del body["checksum"]
         try:
             return cls.model_validate_json(json.dumps(cls.upgrade(body, int(match[2]))))
         except ValidationError as error:

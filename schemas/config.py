@@ -19,10 +19,12 @@ class DatasetConfig(Model):
     """Where the samples of one dataset are, and where their labels come from."""
 
     source: str
-    """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars), a folder of class folders, a flat folder of
-    images, or `torchvision:NAME/SPLIT`; relative paths are searched in `samples.roots`."""
+    """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars, one tar), a folder of class folders, or a flat
+    folder of images; relative paths are searched in `samples.roots`."""
     labels: str | None = None
-    """A file with one class number per line for a flat folder (ImageNet's validation ground truth)."""
+    """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names (counted
+    from 1 if the smallest is 1), or with lines `FILENAME CLASS`. For ImageNet's validation ground truth, keep the
+    devkit's `meta.mat` beside it: it puts the devkit's numbers in the order of train's class folders."""
     label_field: str | None = None
     """Field of each sample's `.json` that holds the class number (tars without `.cls`)."""
     rows: PositiveInt | None = None

@@ -47,4 +47,4 @@ class ResultRecord(Document):
     chosen: dict[str, Scalar]
     """Hyper-parameters that the validation split chose, and notes such as the number of samples."""
     message: str = ""
-    """Why it failed."""
+    """Why it failed; of a finished result, what a reader of its scores has to know."""

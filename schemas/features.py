@@ -65,6 +65,7 @@ class FeatureManifest(Document):
     """`features/<dataset>-<encoder>-<8 digits>/manifest.json`: created once, before the first unit."""
 
     KIND: ClassVar[str] = "features"
+    SEALED: ClassVar[bool] = True
 
     dataset: Name
     encoder: Name
@@ -92,6 +93,7 @@ class UnitRecord(Document):
     """Proof that a unit is finished, written last (R8). One per (view, token type, block)."""
 
     KIND: ClassVar[str] = "unit"
+    SEALED: ClassVar[bool] = True
 
     definition: Digest
     calibration: Digest | None = None
@@ -125,6 +127,7 @@ class StatisticsDocument(Document):
     """Frozen statistics over a set of units; a student names it by its digest."""
 
     KIND: ClassVar[str] = "statistics"
+    SEALED: ClassVar[bool] = True
 
     definition: Digest
     views: tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Model
 from schemas.errors import UserError
@@ -39,6 +39,25 @@ class Recipe(Model):
     """Pixels at or above this fraction of 255 are inverted."""
     reference_size: Annotated[int, Field(ge=8)] = 224
     """The input size for which blur is stated; other sizes blur in proportion."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Recipe:
+        bad = []
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            bad.append(f"scale: {self.scale} is not a rising range between 0 and 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            bad.append(f"ratio: {self.ratio} is not a rising range above 0")
+        if min(self.jitter) < 0:
+            bad.append(f"jitter: {self.jitter} has a negative strength")
+        if self.jitter[3] > 0.5:
+            bad.append(f"jitter: hue {self.jitter[3]} is above 0.5, half the colour circle")
+        if self.blur_kernel % 2 == 0:
+            bad.append(f"blur_kernel: {self.blur_kernel} is even; choose {self.blur_kernel + 1}")
+        if not 0 <= self.blur_sigma[0] <= self.blur_sigma[1]:
+            bad.append(f"blur_sigma: {self.blur_sigma} is not a rising range from 0 up")
+        if bad:
+            raise ValueError("; ".join(bad))
+        return self
 
 
 UNIC = Recipe()

@@ -12,11 +12,15 @@ the image member inside the shard); xxh3 fixed 16 bytes (XXH3-128 of those bytes
 
 
 class ShardEntry(Model):
-    """A file that holds samples: its path relative to a root, size in bytes, and mtime when indexed."""
+    """What holds samples, a tar or a folder of images: path relative to a root, bytes, and mtime when indexed."""
 
     path: str
     size: int
+    """Bytes of the tar, or of the folder's images that this segment indexed."""
     mtime_ns: int
+    """Information only: copied data stay the same data."""
+    files: int | None = None
+    """Images that this segment indexed from a folder; None for a tar."""
 
 
 class Segment(Model):
@@ -41,13 +45,18 @@ class DatasetManifest(Document):
 
     name: Name
     source: str
-    layout: Literal["tars", "class-folders", "flat-folder", "torchvision"]
+    """As configured, relative to a root."""
+    layout: Literal["tars", "class-folders", "flat-folder"]
     block_rows: int
     classes: tuple[str, ...] | None
     """Class names in label order, where the source has names."""
     labelled: bool
     permuted: bool
     """Whether rows were put in a seeded random order because the source was sorted by class."""
+    prefixed: bool = False
+    """Whether keys are `shard/key` because numbered keys repeat across tars."""
+    label_source: str = "none"
+    """`cls`, `json:FIELD`, `folders`, `file:SHA-256` of the labels file, or `none`: a change means new labels."""
     segments: tuple[Segment, ...]
 
     @property

@@ -44,7 +44,7 @@ class Problem(Model):
     view: int | None
     block: int | None
     kind: str
-    """`missing`, `size`, `content`, `record`, `metadata`, `document`."""
+    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `unexpected` (a file that nothing here wrote)."""
 
 
 class VerifyReport(Model):

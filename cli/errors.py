@@ -1,0 +1,73 @@
+"""How a command ends: exit codes 0, 1 and 2, one to three lines of text, a traceback only with `--debug`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+from schemas.errors import UnicPipeError
+
+_USAGE = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+"""What typer raises for a wrong command line (`ClickException`); newer typers carry their own copy of click."""
+
+
+def guarded(program: Callable[[], object], debug: bool) -> int:
+    """Run a program and turn whatever it raises into an exit code and a message on stderr."""
+    try:
+        result = program()
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        _say("Stopped. Finished work is kept; the same command goes on.")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`unic-pipe status | head`); say nothing, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UnicPipeError as error:
+        if debug:
+            traceback.print_exc()
+        _show(error.message, error.hint)
+        return error.exit_code
+    except MemoryError:
+        return _fail("Out of memory.", "Set compute.batch or samples.block_rows lower, or use fewer --workers.", debug)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}.", "Finished work is kept; run the same command again.", debug)
+    except Exception as error:
+        if isinstance(error, _USAGE):
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        return _fail(
+            f"Unexpected {type(error).__name__}: {error}",
+            "This is a mistake in unic-pipe. Finished work is kept; --debug shows where it happened.",
+            debug,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, hint: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    _show(message, hint)
+    return 1
+
+
+def _show(message: str, hint: str | None) -> None:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[bold red]error:[/] ", end="")
+    console.print(message, markup=False)
+    if hint:
+        console.print("  [cyan]→[/] ", end="")
+        console.print(hint, markup=False)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text, markup=False)

@@ -1,0 +1,117 @@
+"""The commands that begin something: demo, init, pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import ConfigOption, DeviceOption, SetOption, open_inventory
+
+if TYPE_CHECKING:
+    from pipeline.progress import Reporter
+    from pipeline.stopping import Stop
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command in (demo, init, pack):
+        app.command(rich_help_panel="Beginning")(command)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo lives.")] = Path("demo"),
+    device: DeviceOption = None,
+) -> int:
+    """Run the whole pipeline on real data: digits, two ImageNet teachers, a small student, a report.
+
+    About five minutes on two CPU cores. Stop it and run it again: it goes on. Run it twice: nothing is left to do.
+    """
+    from cli.work import extract_options, run_everything, staged
+    from pipeline.configuration import load_workspace
+    from pipeline.inventory import Inventory
+    from stages.demo.config import write_config
+    from stages.demo.data import write_samples
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_samples(folder / "data")
+    workspace = load_workspace(write_config(folder))
+    first = Inventory(workspace)
+    options = extract_options(first, device, workers=0, force=False)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        run_everything(lambda: Inventory(workspace), options, device, False, reporter, stop)
+
+    return staged(first, "demo", work)
+
+
+def init(
+    data: Annotated[Path, typer.Option("--data", help="Tars, class folders, a flat folder, or a folder of splits.")],
+    teachers: Annotated[str, typer.Option("--teachers", help="Names, timm:NAME or checkpoint:PATH, with commas.")] = (
+        "dino,ibot,deit3,dbot-ft"
+    ),
+    student: Annotated[
+        str, typer.Option("--student", help="timm architecture of the student.")
+    ] = "vit_small_patch16_224",
+    views: Annotated[int, typer.Option("--views", min=1, help="Cached views of every training sample.")] = 2,
+) -> int:
+    """Look at your data and write a commented unic-pipe.yaml into the current folder.
+
+    Shows what was found and how long indexing will take; reads only a little of the data.
+    """
+    from rich.console import Console
+
+    from pipeline.preflight import human_bytes
+    from pipeline.progress import duration
+    from stages.initialise import look, write_config
+
+    surveys = look(data)
+    console = Console(highlight=False, soft_wrap=True)
+    for name, found in surveys.items():
+        about = "" if found.exact else "about "
+        classes = f", {found.classes:,} classes" if found.classes else ", no labels seen"
+        console.print(
+            f"[bold]{name}[/]: {found.layout}, {about}{found.rows:,} images{classes}, {human_bytes(found.bytes)} "
+            f"(indexing: about {duration(found.seconds)})"
+        )
+    names = [name.strip() for name in teachers.split(",") if name.strip()]
+    path = write_config(Path.cwd(), surveys, names, student, views, _has_gpu())
+    console.print(
+        f"Wrote [bold]{path.name}[/]. Next: [bold cyan]unic-pipe teachers[/], then [bold cyan]unic-pipe run[/]"
+    )
+    return 0
+
+
+def pack(
+    dataset: Annotated[str, typer.Argument(help="A dataset of the configuration whose source is a folder.")],
+    destination: Annotated[Path, typer.Argument(help="Folder for the tars.")],
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Megabytes per tar.")] = 256,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Write a folder of images as WebDataset tars, bytes unchanged, in a seeded random order. Optional."""
+    from cli.work import staged
+    from pipeline.preflight import human_bytes
+    from pipeline.samples.pack import pack as pack_samples
+    from stages.indexing import index
+
+    inventory = open_inventory(config, overrides)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        index(inventory, [dataset], reporter)
+        found = inventory.dataset(dataset).dataset
+        assert found is not None, "indexed before"
+        packed = pack_samples(found, destination, shard_mb * 1_000_000, reporter, stop)
+        reporter.say(
+            f"{packed.rows:,} images, {human_bytes(packed.bytes)}, in {packed.shards} tars ({packed.written} written now). "
+            f"To use them: source: {destination / packed.pattern}"
+        )
+
+    return staged(inventory, "pack", work)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

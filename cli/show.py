@@ -1,0 +1,95 @@
+"""How artefacts, problems and runs look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from pipeline.progress import duration
+from pipeline.runs import QUIET_S, silent_for
+from schemas.base import short
+from schemas.runs import RunDocument
+from schemas.status import Artefact, StatusReport, VerifyReport
+
+_MARKS = {"fresh": ("✔", "green"), "partial": ("◐", "yellow"), "stale": ("↻", "magenta"), "missing": ("·", "dim")}
+_UNITS = {"index": "rows", "extract": "units", "distill": "steps", "evaluate": "probes"}
+
+
+def status_tree(report: StatusReport, title: str) -> RenderableType:
+    """The artefacts as a tree of stages, with the next command below."""
+    tree = Tree(Text(title, style="bold"), guide_style="dim")
+    folders: dict[str, Tree] = {}
+    for artefact in report.artefacts:
+        top, _, name = artefact.name.partition("/")
+        if top not in folders:
+            folders[top] = tree.add(Text(f"{top}/", style="bold"))
+        folders[top].add(_line(artefact, name, _width(report.artefacts, top)))
+    if report.next is None:
+        following = Text("Everything is fresh.", style="green")
+    else:
+        following = Text.assemble(
+            "Next: ", (report.next, "bold cyan"), "   (or everything: ", ("unic-pipe run", "cyan"), ")"
+        )
+    return Group(tree, Text(), following)
+
+
+def _width(artefacts: Iterable[Artefact], top: str) -> int:
+    return max(len(a.name) - len(top) - 1 for a in artefacts if a.name.startswith(f"{top}/"))
+
+
+def _line(artefact: Artefact, name: str, width: int) -> Text:
+    mark, style = _MARKS[artefact.state]
+    text = Text.assemble((f"{mark} ", style), f"{name:<{width}}  ", (f"{artefact.state:<7}", style))
+    unit = _UNITS[artefact.stage]
+    if artefact.state == "partial":
+        share = f" ({artefact.done / artefact.total:.0%})" if artefact.total else ""
+        text.append(f"  {artefact.done:,} of {artefact.total:,} {unit}{share}")
+    elif artefact.state == "fresh":
+        text.append(f"  {artefact.total:,} {unit}", style="dim")
+    if artefact.digest is not None and artefact.state != "missing":
+        text.append(f"  {short(artefact.digest)}", style="dim")
+    if artefact.reason:
+        text.append(f"  {artefact.reason}", style="yellow" if artefact.state != "fresh" else "dim")
+    return text
+
+
+def running_table(runs: Sequence[RunDocument]) -> RenderableType:
+    """Stages that are running now: where, how fast, how long still, and what they say."""
+    if not runs:
+        return Text("Nothing is running.", style="dim")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("stage", "where", "doing", "progress", "rate", "left", ""):
+        table.add_column(column)
+    for run in runs:
+        quiet = silent_for(run)
+        table.add_row(
+            run.stage,
+            f"{run.host}:{run.pid}",
+            run.title,
+            f"{run.done:,}/{run.total:,}",
+            f"{run.rate:,.0f} {run.unit}/s" if run.rate else "",
+            duration(run.eta_s) if run.eta_s is not None else "",
+            f"silent for {duration(quiet)}" if quiet > QUIET_S else run.note,
+        )
+    return table
+
+
+def verify_lines(report: VerifyReport) -> RenderableType:
+    """What was checked and what is wrong, grouped so that a person can act on it."""
+    if report.ok:
+        return Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kind", "file", "teacher", "view", "token", "block"):
+        table.add_column(column)
+    for problem in report.problems[:50]:
+        values = (problem.teacher, problem.view, problem.token, problem.block)
+        table.add_row(problem.kind, problem.path, *("" if v is None else str(v) for v in values))
+    more = len(report.problems) - 50
+    tail = [Text(f"... and {more:,} more (--json lists all)")] if more > 0 else []
+    count = len(report.problems)
+    head = Text(f"✘ {report.checked:,} files checked, {count:,} problem{'s' if count > 1 else ''}:", style="bold red")
+    return Group(head, table, *tail)

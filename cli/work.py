@@ -1,0 +1,257 @@
+"""The commands that make artefacts: index, extract, distill, evaluate, run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import (
+    ConfigOption,
+    DeviceOption,
+    ForceOption,
+    RowsOption,
+    SetOption,
+    WorkersOption,
+    open_inventory,
+)
+
+if TYPE_CHECKING:
+    from pipeline.extraction import ExtractOptions
+    from pipeline.inventory import Inventory
+    from pipeline.progress import Reporter
+    from pipeline.stopping import Stop
+    from schemas.status import Artefact
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    panel = "Stages (each can be stopped, and goes on from what is finished)"
+    for command in (run, extract, distill, evaluate, index):
+        app.command(rich_help_panel=panel)(command)
+
+
+def index(
+    datasets: Annotated[list[str] | None, typer.Argument(help="Datasets (default: all that are used).")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Index samples: where each image is, what it contains, its label. New shards are added as new rows.
+
+    The other stages do this by themselves for what they need.
+    """
+    from pipeline.planning import used_datasets
+    from stages.indexing import index as index_stage
+
+    inventory = open_inventory(config, overrides)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        del stop
+        index_stage(inventory, datasets or used_datasets(inventory), reporter)
+
+    return staged(inventory, "index", work)
+
+
+def extract(
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", "-t", help="Teacher (repeatable; default: all).", show_default=False),
+    ] = None,
+    workers: WorkersOption = 0,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="A smaller batch than configured, after running out of memory.")
+    ] = None,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Run frozen teachers over the views of every sample, once, and cache their features.
+
+    Only missing units are extracted. Killed at any moment it loses what was in flight and nothing else.
+    """
+    inventory = open_inventory(config, overrides, rows)
+    options = extract_options(inventory, device, workers, force, batch)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        extract_step(inventory, teacher or (), options, reporter, stop)
+
+    return staged(inventory, "extract", work)
+
+
+def distill(
+    student: Annotated[
+        list[str] | None,
+        typer.Option("--student", "-s", help="Student (repeatable; default: all).", show_default=False),
+    ] = None,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Train changed settings under the same name; the old run is kept.")
+    ] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Train a student and its ladder of projectors against the cached targets, with teacher dropping.
+
+    Goes on from the newest checkpoint, and gives the same bits as a run that was never stopped. A --student that is
+    not in the configuration trains the settings of the only one that is, under the new name.
+    """
+    inventory = open_inventory(config, overrides, rows)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        distill_step(inventory, student or (), device, restart, reporter, stop)
+
+    return staged(inventory, "distill", work)
+
+
+def evaluate(
+    workers: WorkersOption = 0,
+    device: DeviceOption = None,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Probe every finished student and every teacher on the benchmarks, and write the report."""
+    inventory = open_inventory(config, overrides)
+    options = extract_options(inventory, device, workers, force)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        evaluate_step(inventory, options, reporter, stop)
+
+    return staged(inventory, "evaluate", work)
+
+
+def run(
+    workers: WorkersOption = 0,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    force: ForceOption = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Train changed students under the same name; old runs are kept.")
+    ] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Bring everything up to date: index, extract, distill, evaluate, report; what is fresh is left alone."""
+    from pipeline.inventory import Inventory
+
+    first = open_inventory(config, overrides, rows)
+    options = extract_options(first, device, workers, force)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
+
+    return staged(first, "run", work)
+
+
+def run_everything(
+    look: Callable[[], Inventory],
+    options: ExtractOptions,
+    device: str | None,
+    restart: bool,
+    reporter: Reporter,
+    stop: Stop,
+) -> None:
+    """The four stages in order, each only if something of it is not fresh."""
+    from stages.run import run as run_stages
+
+    def names(artefacts: Sequence[Artefact]) -> list[str]:
+        return [a.name.rpartition("/")[2] for a in artefacts]
+
+    def students(inventory: Inventory, artefacts: Sequence[Artefact]) -> list[str]:
+        labels = {inventory.student_name(name): name for name in inventory.config.students}
+        return [labels[label] for label in names(artefacts)]
+
+    from stages.indexing import index as index_stage
+
+    run_stages(
+        look,
+        {
+            "index": lambda i, a: index_stage(i, names(a), reporter),
+            "extract": lambda i, a: extract_step(i, (), options, reporter, stop),
+            "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop),
+            "evaluate": lambda i, a: evaluate_step(i, options, reporter, stop),
+        },
+        reporter,
+        stop,
+    )
+
+
+def extract_step(
+    inventory: Inventory, teachers: Sequence[str], options: ExtractOptions, reporter: Reporter, stop: Stop
+) -> None:
+    """Index what extraction needs, then extract."""
+    from pipeline.planning import training_datasets
+    from stages.extract import extract as extract_stage
+    from stages.indexing import index as index_stage
+
+    for name in teachers:
+        inventory.teacher(name)
+    index_stage(inventory, training_datasets(inventory), reporter)
+    extract_stage(inventory, teachers, options, reporter, stop)
+
+
+def distill_step(
+    inventory: Inventory, students: Sequence[str], device: str | None, restart: bool, reporter: Reporter, stop: Stop
+) -> None:
+    """Train the named students (none named: all), one after the other."""
+    from pipeline.planning import training_datasets
+    from stages.distill.stage import distill_student, named_students
+    from stages.indexing import index as index_stage
+
+    chosen = named_students(inventory, students)
+    index_stage(chosen, training_datasets(chosen), reporter)
+    for name in students or chosen.config.students:
+        if not stop.requested:
+            distill_student(chosen, name, device or chosen.config.compute.device, restart, reporter, stop)
+
+
+def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:
+    """Index the benchmarks, probe, write the report, show the table."""
+    from pipeline.planning import benchmark_datasets
+    from stages.evaluate.run import failures
+    from stages.evaluate.stage import evaluate_all
+    from stages.indexing import index as index_stage
+    from stages.report.stage import report
+
+    index_stage(inventory, benchmark_datasets(inventory), reporter)
+    records = evaluate_all(inventory, options, reporter, stop)
+    if stop.requested:
+        return
+    path, table = report(inventory, records)
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(table)
+    reporter.say(f"report: {path}")
+    failed = failures(records)
+    if failed is not None:
+        raise failed
+
+
+def extract_options(
+    inventory: Inventory, device: str | None, workers: int, force: bool, batch: int | None = None
+) -> ExtractOptions:
+    """Options of the command line over those of the configuration."""
+    from pipeline.extraction import ExtractOptions
+
+    return ExtractOptions(device=device or inventory.config.compute.device, workers=workers, force=force, batch=batch)
+
+
+def staged(inventory: Inventory, stage: str, work: Callable[[Reporter, Stop], None]) -> int:
+    """Run a stage with signals, progress and provenance; the exit code."""
+    from pipeline.progress import ConsoleReporter
+    from pipeline.runs import RunLog
+    from pipeline.stopping import Stop
+
+    with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
+        work(log, stop)
+        log.stopped(stop)
+    if stop.requested:
+        log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
+        return stop.exit_code
+    return 0

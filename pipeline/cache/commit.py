@@ -1,0 +1,188 @@
+"""Preparing the arrays of a view, and committing one finished unit (R8).
+
+A unit becomes visible in this order, and only the last step makes it count:
+
+1. its shards are encoded in memory, decoded there, and compared bit for bit with what went in;
+2. shards and statistics are published, each by one atomic and durable put, and read back;
+3. its record is created, if no other process created one first;
+4. the shards on disk are compared with the record in force; if they differ, the record is void and the unit is
+   committed again.
+
+Killed before 3, the unit is simply not finished, and running it again puts the same bytes.
+
+Legend: N rows of the unit, P tokens per row, D dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.arrays import decode_part, encode_part
+from pipeline.cache.codecs import Floats, TokenCodec, token_codec
+from pipeline.cache.layout import (
+    ROOT_METADATA,
+    array_key,
+    array_metadata,
+    group_key,
+    group_metadata,
+    record_key,
+    root_metadata,
+    shard_key,
+    stated_end_row,
+    statistics_key,
+)
+from pipeline.cache.moments import moments_of
+from pipeline.cache.records import FeatureFolder
+from pipeline.storage import fast_hash
+from schemas.config import TokenType
+from schemas.errors import StageError
+from schemas.features import BadRow, FileEntry, UnitRecord
+
+_ATTEMPTS = 3
+
+
+def prepare_view(folder: FeatureFolder, view: int, token: TokenType, end_row: int) -> None:
+    """Create the group and arrays of a (view, token type), or grow them along the rows; only ever called by a coordinator.
+
+    Metadata that is not what it should be, byte for byte, is written anew, so this also repairs it. Arrays never
+    shrink: `end_row` may be smaller than what another run prepared.
+    """
+    manifest = folder.required_manifest()
+    codec = token_codec(manifest.definition, token)
+    block_rows = manifest.definition.block_rows
+    with folder.lock():
+        _ensure(folder, ROOT_METADATA, root_metadata(manifest, codec.how))
+        _ensure(folder, group_key(view), group_metadata(view))
+        for spec in codec.arrays:
+            key = array_key(view, spec)
+            raw = folder.store.get(key) if folder.store.size(key) is not None else b""
+            stated = stated_end_row(raw)
+            if stated is not None and stated >= end_row and raw == array_metadata(spec, stated, block_rows):
+                continue
+            _ensure(folder, key, array_metadata(spec, end_row, block_rows))
+
+
+def commit_unit(
+    folder: FeatureFolder,
+    view: int,
+    token: TokenType,
+    block: int,
+    values: Floats,
+    valid_N: NDArray[np.bool_],
+    bad: tuple[BadRow, ...] = (),
+    *,
+    rows_digest: str,
+    batch: int,
+) -> UnitRecord:
+    """Write a unit, values (N, D) for `cls` or (N, P, D) for `patch`, and return the record that is then in force.
+
+    Idempotent. Statistics are those of the stored values (decoded again), so that standardization is exact for what
+    a student sees; invalid rows are outside them.
+
+    Raises:
+        StageError: values that the codec cannot hold, bytes that do not survive encoding or the disk, disk full.
+        ValueError: wrong shape or dtype, or a valid row that is not finite.
+    """
+    manifest = folder.required_manifest()
+    codec = token_codec(manifest.definition, token)
+    _check_values(codec, values, valid_N)
+    try:
+        shards, statistics = _encode(codec, values, valid_N)
+    except StageError as error:
+        where = f"{manifest.encoder}, view {view}, {token}, block {block}"
+        raise StageError(f"{where}: {error.message}", error.hint) from error
+    contents = {shard_key(view, s, block): shard for s, shard in zip(codec.arrays, shards, strict=True)}
+    contents[statistics_key(view, token, block)] = statistics
+    record = UnitRecord(
+        definition=manifest.digest,
+        view=view,
+        token=token,
+        block=block,
+        rows=rows_digest,
+        valid=np.packbits(valid_N).tobytes().hex(),
+        count=len(values),
+        bad=bad,
+        files=tuple(FileEntry(path=k, size=len(v), xxh3=fast_hash(v)) for k, v in contents.items()),
+        batch=batch,
+    )
+    for _ in range(_ATTEMPTS):
+        if not _publish(folder, contents):
+            continue
+        folder.store.create(record_key(view, token, block), record.to_bytes())
+        current = folder.record(view, token, block)
+        if current is not None and _same_unit(current, record) and _on_disk(folder, current):
+            return current
+        # Another process committed other bytes at the same time, or an old or damaged record stood there.
+        folder.void(view, token, [block])
+    raise StageError(
+        f"Could not commit view {view}, {token}, block {block} of {folder.path}: what is there is not what was written.",
+        "Either the disk is faulty, or another extract writes different bytes to this folder. Finished work is kept: "
+        "stop the other one and run `unic-pipe extract` again.",
+    )
+
+
+def _encode(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> tuple[list[bytes], bytes]:
+    """The shards and the statistics of what they decode to."""
+    parts = codec.encode(np.ascontiguousarray(values, np.float32), valid_N)
+    shards = [encode_part(spec, part) for spec, part in zip(codec.arrays, parts, strict=True)]
+    decoded = tuple(decode_part(spec, shard) for spec, shard in zip(codec.arrays, shards, strict=True))
+    for spec, part, back in zip(codec.arrays, parts, decoded, strict=True):
+        if back.dtype != part.dtype or not np.array_equal(_bits(back), _bits(part)):
+            raise StageError(
+                f"{spec.name} did not survive encoding: what decodes is not what went in.",
+                "This machine's memory or its zarr and numcodecs are faulty; try `pip install --upgrade zarr numcodecs`.",
+            )
+    unit = codec.decode(decoded, len(values))
+    if not np.array_equal(unit.present, valid_N):
+        raise StageError("A valid row looks like a missing one after encoding.", "Please report this.")
+    stored = unit.values()
+    rows = stored if valid_N.all() else stored[valid_N]
+    return shards, moments_of(rows.reshape(-1, stored.shape[-1])).to_bytes()
+
+
+def _bits(part: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of an array: NaN is not equal to itself, but its bits are."""
+    return np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+
+
+def _check_values(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> None:
+    rows_array = codec.arrays[0]
+    if values.ndim != len(rows_array.shard) or values.shape[1:] != rows_array.shard[1:] or values.dtype != np.float32:
+        raise ValueError(f"values are {values.dtype} {values.shape}, expected float32 (N, {rows_array.shard[1:]})")
+    if not 0 < len(values) <= rows_array.shard[0] or valid_N.shape != (len(values),) or valid_N.dtype != np.bool_:
+        raise ValueError(
+            f"{len(values)} rows and valid {valid_N.dtype} {valid_N.shape} for blocks of {rows_array.shard[0]}"
+        )
+    # A sum is finite only if every value is (or it overflows: then look closely), and needs no temporary.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite_N = np.isfinite(values.reshape(len(values), -1).sum(axis=1))
+    doubtful = valid_N & ~finite_N
+    if doubtful.any() and not np.isfinite(values[doubtful]).all():
+        raise ValueError("a row that is marked valid holds NaN or infinity")
+
+
+def _publish(folder: FeatureFolder, contents: dict[str, bytes]) -> bool:
+    """Put every file, and say whether all read back as they were written."""
+    for key, raw in contents.items():
+        folder.store.put(key, raw)
+    return all(folder.store.get(key) == raw for key, raw in contents.items())
+
+
+def _same_unit(current: UnitRecord, mine: UnitRecord) -> bool:
+    return (current.definition, current.rows, current.valid, current.files) == (
+        mine.definition, mine.rows, mine.valid, mine.files,
+    )  # fmt: skip
+
+
+def _on_disk(folder: FeatureFolder, record: UnitRecord) -> bool:
+    """Whether the shards are those of the record (its sidecar may have been folded already)."""
+    return all(fast_hash(folder.store.get(f.path)) == f.xxh3 for f in record.files[:-1])
+
+
+def _ensure(folder: FeatureFolder, key: str, raw: bytes) -> None:
+    """Write derivable metadata unless it is there, byte for byte."""
+    if not folder.store.create(key, raw) and folder.store.get(key) != raw:
+        folder.store.put(key, raw)

@@ -1,0 +1,28 @@
+"""The ledger: every row that cannot be used, per view and token type, and why."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.cache.layout import LEDGER
+from pipeline.cache.records import FeatureFolder
+from pipeline.cache.tables import sealed_parquet
+
+_SCHEMA = pa.schema(
+    [("key", pa.string()), ("row", pa.int64()), ("view", pa.int32()), ("token", pa.string()), ("reason", pa.string())]
+)
+
+
+def write_ledger(folder: FeatureFolder) -> int:
+    """Derive `ledger.parquet` from the records in force; returns its number of rows. Equal records, equal bytes."""
+    block_rows = folder.required_manifest().definition.block_rows
+    rows = [
+        {"key": bad.key, "row": block * block_rows + bad.offset, "view": view, "token": token, "reason": bad.reason}
+        for view, token in folder.planes()
+        for block, record in folder.records(view, token).items()
+        for bad in record.bad
+    ]
+    raw = sealed_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    if folder.store.size(LEDGER) is None or folder.store.get(LEDGER) != raw:
+        folder.store.put(LEDGER, raw)
+    return len(rows)

@@ -1,0 +1,192 @@
+"""Reading features: `FeatureCache`. Nothing is decoded before its record and the shard's hash have been checked.
+
+Legend: N rows of a block, P tokens per row, D dimensions.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.arrays import decode_part
+from pipeline.cache.codecs import Decoded, Floats, TokenCodec, token_codec
+from pipeline.cache.layout import shard_key
+from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from pipeline.storage import LocalStore, fast_hash
+from schemas.config import TokenType
+from schemas.errors import StageError, UserError
+from schemas.features import FeatureDefinition, FeatureManifest, FileEntry, UnitRecord
+
+Bools = NDArray[np.bool_]
+
+
+class Block(NamedTuple):
+    """Features of one block; rows that are not valid are NaN."""
+
+    values: Floats
+    """(N, D) for `cls`, (N, P, D) for `patch`."""
+    valid: Bools
+    """(N,)"""
+
+
+class FeatureCache:
+    """One encoder's features of one dataset, read-only. It pickles as its path, and each process opens its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = FeatureFolder(LocalStore(folder))
+        self.manifest: FeatureManifest = self._folder.required_manifest()
+        self._codecs: dict[TokenType, TokenCodec] = {t: token_codec(self.definition, t) for t in TOKENS}
+        self._records: dict[tuple[int, TokenType], dict[int, UnitRecord]] = {}
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> FeatureCache:
+        """Open a feature folder, or the pointer `features/<dataset>-<encoder>` to one.
+
+        Raises:
+            UserError: there is no such folder.
+            StageError: it holds no features, or its manifest is damaged.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            beside = sorted(p.name for p in folder.parent.glob("*") if (p / "manifest.json").is_file())
+            known = f"There are: {', '.join(beside)}." if beside else "Run `unic-pipe extract` to make one."
+            raise UserError(f"No feature folder {folder}.", known)
+        return cls(folder.resolve())
+
+    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
+        return type(self), (self._folder.path,)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{token} {'×'.join(map(str, shape))}" for token, shape in self.shapes.items())
+        units = ", ".join(f"view {v} {t}: {len(self.records(v, t))} blocks" for v, t in self._folder.planes())
+        codec = self.definition.codec.name
+        return (
+            f"<FeatureCache {self.manifest.encoder} of {self.manifest.dataset}: {sizes}, {codec}; {units or 'empty'}>"
+        )
+
+    @property
+    def path(self) -> Path:
+        """The feature folder."""
+        return self._folder.path
+
+    @property
+    def folder(self) -> FeatureFolder:
+        """The folder's documents, for planning and statistics."""
+        return self._folder
+
+    @property
+    def definition(self) -> FeatureDefinition:
+        """What the features are made from."""
+        return self.manifest.definition
+
+    @property
+    def digest(self) -> str:
+        """Digest of the definition."""
+        return self.manifest.digest
+
+    @property
+    def dims(self) -> dict[TokenType, int]:
+        """D of each token type."""
+        return {"cls": self.definition.encoder.cls_dim, "patch": self.definition.encoder.patch_dim}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens."""
+        return self.definition.encoder.grid
+
+    @property
+    def shapes(self) -> dict[TokenType, tuple[int, ...]]:
+        """Shape of one row's features: (D,) and (P, D)."""
+        return {token: codec.arrays[0].shard[1:] for token, codec in self._codecs.items()}
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a full block; row r is in block r // block_rows."""
+        return self.definition.block_rows
+
+    def records(self, view: int, token: TokenType) -> dict[int, UnitRecord]:
+        """Records of the finished units, by block. Read once, and again when a block is asked for that is not there."""
+        if (view, token) not in self._records:
+            self._records[view, token] = self._folder.records(view, token)
+        return self._records[view, token]
+
+    def valid(self, view: int, token: TokenType, block: int) -> Bools:
+        """Which rows of a block can be used, (N,), without reading features.
+
+        Raises:
+            StageError: the unit is not extracted yet.
+        """
+        return valid_rows(self._record(view, token, block))
+
+    def read_block(self, view: int, token: TokenType, block: int, rows_digest: str | None = None) -> Block:
+        """Features of a unit as float32. With `rows_digest`, only if they are those of exactly these rows.
+
+        Raises:
+            StageError: the unit is not extracted yet, is damaged, or belongs to other rows.
+        """
+        decoded = self.read_block_raw(view, token, block, rows_digest)
+        return Block(decoded.values(), decoded.present)
+
+    def read_block_raw(self, view: int, token: TokenType, block: int, rows_digest: str | None = None) -> Decoded:
+        """Stored numbers of a unit with their scale and offset, for decoding on the training device.
+
+        Raises:
+            StageError: the unit is not extracted yet, is damaged, or belongs to other rows.
+        """
+        record = self._record(view, token, block)
+        if rows_digest is not None and record.rows != rows_digest:
+            raise StageError(
+                f"{self.manifest.encoder}, view {view}, {token}, block {block} was extracted from other samples than "
+                f"{self.manifest.dataset} holds now.",
+                "Run `unic-pipe extract`: it makes again what does not match.",
+            )
+        codec = self._codecs[token]
+        entries = {entry.path: entry for entry in record.files}
+        keys = [shard_key(view, spec, block) for spec in codec.arrays]
+        shards = [self._verified(entries.get(key), key, record) for key in keys]
+        parts = tuple(decode_part(spec, shard) for spec, shard in zip(codec.arrays, shards, strict=True))
+        decoded = codec.decode(parts, record.count)
+        if not np.array_equal(decoded.present, valid_rows(record)):
+            raise self._damage(keys[0], record, "its rows are not those of its record")
+        return decoded
+
+    def _record(self, view: int, token: TokenType, block: int) -> UnitRecord:
+        record = self.records(view, token).get(block)
+        if record is None:
+            record = self._folder.record(view, token, block)
+            if record is None:
+                raise StageError(
+                    f"{self.manifest.encoder} of {self.manifest.dataset} is not extracted yet: "
+                    f"view {view}, {token}, block {block}.",
+                    "Run `unic-pipe extract`.",
+                )
+            self.records(view, token)[block] = record
+        return record
+
+    def _verified(self, entry: FileEntry | None, key: str, record: UnitRecord) -> bytes:
+        """The shard's bytes, if they are what the record says: only these are decoded, never the file again."""
+        if entry is None:
+            raise self._damage(key, record, "its record does not list it")
+        try:
+            raw = self._folder.store.get(key)
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._damage(key, record, "missing") from None
+        if len(raw) != entry.size:
+            raise self._damage(key, record, f"{len(raw):,} bytes instead of {entry.size:,}")
+        if fast_hash(raw) != entry.xxh3:
+            raise self._damage(key, record, "its content has changed")
+        return raw
+
+    def _damage(self, key: str, record: UnitRecord, what: str) -> StageError:
+        where = f"{self.manifest.encoder}, view {record.view}, {record.token}, block {record.block}"
+        return StageError(f"Damaged: {self._folder.store.path(key)} ({where}): {what}.", REPAIR)
+
+
+def valid_rows(record: UnitRecord) -> Bools:
+    """Which rows of a unit can be used: bool (N,)."""
+    bits = np.frombuffer(bytes.fromhex(record.valid), np.uint8)
+    return np.unpackbits(bits, count=record.count).astype(bool)

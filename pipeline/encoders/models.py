@@ -1,0 +1,178 @@
+"""Creating timm models and filling them with weights."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from pipeline.encoders.checkpoints import StateDict, read_file, state_dict_of
+from pipeline.encoders.conversions import OFFICIAL, load_official
+from pipeline.encoders.registry import triple
+from schemas.config import Scalar
+from schemas.encoders import EncoderCard
+from schemas.errors import UserError
+from schemas.features import EncoderDefinition
+
+
+def timm_card(name: str) -> EncoderCard:
+    """What timm knows about `ARCHITECTURE` or `ARCHITECTURE.TAG`: preprocessing, licence, where its weights are.
+
+    Raises:
+        UserError: timm has no such model or tag; the nearest names are listed.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        question = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise UserError(
+            f"timm {timm.__version__} has no model {architecture!r}{question}.",
+            "python -c 'import timm; print(timm.list_models())' lists them; a newer timm has more.",
+        )
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        tags = [n.partition(".")[2] for n in timm.list_pretrained(architecture)]
+        raise UserError(
+            f"timm's {architecture} has no weights {tag!r} (there are: {', '.join(tags) or 'none'})."
+        ) from None
+    known: dict[str, Any] = cfg.to_dict() if cfg is not None else {}
+    hub_id, url, full = known.get("hf_hub_id"), known.get("url") or None, _full_name(architecture, known.get("tag"))
+    stems = list(dict.fromkeys((full, name, architecture)))
+    downloads = ([url.rpartition("/")[2]] if isinstance(url, str) else []) if hub_id or url else []
+    suffixes = (".safetensors", ".pth", ".bin")
+    return EncoderCard(
+        name=f"timm:{name}",
+        architecture=architecture,
+        licence=known.get("license") or "unknown",
+        image_size=known.get("input_size", (3, 224, 224))[-1],
+        mean=triple(known.get("mean", (0.485, 0.456, 0.406))),
+        std=triple(known.get("std", (0.229, 0.224, 0.225))),
+        source=str(hub_id or url or f"timm architecture {architecture}"),
+        files=(*(stem + suffix for stem in stems for suffix in suffixes), *downloads, f"{full}/model.safetensors")
+        if hub_id or url
+        else (),
+        hub_id=hub_id,
+        hub_files=_hub_files(known.get("hf_hub_filename")),
+        url=url if isinstance(url, str) else None,
+    )
+
+
+def create(
+    architecture: str, model_args: dict[str, Scalar], image_size: int, num_classes: int = 0, **more: Any
+) -> nn.Module:
+    """A timm model for square images of `image_size` pixels, with its random initialisation.
+
+    Raises:
+        UserError: timm refuses the arguments.
+    """
+    args: dict[str, Any] = dict(model_args)
+    cfg = timm.get_pretrained_cfg(architecture)
+    if cfg is not None and cfg.fixed_input_size and not args.get("dynamic_img_size"):
+        args["img_size"] = image_size
+    try:
+        model: nn.Module = timm.create_model(architecture, num_classes=num_classes, **args, **more)
+    except (TypeError, AssertionError, ValueError) as error:
+        shown = ", ".join(f"{k}={v}" for k, v in args.items())
+        raise UserError(
+            f"timm cannot build {architecture} with {shown or 'its defaults'}: {_short(error)}.",
+            "Check model_args and image_size (a multiple of the patch size).",
+        ) from None
+    return model
+
+
+def build(definition: EncoderDefinition, path: Path | None) -> nn.Module:
+    """The model of a definition without classifier, filled from its weights file or from its seed (path None).
+
+    The global random state is left as it was.
+
+    Raises:
+        UserError: the file cannot be read or does not fit.
+    """
+    d = definition
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(d.weights.removeprefix("random:")) if path is None else 0)
+        if path is None:
+            return create(d.architecture, d.model_args, d.image_size)
+        state = state_dict_of(read_file(path), path)
+        if d.conversion in OFFICIAL:
+            model = create(d.architecture, d.model_args, d.image_size)
+            load_official(model, state, d.conversion, path)
+            return model
+        return _load_timm(d, state, path)
+
+
+def _load_timm(d: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:
+    """Let timm map the keys and resample position embeddings, but insist that every key is used.
+
+    timm is lenient as soon as the number of classes differs, so the model is made with the classifier that the file
+    has, loaded strictly, and only then loses its classifier.
+    """
+    first: UserError | None = None
+    for classes in _class_counts(d, state):
+        overlay = {"state_dict": dict(state), "num_classes": classes, "custom_load": False}
+        try:
+            model = create(
+                d.architecture, d.model_args, d.image_size, classes, pretrained=True, pretrained_cfg_overlay=overlay
+            )
+        except (RuntimeError, KeyError, AttributeError, IndexError) as error:
+            # timm's key maps assume the layouts they know; whatever they raise means that this is another one.
+            first = first or UserError(
+                f"{path} does not fit {d.architecture}: {_mismatch(error)}.",
+                "Check that `weights`, `encoder`, `architecture` and `model_args` belong together.",
+            )
+            continue
+        cfg = getattr(model, "pretrained_cfg", None)
+        if isinstance(cfg, dict):
+            cfg.pop("state_dict", None)  # would keep a second copy of the weights alive
+        if classes:
+            model.reset_classifier(0)  # type: ignore[operator]
+        return model
+    assert first is not None
+    raise first
+
+
+def _class_counts(d: EncoderDefinition, state: StateDict) -> list[int]:
+    """Sizes of classifier that a file may have, the likeliest first."""
+    cfg = timm.get_pretrained_cfg(d.architecture)
+    names = getattr(cfg, "classifier", None) or ()
+    for name in (names,) if isinstance(names, str) else names:
+        weight = state.get(f"{name}.weight")
+        if weight is not None:
+            return [int(weight.shape[0])]
+    own = int(getattr(cfg, "num_classes", 0) or 0)
+    return [0, own] if own else [0]
+
+
+def _mismatch(error: BaseException) -> str:
+    """The keys out of PyTorch's multi-line message."""
+    text, parts = str(error), []
+    for title in ("Missing", "Unexpected"):
+        if found := re.search(rf"{title} key\(s\) in state_dict: (.*?)\.\s*(?:\n|$)", text):
+            keys = found[1].replace('"', "").split(", ")
+            parts.append(
+                f"{title.lower()}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+            )
+    if sizes := re.findall(r"size mismatch for (\S+):", text):
+        parts.append(f"wrong shape: {', '.join(sizes[:3])}{f' and {len(sizes) - 3} more' if len(sizes) > 3 else ''}")
+    return "; ".join(parts) or _short(error)
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+
+
+def _full_name(architecture: str, tag: str | None) -> str:
+    return f"{architecture}.{tag}" if tag else architecture
+
+
+def _hub_files(named: str | None) -> tuple[str, ...]:
+    if named is None:
+        return ("model.safetensors", "pytorch_model.bin")
+    safe = re.sub(r"(_pytorch)?_model\.bin$", "_model.safetensors", named)
+    return tuple(dict.fromkeys((safe, named)))

@@ -1,0 +1,246 @@
+"""From the configuration of an encoder to its definition. Quick and without PyTorch when the answer is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.encoders.locate import find_path, require_weights, weights_in_folder
+from pipeline.encoders.registry import REGISTRY, parse_choice, triple
+from pipeline.storage import LocalStore, sha256_of_file
+from schemas.base import PROGRAM_VERSION, canonical_json, digest_of
+from schemas.config import EncoderConfig
+from schemas.encoders import EncoderCache, EncoderCard
+from schemas.errors import UnicPipeError, UserError
+from schemas.features import EncoderDefinition
+
+_CACHE_FILE = "encoders.json"
+
+
+@dataclass(frozen=True)
+class ResolvedEncoder:
+    """An encoder with everything that is needed to load it, on any process that sees the same files."""
+
+    name: str
+    definition: EncoderDefinition
+    weights_path: Path | None
+    """None for random weights."""
+    source: str
+    licence: str
+
+    @property
+    def digest(self) -> str:
+        """The encoder's identity: the digest of its definition."""
+        return digest_of(self.definition)
+
+
+def resolve_encoder(name: str, config: EncoderConfig, weights_dir: Path, workdir: Path | None) -> ResolvedEncoder:
+    """Find an encoder's weights and work out its definition.
+
+    `name` is also the registry name unless `config.encoder` says otherwise. The first time, the weights are hashed and
+    loaded once to check them and to learn the token dimensions; the answer is then kept in `workdir`/runs (None: not
+    kept) for as long as the configuration, the files' paths, sizes and times, and the versions stay the same.
+
+    Raises:
+        UserError: unknown encoder, missing or unfit weights, model arguments that timm refuses.
+    """
+    return _Resolver(weights_dir, workdir).resolve(name, config)
+
+
+def encoder_card(
+    kind: Literal["registry", "timm"], target: str, weights_dir: Path, workdir: Path | None
+) -> EncoderCard:
+    """What is known about a registry encoder or a timm model without its weights.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    return REGISTRY[target] if kind == "registry" else _Resolver(weights_dir, workdir).timm_card(target)
+
+
+def find_file(config: EncoderConfig, name: str, weights_dir: Path, workdir: Path | None) -> Path | None:
+    """The weights file of a configured encoder; None for random weights.
+
+    Raises:
+        UserError: unknown encoder, or no such file.
+    """
+    return _Resolver(weights_dir, workdir).locate(name, config).path
+
+
+@dataclass(frozen=True)
+class _Located:
+    """An encoder's weights before they are opened."""
+
+    target: str
+    card: EncoderCard | None
+    """None for `checkpoint:`, whose file or folder must be opened to know."""
+    path: Path | None
+    folder: Path | None
+    """The folder that `path` is in, if the user named a folder."""
+    seed: int | None
+
+
+class _Resolver:
+    def __init__(self, weights_dir: Path, workdir: Path | None) -> None:
+        self.weights_dir = weights_dir
+        self.places = [weights_dir, *([workdir] if workdir else [])]
+        self.store = LocalStore(workdir / "runs") if workdir else None
+        self.cache = self._read_cache()
+
+    def locate(self, name: str, config: EncoderConfig) -> _Located:
+        kind, target = parse_choice(config.encoder or name)
+        seed = _random_seed(config)
+        card = None if kind == "checkpoint" else REGISTRY[target] if kind == "registry" else self.timm_card(target)
+        if card is None and config.weights is not None and seed is None:
+            raise UserError(f"{name}: checkpoint:{target} already names the weights.", "Remove `weights`.")
+        named = target if card is None else config.weights if seed is None else None
+        path = folder = None
+        if named is not None:
+            path = find_path(named, self.places)
+            folder = path if path.is_dir() else None
+            path = weights_in_folder(folder) if folder else path
+        elif card is not None and seed is None:
+            path = require_weights(card, self.weights_dir)
+        return _Located(target, card, path if seed is None else None, folder, seed)
+
+    def resolve(self, name: str, config: EncoderConfig) -> ResolvedEncoder:
+        found = self.locate(name, config)
+        card, path = found.card, found.path
+        files = [p for p in (path, found.folder / "config.json" if found.folder else None) if p is not None]
+        key = _key(config.encoder or name, config, files)
+        definition = self.cache.definitions.get(key)
+        if definition is None:
+            definition = _define(card or self._checkpoint_card(found, config), config, path, found.seed)
+            self._remember(definitions={key: definition})
+        return ResolvedEncoder(
+            name=name,
+            definition=definition,
+            weights_path=path.absolute() if path else None,
+            source=card.source if card and config.weights is None else config.weights or found.target,
+            licence=card.licence if card and config.weights is None else "unknown",
+        )
+
+    def timm_card(self, target: str) -> EncoderCard:
+        """What timm knows about one of its models; kept, because asking means importing timm."""
+        key = f"{target} {_versions()}"
+        card = self.cache.cards.get(key)
+        if card is None:
+            from pipeline.encoders.models import timm_card
+
+            card = timm_card(target)
+            self._remember(cards={key: card})
+        return card
+
+    def _checkpoint_card(self, found: _Located, config: EncoderConfig) -> EncoderCard:
+        if found.folder is not None:
+            return _folder_card(found.folder)
+        architecture = config.architecture
+        if architecture is None and found.path is not None:
+            from pipeline.encoders.checkpoints import named_architecture
+
+            architecture = named_architecture(found.path)
+        if architecture is None:
+            raise UserError(
+                f"checkpoint:{found.target}: the file does not say which architecture it belongs to.",
+                "Add a line such as `architecture: vit_base_patch16_224` (a timm name), and `model_args` if it has any.",
+            )
+        return self.timm_card(architecture)
+
+    def _read_cache(self) -> EncoderCache:
+        if self.store is None:
+            return EncoderCache()
+        try:
+            return EncoderCache.from_bytes(self.store.get(_CACHE_FILE), _CACHE_FILE)
+        except (OSError, UnicPipeError):
+            # Absent, or written by another version: everything in it can be computed again.
+            return EncoderCache()
+
+    def _remember(
+        self, cards: dict[str, EncoderCard] | None = None, definitions: dict[str, EncoderDefinition] | None = None
+    ) -> None:
+        latest = self._read_cache()
+        self.cache = EncoderCache(
+            cards={**latest.cards, **self.cache.cards, **(cards or {})},
+            definitions={**latest.definitions, **self.cache.definitions, **(definitions or {})},
+        )
+        if self.store is not None:
+            try:
+                self.store.put(_CACHE_FILE, self.cache.to_bytes())
+            except (OSError, UnicPipeError):
+                # A working folder that may only be read still has encoders; they are resolved again next time.
+                return
+
+
+def _define(card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None) -> EncoderDefinition:
+    """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
+    from pipeline.encoders.loading import measured
+
+    model_args = {**card.model_args, **config.model_args}
+    size = model_args.pop("img_size", None)
+    if size is not None and not isinstance(size, int):
+        raise UserError(f"{card.name}: model_args.img_size must be a number of pixels, not {size!r}.")
+    if config.image_size is not None and size is not None and size != config.image_size:
+        raise UserError(
+            f"{card.name}: image_size is {config.image_size} but model_args.img_size is {size}.",
+            "Keep image_size only.",
+        )
+    draft = EncoderDefinition(
+        architecture=config.architecture or card.architecture,
+        model_args=model_args,
+        weights=f"random:{seed}" if path is None else sha256_of_file(path),
+        conversion="timm" if path is None else card.conversion,
+        readout="vit",
+        image_size=config.image_size or size or card.image_size,
+        mean=config.mean or card.mean,
+        std=config.std or card.std,
+        cls_dim=0,
+        patch_dim=0,
+        grid=(0, 0),
+    )
+    return measured(draft, path)
+
+
+def _random_seed(config: EncoderConfig) -> int | None:
+    if config.weights is None or not config.weights.startswith("random:"):
+        return None
+    digits = config.weights.removeprefix("random:")
+    if not digits.isdecimal():
+        raise UserError(f"weights: {config.weights} has no seed.", "Write for instance `weights: random:0`.")
+    return int(digits)
+
+
+def _folder_card(folder: Path) -> EncoderCard:
+    """Read `config.json` of timm's local-dir layout."""
+    try:
+        body: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        known: dict[str, Any] = body.get("pretrained_cfg", {})
+        size = body.get("model_args", {}).get("img_size") or known["input_size"][-1]
+        return EncoderCard(
+            name=str(folder),
+            architecture=body["architecture"],
+            model_args={k: v for k, v in body.get("model_args", {}).items() if k != "img_size"},
+            licence=known.get("license") or "unknown",
+            image_size=size,
+            mean=triple(known["mean"]),
+            std=triple(known["std"]),
+            source=str(folder),
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'}: not a timm model configuration ({error!r}).",
+            "Export the student again, or name the weights file and its architecture.",
+        ) from None
+
+
+def _key(choice: str, config: EncoderConfig, files: list[Path]) -> str:
+    stats = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    body = [choice, config.model_dump(mode="json", exclude_defaults=True), stats, _versions()]
+    return hashlib.sha256(canonical_json(body)).hexdigest()
+
+
+def _versions() -> str:
+    return f"unic-pipe {PROGRAM_VERSION} timm {version('timm')}"

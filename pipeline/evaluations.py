@@ -1,0 +1,141 @@
+"""Evaluations as documents: what a result is made from, where it lives, and which results are in force.
+
+Nothing here computes a score and nothing imports torch, so `status`, the report and the evaluate stage share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from schemas.base import canonical_json, digest_of, short
+from schemas.config import EvaluateConfig
+from schemas.errors import UserError
+from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
+from schemas.samples import DatasetManifest
+
+Probe = Literal["logistic", "knn"]
+FOLDER = "evaluations"
+RESULTS = "results"
+TABLE = "results.parquet"
+
+
+def benchmark_digest(manifest: DatasetManifest) -> str:
+    """Identity of one side of a benchmark: its rows and its labels, segment by segment (64 hex digits)."""
+    return _sha256([[s.rows_digest, s.labels_digest] for s in manifest.segments])
+
+
+def probe_settings(config: EvaluateConfig, probe: Probe) -> dict[str, tuple[float, ...] | float | int]:
+    """The part of the configuration that a probe's result depends on."""
+    if probe == "knn":
+        return {"k_values": tuple(float(k) for k in config.k_values)}
+    return {"c_values": config.c_values, "validation_fraction": config.validation_fraction}
+
+
+def result_definition(
+    config: EvaluateConfig,
+    probe: Probe,
+    *,
+    train: DatasetManifest,
+    test: DatasetManifest,
+    features_train: str,
+    features_test: str,
+    encoder: str,
+) -> ResultDefinition:
+    """What one result is made from: the datasets, the definition digests of both feature sets and of the encoder."""
+    return ResultDefinition(
+        protocol=PROTOCOL,
+        benchmark_train=benchmark_digest(train),
+        benchmark_test=benchmark_digest(test),
+        features_train=features_train,
+        features_test=features_test,
+        encoder=encoder,
+        probe=probe,
+        settings=probe_settings(config, probe),
+        seed=config.seed if probe == "logistic" else 0,  # k-NN draws nothing
+    )
+
+
+def evaluation_digest(config: EvaluateConfig, benchmarks: Mapping[str, tuple[str, str]]) -> str:
+    """Identity of an evaluation: protocol, settings, and every benchmark's (train, test) dataset digests.
+
+    Encoders are not part of it: another student or teacher adds results to the same evaluation.
+    """
+    settings = {probe: probe_settings(config, probe) for probe in config.probes}
+    pairs = {name: list(digests) for name, digests in benchmarks.items()}
+    return _sha256({"protocol": PROTOCOL, "settings": settings, "seed": config.seed, "benchmarks": pairs})
+
+
+def dataset_digest(definition: ResultDefinition) -> str:
+    """The `dataset_digest` column of the results table: both sides of the benchmark, rows and labels."""
+    return _sha256([definition.benchmark_train, definition.benchmark_test])
+
+
+def evaluation_folder(workdir: Path, name: str, digest: str) -> Path:
+    """`evaluations/<name>-<8>` of a working folder."""
+    return workdir / FOLDER / f"{name}-{short(digest)}"
+
+
+def result_key(benchmark: str, encoder: str, definition: ResultDefinition) -> str:
+    """Key of a result inside its evaluation's folder.
+
+    The names are part of it, so that two names of the same encoder (or benchmark) each have their own file.
+    """
+    return f"{RESULTS}/{short(_sha256([benchmark, encoder, digest_of(definition)]))}.json"
+
+
+def in_force(record: ResultRecord | None, benchmark: str, encoder: str, definition: ResultDefinition) -> bool:
+    """Whether a record is a finished result of exactly this definition under these names."""
+    return (
+        record is not None
+        and record.status == "done"
+        and (record.benchmark, record.encoder) == (benchmark, encoder)
+        and record.digest == digest_of(definition) == digest_of(record.definition)
+    )
+
+
+def read_record(path: Path) -> ResultRecord | None:
+    """The record in a file; None when there is none or it cannot be read: it is then computed again."""
+    try:
+        return ResultRecord.from_bytes(path.read_bytes(), str(path))
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def current_record(folder: Path, benchmark: str, encoder: str, definition: ResultDefinition) -> ResultRecord | None:
+    """The record of a result in an evaluation's folder: done and in force, or failed with this definition."""
+    record = read_record(folder / result_key(benchmark, encoder, definition))
+    if record is None or record.digest != digest_of(definition):
+        return None
+    return record if record.status == "failed" or in_force(record, benchmark, encoder, definition) else None
+
+
+def equal_results(workdir: Path, digests: Iterable[str]) -> dict[str, ResultRecord]:
+    """Finished results of any evaluation in the working folder that have one of these definition digests.
+
+    A new benchmark or a new name makes a new folder, but what was computed before holds for equal definitions.
+    """
+    wanted = set(digests)
+    found: dict[str, ResultRecord] = {}
+    paths = sorted((workdir / FOLDER).glob(f"*-????????/{RESULTS}/*.json")) if wanted else []
+    for path in paths:
+        record = read_record(path)
+        if record is None or record.status != "done" or record.digest not in wanted:
+            continue
+        if digest_of(record.definition) == record.digest:
+            found.setdefault(record.digest, record)
+    return found
+
+
+def no_labels(name: str) -> UserError:
+    """The error for a dataset without any label."""
+    return UserError(
+        f"Dataset {name} has no labels to evaluate with.",
+        f"Give its samples a .cls member, or set samples.datasets.{name}.labels or .label_field.",
+    )
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()

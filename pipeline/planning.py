@@ -1,0 +1,239 @@
+"""The plan: for every artefact that the configuration asks for, whether it is fresh, partial, stale or missing, and why.
+
+`make_plan` only compares (R4): the facts come from an `Inventory`, nothing is written, and no weights are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.differences import describe
+from pipeline.evaluations import benchmark_digest, current_record, evaluation_digest, evaluation_folder
+from pipeline.features import FeatureNeed, merge_needs
+from pipeline.inventory import Inventory, checkpoint_step, finished_student, read_document
+from pipeline.probing import ProbePlan, probe_plans
+from pipeline.students import student_folder, student_teachers
+from schemas.base import digest_of
+from schemas.errors import UnicPipeError
+from schemas.features import FeatureManifest
+from schemas.status import Artefact, Stage, State, StatusReport
+from schemas.students import StudentManifest
+
+EVALUATION = "main"
+"""Name of the evaluation: its benchmarks, settings and protocol give the eight digits."""
+
+
+def make_plan(inventory: Inventory) -> StatusReport:
+    """Every artefact in the order in which it is made, and the command that brings the first unfinished one on."""
+    artefacts = [
+        *_datasets(inventory),
+        *_features(inventory),
+        *(_student(inventory, name) for name in inventory.config.students),
+        *_evaluation(inventory),
+    ]
+    following = next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
+    return StatusReport(artefacts=tuple(artefacts), next=following)
+
+
+def training_datasets(inventory: Inventory) -> list[str]:
+    """Datasets that `extract` and `distill` read: every student's, and the one for the validation loss."""
+    config = inventory.config
+    used = {student.dataset for student in config.students.values()} or {"train"}
+    return [name for name in config.samples.datasets if name in used | {config.distill.validation}]
+
+
+def benchmark_datasets(inventory: Inventory) -> list[str]:
+    """Datasets that `evaluate` reads."""
+    used = {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}
+    return [name for name in inventory.config.samples.datasets if name in used]
+
+
+def used_datasets(inventory: Inventory) -> list[str]:
+    """Datasets that some stage reads, in the order of the configuration."""
+    used = {*training_datasets(inventory), *benchmark_datasets(inventory)}
+    return [name for name in inventory.config.samples.datasets if name in used]
+
+
+def extraction_needs(inventory: Inventory, teachers: tuple[str, ...] | None = None) -> list[FeatureNeed]:
+    """Features that `extract` makes: every student's teachers over its training set and the validation set.
+
+    Without students, all teachers over dataset `train`. Datasets that are not indexed yet contribute nothing.
+
+    Raises:
+        UserError: a teacher that does not exist, or whose weights are missing.
+    """
+    config = inventory.config
+    needs: list[FeatureNeed] = []
+    wanted = teachers if teachers is not None else tuple(config.teachers)
+    pairs = {(s.dataset, t) for n, s in config.students.items() for t in student_teachers(config, n)}
+    pairs |= {(dataset, t) for dataset in ({s.dataset for s in config.students.values()} or {"train"}) for t in wanted}
+    for dataset in config.samples.datasets:
+        for teacher in wanted:
+            if (dataset, teacher) in pairs:
+                needs += inventory.training_needs((teacher,), dataset)
+    for teacher in wanted:
+        needs += inventory.validation_needs((teacher,))
+    return merge_needs(needs)
+
+
+def _datasets(inventory: Inventory) -> Iterator[Artefact]:
+    for name in used_datasets(inventory):
+        view = inventory.dataset(name)
+        manifest = view.dataset.manifest if view.dataset is not None else None
+        rows = manifest.rows if manifest is not None else 0
+        labelled = "" if manifest is None or manifest.labelled else "no labels"
+        yield Artefact(
+            name=f"samples/{name}",
+            stage="index",
+            state=view.state,
+            done=rows if view.state == "fresh" else 0,
+            total=rows,
+            reason=view.reason or labelled,
+            digest=manifest.digest if manifest is not None else None,
+            next=None if view.state == "fresh" else f"unic-pipe index {name}",
+            path=_relative(inventory, view.dataset.folder) if view.dataset is not None else None,
+        )
+
+
+def _features(inventory: Inventory) -> Iterator[Artefact]:
+    """Teachers' features by dataset; a teacher without weights, or samples without index, are named as missing."""
+    config = inventory.config
+    for dataset in training_datasets(inventory):
+        for teacher in config.teachers:
+            command = f"unic-pipe extract --teacher {teacher}"
+            try:
+                needs = [n for n in extraction_needs(inventory, (teacher,)) if n.dataset == dataset]
+            except UnicPipeError as error:
+                yield _blocked(f"features/{dataset}/{teacher}", "extract", error.message, error.hint)
+                continue
+            if inventory.dataset(dataset).dataset is None:
+                yield _blocked(f"features/{dataset}/{teacher}", "extract", "its samples are not indexed yet", command)
+            for need in needs:
+                yield _feature(inventory, need)
+
+
+def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
+    dataset = inventory.dataset(need.dataset).dataset
+    assert dataset is not None
+    done, total = inventory.coverage(need, inventory.block_limit(dataset))
+    state, reason = _progress_state(done, total), ""
+    if done == 0:
+        old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder(inventory.folder))
+        if old is not None:
+            state, reason = "stale", f"differs: {describe(old.definition, need.definition)}"
+    return Artefact(
+        name=need.name,
+        stage="extract",
+        state=state,
+        done=done,
+        total=total,
+        reason=reason,
+        digest=need.digest,
+        next=None if state == "fresh" else f"unic-pipe extract --teacher {need.encoder}",
+        path=_relative(inventory, need.folder(inventory.folder)),
+    )
+
+
+def _student(inventory: Inventory, name: str) -> Artefact:
+    label = inventory.student_name(name)
+    command = f"unic-pipe distill --student {name}"
+    try:
+        definition = inventory.student_definition(name)
+    except UnicPipeError as error:
+        return _blocked(f"students/{label}", "distill", error.message, error.hint)
+    if definition is None:
+        return _blocked(f"students/{label}", "distill", "its samples are not indexed yet", command)
+    folder = student_folder(inventory.folder, label, definition)
+    manifest = read_document(folder / "manifest.json", StudentManifest)
+    step = checkpoint_step(folder) or 0
+    total = manifest.steps if manifest is not None else 0
+    state: State = "missing"
+    reason = ""
+    if finished_student(label, folder) is not None:
+        state, step = "fresh", total
+    elif manifest is not None:
+        state = "partial"
+    else:
+        old = inventory.pointed("students", label, StudentManifest, folder)
+        begun = inventory.unfinished_student(label)
+        if begun is not None:
+            reason = f"a training with other settings is unfinished; differs: {describe(begun.definition, definition)}"
+        elif old is not None:
+            state, reason = "stale", f"differs: {describe(old.definition, definition)}"
+    return Artefact(
+        name=f"students/{label}",
+        stage="distill",
+        state=state,
+        done=step,
+        total=total,
+        reason=reason,
+        digest=digest_of(definition),
+        next=None if state == "fresh" else command,
+        path=_relative(inventory, folder),
+    )
+
+
+def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
+    config = inventory.config
+    if not config.evaluate.benchmarks:
+        return
+    name, command = f"evaluations/{EVALUATION}", "unic-pipe evaluate"
+    try:
+        plans, waiting = probe_plans(inventory)
+    except UnicPipeError as error:
+        yield _blocked(name, "evaluate", error.message, error.hint)
+        return
+    folder = evaluation_path(inventory)
+    if folder is None:
+        yield _blocked(name, "evaluate", "its samples are not indexed yet", command)
+        return
+    done = sum(1 for plan in plans if _is_done(folder, plan))
+    total = len(plans) + len(waiting) * len(config.evaluate.benchmarks) * len(config.evaluate.probes)
+    reason = f"waits for {', '.join(waiting)}" if waiting else ""
+    state = _progress_state(done, total)
+    yield Artefact(
+        name=name,
+        stage="evaluate",
+        state=state,
+        done=done,
+        total=total,
+        reason=reason,
+        digest=_evaluation_digest(inventory),
+        next=None if state == "fresh" else command,
+        path=_relative(inventory, folder),
+    )
+
+
+def evaluation_path(inventory: Inventory) -> Path | None:
+    """Folder of the evaluation; None while one of its datasets is not indexed."""
+    digest = _evaluation_digest(inventory)
+    return evaluation_folder(inventory.folder, EVALUATION, digest) if digest is not None else None
+
+
+def _evaluation_digest(inventory: Inventory) -> str | None:
+    pairs = {}
+    for name, benchmark in inventory.config.evaluate.benchmarks.items():
+        train, test = (inventory.dataset(n).dataset for n in (benchmark.train, benchmark.test))
+        if train is None or test is None:
+            return None
+        pairs[name] = (benchmark_digest(train.manifest), benchmark_digest(test.manifest))
+    return evaluation_digest(inventory.config.evaluate, pairs)
+
+
+def _is_done(folder: Path, plan: ProbePlan) -> bool:
+    record = current_record(folder, plan.benchmark, plan.encoder.name, plan.definition)
+    return record is not None and record.status == "done"
+
+
+def _progress_state(done: int, total: int) -> State:
+    return "fresh" if done == total else "partial" if done else "missing"
+
+
+def _blocked(name: str, stage: Stage, reason: str, following: str | None) -> Artefact:
+    command = following if following and following.startswith(("unic-pipe", "pip")) else None
+    return Artefact(name=name, stage=stage, state="missing", done=0, total=0, reason=reason, digest=None, next=command)
+
+
+def _relative(inventory: Inventory, path: Path) -> str:
+    return path.relative_to(inventory.folder).as_posix() if path.is_relative_to(inventory.folder) else str(path)

@@ -1,0 +1,96 @@
+"""Looking before leaping: does it fit on the disk, and does it end in a time that people wait?"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.encoders import ResolvedEncoder
+from pipeline.executors import usable_cores
+from pipeline.features import FeatureNeed, raw_bytes
+from pipeline.progress import duration
+from pipeline.storage import Store
+from schemas.errors import StageError, UserError
+
+COMPRESSED = {"float16": 0.95, "int8": 0.85}
+"""Bytes after lossless compression over bytes before, on ViT tokens (13.7 of 16 bits; 5.3 of 8), with a reserve."""
+PATIENCE_S = 12 * 3600.0
+"""An extraction that a CPU would need longer for does not start by itself."""
+SMALL_WORK = 50_000
+"""Forward passes that are not worth an estimate."""
+
+
+def human_bytes(size: float) -> str:
+    """Bytes in decimal units, as disks are sold: `1.55 TB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: int) -> None:
+    """Compare what the caches will take, less what they hold already, with the free disk.
+
+    Raises:
+        StageError: too little room; says how much is needed and what would make it fit.
+    """
+    needed = 0
+    for need, store in needs:
+        there = sum(store.size(key) or 0 for key in store.keys())  # noqa: SIM118
+        needed += max(0, int(raw_bytes(need, rows) * COMPRESSED[need.definition.codec.name]) - there)
+    free = shutil.disk_usage(workdir).free
+    if needed > free:
+        codec = needs[0][0].definition.codec.name
+        smaller = "cache.codec: int8 (a third of the size), " if codec == "float16" else ""
+        raise StageError(
+            f"Disk too small: the features need about {human_bytes(needed)}, {workdir} has {human_bytes(free)} free.",
+            f"Make it fit with {smaller}fewer views.count, or a pilot (--rows 1%); --force starts all the same.",
+        )
+
+
+def check_time(
+    jobs: Sequence[tuple[FeatureNeed, ResolvedEncoder]],
+    tasks: Sequence[tuple[tuple[tuple[tuple[int, str], ...], ...], int]],
+) -> None:
+    """Estimate how long a CPU would need, from a short measurement of each encoder, when there is much to do.
+
+    `tasks` holds, per block, the missing planes of each job and the number of rows.
+
+    Raises:
+        UserError: longer than `PATIENCE_S`; says how long, and what to do.
+    """
+    forwards = [sum(len({v for v, _ in planes[i]}) * rows for planes, rows in tasks) for i in range(len(jobs))]
+    if sum(forwards) < SMALL_WORK:
+        return
+    seconds = sum(
+        count * _seconds_per_image(encoder, need) for count, (need, encoder) in zip(forwards, jobs, strict=True)
+    )
+    seconds /= usable_cores()
+    if seconds > PATIENCE_S:
+        raise UserError(
+            f"No GPU was found. CPU: about {duration(seconds)} for {sum(forwards):,} forward passes on {usable_cores()} cores.",
+            "Run it where there is a GPU, try a pilot (--rows 1%), or insist with --device cpu.",
+        )
+
+
+def _seconds_per_image(encoder: ResolvedEncoder, need: FeatureNeed) -> float:
+    """Seconds of one core for one forward pass, measured on four images."""
+    import torch
+
+    from pipeline.encoders import load_encoder
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = load_encoder(encoder, device="cpu")
+        size = need.definition.encoder.image_size
+        x_B3HW = torch.zeros((4, 3, size, size), dtype=torch.uint8)
+        model.encode(x_B3HW[:1], need.definition.compute)
+        started = time.perf_counter()
+        model.encode(x_B3HW, need.definition.compute)
+        return (time.perf_counter() - started) / len(x_B3HW)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,107 @@
+"""Folders of images as rows: class folders (sorted folder names are the labels) and flat folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import xxhash
+
+from pipeline.samples.sources import Source, is_image
+from pipeline.samples.table import make_rows
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images below one folder: a class folder, or the flat folder itself."""
+
+    path: str
+    """Relative to a root."""
+    folder: Path
+    key: str
+    """Prefix of the keys: `CLASS/`, or nothing."""
+    label: int | None
+    names: tuple[str, ...]
+    """Sorted paths of the images relative to `folder`."""
+
+
+def list_folders(source: Source) -> list[ImageFolder]:
+    """What a folder source holds now: one `ImageFolder` per class, or a single one.
+
+    Raises:
+        UserError: a class folder without images, file names that are not UTF-8.
+    """
+    assert source.folder is not None
+    if source.layout == "flat-folder":
+        names = tuple(sorted(e.name for e in os.scandir(source.folder) if is_image(e.name) and e.is_file()))
+        return [ImageFolder(source.base, source.folder, "", None, _checked(names, source.folder))]
+    entries = [e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir()]
+    folders = []
+    for label, name in enumerate(sorted(entries)):
+        folder = source.folder / name
+        names = _checked(tuple(sorted(_walk(folder))), folder)
+        if not names:
+            raise UserError(
+                f"{folder}: a class folder without images.",
+                "Remove it, or add its images (a class's number is its place among the sorted folder names).",
+            )
+        folders.append(ImageFolder(Path(source.base, name).as_posix(), folder, f"{name}/", label, names))
+    return folders
+
+
+def count_images(folder: Path, layout: str) -> int:
+    """Number of images now in a class folder or flat folder."""
+    if layout == "flat-folder":
+        return sum(is_image(e.name) for e in os.scandir(folder))
+    return sum(1 for _ in _walk(folder))
+
+
+def scan_folder(folder: ImageFolder, names: tuple[str, ...]) -> pa.Table:
+    """Hash the named images of a folder; rows in that order, keyed by path inside the source without the extension.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    hashes, sizes = [], []
+    for name in names:
+        try:
+            data = (folder.folder / name).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{folder.path}/{name}: cannot be read ({error.strerror}).", "Check the file, or remove it."
+            ) from None
+        hashes.append(xxhash.xxh3_128_digest(data))
+        sizes.append(len(data))
+    return make_rows(
+        [folder.key + name.rpartition(".")[0] for name in names],
+        [f"{folder.path}/{name}" for name in names],
+        [0] * len(names),
+        sizes,
+        hashes,
+        [folder.label] * len(names),
+    )
+
+
+def _walk(folder: Path) -> list[str]:
+    """Paths of all images below a folder, relative to it, unsorted."""
+    found, pending = [], [""]
+    while pending:
+        below = pending.pop()
+        for entry in os.scandir(folder / below):
+            if entry.name.startswith("."):
+                continue
+            if is_image(entry.name):
+                found.append(below + entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                pending.append(f"{below}{entry.name}/")
+    return found
+
+
+def _checked(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    for name in names:
+        if not name.isprintable():  # undecodable bytes are lone surrogates, which are not printable
+            raise UserError(f"{folder}: the file name {name!r} is not printable UTF-8.", "Rename the file.")
+    return names

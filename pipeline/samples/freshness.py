@@ -1,0 +1,125 @@
+"""What changed on disk since a dataset was indexed: judged by names, counts and sizes, without reading the data.
+
+Modification times decide nothing (copied data stay the same data; every read is checked against its hash); they only
+spare the listing of folders that have the recorded one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.samples.dataset import read_manifest
+from pipeline.samples.folders import count_images
+from pipeline.samples.labels import label_source
+from pipeline.samples.sources import Source, find_source, relative_source
+from schemas.config import DatasetConfig
+from schemas.errors import UserError
+from schemas.samples import DatasetManifest
+from schemas.status import State
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Paths relative to a root: tars, or folders of images."""
+
+    missing: tuple[str, ...]
+    """Recorded, but no longer there (or with fewer images)."""
+    resized: tuple[str, ...]
+    """Recorded tars with another size, as `PATH (OLD → NEW bytes)`."""
+    added: tuple[str, ...]
+    """Not recorded (folders: with more images than recorded)."""
+    new: int
+    """Number of new tars or images."""
+
+
+def compare(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
+    """Compare a manifest with what its source holds now. `trust_mtimes` skips folders whose mtime is the recorded one."""
+    if source.layout == "tars":
+        return _compare_tars(manifest, source)
+    return _compare_folders(manifest, source, trust_mtimes)
+
+
+def recorded_counts(manifest: DatasetManifest) -> dict[str, tuple[int, int]]:
+    """Images and last recorded mtime of each folder, over all segments."""
+    counts: dict[str, tuple[int, int]] = {}
+    for segment in manifest.segments:
+        for entry in segment.shards:
+            counts[entry.path] = (counts.get(entry.path, (0, 0))[0] + (entry.files or 0), entry.mtime_ns)
+    return counts
+
+
+def dataset_state(
+    folder: Path | None, roots: Sequence[Path], config: DatasetConfig, block_rows: int | None = None
+) -> tuple[State, str]:
+    """Whether the index in `folder` is that of `config`'s data, from listings and sizes alone (no hashing, no torch).
+
+    Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason.
+    """
+    if folder is None:
+        return "missing", "not indexed"
+    try:
+        manifest = read_manifest(folder)
+        source = find_source(manifest.name, config, roots)
+        if block_rows is not None and manifest.block_rows != block_rows:
+            return "stale", f"samples.block_rows is {block_rows}, indexed with {manifest.block_rows}"
+        if source.layout != manifest.layout:
+            return "stale", f"the source holds {source.layout}, indexed were {manifest.layout}"
+        if label_source(config, source.layout, roots) != manifest.label_source:
+            return "stale", "labels changed"
+        changes = compare(manifest, source, trust_mtimes=True)
+    except UserError as error:
+        return "stale", error.message
+    unit = "tars" if source.layout == "tars" else "images"
+    if changes.missing:
+        if relative_source(config, roots) != manifest.source:
+            return "stale", f"source changed: {manifest.source} → {source.text}"
+        return "stale", f"{len(changes.missing)} indexed shards are not there (first: {changes.missing[0]})"
+    if changes.resized:
+        return "stale", f"changed since indexing: {changes.resized[0]}"
+    if changes.new:
+        return "partial", f"{changes.new:,} new {unit if changes.new > 1 else unit[:-1]} since indexing"
+    if config.rows is not None and config.rows != manifest.rows:
+        return "stale", f"{manifest.rows:,} rows, expected {config.rows:,}"
+    return "fresh", ""
+
+
+def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
+    recorded = {entry.path: entry.size for segment in manifest.segments for entry in segment.shards}
+    sizes = {path: os.stat(file).st_size for path, file in source.tars.items()}
+    added = tuple(path for path in sizes if path not in recorded)
+    return Changes(
+        missing=tuple(path for path in recorded if path not in sizes),
+        resized=tuple(
+            f"{path} ({size:,} → {sizes[path]:,} bytes)"
+            for path, size in recorded.items()
+            if sizes.get(path, size) != size
+        ),
+        added=added,
+        new=len(added),
+    )
+
+
+def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
+    assert source.folder is not None
+    if source.layout == "flat-folder":
+        present = {source.base: source.folder}
+    else:
+        names = sorted(e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir())
+        present = {Path(source.base, name).as_posix(): source.folder / name for name in names}
+    recorded = recorded_counts(manifest)
+    missing = [path for path in recorded if path not in present]
+    added, new = [], 0
+    for path, folder in present.items():
+        count, mtime_ns = recorded.get(path, (0, -1))
+        if trust_mtimes and path in recorded and folder.stat().st_mtime_ns == mtime_ns:
+            continue
+        now = count_images(folder, source.layout)
+        if now > count:
+            added.append(path)
+            new += now - count
+        elif now < count:
+            missing.append(f"{path} ({count:,} → {now:,} images)")
+    return Changes(tuple(missing), (), tuple(added), new)

@@ -1,0 +1,112 @@
+"""Decoding images: any bytes become either an RGB array or an `UndecodableImage` with a short reason."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+"""Formats that are decoded; Pillow knows many more, with less tested code behind them."""
+
+_ORIENTATION_TAG = 0x0112
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_QUIET = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
+
+
+class UndecodableImage(Exception):
+    """Bytes that are not an image that can be used. `reason` is short and the same for the same bytes."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UndecodableImage], tuple[str]]:
+        return type(self), (self.reason,)
+
+
+def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
+    """Decode to uint8 (H, W, 3), RGB, writable.
+
+    EXIF orientation is applied; alpha is dropped, not blended (as `convert("RGB")` does); 16-bit grey is divided by
+    257; of an animation the first frame is taken. Images of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels are refused.
+
+    Raises:
+        UndecodableImage: for all other bytes; nothing else is raised.
+    """
+    if not data:
+        raise UndecodableImage("empty (0 bytes)")
+    _silence()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image)
+            image.load()
+            rgb, turn = _to_rgb(image), _turn(image)
+            return np.array(rgb if turn is None else rgb.transpose(turn))
+    except UndecodableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UndecodableImage("not an image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UndecodableImage("decompression bomb (too many pixels)") from None
+    except MemoryError:
+        raise UndecodableImage("needs too much memory") from None
+    except Exception as error:  # decoders raise many kinds for damaged files
+        raise UndecodableImage(_reason(error)) from None
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise UndecodableImage(f"no pixels ({width} x {height})")
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise UndecodableImage(f"decompression bomb ({width:,} x {height:,} pixels)")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURN.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged EXIF data says nothing about the orientation
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "RGB":
+        return image
+    if mode.startswith("I"):  # I;16 in its byte orders; I holds 16 bits too (PGM)
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which are stored inverted
+    if mode in ("F", "LAB"):
+        raise UndecodableImage(f"unsupported pixel format {mode}")
+    image.info.pop("transparency", None)
+    if mode in ("La", "RGBa"):
+        image = image.convert("LA" if mode == "La" else "RGBA")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    text = re.sub(r"\s+", " ", re.sub(r"0x[0-9a-fA-F]+|<[^>]*>", "", str(error))).strip()
+    if "truncated" in text.lower():
+        return "truncated"
+    return f"damaged: {text[:80]}" if text else f"damaged: {type(error).__name__}"
+
+
+def _silence() -> None:
+    """Keep Pillow's warnings quiet (`catch_warnings` is not safe in threads)."""
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")

@@ -1,0 +1,300 @@
+"""Indexing: a source becomes `samples/<name>-<8 digits>/`, or grows by a segment; unchanged data cost a listing.
+
+Segment files are written first, the manifest after them, the pointer last: a killed indexing leaves either the old index or
+the new one. What a segment holds never changes, so rows keep their numbers and keys.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.pointers import point
+from pipeline.progress import Reporter, SilentReporter
+from pipeline.samples.dataset import FOLDER, Dataset, find_dataset, open_dataset, read_manifest
+from pipeline.samples.folders import ImageFolder, list_folders
+from pipeline.samples.freshness import Changes, compare
+from pipeline.samples.keys import class_sorted, random_order, unique_keys
+from pipeline.samples.labels import find_labels, label_source, read_labels
+from pipeline.samples.scan import Piece, TarPiece, entries_of, folder_pieces, scan_pieces
+from pipeline.samples.sources import Source, data_roots, find_source
+from pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
+from pipeline.stopping import Stop
+from pipeline.storage import LocalStore, fast_hash
+from schemas.base import short
+from schemas.config import DatasetConfig, SamplesConfig
+from schemas.errors import UserError
+from schemas.samples import INDEX_COLUMNS, DatasetManifest, Segment
+
+_NEW_NAME = "Index the changed data as a new dataset: give it another name under samples.datasets."
+
+
+def index_dataset(
+    workdir: Path,
+    name: str,
+    config: DatasetConfig,
+    samples: SamplesConfig,
+    progress: Reporter | None = None,
+    stop: Stop | None = None,
+) -> Dataset:
+    """Index dataset `name`, or return the existing index when its data are unchanged; added data become a new segment.
+
+    Raises:
+        UserError: data that cannot be found or used, that changed or went away since they were indexed, another number of
+            rows than `config.rows`.
+        IndexingStopped: `stop` was requested before the end; the next call goes on.
+    """
+    roots = data_roots(workdir, config, samples)
+    source = find_source(name, config, roots)
+    labels = label_source(config, source.layout, roots)
+    work = _Work(workdir, name, config, samples.block_rows, roots, source, labels, progress or SilentReporter(), stop)
+    found = _existing(work)
+    if found is None:
+        return _build(work, (), [_all_pieces(work)], None)
+    old, changes = found
+    new = _new_pieces(work, old, changes)
+    same = old.manifest.label_source == labels
+    if same and not new:
+        _expect_rows(work, old.manifest.rows)
+        point(workdir / FOLDER, name, old.folder.name)
+        if old.manifest.source != source.text:
+            manifest = old.manifest.model_copy(update={"source": source.text})
+            LocalStore(old.folder).put("manifest.json", manifest.to_bytes())
+            return Dataset(old.folder, roots, manifest)
+        return old
+    groups = ([] if same else _old_pieces(work, old)) + ([new] if new else [])
+    return _build(work, old.manifest.segments if same else (), groups, old)
+
+
+@dataclass(frozen=True)
+class _Work:
+    workdir: Path
+    name: str
+    config: DatasetConfig
+    block_rows: int
+    roots: tuple[Path, ...]
+    source: Source
+    label_source: str
+    progress: Reporter
+    stop: Stop | None
+
+
+def _existing(work: _Work) -> tuple[Dataset, Changes] | None:
+    """The index to continue: the one in force if its data are there, else an earlier one of that name, else None."""
+    current = find_dataset(work.workdir, work.name)
+    earlier = sorted((work.workdir / FOLDER).glob(f"{work.name}-{'[0-9a-f]' * 8}"))
+    for folder in dict.fromkeys([*([current] if current else []), *earlier]):
+        if not (folder / "manifest.json").is_file():
+            continue
+        old = open_dataset(folder, work.roots)
+        if old.manifest.layout != work.source.layout:
+            continue
+        changes = compare(old.manifest, work.source, trust_mtimes=False)
+        if not changes.missing and not changes.resized:
+            if old.block_rows != work.block_rows:
+                raise _other_block_rows(work, old.block_rows)
+            return old, changes
+        if folder == current and old.manifest.source == work.source.text:
+            _refuse(work, old, changes)
+    return None
+
+
+def _refuse(work: _Work, old: Dataset, changes: Changes) -> None:
+    if changes.resized:
+        raise UserError(
+            f"dataset {work.name}: {len(changes.resized)} shards changed size since they were indexed "
+            f"(first: {changes.resized[0]}).",
+            f"Restore them. Or: {_NEW_NAME}",
+        )
+    total = sum(len(segment.shards) for segment in old.manifest.segments)
+    raise UserError(
+        f"dataset {work.name}: {len(changes.missing)} of {total} indexed shards are not there "
+        f"(first: {changes.missing[0]}; looked in {', '.join(map(str, work.roots))}).",
+        f"Has the data moved? Set `samples.roots`. Or: {_NEW_NAME}",
+    )
+
+
+def _other_block_rows(work: _Work, indexed: int) -> UserError:
+    return UserError(
+        f"dataset {work.name}: samples.block_rows is {work.block_rows}; its index has {indexed}.",
+        f"Set it back to {indexed}, or give the dataset another name under samples.datasets.",
+    )
+
+
+def _all_pieces(work: _Work) -> list[Piece]:
+    if work.source.layout == "tars":
+        return _tar_pieces(work, list(work.source.tars))
+    return folder_pieces(list_folders(work.source))
+
+
+def _tar_pieces(work: _Work, shards: Sequence[str]) -> list[Piece]:
+    return [TarPiece(shard, work.source.tars[shard], work.config.label_field) for shard in shards]
+
+
+def _new_pieces(work: _Work, old: Dataset, changes: Changes) -> list[Piece]:
+    """What the source gained since `old`."""
+    if work.source.layout == "tars":
+        return _tar_pieces(work, changes.added)
+    if not changes.added:
+        return []
+    folders = list_folders(work.source)
+    names = tuple(folder.folder.name for folder in folders)
+    known_classes = old.manifest.classes
+    if work.source.layout == "class-folders" and known_classes != names[: len(known_classes or ())]:
+        first = next(name for name in names if name not in (known_classes or ()))
+        raise UserError(
+            f"dataset {work.name}: the new class folder {first} would change the numbers of classes after it.",
+            f"Name it so that it sorts last. Or: {_NEW_NAME}",
+        )
+    known = {path for table in old.segments for path in table.shards.to_pylist()}
+    gained = [_without(folder, known) for folder in folders if folder.path in set(changes.added)]
+    if sum(len(folder.names) for folder in gained) != changes.new:
+        raise UserError(
+            f"dataset {work.name}: indexed images were removed or renamed.", f"Restore them. Or: {_NEW_NAME}"
+        )
+    return folder_pieces(gained)
+
+
+def _without(folder: ImageFolder, known: set[str]) -> ImageFolder:
+    names = tuple(name for name in folder.names if f"{folder.path}/{name}" not in known)
+    return ImageFolder(folder.path, folder.folder, folder.key, folder.label, names)
+
+
+def _old_pieces(work: _Work, old: Dataset) -> list[list[Piece]]:
+    """The pieces of each recorded segment: new labels for the same rows."""
+    if work.source.layout == "tars":
+        return [_tar_pieces(work, [entry.path for entry in s.shards]) for s in old.manifest.segments]
+    folders, groups = list_folders(work.source), []
+    everything = {f"{folder.path}/{name}" for folder in folders for name in folder.names}
+    for table in old.segments:
+        others = everything - set(table.shards.to_pylist())
+        groups.append(folder_pieces([_without(folder, others) for folder in folders]))
+    return groups
+
+
+def _build(work: _Work, kept: tuple[Segment, ...], groups: Sequence[Sequence[Piece]], old: Dataset | None) -> Dataset:
+    """Scan groups of pieces into segments after the `kept` ones, and write the index."""
+    scratch = LocalStore(work.workdir / "runs" / "index" / work.name)
+    pieces = [piece for group in groups for piece in group]
+    scanned = scan_pieces(pieces, scratch, work.progress, f"indexing {work.name}", work.stop)
+    earlier = [table.keys for table in old.segments] if kept and old else []
+    segments, files = list(kept), {}
+    classes, sources = _classes(work)
+    permuted = bool(kept and old and old.manifest.permuted)
+    prefixed = bool(kept and old and old.manifest.prefixed)
+    unlabelled = 0 if not (kept and old) else int(np.count_nonzero(old.labels() < 0))
+    at = 0
+    for group in groups:
+        tables = scanned[at : at + len(group)]
+        at += len(group)
+        table, prefixed_now = unique_keys(pa.concat_tables(tables), work.source.layout, earlier, prefixed)
+        table = table if sources is None else _with_labels(table, sources)
+        if work.source.layout == "class-folders" or class_sorted(table):
+            table, permuted = random_order(table), True
+        prefixed = prefixed or prefixed_now
+        segment, data = _segment(table, segments, work.block_rows, entries_of(group, tables))
+        segments.append(segment)
+        files[len(segments) - 1] = data
+        earlier.append(one_array(table["key"]))
+        unlabelled += table["label"].null_count
+    rows = sum(s.rows for s in segments)
+    _expect_rows(work, rows)
+    _remark(work, permuted and not kept, rows, unlabelled)
+    manifest = DatasetManifest(
+        name=work.name,
+        source=work.source.text,
+        layout=work.source.layout,
+        block_rows=work.block_rows,
+        classes=classes,
+        labelled=unlabelled == 0,
+        permuted=permuted,
+        prefixed=prefixed,
+        label_source=work.label_source,
+        segments=tuple(segments),
+    )
+    dataset = _write(work, manifest, files)
+    shutil.rmtree(scratch.root, ignore_errors=True)
+    return dataset
+
+
+def _segment(
+    table: pa.Table, before: Sequence[Segment], block_rows: int, shards: tuple[object, ...]
+) -> tuple[Segment, bytes]:
+    end = before[-1].first_row + before[-1].rows if before else 0
+    first = -(-end // block_rows) * block_rows
+    numbers = pa.array(np.arange(first, first + table.num_rows, dtype=np.int64))
+    data = to_parquet(table.add_column(0, pa.field("row", pa.int64(), nullable=False), numbers).select(INDEX_COLUMNS))
+    segment = Segment(
+        file=f"segment-{len(before):03d}.parquet",
+        first_row=first,
+        rows=table.num_rows,
+        rows_digest=rows_digest(one_array(table["key"]), hashes_of(one_array(table["xxh3"]))),
+        labels_digest=labels_digest(labels_of(one_array(table["label"]))),
+        file_digest=fast_hash(data),
+        shards=shards,  # type: ignore[arg-type]
+    )
+    return segment, data
+
+
+def _write(work: _Work, manifest: DatasetManifest, files: dict[int, bytes]) -> Dataset:
+    folder = work.workdir / FOLDER / f"{work.name}-{short(manifest.digest)}"
+    store = LocalStore(folder)
+    if store.size("manifest.json") is not None and read_manifest(folder).block_rows != work.block_rows:
+        raise _other_block_rows(work, read_manifest(folder).block_rows)
+    segments = list(manifest.segments)
+    for number, data in files.items():
+        name = segments[number].file
+        if store.size("manifest.json") is not None and store.size(name) is not None and store.get(name) != data:
+            # The same rows with other labels or in another place: readers of the old manifest keep their file.
+            name = f"segment-{number:03d}-{segments[number].file_digest[:8]}.parquet"
+            segments[number] = segments[number].model_copy(update={"file": name})
+        store.put(name, data)
+    manifest = manifest.model_copy(update={"segments": tuple(segments)})
+    store.put("manifest.json", manifest.to_bytes())
+    point(folder.parent, work.name, folder.name)
+    store.sweep()
+    return Dataset(folder, work.roots, manifest)
+
+
+def _classes(work: _Work) -> tuple[tuple[str, ...] | None, dict[str, int] | None]:
+    """Class names, and the label of each shard path where a labels file gives them."""
+    if work.source.layout == "tars":
+        return None, None
+    folders = list_folders(work.source)
+    if work.source.layout == "class-folders":
+        return tuple(folder.folder.name for folder in folders), None
+    path = find_labels(work.config, work.roots)
+    if path is None:
+        return None, None
+    labels, classes, remark = read_labels(path, folders[0].names)
+    if remark:
+        work.progress.say(remark)
+    return classes, {f"{folders[0].path}/{n}": label for n, label in zip(folders[0].names, labels, strict=True)}
+
+
+def _with_labels(table: pa.Table, labels: dict[str, int]) -> pa.Table:
+    values = pa.array([labels[shard] for shard in table["shard"].to_pylist()], pa.int32())
+    return table.set_column(table.schema.get_field_index("label"), table.schema.field("label"), values)
+
+
+def _expect_rows(work: _Work, rows: int) -> None:
+    if work.config.rows is not None and rows != work.config.rows:
+        raise UserError(
+            f"dataset {work.name}: {rows:,} rows, expected {work.config.rows:,}: are train and val swapped?",
+            f"Check samples.datasets.{work.name}: `source` ({work.config.source}) and `rows`.",
+        )
+
+
+def _remark(work: _Work, permuted: bool, rows: int, unlabelled: int) -> None:
+    if permuted:
+        work.progress.say(
+            f"dataset {work.name}: sorted by class; its rows are put in a fixed random order, so that the first "
+            "blocks are a random sample."
+        )
+    if 0 < unlabelled < rows:
+        work.progress.say(f"dataset {work.name}: {unlabelled:,} of {rows:,} rows have no label.")

@@ -1,0 +1,193 @@
+"""Hashing what is to be indexed: pieces of a source, scanned by threads, their results kept until the index is done.
+
+A killed indexing loses the pieces in flight only: finished ones wait in `runs/index/<dataset>/`, each under a name that
+holds the path, size and mtime of its files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import xxhash
+
+from pipeline.progress import Reporter
+from pipeline.samples.folders import ImageFolder, scan_folder
+from pipeline.samples.shards import scan_tar
+from pipeline.samples.table import ROW_SCHEMA, from_parquet, to_parquet
+from pipeline.stopping import Stop
+from pipeline.storage import LocalStore, fast_hash
+from schemas.errors import StageError, UserError
+from schemas.samples import ShardEntry
+
+_VERSION = "1"
+_KEEP_FROM_BYTES = 16 << 20
+IMAGES_PER_PIECE = 2048
+
+
+class IndexingStopped(StageError):
+    """Somebody asked for the end; finished pieces are kept for the next run."""
+
+
+class Piece(Protocol):
+    """Part of a source that one thread scans."""
+
+    @property
+    def weight(self) -> int:
+        """Work: bytes of a tar, images of a folder."""
+
+    def identity(self) -> str:
+        """What the result depends on, beside the bytes themselves."""
+
+    def scan(self) -> pa.Table:
+        """Its rows (`ROW_SCHEMA`)."""
+
+    def entry(self, rows: pa.Table) -> ShardEntry:
+        """How the manifest names it."""
+
+
+@dataclass(frozen=True)
+class TarPiece:
+    """One tar."""
+
+    shard: str
+    path: Path
+    label_field: str | None
+
+    @property
+    def weight(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+    def identity(self) -> str:
+        """Path, size and mtime, and where labels are."""
+        status = self.path.stat()
+        return f"{self.shard}\0{status.st_size}\0{status.st_mtime_ns}\0{self.label_field}"
+
+    def scan(self) -> pa.Table:
+        """Rows in the order of the tar's images."""
+        before = self.identity()
+        rows = scan_tar(self.path, self.shard, self.label_field)
+        if self.identity() != before:
+            raise UserError(f"{self.shard}: changed while it was indexed.", "Wait until it is written, then run again.")
+        return rows
+
+    def entry(self, rows: pa.Table) -> ShardEntry:
+        """Path, size and mtime now."""
+        status = self.path.stat()
+        return ShardEntry(path=self.shard, size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class FolderPiece:
+    """Some images of one folder."""
+
+    folder: ImageFolder
+    names: tuple[str, ...]
+
+    @property
+    def weight(self) -> int:
+        """Images."""
+        return len(self.names)
+
+    def identity(self) -> str:
+        """Path, size and mtime of every image."""
+        parts = [f"{self.folder.path}\0{self.folder.label}"]
+        for name in self.names:
+            status = (self.folder.folder / name).stat()
+            parts.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
+        return "\0".join(parts)
+
+    def scan(self) -> pa.Table:
+        """Rows in the order of the names."""
+        return scan_folder(self.folder, self.names)
+
+    def entry(self, rows: pa.Table) -> ShardEntry:
+        """The folder, with the bytes and number of these images."""
+        size = sum(rows["size"].to_pylist())
+        mtime = self.folder.folder.stat().st_mtime_ns
+        return ShardEntry(path=self.folder.path, size=size, mtime_ns=mtime, files=rows.num_rows)
+
+
+def folder_pieces(folders: Sequence[ImageFolder]) -> list[Piece]:
+    """Folders cut into pieces of at most `IMAGES_PER_PIECE` images, in order."""
+    return [
+        FolderPiece(folder, folder.names[at : at + IMAGES_PER_PIECE])
+        for folder in folders
+        for at in range(0, len(folder.names), IMAGES_PER_PIECE)
+    ]
+
+
+def entries_of(pieces: Sequence[Piece], tables: Sequence[pa.Table]) -> tuple[ShardEntry, ...]:
+    """Manifest entries of scanned pieces; pieces of one folder are added up."""
+    merged: dict[str, ShardEntry] = {}
+    for piece, table in zip(pieces, tables, strict=True):
+        new = piece.entry(table)
+        old = merged.get(new.path)
+        if old is not None and old.files is not None and new.files is not None:
+            new = new.model_copy(update={"size": old.size + new.size, "files": old.files + new.files})
+        merged[new.path] = new
+    return tuple(merged.values())
+
+
+def scan_pieces(
+    pieces: Sequence[Piece], scratch: LocalStore, progress: Reporter, title: str, stop: Stop | None = None
+) -> list[pa.Table]:
+    """Scan all pieces with threads; tables in the order of the pieces.
+
+    Raises:
+        UserError: damage, that of several pieces at once (finished pieces are kept for the next run).
+        IndexingStopped: `stop` was requested; what was in flight is finished.
+    """
+    weights = [piece.weight for piece in pieces]
+    tars = bool(pieces) and isinstance(pieces[0], TarPiece)
+    scale, unit = (1 << 20, "MiB") if tars else (1, "img")
+    tables: list[pa.Table] = [ROW_SCHEMA.empty_table()] * len(pieces)
+    problems: dict[int, UserError] = {}
+    pool = ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1), max(1, len(pieces))))
+    try:
+        with progress.task(title, total=sum(weights) // scale, unit=unit) as task:
+            futures = {pool.submit(_scan, piece, scratch): i for i, piece in enumerate(pieces)}
+            done = 0
+            for finished, future in enumerate(as_completed(futures)):
+                if stop is not None and stop.requested:
+                    raise IndexingStopped(f"{title}: stopped after {finished} of {len(pieces)} pieces.")
+                i = futures[future]
+                try:
+                    tables[i] = future.result()
+                except UserError as error:
+                    problems[i] = error
+                before, done = done // scale, done + weights[i]
+                task.advance(done // scale - before)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if problems:
+        raise _together([problems[i] for i in sorted(problems)])
+    return tables
+
+
+def _scan(piece: Piece, scratch: LocalStore) -> pa.Table:
+    name = fast_hash(f"{_VERSION}\0{piece.identity()}".encode()) + ".rows"
+    kept = scratch.path(name)
+    if kept.exists():
+        data = kept.read_bytes()
+        if xxhash.xxh3_128_digest(data[16:]) == data[:16]:
+            return from_parquet(data[16:])
+    rows = piece.scan()
+    if sum(rows["size"].to_pylist()) >= _KEEP_FROM_BYTES:
+        data = to_parquet(rows)
+        scratch.put(name, xxhash.xxh3_128_digest(data) + data)
+    return rows
+
+
+def _together(problems: list[UserError]) -> UserError:
+    if len(problems) == 1:
+        return problems[0]
+    shown = "\n".join(problem.message for problem in problems[:3])
+    more = f"\n... and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return UserError(f"{shown}{more}", problems[0].hint)

@@ -1,0 +1,211 @@
+"""Where a dataset's samples are: `DatasetConfig.source`, found under the roots, as tars or as a folder of images."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.samples.shards import IMAGE_EXTENSIONS
+from schemas.config import DatasetConfig, SamplesConfig
+from schemas.errors import UserError
+
+Layout = Literal["tars", "class-folders", "flat-folder"]
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
+_DECOMPRESS = {
+    ".tar.gz": "gunzip -k",
+    ".tgz": "gunzip -k -S .tgz",
+    ".tar.zst": "zstd -d",
+    ".tar.xz": "unxz -k",
+    ".tar.bz2": "bunzip2 -k",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset's data as found on disk now."""
+
+    text: str
+    """`source` relative to a root."""
+    layout: Layout
+    tars: dict[str, Path]
+    """Tars by their path relative to a root, in row order; empty for folders."""
+    folder: Path | None
+    """The folder of images."""
+    base: str
+    """`folder` relative to its root."""
+
+
+def data_roots(workdir: Path, config: DatasetConfig, samples: SamplesConfig) -> tuple[Path, ...]:
+    """The folders in which a dataset's files are searched: `samples.roots` (relative to the working folder), then the
+    folder of an absolute `source`."""
+    roots = tuple(workdir / Path(root).expanduser() for root in samples.roots)
+    implicit = _split_absolute(config.source, roots)[1]
+    return roots if implicit is None or implicit in roots else (*roots, implicit)
+
+
+def relative_source(config: DatasetConfig, roots: Sequence[Path]) -> str:
+    """`config.source` relative to one of the roots, as manifests record it."""
+    return _split_absolute(config.source, roots)[0]
+
+
+def find_source(name: str, config: DatasetConfig, roots: Sequence[Path]) -> Source:
+    """Find the data of dataset `name`.
+
+    Raises:
+        UserError: nothing there, compressed tars, URLs or pipes, split folders taken for classes.
+    """
+    _refuse_remote(name, config.source)
+    text, implicit = _split_absolute(config.source, roots)
+    roots = roots if implicit is None else (*roots, implicit)
+    found: dict[str, Path] = {}
+    missing = []
+    for pattern in expand_braces(text):
+        matches = _matches(pattern, roots)
+        if not matches:
+            missing.append(pattern)
+        found |= {path: file for path, file in matches.items() if path not in found}
+    if not found:
+        _refuse_compressed(name, [p.name for root in roots for p in _siblings(root / text)])
+        looked = ", ".join(str(root / text) for root in roots)
+        raise UserError(
+            f"dataset {name}: nothing found for source {config.source!r} (looked for {looked}).",
+            "Set `source`, or `samples.roots` to the folder that it is relative to.",
+        )
+    if missing:
+        raise UserError(
+            f"dataset {name}: {len(missing)} of {len(missing) + len(found)} tars of {config.source!r} are not there "
+            f"(first: {missing[0]}).",
+            "Shorten the range, or add the folder that holds them to `samples.roots`.",
+        )
+    folders = [path for path, file in found.items() if file.is_dir()]
+    if len(folders) == 1 and len(found) == 1:
+        return _folder_source(name, text, folders[0], roots, config)
+    if folders:
+        raise UserError(
+            f"dataset {name}: {config.source!r} matches the folder {folders[0]} and {len(found) - 1} more paths.",
+            "Give one folder, or a pattern that matches tars only.",
+        )
+    return _tar_source(name, text, found)
+
+
+def expand_braces(text: str) -> list[str]:
+    """`a{00..02}` and `a{x,y}` written out, in order; numbers keep their leading zeros."""
+    pieces: list[list[str]] = []
+    for literal, brace in re.findall(r"([^{]*)(?:\{([^{}]*)\})?", text):
+        pieces.append([literal])
+        span = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", brace)
+        if span:
+            low, high = int(span[1]), int(span[2])
+            width = len(span[1]) if span[1].startswith("0") else 0
+            pieces.append([f"{n:0{width}d}" for n in range(low, high + 1)])
+        elif brace:
+            pieces.append(brace.split(","))
+    return ["".join(parts) for parts in itertools.product(*pieces)]
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image (hidden files are not)."""
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".") and "." in name
+
+
+def _split_absolute(source: str, roots: Sequence[Path]) -> tuple[str, Path | None]:
+    path = Path(source).expanduser()
+    if not path.is_absolute():
+        return os.path.normpath(source), None
+    for root in roots:
+        absolute = Path(os.path.abspath(root))
+        if path.is_relative_to(absolute) and path != absolute:
+            return str(path.relative_to(absolute)), None
+    parts = path.parts
+    first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[{]", part)), len(parts) - 1)
+    cut = max(1, min(first, len(parts) - 1))
+    return os.path.join(*parts[cut:]) if len(parts) > 1 else ".", Path(*parts[:cut])
+
+
+def _refuse_remote(name: str, source: str) -> None:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", source):
+        kind = "a command" if source.startswith("pipe:") else "a URL"
+        raise UserError(
+            f"dataset {name}: source {source!r} is {kind}; samples are read by offset from local or mounted files.",
+            "Download the data, or mount the bucket, and give its path.",
+        )
+
+
+def _matches(pattern: str, roots: Iterable[Path]) -> dict[str, Path]:
+    """Paths relative to a root, sorted; the first root that has a path wins."""
+    found: dict[str, Path] = {}
+    for root in roots:
+        literal = root / pattern
+        if literal.exists():
+            names = [pattern]
+        else:
+            names = glob.glob(pattern, root_dir=root) if glob.has_magic(pattern) else []
+        for relative in names:
+            found.setdefault(Path(relative).as_posix(), root / relative)
+    return dict(sorted(found.items()))
+
+
+def _tar_source(name: str, text: str, found: dict[str, Path]) -> Source:
+    _refuse_compressed(name, list(found))
+    other = [path for path in found if not path.lower().endswith(".tar")]
+    if other:
+        hint = "give the folder that holds the images" if is_image(other[0]) else "a source is tars or a folder"
+        raise UserError(f"dataset {name}: {other[0]} is not a .tar file.", f"Set `source`: {hint}.")
+    return Source(text, "tars", found, None, "")
+
+
+def _folder_source(name: str, text: str, base: str, roots: Sequence[Path], config: DatasetConfig) -> Source:
+    places = [root / base for root in roots if (root / base).is_dir()]
+    folder = places[0]
+    entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    tars = {
+        (Path(base) / path.name).as_posix(): path
+        for place in reversed(places)
+        for path in place.glob("*.tar")
+        if not path.name.startswith(".")
+    }
+    if tars:
+        return Source(text, "tars", dict(sorted(tars.items())), None, "")
+    if any(is_image(entry.name) for entry in entries):
+        return Source(text, "flat-folder", {}, folder, base)
+    classes = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    _refuse_compressed(name, [entry.name for entry in entries])
+    if not classes:
+        raise UserError(
+            f"dataset {name}: no samples in {folder} (looked for *.tar, for images "
+            f"{' '.join(sorted(IMAGE_EXTENSIONS))}, and for class folders).",
+            "Set `source` to the folder that holds them.",
+        )
+    if {c.lower() for c in classes} <= SPLITS:
+        raise UserError(
+            f"dataset {name}: {folder} holds the splits {', '.join(classes)}, not class folders.",
+            f"Set `source: {Path(base, classes[0]).as_posix()}`.",
+        )
+    if config.labels is not None:
+        raise UserError(
+            f"dataset {name}: `labels` is for a flat folder; {folder} has class folders.", "Remove `labels`."
+        )
+    return Source(text, "class-folders", {}, folder, base)
+
+
+def _siblings(path: Path) -> list[Path]:
+    """Files that a pattern might have meant, with anything after their names."""
+    matches = glob.glob(glob.escape(str(path.parent)) + "/" + path.name.replace("{", "*").partition("*")[0] + "*")
+    return [Path(match) for match in matches[:1000]]
+
+
+def _refuse_compressed(name: str, files: Sequence[str]) -> None:
+    for ending, command in _DECOMPRESS.items():
+        hits = sorted(file for file in files if file.lower().endswith(ending))
+        if hits:
+            raise UserError(
+                f"dataset {name}: {len(hits)} compressed tars (first: {hits[0]}); images inside them cannot be read "
+                "by offset.",
+                f"Decompress them: {command} {hits[0]}",
+            )

@@ -1,0 +1,92 @@
+"""What a student is made from, and where it lives. Free of torch, so that planning is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from schemas.base import digest_of, short
+from schemas.config import Config
+from schemas.errors import UserError
+from schemas.features import FeatureDefinition
+from schemas.samples import DatasetManifest
+from schemas.students import StudentDefinition, TeacherInput
+
+
+def student_teachers(config: Config, name: str) -> tuple[str, ...]:
+    """The teachers of a student, in the order of the configuration.
+
+    Raises:
+        UserError: no such student, or it has no teachers.
+    """
+    if name not in config.students:
+        known = ", ".join(config.students) or "none"
+        raise UserError(f"No student is named {name!r} (there are: {known}).", "Add it under students:, or choose one.")
+    chosen = config.students[name].teachers
+    teachers = tuple(t for t in config.teachers if chosen is None or t in chosen)
+    if not teachers:
+        raise UserError(f"Student {name} has no teachers.", "Name some under teachers: in unic-pipe.yaml.")
+    return teachers
+
+
+def student_definition(
+    config: Config,
+    name: str,
+    dataset: DatasetManifest,
+    features: Mapping[str, FeatureDefinition],
+    blocks: int,
+    views: int,
+) -> StudentDefinition:
+    """The definition of a student: a pure function of what it is made from.
+
+    Args:
+        config: the whole configuration.
+        name: the student's name in it.
+        dataset: manifest of the training samples.
+        features: each teacher's feature definition, by teacher name; others are ignored.
+        blocks: train on blocks 0 to `blocks` - 1.
+        views: train on views 0 to `views` - 1.
+
+    Raises:
+        UserError: no such student, no teachers, or features that do not belong together.
+    """
+    teachers = student_teachers(config, name)
+    chosen = {teacher: features[teacher] for teacher in teachers}
+    _check_same_views(name, dataset, chosen)
+    return StudentDefinition(
+        # Named or by default, the same teachers make the same student.
+        config=config.students[name].model_copy(update={"teachers": None}),
+        dataset=dataset.digest,
+        blocks=blocks,
+        views=views,
+        teachers=tuple(
+            TeacherInput(
+                name=teacher,
+                features=digest_of(definition),
+                grid=definition.encoder.grid,
+                cls_dim=definition.encoder.cls_dim,
+                patch_dim=definition.encoder.patch_dim,
+            )
+            for teacher, definition in chosen.items()
+        ),
+    )
+
+
+def student_folder(workdir: Path, name: str, definition: StudentDefinition) -> Path:
+    """`students/<name>-<8 digits of the definition>`."""
+    return workdir / "students" / f"{name}-{short(digest_of(definition))}"
+
+
+def _check_same_views(name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition]) -> None:
+    first = next(iter(features))
+    for teacher, definition in features.items():
+        if definition.dataset != dataset.digest or definition.block_rows != dataset.block_rows:
+            raise UserError(
+                f"Features of teacher {teacher} were extracted from other samples than dataset {dataset.name} holds.",
+                f"Run: unic-pipe extract --teacher {teacher}",
+            )
+        if (definition.recipe, definition.view_seed) != (features[first].recipe, features[first].view_seed):
+            raise UserError(
+                f"Student {name}: teachers {first} and {teacher} saw different views (recipe or view seed).",
+                f"Run: unic-pipe extract --teacher {first} --teacher {teacher}",
+            )

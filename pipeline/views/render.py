@@ -1,0 +1,115 @@
+"""Rendering: decoded image + parameters -> uint8 view, with torchvision v2's functional operations on the CPU.
+
+Shapes: H, W height and width in pixels; C = 3 channels (RGB); B batch.
+
+A pure function of its arguments: it draws nothing, and neither reads nor changes torch's modes. Safe in threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from pipeline.views.parameters import view_parameters
+from schemas.recipes import Recipe
+from schemas.views import JitterOperation, ViewParameters
+
+_ADJUST: dict[JitterOperation, Callable[[torch.Tensor, float], Any]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+    "hue": F.adjust_hue,
+}
+
+_LEAST_SIGMA = 0.2
+"""Pixels. Below it a neighbour weighs less than exp(-1 / (2 * 0.2^2)) = 4e-6: no uint8 value changes."""
+
+
+def render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int) -> torch.Tensor:
+    """The view of a decoded image: uint8 tensor (3, size, size), contiguous, sharing no memory with the image.
+
+    Args:
+        image_HWC: uint8 (H, W, 3), RGB; never written to. H and W are those that the parameters were drawn for.
+        parameters: what was drawn for this view.
+        recipe: the recipe that they were drawn from; gives what is not drawn (kernel, threshold, centre fraction).
+        size: height and width of the view in pixels.
+
+    Raises:
+        ValueError: not such an image, or the box does not lie inside it.
+    """
+    p = parameters
+    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+        raise ValueError(f"expected a uint8 image (H, W, 3), found {image_HWC.dtype} {image_HWC.shape}")
+    if p.top + p.height > image_HWC.shape[0] or p.left + p.width > image_HWC.shape[1]:
+        raise ValueError(f"the parameters were drawn for another image than one of shape {image_HWC.shape}")
+    # A copy, because arrays of decoders may be read-only and torch's operations may work in place.
+    box_HWC = np.array(image_HWC[p.top : p.top + p.height, p.left : p.left + p.width], order="C")
+    x_CHW = torch.from_numpy(box_HWC).permute(2, 0, 1)
+    # The blur is a float convolution: a caller's autocast must not reach it.
+    with torch.autocast("cpu", enabled=False):
+        x_CHW = _resized(x_CHW, recipe, size)
+        if p.flip:
+            x_CHW = F.horizontal_flip(x_CHW)
+        x_CHW = _coloured(x_CHW.contiguous(), p, recipe)
+    # Grayscale may return one channel seen three times.
+    return x_CHW.contiguous()
+
+
+def render_view(image_HWC: np.ndarray, recipe: Recipe, seed: int, key: str, view: int, size: int) -> torch.Tensor:
+    """View number `view` of the sample `key` at an input size: uint8 tensor (3, size, size)."""
+    height, width = image_HWC.shape[:2]
+    return render(image_HWC, view_parameters(recipe, seed, key, view, (height, width)), recipe, size)
+
+
+def normalize(
+    x_B3HW: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """(x / 255 - mean) / std per channel, computed in float32 on x's device and returned as `dtype`.
+
+    x is uint8; mean and std are in units of [0, 1]. One multiply-add: x * 1 / (255 std) - mean / std.
+    """
+    scale_311 = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=x_B3HW.device).view(3, 1, 1)
+    shift_311 = torch.tensor(
+        [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=x_B3HW.device
+    ).view(3, 1, 1)
+    return x_B3HW.to(torch.float32).mul_(scale_311).add_(shift_311).to(dtype)
+
+
+def _resized(x_CHW: torch.Tensor, recipe: Recipe, size: int) -> torch.Tensor:
+    """(3, size, size): the box stretched to it, or for `center` the short side resized and the centre cut out."""
+    target = [size, size] if recipe.crop == "random" else [round(size / recipe.center_fraction)]
+    resized: torch.Tensor = F.resize(x_CHW, target, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return resized if recipe.crop == "random" else F.center_crop(resized, [size, size])
+
+
+def _coloured(x_CHW: torch.Tensor, p: ViewParameters, recipe: Recipe) -> torch.Tensor:
+    for operation, factor in p.jitter:
+        x_CHW = _ADJUST[operation](x_CHW, factor)
+    if p.grayscale:
+        x_CHW = F.rgb_to_grayscale(x_CHW, num_output_channels=3)
+    if p.blur_sigma is not None:
+        x_CHW = _blurred(x_CHW, p.blur_sigma, recipe)
+    if p.solarize:
+        x_CHW = F.solarize(x_CHW, threshold=recipe.solarize_threshold * 255)
+    return x_CHW
+
+
+def _blurred(x_CHW: torch.Tensor, sigma_reference: float, recipe: Recipe) -> torch.Tensor:
+    """Gaussian blur whose kernel and sigma are those of the reference size, in proportion to this size."""
+    size = x_CHW.shape[-1]
+    scale = size / recipe.reference_size
+    half = math.floor((recipe.blur_kernel * scale - 1) / 2 + 0.5)
+    # Reflected borders cannot be wider than the view.
+    half = min(half, size - 1)
+    sigma = sigma_reference * scale
+    if half < 1 or sigma < _LEAST_SIGMA:
+        return x_CHW
+    side = 2 * half + 1
+    blurred: torch.Tensor = F.gaussian_blur(x_CHW, [side, side], [sigma, sigma])
+    return blurred

@@ -1,0 +1,48 @@
+"""Documents about encoders: where weights come from, and the answers that make `status` quick."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from schemas.base import Document, Model
+from schemas.config import Scalar
+from schemas.features import EncoderDefinition
+
+
+class EncoderCard(Model):
+    """What is known about an encoder before its weights are opened."""
+
+    name: str
+    """Registry name, or `timm:NAME`."""
+    architecture: str
+    """timm model name without the tag of its weights."""
+    model_args: dict[str, Scalar] = {}
+    conversion: str = "timm"
+    licence: str = "unknown"
+    """Licence of the weights as their authors state it (SPDX where there is one)."""
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    source: str
+    """Where the weights come from, for people."""
+    files: tuple[str, ...] = ()
+    """File names searched in `weights_dir`, in this order; a download gets the first one."""
+    hub_id: str | None = None
+    """Hugging Face repository that timm reads."""
+    hub_files: tuple[str, ...] = ()
+    """File names in that repository, the preferred one first."""
+    url: str | None = None
+    """Download address of the official file."""
+    package: str | None = None
+    """Import name of the Python package that carries the weights."""
+
+
+class EncoderCache(Document):
+    """`runs/encoders.json`: answers that can be computed again, so that planning needs no PyTorch."""
+
+    KIND: ClassVar[str] = "encoder-cache"
+
+    cards: dict[str, EncoderCard] = {}
+    """Cards of `timm:` models, by name and versions."""
+    definitions: dict[str, EncoderDefinition] = {}
+    """Definitions, by a digest of configuration, file states and versions."""

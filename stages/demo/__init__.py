@@ -1,0 +1,1 @@
+"""The demo: real digits, two real ImageNet teachers, a small student, on any laptop."""

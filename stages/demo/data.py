@@ -1,0 +1,143 @@
+"""The demo's samples, written as WebDataset shards: real scanned digits, shifted ones, and synthetic shapes.
+
+Shapes: H, W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SIDE = 32
+"""Side of every image in pixels; the scans' 8 × 8 are enlarged."""
+SPLITS = {"train": 1_347, "val": 90, "test": 360}
+COUNTS = {
+    **{f"digits-{split}": count for split, count in SPLITS.items()},
+    "digits-shifted": SPLITS["test"],
+    "shapes-train": 640,
+    "shapes-test": 320,
+}
+ROWS_PER_SHARD = 500
+SHAPES = ("circle", "ring", "square", "triangle", "cross", "star", "stripes", "dots")
+Sample = tuple[str, Image.Image, int]
+
+
+def write_samples(folder: Path) -> None:
+    """Write every shard of the demo below `folder`; shards that are already there are left alone."""
+    if all(path.exists() for name, count in COUNTS.items() for path in _shards(folder, name, count)):
+        return
+    digits, labels = _digits()
+    ends = np.cumsum(list(SPLITS.values())).tolist()
+    for (split, count), end in zip(SPLITS.items(), ends, strict=True):
+        rows = range(end - count, end)
+        _write(folder, f"digits-{split}", ((f"digit{i:04d}", _enlarge(digits[i]), int(labels[i])) for i in rows))
+    _write(folder, "digits-shifted", _shifted(digits, labels, range(ends[-1] - SPLITS["test"], ends[-1])))
+    _write(folder, "shapes-train", _shapes(COUNTS["shapes-train"], seed=1))
+    _write(folder, "shapes-test", _shapes(COUNTS["shapes-test"], seed=2))
+
+
+def _shards(folder: Path, name: str, count: int) -> list[Path]:
+    return [folder / f"{name}-{shard:06d}.tar" for shard in range(-(-count // ROWS_PER_SHARD))]
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """The 1,797 scans of scikit-learn's digits, (1797, 8, 8) with values 0 to 16, in a seeded random order."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    return digits.images[order], digits.target[order]
+
+
+def _enlarge(digit_HW: np.ndarray) -> Image.Image:
+    grey = Image.fromarray((digit_HW * (255 / 16)).round().astype(np.uint8))
+    return grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
+
+
+def _shifted(digits: np.ndarray, labels: np.ndarray, rows: range) -> Iterator[Sample]:
+    """The same test digits moved by up to 4 pixels, with less contrast, on a grey ground, with noise."""
+    for i in rows:
+        rng = np.random.default_rng([7, i])
+        dy, dx = rng.integers(-4, 5, size=2)
+        moved = Image.new("RGB", (SIDE, SIDE))
+        moved.paste(_enlarge(digits[i]), (int(dx), int(dy)))
+        noisy = 40 + 0.6 * np.asarray(moved, np.float64) + rng.normal(0, 12, size=(SIDE, SIDE, 3))
+        yield f"shifted{i:04d}", Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), int(labels[i])
+
+
+def _shapes(count: int, seed: int) -> Iterator[Sample]:
+    for i in range(count):
+        rng = np.random.default_rng([seed, i])
+        label = i % len(SHAPES)
+        yield f"shape{seed}-{i:04d}", _shape(SHAPES[label], rng), label
+
+
+def _shape(kind: str, rng: np.random.Generator) -> Image.Image:
+    """One shape in random colours, place, size and turn, with noise (drawn four times larger, then reduced)."""
+    big = SIDE * 4
+    ground, ink = (tuple(int(c) for c in rng.integers(0, 256, 3)) for _ in range(2))
+    if sum(abs(a - b) for a, b in zip(ground, ink, strict=True)) < 150:
+        ink = tuple(255 - c for c in ground)
+    image = Image.new("RGB", (big, big), ground)
+    _draw(ImageDraw.Draw(image), kind, float(rng.uniform(0.5, 0.85)) * big / 2, big / 2, ink, ground)
+    dx, dy = rng.integers(-big // 8, big // 8 + 1, 2)
+    image = image.rotate(
+        float(rng.uniform(-30, 30)), Image.Resampling.BICUBIC, translate=(int(dx), int(dy)), fillcolor=ground
+    )
+    pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+    return Image.fromarray((pixels + rng.normal(0, 10, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def _draw(
+    draw: ImageDraw.ImageDraw, kind: str, r: float, c: float, ink: tuple[int, ...], ground: tuple[int, ...]
+) -> None:
+    box = (c - r, c - r, c + r, c + r)
+    if kind in ("circle", "ring"):
+        draw.ellipse(box, fill=ink)
+        if kind == "ring":
+            draw.ellipse((c - r * 0.55, c - r * 0.55, c + r * 0.55, c + r * 0.55), fill=ground)
+    elif kind == "square":
+        draw.rectangle(box, fill=ink)
+    elif kind == "cross":
+        draw.rectangle((c - r * 0.3, c - r, c + r * 0.3, c + r), fill=ink)
+        draw.rectangle((c - r, c - r * 0.3, c + r, c + r * 0.3), fill=ink)
+    elif kind in ("triangle", "star"):
+        points = 3 if kind == "triangle" else 10
+        radii = [r] if kind == "triangle" else [r, r * 0.4]
+        angles = [2 * np.pi * k / points - np.pi / 2 for k in range(points)]
+        draw.polygon(
+            [
+                (c + radii[k % len(radii)] * float(np.cos(a)), c + radii[k % len(radii)] * float(np.sin(a)))
+                for k, a in enumerate(angles)
+            ],
+            fill=ink,
+        )
+    elif kind == "stripes":
+        for k in range(-2, 3, 2):
+            draw.rectangle((c - r, c + (k - 0.4) * r / 2.5, c + r, c + (k + 0.4) * r / 2.5), fill=ink)
+    else:
+        for x in (-0.6, 0, 0.6):
+            for y in (-0.6, 0, 0.6):
+                draw.ellipse((c + (x - 0.2) * r, c + (y - 0.2) * r, c + (x + 0.2) * r, c + (y + 0.2) * r), fill=ink)
+
+
+def _write(folder: Path, name: str, samples: Iterable[Sample]) -> None:
+    """Write samples as `<name>-000000.tar` ...; each shard appears whole or not at all."""
+    import webdataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    source = iter(samples)
+    for path in _shards(folder, name, COUNTS[name]):
+        temporary = path.with_suffix(".part")
+        with temporary.open("wb") as stream, webdataset.TarWriter(stream, mtime=0) as tar:
+            for key, image, label in islice(source, ROWS_PER_SHARD):
+                png = io.BytesIO()
+                image.save(png, "PNG")
+                tar.write({"__key__": key, "png": png.getvalue(), "cls": str(label)})
+        os.replace(temporary, path)

@@ -1,0 +1,86 @@
+"""The distillation loss with teacher dropping (UNIC, arXiv 2408.05088, sections 3.1 and 3.3).
+
+Shapes: B images, P patch tokens, E dimension of a teacher, T teachers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from schemas.config import TokenType
+
+Predictions = Mapping[TokenType, Mapping[str, Tensor]]
+"""By token type and teacher: cls (B, E), patch (B, P, E)."""
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """The two terms of one teacher and token type, per image (B,); patch terms are averaged over tokens."""
+
+    cosine_B: Tensor
+    smooth_l1_B: Tensor
+
+
+def token_losses(prediction: Tensor, target: Tensor) -> TokenLosses:
+    """1 - cos, and smooth-L1 (beta 1) averaged over dimensions, of (B, E) or (B, P, E) float32 tensors."""
+    cosine = 1.0 - F.cosine_similarity(prediction, target, dim=-1)
+    smooth_l1 = F.smooth_l1_loss(prediction, target, reduction="none", beta=1.0).mean(-1)
+    if prediction.ndim == 3:
+        cosine, smooth_l1 = cosine.mean(-1), smooth_l1.mean(-1)
+    return TokenLosses(cosine, smooth_l1)
+
+
+@dataclass(frozen=True)
+class TeacherLosses:
+    """Every teacher's loss of every image, and the terms that it was made from."""
+
+    teachers: tuple[str, ...]
+    loss_BT: Tensor
+    terms: dict[tuple[str, TokenType], TokenLosses]
+
+
+def teacher_losses(predictions: Predictions, targets: Predictions, cosine: float, smooth_l1: float) -> TeacherLosses:
+    """Loss per image and teacher: the mean over token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1."""
+    tokens = tuple(predictions)
+    teachers = tuple(predictions[tokens[0]])
+    terms = {
+        (teacher, token): token_losses(predictions[token][teacher].float(), targets[token][teacher])
+        for teacher in teachers
+        for token in tokens
+    }
+    per_teacher = [
+        torch.stack([cosine * terms[t, k].cosine_B + smooth_l1 * terms[t, k].smooth_l1_B for k in tokens]).mean(0)
+        for t in teachers
+    ]
+    return TeacherLosses(teachers, torch.stack(per_teacher, dim=1), terms)
+
+
+def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float) -> Tensor:
+    """Which teachers an image keeps, (B, T) in {0, 1}, float32.
+
+    The teacher with the highest loss is always kept (the first of equals); each other is dropped with `probability`,
+    decided by the given uniform numbers.
+    """
+    hardest_B1 = loss_BT.detach().argmax(dim=1, keepdim=True)
+    keep_BT = uniforms_BT >= probability
+    return keep_BT.scatter(1, hardest_B1, True).to(torch.float32)
+
+
+def coefficients(keep_BT: Tensor, global_sum: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Weights of the losses, (B, T): kept entries share 1 equally over the global batch.
+
+    `global_sum` adds a scalar over ranks and accumulated micro-batches; normalising per rank would weigh images of
+    ranks that dropped more teachers more.
+    """
+    total = keep_BT.sum()
+    return keep_BT / (total if global_sum is None else global_sum(total))
+
+
+def total_loss(loss_BT: Tensor, keep_BT: Tensor, global_sum: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """This rank's share of the scalar loss of the global batch."""
+    return (coefficients(keep_BT, global_sum) * loss_BT).sum()

@@ -1,0 +1,120 @@
+"""The metrics table (`metrics.parquet`) and TensorBoard's event files.
+
+Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, `data_wait` (fraction of the time spent waiting for
+data), then for every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since
+the row before. Rows at the end of an epoch may hold the same names under `val/`. Absent values are null.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.storage import LocalStore
+from stages.distill.loss import TeacherLosses
+
+FILE = "metrics.parquet"
+
+
+def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """The scalars of one batch, detached, by column name."""
+    found = {"loss": total.detach()}
+    loss_T, kept_T = losses.loss_BT.detach().mean(0), keep_BT.mean(0)
+    for i, teacher in enumerate(losses.teachers):
+        found[f"{teacher}/loss"], found[f"{teacher}/kept"] = loss_T[i], kept_T[i]
+    for (teacher, token), terms in losses.terms.items():
+        found[f"{teacher}/{token}/cosine"] = terms.cosine_B.detach().mean()
+        found[f"{teacher}/{token}/smooth_l1"] = terms.smooth_l1_B.detach().mean()
+    return found
+
+
+class Meter:
+    """Running sums of the measures, kept on the device so that a step does not wait for them."""
+
+    def __init__(self) -> None:
+        self.names: tuple[str, ...] = ()
+        self.sums: Tensor | None = None
+        self.weight = 0.0
+
+    def add(self, found: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Count one batch; `weight` is 1 for a step, and the number of images for a mean over images."""
+        values = torch.stack([value.float() for value in found.values()]) * weight
+        self.sums = values if self.sums is None else self.sums.to(values.device) + values
+        self.names, self.weight = tuple(found), self.weight + weight
+
+    def means(self, prefix: str = "") -> dict[str, float]:
+        """Means of everything added, by `prefix` + name; empty when nothing was."""
+        if self.sums is None:
+            return {}
+        return {prefix + n: v / self.weight for n, v in zip(self.names, self.sums.tolist(), strict=True)}
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps, so that a row after a resume is the mean of the same steps."""
+        return {"names": list(self.names), "sums": self.sums, "weight": self.weight}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, object]) -> Meter:
+        """The meter that `state` was taken from."""
+        meter = cls()
+        names, sums, weight = state["names"], state["sums"], state["weight"]
+        assert isinstance(names, Sequence)
+        assert isinstance(weight, float)
+        meter.names, meter.weight = tuple(names), weight
+        meter.sums = sums if isinstance(sums, Tensor) else None
+        return meter
+
+
+class MetricsLog:
+    """The rows of a training, on disk whenever a checkpoint is."""
+
+    def __init__(self, store: LocalStore, step: int) -> None:
+        """Continue after `step` steps; rows of later steps are forgotten, in the table and in TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.store = store
+        self.rows = [row for row in read_metrics(store) if row["step"] <= step]
+        # Rows are written after their step, so the first one that may be written again is `step` + 1.
+        self.board = SummaryWriter(str(store.path("tensorboard")), purge_step=step + 1)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row (it must have `step`); the table reaches the disk with `flush`."""
+        self.rows.append(dict(row))
+        for name, value in row.items():
+            if name != "step":
+                self.board.add_scalar(name, value, int(row["step"]))
+
+    def flush(self) -> None:
+        """Replace the table atomically."""
+        names = sorted({name for row in self.rows for name in row}, key=_column_order)
+        columns = {
+            name: pa.array([row.get(name) for row in self.rows], pa.int64() if name == "step" else pa.float64())
+            for name in names
+        }
+        if columns:
+            buffer = io.BytesIO()
+            pq.write_table(pa.table(columns), buffer, compression="zstd")
+            self.store.put(FILE, buffer.getvalue())
+        self.board.flush()
+
+    def close(self) -> None:
+        """End TensorBoard's writer."""
+        self.board.close()
+
+
+def read_metrics(store: LocalStore) -> list[dict[str, float]]:
+    """The table's rows without nulls; empty when there is none, or it cannot be read."""
+    try:
+        table = pq.read_table(io.BytesIO(store.get(FILE)))
+    except (FileNotFoundError, pa.ArrowInvalid, OSError):
+        return []
+    return [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
+
+
+def _column_order(name: str) -> tuple[int, str]:
+    first = ("step", "epoch", "lr", "loss", "data_wait", "val/loss")
+    return (first.index(name), "") if name in first else (len(first), name)

@@ -1,0 +1,60 @@
+"""Learning rates and parameter groups.
+
+Linear warm-up from 0 to the peak, then a cosine to the final rate, as DINO's and UNIC's training code computes them;
+AdamW with decay on matrices only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from schemas.config import OptimizerConfig
+
+LR_IMAGES = 256
+"""The configured learning rate is per this many images."""
+
+
+def learning_rates(
+    base: float, final: float, epochs: int, steps_per_epoch: int, warmup_epochs: int
+) -> NDArray[np.float64]:
+    """Learning rate of every step, (epochs * steps_per_epoch,) float64.
+
+    Warm-up takes `min(warmup_epochs, epochs)` epochs; afterwards
+    final + (base - final) / 2 * (1 + cos(pi * i / n)) for i = 0 … n - 1.
+    """
+    total = epochs * steps_per_epoch
+    warmup = min(warmup_epochs * steps_per_epoch, total)
+    rest = np.arange(total - warmup)
+    cosine = final + 0.5 * (base - final) * (1 + np.cos(np.pi * rest / max(len(rest), 1)))
+    return np.concatenate([np.linspace(0.0, base, warmup), cosine])
+
+
+def configured_rates(config: OptimizerConfig, steps_per_epoch: int) -> NDArray[np.float64]:
+    """Learning rate of every step of a student: the peak is lr * batch / 256."""
+    peak = config.lr * config.batch / LR_IMAGES
+    return learning_rates(peak, config.min_lr, config.epochs, steps_per_epoch, config.warmup_epochs)
+
+
+def make_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW (eps 1e-8) over all trainable parameters, in two groups: decayed matrices, and everything else.
+
+    Biases (by name, whatever their shape) and one-dimensional parameters are not decayed.
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                is_plain = parameter.ndim <= 1 or name.rpartition(".")[2].endswith("bias")
+                (plain if is_plain else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)

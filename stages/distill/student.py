@@ -1,0 +1,126 @@
+"""The student: a timm vision transformer whose block outputs feed the ladder.
+
+Shapes: B images, S image side in pixels, P patch tokens, D width, L blocks, U residual branches with drop path.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from schemas.config import StudentConfig
+from schemas.errors import UserError
+
+
+class BlockOutputs(NamedTuple):
+    """Outputs of the chosen blocks before the final norm: L tensors (B, D), and L tensors (B, P, D)."""
+
+    cls_LBD: list[Tensor]
+    patch_LBPD: list[Tensor]
+
+
+class GivenDropPath(nn.Module):
+    """Drop path (stochastic depth per sample) whose uniform draws are given instead of taken from global state."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.uniforms_B: Tensor | None = None
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        """Zero the branch of samples whose draw is below the rate, and scale the others by 1 / (1 - rate)."""
+        if self.uniforms_B is None:
+            return x_BND
+        scale_B = (self.uniforms_B >= self.rate).to(x_BND.dtype) / (1.0 - self.rate)
+        return x_BND * scale_B.view(-1, *[1] * (x_BND.ndim - 1))
+
+
+class Student(nn.Module):
+    """A timm ViT (in `self.vit`) that returns what its blocks put out."""
+
+    def __init__(self, vit: Any) -> None:
+        super().__init__()
+        self.vit = vit
+        self.depth, self.width = len(vit.blocks), int(vit.embed_dim)
+        self.grid: tuple[int, int] = (int(vit.patch_embed.grid_size[0]), int(vit.patch_embed.grid_size[1]))
+        self.drop_paths = _replace_drop_paths(vit)
+
+    def forward(self, x_B3SS: Tensor, blocks: tuple[int, ...], drop_uniforms_BU: Tensor | None = None) -> BlockOutputs:
+        """Outputs of the given blocks for normalised images; register tokens are left out.
+
+        Args:
+            x_B3SS: float images.
+            blocks: block numbers, ascending.
+            drop_uniforms_BU: one draw per image and residual branch (U = `len(drop_paths)`); None: nothing is dropped.
+        """
+        for i, module in enumerate(self.drop_paths):
+            module.uniforms_B = None if drop_uniforms_BU is None else drop_uniforms_BU[:, i]
+        pairs = self.vit.forward_intermediates(
+            x_B3SS, indices=list(blocks), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+        return BlockOutputs([prefix[:, 0] for _, prefix in pairs], [patch for patch, _ in pairs])
+
+
+def build_student(config: StudentConfig) -> Student:
+    """The student at its seeded random initialisation, on the CPU, in training mode; global random state is kept.
+
+    Raises:
+        UserError: no such architecture, not a ViT with a CLS token, or settings that it does not take.
+    """
+    arguments: dict[str, Any] = {"img_size": config.image_size, "drop_path_rate": config.drop_path, **config.model_args}
+    _refuse_random_layers(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            vit = timm.create_model(config.architecture, pretrained=False, num_classes=0, **arguments)
+        except TypeError as error:
+            _check_vit(config, None)
+            raise UserError(
+                f"Student architecture {config.architecture} does not take these arguments: {error}.",
+                "Check students.NAME.architecture and model_args; the student must be a timm vision transformer.",
+            ) from None
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"Student architecture {config.architecture} cannot be built: {error}.",
+                "Check students.NAME.architecture, image_size and model_args.",
+            ) from None
+        _check_vit(config, vit)
+        return Student(vit)
+
+
+def _check_vit(config: StudentConfig, vit: Any) -> None:
+    parts = ("blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens")
+    if vit is not None and all(getattr(vit, part, None) is not None for part in parts):
+        return
+    if vit is None and config.architecture.split("_")[0] in {"vit", "deit", "deit3", "beit", "beitv2", "eva02"}:
+        return
+    raise UserError(
+        f"A student must be a vision transformer with a CLS token; {config.architecture} is not.",
+        "Choose a timm ViT for students.NAME.architecture, for instance vit_small_patch16_224. CNNs can be teachers.",
+    )
+
+
+def _refuse_random_layers(config: StudentConfig) -> None:
+    if "drop_path_rate" in config.model_args:
+        raise UserError("model_args.drop_path_rate: use students.NAME.drop_path instead.")
+    rates = [key for key, value in config.model_args.items() if key.endswith("drop_rate") and value]
+    if rates:
+        raise UserError(
+            f"model_args.{rates[0]}: dropout draws from global random state, which a resumed run cannot repeat.",
+            "Leave it out; students.NAME.drop_path regularises and resumes exactly.",
+        )
+
+
+def _replace_drop_paths(vit: nn.Module) -> list[GivenDropPath]:
+    replaced: list[GivenDropPath] = []
+    for parent in list(vit.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, DropPath):
+                module = GivenDropPath(float(child.drop_prob or 0.0))
+                setattr(parent, name, module)
+                replaced.append(module)
+    return replaced

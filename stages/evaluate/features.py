@@ -1,0 +1,65 @@
+"""Features and labels of one labelled dataset, as probes take them. N samples, D dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluations import no_labels
+from schemas.errors import StageError
+
+if TYPE_CHECKING:
+    from pipeline.cache.reader import FeatureCache
+    from pipeline.samples.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Features:
+    """The `cls` features of a dataset's usable rows, in row order, with their labels."""
+
+    name: str
+    """The dataset's name, for messages."""
+    x_ND: NDArray[np.float32]
+    labels_N: NDArray[np.int64]
+    """Class numbers >= 0; -1 where a sample has none."""
+    left_out: int = 0
+    """Rows without features: their images could not be decoded, or their features were not finite."""
+
+
+def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
+    """Read view 0's `cls` tokens block by block and join the labels by row number.
+
+    Raises:
+        UserError: the dataset has no labels, or none at all for some rows.
+        StageError: a unit is missing or damaged, or its rows are not the dataset's.
+    """
+    name = dataset.manifest.name
+    if not dataset.manifest.labelled:
+        raise no_labels(name)
+    labels_by_row = _labels_by_row(dataset)
+    x_ND = np.empty((dataset.manifest.rows, cache.dims["cls"]), dtype=np.float32)
+    labels_N = np.empty(dataset.manifest.rows, dtype=np.int64)
+    end = 0
+    for number in range(dataset.blocks):
+        values, valid = cache.read_block(0, "cls", number)
+        first, count = dataset.block_range(number)
+        record = cache.records(0, "cls")[number]
+        if record.rows != dataset.block_digest(number) or record.count != count:
+            raise StageError(
+                f"Features of {name} by {cache.manifest.encoder}, block {number}, are of other rows than the index has.",
+                "Extract that block again: unic-pipe extract",
+            )
+        start, end = end, end + int(valid.sum())
+        x_ND[start:end] = values[valid]
+        labels_N[start:end] = labels_by_row[first : first + count][valid]
+    return Features(name, x_ND[:end], labels_N[:end], left_out=dataset.manifest.rows - end)
+
+
+def _labels_by_row(dataset: Dataset) -> NDArray[np.int64]:
+    """Labels addressed by row number; -1 where there is no label, or no row."""
+    by_row = np.full(dataset.manifest.end_row, -1, dtype=np.int64)
+    by_row[dataset.rows()] = dataset.labels()
+    return by_row

@@ -1,0 +1,208 @@
+"""The evaluate stage: every probe that is not fresh, one after the other, each result durable before the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from pipeline.evaluations import (
+    FOLDER,
+    current_record,
+    equal_results,
+    evaluation_digest,
+    evaluation_folder,
+)
+from pipeline.pointers import point
+from pipeline.progress import Reporter
+from pipeline.stopping import Stop
+from pipeline.storage import LocalStore
+from schemas.base import digest_of
+from schemas.config import Config, EvaluateConfig, Scalar
+from schemas.errors import StageError, UnicPipeError, UserError
+from schemas.evaluations import ResultDefinition, ResultRecord
+from stages.evaluate.checks import Task, check_task
+from stages.evaluate.features import Features
+from stages.evaluate.knn import knn_scores
+from stages.evaluate.logistic import MAX_ITERATIONS, Probe, accuracy, search
+from stages.evaluate.results import write_record, write_table
+
+Role = Literal["teacher", "student", "baseline", "encoder"]
+_SAME_DATA = "Train and test are the same data: this is not a test score."
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """One probe of one encoder on one benchmark. `train` and `test` load their features when they are needed."""
+
+    benchmark: str
+    encoder: str
+    role: Role
+    definition: ResultDefinition
+    train: Callable[[], Features]
+    """For instance `partial(read_features, cache, dataset)`."""
+    test: Callable[[], Features]
+    note: str = ""
+    """The benchmark's note; shown with its name."""
+
+
+def evaluate(
+    config: Config,
+    workdir: Path,
+    name: str,
+    jobs: Sequence[ProbeJob],
+    reporter: Reporter,
+    stop: Stop,
+    device: str = "cpu",
+) -> list[ResultRecord]:
+    """Run every probe whose result is missing, failed or not of this definition; return the records in job order.
+
+    `jobs` holds all benchmarks of the configuration: together with the protocol and the settings they name the folder
+    `evaluations/<name>-<8>`. A probe that cannot be run leaves a record with status `failed` and the reason, and the
+    others go on; `failures` makes an error of them. After a stop, what was not reached has no record.
+
+    Raises:
+        UserError: there is nothing to evaluate.
+        StageError: a result could not be written.
+    """
+    if not jobs:
+        raise UserError(
+            "Nothing to evaluate: the configuration has no benchmark.",
+            "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
+        )
+    benchmarks = {j.benchmark: (j.definition.benchmark_train, j.definition.benchmark_test) for j in jobs}
+    folder = evaluation_folder(workdir, name, evaluation_digest(config.evaluate, benchmarks))
+    store = LocalStore(folder)
+    store.sweep()
+    records = _finished(workdir, store, jobs)
+    if records:
+        reporter.say(f"evaluate: {len(records)} of {len(jobs)} probes are fresh: skipped.")
+    todo = [place for place in range(len(jobs)) if place not in records]
+    if todo:
+        with reporter.task("evaluate", total=len(jobs), unit="probe", done=len(records)) as task:
+            loader = _Loader()
+            for place in todo:
+                if stop.requested:
+                    break
+                task.note(_title(jobs[place]))
+                records[place] = _run(jobs[place], loader, config.evaluate, device)
+                write_record(store, records[place])
+                if records[place].message:
+                    reporter.say(f"{_title(jobs[place])}: {records[place].message}")
+                task.advance()
+    in_order = [records[place] for place in sorted(records)]
+    write_table(store, in_order)
+    point(workdir / FOLDER, name, folder.name)
+    return in_order
+
+
+def failures(records: Sequence[ResultRecord]) -> StageError | None:
+    """One error for all failed probes, or None; finished results are kept either way."""
+    failed = [r for r in records if r.status == "failed"]
+    if not failed:
+        return None
+    first = failed[0]
+    return StageError(
+        f"{len(failed)} of {len(records)} probes failed; the first, {first.encoder} on {first.benchmark}: {first.message}",
+        "The other results are kept. Mend this and run again: unic-pipe evaluate",
+    )
+
+
+def _finished(workdir: Path, store: LocalStore, jobs: Sequence[ProbeJob]) -> dict[int, ResultRecord]:
+    """Records in force by place in `jobs`; equal results of other evaluations or other names are taken over."""
+    found: dict[int, ResultRecord] = {}
+    for place, job in enumerate(jobs):
+        record = current_record(store.root, job.benchmark, job.encoder, job.definition)
+        if record is not None and record.status == "done" and record.role == job.role:
+            found[place] = record
+    missing = [place for place in range(len(jobs)) if place not in found]
+    known = equal_results(workdir, (digest_of(jobs[place].definition) for place in missing))
+    for place in missing:
+        job = jobs[place]
+        equal = known.get(digest_of(job.definition))
+        if equal is not None:
+            names = {"benchmark": job.benchmark, "encoder": job.encoder, "role": job.role}
+            found[place] = equal.model_copy(update=names)
+            write_record(store, found[place])
+    return found
+
+
+def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str) -> ResultRecord:
+    """Run one probe; what the data or the machine refuse becomes a failed record."""
+    metrics: dict[str, float] = {}
+    chosen: dict[str, Scalar] = {}
+    try:
+        task = loader.load(job)
+        metrics, chosen, remarks = (_logistic if job.definition.probe == "logistic" else _knn)(task, config, device)
+        if job.definition.benchmark_train == job.definition.benchmark_test:
+            remarks = (_SAME_DATA, *remarks)
+        status, message = "done", " ".join((*remarks, *task.remarks))
+    except UnicPipeError as error:
+        status, message = "failed", str(error).replace("\n", " ")
+    except (MemoryError, torch.OutOfMemoryError):
+        status, message = "failed", f"Out of memory on {device}. Free some, or use another device: --device cpu"
+    return ResultRecord(
+        benchmark=job.benchmark,
+        encoder=job.encoder,
+        role=job.role,
+        definition=job.definition,
+        digest=digest_of(job.definition),
+        status="done" if status == "done" else "failed",
+        metrics=metrics,
+        chosen=chosen,
+        message=message,
+    )
+
+
+Outcome = tuple[dict[str, float], dict[str, Scalar], tuple[str, ...]]
+
+
+def _logistic(task: Task, config: EvaluateConfig, device: str) -> Outcome:
+    """Search C on the training set, refit on all of it, score the test set. Runs on the CPU."""
+    del device
+    found = search(task.train_ND, task.train_labels_N, config.c_values, config.validation_fraction, config.seed)
+    probe = Probe(task.train_ND, task.train_labels_N)
+    probe.fit(found.c)
+    metrics = accuracy(probe.predict(task.test_MD), task.test_labels_M, task.test_classes_M)
+    converged = found.converged and probe.converged
+    remarks = () if converged else (f"L-BFGS stopped after {MAX_ITERATIONS} iterations, before it had converged.",)
+    chosen = {**_sizes(task), "c": found.c, "validation_top1": found.validation_top1, "converged": converged}
+    return metrics, chosen, remarks
+
+
+def _knn(task: Task, config: EvaluateConfig, device: str) -> Outcome:
+    """Score the test set by the vote of each sample's nearest training samples."""
+    metrics = knn_scores(task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M, config.k_values, device)
+    samples = len(task.train_ND)
+    above = [str(k) for k in config.k_values if k > samples]
+    remarks = (f"k = {', '.join(above)}: only {samples:,} training samples, so all of them vote.",) if above else ()
+    return metrics, _sizes(task), remarks
+
+
+def _sizes(task: Task) -> dict[str, Scalar]:
+    return {"train_samples": len(task.train_ND), "test_samples": len(task.test_MD), "classes": task.classes}
+
+
+def _title(job: ProbeJob) -> str:
+    note = f" ({job.note})" if job.note else ""
+    return f"{job.encoder} on {job.benchmark}{note}, {job.definition.probe}"
+
+
+class _Loader:
+    """Keeps the task of the last benchmark and encoder, so that their probes share one reading of the features."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, ...] = ()
+        self._task: Task | None = None
+
+    def load(self, job: ProbeJob) -> Task:
+        d = job.definition
+        key = (job.benchmark, job.encoder, d.features_train, d.features_test, d.benchmark_train, d.benchmark_test)
+        if self._task is None or key != self._key:
+            self._task = None  # lets go of the last one's memory first
+            self._task = check_task(job.train(), job.test())
+            self._key = key
+        return self._task

@@ -1,0 +1,93 @@
+"""The evaluate stage as a command runs it: features of every benchmark through the cache, then the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pipeline.cache.reader import FeatureCache
+from pipeline.engine import pick_device
+from pipeline.evaluations import no_labels
+from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
+from pipeline.features import FeatureNeed
+from pipeline.inventory import Inventory
+from pipeline.planning import EVALUATION, benchmark_datasets
+from pipeline.probing import ProbePlan, probe_plans
+from pipeline.progress import Reporter
+from pipeline.samples.dataset import Dataset
+from pipeline.stopping import Stop
+from schemas.errors import UserError
+from schemas.evaluations import ResultRecord
+from stages.evaluate.features import Features, read_features
+from stages.evaluate.run import ProbeJob, evaluate
+
+
+def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> list[ResultRecord]:
+    """Probe every finished student, every teacher and the baselines on every benchmark; skips what is fresh.
+
+    The benchmarks' datasets must be indexed.
+
+    Raises:
+        UserError: no benchmark, missing weights, no labels.
+        StageError: features could not be extracted.
+    """
+    if not inventory.config.evaluate.benchmarks:
+        raise UserError(
+            "Nothing to evaluate: no benchmark is configured.",
+            "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
+        )
+    for name in benchmark_datasets(inventory):
+        dataset = inventory.dataset(name).dataset
+        if dataset is not None and not dataset.manifest.labelled:
+            raise no_labels(name)
+    plans, waiting = probe_plans(inventory)
+    for name in waiting:
+        reporter.say(f"evaluate: {name} is not finished, so it is left out for now (unic-pipe distill)")
+    _extract(inventory, plans, options, reporter, stop)
+    if stop.requested:
+        return []
+    jobs = [_job(inventory, plan) for plan in plans]
+    device = pick_device(options.device)
+    return evaluate(inventory.config, inventory.folder, EVALUATION, jobs, reporter, stop, device)
+
+
+def _extract(
+    inventory: Inventory, plans: Sequence[ProbePlan], options: ExtractOptions, reporter: Reporter, stop: Stop
+) -> None:
+    """Extract the missing features, one pass per dataset for all encoders together."""
+    wanted: dict[str, dict[str, tuple[FeatureNeed, ProbePlan]]] = {}
+    datasets: dict[str, Dataset] = {}
+    for plan in plans:
+        for need, dataset in (plan.train, plan.test):
+            datasets[need.dataset] = dataset
+            wanted.setdefault(need.dataset, {})[need.encoder + need.digest] = (need, plan)
+    for name, needs in wanted.items():
+        if stop.requested:
+            return
+        dataset = datasets[name]
+        work = ExtractPass(
+            workdir=inventory.folder,
+            dataset=dataset,
+            jobs=[(need, plan.encoder) for need, plan in needs.values()],
+            blocks=dataset.blocks,
+            max_bad_fraction=inventory.config.samples.max_bad_fraction,
+            title=f"features of {name} ({len(needs)} encoders)",
+        )
+        extract_features(work, options, reporter, stop)
+
+
+def _job(inventory: Inventory, plan: ProbePlan) -> ProbeJob:
+    return ProbeJob(
+        benchmark=plan.benchmark,
+        encoder=plan.encoder.name,
+        role=plan.role,
+        definition=plan.definition,
+        train=partial(_features, inventory.folder, *plan.train),
+        test=partial(_features, inventory.folder, *plan.test),
+        note=plan.note,
+    )
+
+
+def _features(workdir: Path, need: FeatureNeed, dataset: Dataset) -> Features:
+    return read_features(FeatureCache.open(need.folder(workdir)), dataset)

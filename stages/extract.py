@@ -1,0 +1,85 @@
+"""The extract stage: each teacher runs once over the views of each sample; its features go to the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.extraction import Extraction, ExtractOptions, ExtractPass, extract_features
+from pipeline.features import FeatureNeed
+from pipeline.inventory import Inventory
+from pipeline.planning import extraction_needs
+from pipeline.progress import Reporter
+from pipeline.stopping import Stop
+from schemas.errors import UserError
+
+
+@dataclass(frozen=True)
+class ExtractOutcome:
+    """What `extract` did, per dataset."""
+
+    passes: dict[str, Extraction]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every feature that was asked for is there."""
+        return all(extraction.complete for extraction in self.passes.values())
+
+
+def extract(
+    inventory: Inventory,
+    teachers: Sequence[str],
+    options: ExtractOptions,
+    reporter: Reporter,
+    stop: Stop,
+) -> ExtractOutcome:
+    """Bring the features of some teachers (none named: all) up to date over the training and validation sets.
+
+    The datasets must be indexed. Teachers that share a dataset share one pass: images are decoded once.
+
+    Raises:
+        UserError: unknown teacher, missing weights, nothing to extract.
+        StageError: too many unusable rows, disk too small, views that render differently.
+    """
+    chosen = tuple(dict.fromkeys(teachers)) or tuple(inventory.config.teachers)
+    needs = extraction_needs(inventory, chosen)
+    if not needs:
+        raise UserError(
+            "There is nothing to extract: no teacher is configured." if not chosen else "No dataset to extract from.",
+            "Add teachers: and samples.datasets: to unic-pipe.yaml (unic-pipe teachers lists the known ones).",
+        )
+    passes: dict[str, Extraction] = {}
+    for name in dict.fromkeys(need.dataset for need in needs):
+        if stop.requested:
+            break
+        passes[name] = _extract_dataset(
+            inventory, name, [n for n in needs if n.dataset == name], options, reporter, stop
+        )
+    return ExtractOutcome(passes)
+
+
+def _extract_dataset(
+    inventory: Inventory,
+    name: str,
+    needs: Sequence[FeatureNeed],
+    options: ExtractOptions,
+    reporter: Reporter,
+    stop: Stop,
+) -> Extraction:
+    dataset = inventory.dataset(name).dataset
+    assert dataset is not None
+    names = ", ".join(need.encoder for need in needs)
+    work = ExtractPass(
+        workdir=inventory.folder,
+        dataset=dataset,
+        jobs=[(need, inventory.teacher(need.encoder)) for need in needs],
+        blocks=inventory.block_limit(dataset),
+        max_bad_fraction=inventory.config.samples.max_bad_fraction,
+        title=f"extract {name} ({names})",
+    )
+    extraction = extract_features(work, options, reporter, stop)
+    if extraction.done == 0 and extraction.complete:
+        reporter.say(f"extract {name} ({names}): nothing to do, all {extraction.total} units are there")
+    elif extraction.before:
+        reporter.say(f"extract {name} ({names}): {extraction.before} of {extraction.total} units were there already")
+    return extraction

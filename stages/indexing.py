@@ -1,0 +1,26 @@
+"""The index stage: look at every sample once, write down where it is, what it contains and its label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.inventory import Inventory
+from pipeline.progress import Reporter
+from pipeline.samples.index import index_dataset
+from schemas.errors import UserError
+
+
+def index(inventory: Inventory, names: Sequence[str], reporter: Reporter) -> None:
+    """Index datasets that are missing or have new shards; the others are only compared with their files.
+
+    Raises:
+        UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
+    """
+    known = inventory.config.samples.datasets
+    for name in names:
+        if name not in known:
+            raise UserError(f"No dataset is named {name!r}.", f"There are: {', '.join(known)}.")
+    for name in names:
+        if inventory.dataset(name).state != "fresh":
+            dataset = index_dataset(inventory.folder, name, known[name], inventory.config.samples, reporter)
+            inventory.refresh(name, dataset)

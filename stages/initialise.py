@@ -1,0 +1,128 @@
+"""`init`: look at the data, and write a commented `unic-pipe.yaml` for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.configuration import CONFIG_NAME
+from pipeline.encoders.registry import parse_choice
+from pipeline.samples.survey import Survey, survey_splits
+from pipeline.storage import LocalStore
+from schemas.errors import UserError
+
+PAPER_DROP = {1: 0.0, 2: 0.25}
+"""Drop probability by number of teachers (UNIC: .25 for two, .5 for four)."""
+
+
+def look(path: Path) -> dict[str, Survey]:
+    """What is below a path, by split (`train`, `val` ...), with counts and the time that indexing will take.
+
+    Raises:
+        UserError: nothing there that can be a source.
+    """
+    if not path.exists() and not any(c in str(path) for c in "*?{["):
+        raise UserError(f"{path}: no such file or folder.", "Give --data a folder of tars or images, or a tar pattern.")
+    return survey_splits(path)
+
+
+def write_config(
+    folder: Path, surveys: Mapping[str, Survey], teachers: Sequence[str], student: str, views: int, gpu: bool
+) -> Path:
+    """Write `unic-pipe.yaml` into the working folder, which must not have one.
+
+    Raises:
+        UserError: there is one already, or a teacher is not known.
+    """
+    for teacher in teachers:
+        parse_choice(teacher)
+    path = folder / CONFIG_NAME
+    text = _text(folder, surveys, teachers, student, views, gpu)
+    if not LocalStore(folder).create(CONFIG_NAME, text.encode()):
+        raise UserError(f"{path} exists already.", "Edit it, or move it away first; init never overwrites.")
+    return path
+
+
+def _text(
+    folder: Path, surveys: Mapping[str, Survey], teachers: Sequence[str], student: str, views: int, gpu: bool
+) -> str:
+    roots = sorted({_from(folder, survey.root) for survey in surveys.values()})
+    drop = PAPER_DROP.get(len(teachers), 0.5)
+    lines = [
+        "# unic-pipe: what to distil, from which samples, and how to judge it.   unic-pipe status shows the plan,",
+        "# unic-pipe run carries it out. Every field and its default: schemas/config.py.",
+        "",
+        "samples:",
+        f"  roots: {_flow(roots)}   # folders in which the sources are searched; may change when data move",
+        "  datasets:",
+        *(_dataset(name, survey) for name, survey in surveys.items()),
+        "",
+        "views:                # what is cached of every training sample",
+        "  recipe: unic        # the paper's crops and colours; gentle suits tiny images",
+        f"  count: {views}            # more views: more disk, better students",
+        "",
+        "weights_dir: weights  # searched first for teachers' weights (unic-pipe teachers)",
+        "teachers:             # frozen; also mine: {encoder: timm:NAME} or {encoder: checkpoint:PATH}",
+        *(f"  {_teacher(teacher)}" for teacher in teachers),
+        "",
+        "cache:",
+        "  codec: int8         # a third of float16's size at 35 dB; float16 keeps half precision",
+        "",
+        "compute:              # part of a feature's identity, except device",
+        "  device: auto",
+        f"  dtype: {'bfloat16' if gpu else 'float32 '}     # of the teachers' forward pass",
+        "",
+        "students:",
+        "  main:",
+        f"    architecture: {student}",
+        f"    dataset: {'train' if 'train' in surveys else next(iter(surveys))}",
+        f"    loss: {{drop_probability: {drop}}}   # the paper: .25 for two teachers, .5 for four",
+        "    optimizer: {epochs: 200, batch: 512, lr: 3e-4}   # lr per 256 images",
+        f"    dtype: {'bfloat16' if gpu else 'float32'}",
+    ]
+    if "val" in surveys and surveys["val"].classes is not None:
+        lines += ["", "distill:", "  validation: val     # validation loss after every epoch"]
+    lines += ["", *_evaluate(surveys)]
+    return "\n".join(lines) + "\n"
+
+
+def _dataset(name: str, survey: Survey) -> str:
+    fields = [f'source: "{survey.config.source}"']
+    if survey.config.labels is not None:
+        fields.append(f'labels: "{survey.config.labels}"')
+    about = "" if survey.exact else "about "
+    classes = f", {survey.classes:,} classes" if survey.classes else ""
+    return f"    {name}: {{{', '.join(fields)}}}   # {about}{survey.rows:,} images{classes}"
+
+
+def _teacher(teacher: str) -> str:
+    if ":" not in teacher:
+        return f"{teacher}: {{}}"
+    name = Path(teacher.partition(":")[2]).name.split(".")[0].replace("/", "-")
+    return f'{name}: {{encoder: "{teacher}"}}'
+
+
+def _evaluate(surveys: Mapping[str, Survey]) -> list[str]:
+    labelled = [name for name, survey in surveys.items() if survey.classes is not None or survey.config.labels]
+    tests = [name for name in ("test", "val") if name in labelled]
+    if "train" in labelled and tests:
+        return [
+            "evaluate:             # any labelled pair of datasets is a benchmark",
+            "  benchmarks:",
+            f"    {tests[0]}: {{train: train, test: {tests[0]}}}",
+        ]
+    return [
+        "# evaluate:           # any labelled pair of datasets is a benchmark",
+        "#   benchmarks:",
+        "#     pets: {train: pets-train, test: pets-test}   # name both under samples.datasets",
+    ]
+
+
+def _flow(values: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{value}"' for value in values) + "]"
+
+
+def _from(folder: Path, root: Path) -> str:
+    """A root as it is written: relative when it lies in the working folder, absolute otherwise."""
+    return os.path.relpath(root, folder) if root.is_relative_to(folder) else str(root)

@@ -1,0 +1,255 @@
+"""The charts: radar or bars of relative scores, and panels of training curves. Each returns inline SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from markupsafe import Markup
+
+from stages.report.data import Series
+from stages.report.svg import (
+    Style,
+    element,
+    marker,
+    nice_ticks,
+    number,
+    picture,
+    shorten,
+    text,
+    tick_labels,
+)  # fmt: skip
+
+POINTS_PER_CURVE = 120
+RELATIVE_TITLE = "Top-1 relative to the best teacher of each benchmark (100)"
+CLIP_BELOW = 60.0
+"""Per cent. A random baseline below this is drawn at the radar's centre instead of squeezing everything else."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One benchmark: its name and the best teacher's score in per cent, which is 100 on this axis."""
+
+    name: str
+    best: float
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """One encoder's relative scores in per cent, by axis; None where it has no result."""
+
+    name: str
+    role: str
+    values: tuple[float | None, ...]
+    style: Style
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a panel; `name` is used in the description."""
+
+    name: str
+    series: Series
+    style: Style
+    band: bool = False
+    """Also show the range of the values that each drawn point averages."""
+    marks: bool = False
+
+
+@dataclass(frozen=True)
+class Radar:
+    """A radar plot, the per cent at its centre, and what that cut off."""
+
+    picture: Markup
+    centre: float
+    cut: tuple[str, ...]
+    """Names with a value below the centre, drawn at the centre."""
+    left_out: tuple[str, ...]
+    """Names that lie below the centre everywhere."""
+
+
+def radar(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Radar:
+    """A radar plot of at least three axes."""
+    count = len(axes)
+    bottom = max(-math.cos(2 * math.pi * i / count) for i in range(count))
+    width, radius = 500.0, min(262 / (1 + bottom), 155.0)
+    cx, cy = width / 2, radius + 42.0
+    rings = _rings(polygons)
+    low, high = rings[0], rings[-1]
+    drawn = [p for p in polygons if any(v is not None and v > low for v in p.values)]
+
+    def at(axis: int, value: float, extra: float = 0.0) -> tuple[float, float]:
+        angle = 2 * math.pi * axis / count
+        r = radius * (min(max(value, low), high) - low) / (high - low) + extra
+        return cx + r * math.sin(angle), cy - r * math.cos(angle)
+
+    parts: list[Markup] = []
+    for ring in rings[1:]:
+        outline = " ".join(f"{number(x)},{number(y)}" for x, y in (at(i, ring) for i in range(count)))
+        parts.append(element("polygon", points=outline, class_="ring best" if abs(ring - 100) < 1e-9 else "ring"))
+    for i, axis in enumerate(axes):
+        x, y = at(i, high)
+        parts.append(element("line", x1=cx, y1=cy, x2=x, y2=y, class_="spoke"))
+        parts += _axis_label(axis, at(i, high, 12), 2 * math.pi * i / count, width, count)
+    # The first and last label would touch the centre's lines and the axis label.
+    for ring, label in list(zip(rings, tick_labels(rings), strict=True))[1:-1]:
+        parts.append(text(cx + 4, cy - radius * (ring - low) / (high - low) + 4, label, "halo"))
+    for polygon in sorted(drawn, key=lambda p: p.role == "student"):
+        parts += _polygon(polygon, [None if v is None else at(i, v) for i, v in enumerate(polygon.values)])
+    description = "; ".join(f"{p.name}: {_spoken(axes, p.values)}" for p in polygons)
+    height = cy + radius * bottom + 42
+    return Radar(
+        picture(width, height, "radar", RELATIVE_TITLE, description, *parts),
+        low,
+        tuple(p.name for p in drawn if any(v is not None and v < low for v in p.values)),
+        tuple(p.name for p in polygons if p not in drawn),
+    )
+
+
+def _rings(polygons: Sequence[Polygon]) -> list[float]:
+    values = [v for p in polygons for v in p.values if v is not None]
+    core = [v for p in polygons if p.role != "baseline" for v in p.values if v is not None] or values
+    low, high = min(core if min(values) < CLIP_BELOW else values), max(*values, 100.0)
+    margin = max((high - low) * 0.15, 0.5)
+    return nice_ticks(max(low - margin, 0.0), high, 5)
+
+
+def _axis_label(axis: Axis, at: tuple[float, float], angle: float, width: float, count: int) -> list[Markup]:
+    """Name and best score at the end of a spoke: centred above or below where there is room, else beside it."""
+    x, y = at
+    sine, cosine = math.sin(angle), math.cos(angle)
+    if abs(sine) < 0.2 or (count <= 5 and cosine < -0.4):
+        anchor, room = "middle", 2 * min(x, width - x)
+        y += -14 if cosine > 0 else 10
+    else:
+        anchor, room = ("start", width - x) if sine > 0 else ("end", x)
+        y -= 2
+    labels = [text(x, y, shorten(axis.name, min(int(room / 8.8), 24)), "label", anchor, axis.name)]
+    if count <= 12:
+        labels.append(text(x, y + 14, f"{axis.best:.1f}", "faint", anchor, f"100 % = {axis.best:.1f}"))
+    return labels
+
+
+def _polygon(polygon: Polygon, points: Sequence[tuple[float, float] | None]) -> list[Markup]:
+    style = polygon.style
+    closed = [*points, points[0]]
+    path = "".join(
+        f"{'L' if i and closed[i - 1] is not None else 'M'}{number(p[0])} {number(p[1])}"
+        for i, p in enumerate(closed)
+        if p is not None
+    )
+    fill = "none" if polygon.role != "student" or None in points else style.colour
+    look = f"stroke:{style.colour};stroke-width:{style.width};stroke-dasharray:{style.dash or 'none'};fill:{fill}"
+    shapes = [element("path", d=path, style=look, class_="shape")]
+    for point, value in zip(points, polygon.values, strict=True):
+        if point is not None:
+            hover = element("title", f"{polygon.name}: {value:.1f}")
+            shapes.append(element("g", hover, marker(style.marker, *point, 3.2, style.colour)))
+    return shapes
+
+
+def _spoken(axes: Sequence[Axis], values: Sequence[float | None]) -> str:
+    said = (f"{a.name} {'no result' if v is None else f'{v:.1f}'}" for a, v in zip(axes, values, strict=True))
+    return ", ".join(said)
+
+
+def bars(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Markup:
+    """Horizontal bars from zero, grouped by benchmark: what a radar would show, for one or two benchmarks."""
+    width, left, right, row, gap = 440.0, 118.0, 52.0, 19.0, 14.0
+    top = max(100.0, *(v for p in polygons for v in p.values if v is not None))
+    scale = (width - left - right) / top
+    parts: list[Markup] = []
+    y = 0.0
+    for i, axis in enumerate(axes):
+        parts.append(text(0, y + 15, shorten(axis.name, 30), "label", full=axis.name))
+        parts.append(text(width, y + 15, f"100 = {axis.best:.1f} %", "faint", "end"))
+        y += 26
+        start = y
+        for polygon in polygons:
+            value = polygon.values[i]
+            parts.append(text(left - 8, y + 13, shorten(polygon.name, 15), "small", "end", polygon.name))
+            if value is None:
+                parts.append(text(left + 6, y + 13, "no result", "faint"))
+            else:
+                fill = f"fill:{polygon.style.colour}"
+                length = max(value * scale, 0.0)
+                parts.append(element("rect", x=left, y=y + 3, width=length, height=row - 6, style=fill, class_="bar"))
+                parts.append(text(width, y + 13, f"{value:.1f}", "small", "end"))
+            y += row
+        x = left + 100 * scale
+        parts.append(element("line", x1=x, y1=start, x2=x, y2=y, class_="ring best"))
+        y += gap
+    description = "; ".join(f"{p.name}: {_spoken(axes, p.values)}" for p in polygons)
+    return picture(width, y, "bars", RELATIVE_TITLE, description, *parts)
+
+
+def panel(
+    identity: str, title: str, lines: Sequence[Line], end: float, limits: tuple[float, float] | None = None
+) -> Markup:
+    """Curves over epochs 0 to `end`; the vertical range is round and fits the data unless `limits` are given."""
+    width, height, left, right, top, bottom = 360.0, 220.0, 46.0, 10.0, 10.0, 34.0
+    thinned = [(line, thin(line.series)) for line in lines]
+    low, high = limits or _span([t for _, t in thinned])
+    ticks = nice_ticks(low, high, 6 if limits else 5)
+    low, high = (low, high) if limits else (ticks[0], ticks[-1])
+
+    def x_of(epoch: float) -> float:
+        return left + (width - left - right) * epoch / end
+
+    def y_of(value: float) -> float:
+        return height - bottom - (height - top - bottom) * (value - low) / (high - low)
+
+    labels = [f"{100 * t:.0f} %" for t in ticks] if limits else tick_labels(ticks)
+    parts = []
+    for tick, label in zip(ticks, labels, strict=True):
+        y = y_of(tick)
+        parts.append(element("line", x1=left, y1=y, x2=width - right, y2=y, class_="grid"))
+        parts.append(text(left - 6, y + 4, label, "tick", "end"))
+    across = [t for t in nice_ticks(0, end, 6) if t <= end * 1.0001]
+    for tick, label in zip(across, tick_labels(across), strict=True):
+        parts.append(text(x_of(tick), height - bottom + 16, label, "tick", "middle"))
+    parts.append(text((left + width - right) / 2, height - 3, "epoch", "faint", "middle"))
+    parts.append(element("line", x1=left, y1=height - bottom, x2=width - right, y2=height - bottom, class_="axis"))
+    for line, points in thinned:
+        parts += _curve(line, [(x_of(e), y_of(m), y_of(lo), y_of(hi)) for e, m, lo, hi in points])
+    said = (f"{line.name} from {p[0][1]:.3g} to {p[-1][1]:.3g}" for line, p in thinned if p)
+    return picture(width, height, identity, title, "; ".join(said), *parts)
+
+
+Thinned = list[tuple[float, float, float, float]]
+"""Epoch, mean, minimum and maximum of each drawn point."""
+
+
+def thin(series: Series, limit: int = POINTS_PER_CURVE) -> Thinned:
+    """At most `limit` points: means over runs of equally many rows, with the range of each run."""
+    count = len(series.values)
+    cuts = [round(i * count / min(limit, count)) for i in range(min(limit, count) + 1)] if count else [0]
+    runs = [(series.epochs[a:b], series.values[a:b]) for a, b in pairwise(cuts)]
+    return [(math.fsum(e) / len(e), math.fsum(v) / len(v), min(v), max(v)) for e, v in runs]
+
+
+def _span(curves: Sequence[Thinned]) -> tuple[float, float]:
+    values = [bound for curve in curves for _, _, low, high in curve for bound in (low, high)]
+    low, high = min(values), max(values)
+    # An axis that almost reaches zero may as well start there.
+    return (0.0 if 0 <= low < 0.25 * high else low), high
+
+
+def _curve(line: Line, points: Sequence[tuple[float, float, float, float]]) -> list[Markup]:
+    if not points:
+        return []
+    style = line.style
+    shapes = []
+    if line.band:
+        edge = [(x, hi) for x, _, _, hi in points] + [(x, lo) for x, _, lo, _ in reversed(points)]
+        outline = " ".join(f"{number(x)},{number(y)}" for x, y in edge)
+        shapes.append(element("polygon", points=outline, style=f"fill:{style.colour}", class_="band"))
+    d = "".join(f"{'L' if i else 'M'}{number(x)} {number(y)}" for i, (x, y, _, _) in enumerate(points))
+    look = f"stroke:{style.colour};stroke-width:{style.width};stroke-dasharray:{style.dash or 'none'}"
+    shapes.append(element("path", d=d, style=look, class_="curve"))
+    if line.marks or len(points) == 1:
+        every = max(1, len(points) // 8)
+        shapes += [marker(style.marker, x, y, 2.6, style.colour) for x, y, _, _ in points[::-every][::-1]]
+    return shapes

@@ -1,0 +1,245 @@
+"""Fills `ReportData` from a working folder: result records, students' metrics, feature records, digests."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.cache.records import FeatureFolder
+from pipeline.storage import LocalStore
+from schemas.base import short
+from schemas.config import Scalar, TokenType
+from schemas.errors import StageError
+from schemas.evaluations import ResultRecord
+from schemas.features import FeatureManifest, UnitRecord
+from schemas.students import StudentManifest
+from stages.report.data import (
+    BenchmarkEntry,
+    EncoderEntry,
+    FeatureRow,
+    Origin,
+    ReportData,
+    Role,
+    Score,
+    Series,
+    StudentCurves,
+)  # fmt: skip
+
+SHOWN_K = 20
+"""k of the k-NN table where it was computed: one k for all, because choosing on test scores would flatter."""
+RANDOM, PILOT = "-random", "-pilot"
+"""Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""
+TOKENS: tuple[TokenType, ...] = ("cls", "patch")
+
+
+def gather(
+    workdir: Path,
+    evaluation_folder: Path,
+    students: Mapping[str, Path],
+    results: Sequence[ResultRecord],
+    *,
+    notes: Mapping[str, str] | None = None,
+    commands: Sequence[str] = (),
+    evaluation_digest: str = "",
+    title: str = "",
+) -> ReportData:
+    """Read everything that a report shows. What has gone missing since is left out, not an error.
+
+    Args:
+        workdir: the working folder; features are looked up in it by digest.
+        evaluation_folder: `evaluations/<name>-<8>`; its name stands in the provenance.
+        students: folder of each student whose training is shown, by name.
+        results: the records in force, in the order of the configuration.
+        notes: remarks on benchmarks, for instance that the data are synthetic.
+        commands: what to type to make the results again.
+        evaluation_digest: of the evaluation; by default the eight digits at the end of its folder's name.
+        title: of the report; by default the evaluation's name.
+
+    Raises:
+        UserError: a student's manifest is damaged.
+    """
+    manifests = {name: m for name, folder in students.items() if (m := _manifest(folder)) is not None}
+    roles: dict[str, Role] = {record.encoder: record.role for record in results}
+    roles |= {name: "student" for name in manifests if name not in roles}
+    remarks = notes or {}
+    benchmarks = dict.fromkeys(record.benchmark for record in results)
+    trained_on = {t.features for m in manifests.values() for t in m.definition.teachers}
+    evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
+    folders = [f for d in sorted(trained_on | evaluated) if (f := _feature_folder(workdir, d)) is not None]
+    features = [row for folder in folders for row in feature_rows(folder, roles, trained_on)]
+    order = {name: place for place, name in enumerate(roles)}
+    features.sort(key=lambda f: (f.dataset, order.get(f.encoder, len(order)), f.encoder, f.token))
+    name, _, digits = evaluation_folder.name.rpartition("-")
+    return ReportData(
+        title=title or name or evaluation_folder.name,
+        benchmarks=tuple(BenchmarkEntry(b, remarks.get(b, "")) for b in benchmarks),
+        encoders=tuple(EncoderEntry(n, role, _baseline_of(n, roles)) for n, role in roles.items()),
+        scores=tuple(_score(record) for record in results),
+        training=tuple(training_curves(manifests[n], students[n], n) for n in manifests),
+        features=tuple(features),
+        origins=tuple(_origins(manifests, folders, results, trained_on, evaluation_digest or digits, name)),
+        protocol=", ".join(sorted({record.definition.protocol for record in results})),
+        commands=tuple(commands),
+    )
+
+
+def _baseline_of(name: str, roles: Mapping[str, Role]) -> str | None:
+    if roles[name] != "student":
+        return None
+    for candidate in (f"{name}{RANDOM}", f"{name.removesuffix(PILOT)}{RANDOM}"):
+        if roles.get(candidate) == "baseline":
+            return candidate
+    return None
+
+
+def _score(record: ResultRecord) -> Score:
+    """One record as a score; k-NN is shown at k = 20, or at the smallest k."""
+    metrics, chosen = dict(record.metrics), dict(record.chosen)
+    samples = chosen.pop("test_samples", None)
+    details: dict[str, Scalar] = {("C" if key == "c" else key): value for key, value in chosen.items()}
+    top1 = metrics.get("top1")
+    if record.definition.probe == "knn" and top1 is None:
+        counts = sorted(int(m[1]) for key in metrics if (m := re.fullmatch(r"top1_k([0-9]+)", key)))
+        if counts:
+            k = SHOWN_K if SHOWN_K in counts else counts[0]
+            top1 = metrics[f"top1_k{k}"]
+            details = {"k": k, **{f"top1_k{c}": metrics[f"top1_k{c}"] for c in counts if c != k}, **details}
+    failed = record.status == "failed" or top1 is None
+    return Score(
+        benchmark=record.benchmark,
+        encoder=record.encoder,
+        probe=record.definition.probe,
+        top1=None if failed else top1,
+        per_class=None if failed else metrics.get("per_class"),
+        samples=samples if isinstance(samples, int) else None,
+        chosen=details,
+        message=record.message,
+        digest=record.digest,
+    )
+
+
+def _manifest(folder: Path) -> StudentManifest | None:
+    path = folder / "manifest.json"
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return StudentManifest.from_bytes(raw, str(path))
+
+
+def training_curves(manifest: StudentManifest, folder: Path, name: str) -> StudentCurves:
+    """The curves in a student's `metrics.parquet`; none when there is no readable table."""
+    teachers = tuple(t.name for t in manifest.definition.teachers)
+    try:
+        table = pq.read_table(io.BytesIO((folder / "metrics.parquet").read_bytes()))
+    except (OSError, ValueError):
+        return StudentCurves(name, teachers, {})
+    if "epoch" not in table.column_names:
+        return StudentCurves(name, teachers, {})
+    epochs = table.column("epoch").to_pylist()
+    curves = {
+        column: _series(epochs, table.column(column).to_pylist())
+        for column in table.column_names
+        if column not in ("step", "epoch", "data_wait")
+    }
+    return StudentCurves(name, teachers, {column: c for column, c in curves.items() if c.values})
+
+
+def _series(epochs: Iterable[float | None], values: Iterable[float | None]) -> Series:
+    """Pairs where both are there and finite: a diverged loss ends its curve instead of breaking the chart."""
+    pairs = [
+        (e, v)
+        for e, v in zip(epochs, values, strict=True)
+        if e is not None and v is not None and math.isfinite(e) and math.isfinite(v)
+    ]
+    return Series(tuple(e for e, _ in pairs), tuple(v for _, v in pairs))
+
+
+def _feature_folder(workdir: Path, digest: str) -> tuple[FeatureManifest, FeatureFolder] | None:
+    for path in sorted((workdir / "features").glob(f"*-{short(digest)}")):
+        folder = FeatureFolder(LocalStore(path))
+        try:
+            manifest = folder.manifest
+        except StageError:
+            continue
+        if manifest is not None and manifest.digest == digest:
+            return manifest, folder
+    return None
+
+
+def feature_rows(
+    found: tuple[FeatureManifest, FeatureFolder], roles: Mapping[str, Role], trained_on: set[str]
+) -> list[FeatureRow]:
+    """One row per token type that the folder has records of."""
+    manifest, folder = found
+    encoder = manifest.definition.encoder
+    planes = folder.planes()
+    rows = []
+    for token in TOKENS:
+        views = [folder.records(view, t) for view, t in planes if t == token]
+        units = [record for records in views for record in records.values()]
+        if not units:
+            continue
+        dim, tokens = (encoder.cls_dim, 1) if token == "cls" else (encoder.patch_dim, math.prod(encoder.grid))
+        rows.append(
+            FeatureRow(
+                encoder=manifest.encoder,
+                role=roles.get(manifest.encoder, "teacher"),
+                dataset=manifest.dataset,
+                architecture=encoder.architecture,
+                image_size=encoder.image_size,
+                token=token,
+                dim=dim,
+                grid=encoder.grid,
+                codec=manifest.definition.codec.name,
+                size=sum(entry.size for unit in units for entry in unit.files[:-1]),
+                values=sum(unit.count for unit in units) * tokens * dim,
+                views=len([records for records in views if records]),
+                rows=max(sum(unit.count for unit in records.values()) for records in views),
+                bad_rows=_bad_rows(units),
+                training=manifest.digest in trained_on,
+                digest=manifest.digest,
+            )
+        )
+    return rows
+
+
+def _bad_rows(units: Iterable[UnitRecord]) -> int:
+    return len({(unit.block, row.offset) for unit in units for row in unit.bad})
+
+
+def _origins(
+    students: Mapping[str, StudentManifest],
+    folders: Sequence[tuple[FeatureManifest, FeatureFolder]],
+    results: Sequence[ResultRecord],
+    trained_on: set[str],
+    evaluation: str,
+    evaluation_name: str,
+) -> Iterable[Origin]:
+    """Digests from the data to the evaluation, each once. Features of benchmarks stand in their own table."""
+    found: list[Origin] = []
+    for manifest, _ in folders:
+        found.append(Origin("dataset", manifest.dataset, manifest.definition.dataset))
+    for record in results:
+        found.append(Origin("benchmark", f"{record.benchmark}, train", record.definition.benchmark_train))
+        found.append(Origin("benchmark", f"{record.benchmark}, test", record.definition.benchmark_test))
+    for manifest, _ in folders:
+        weights = manifest.definition.encoder.weights
+        if re.fullmatch(r"[0-9a-f]{64}", weights):
+            found.append(Origin("weights", manifest.encoder, weights))
+    found += [Origin("encoder", record.encoder, record.definition.encoder) for record in results]
+    for manifest, _ in folders:
+        if manifest.digest in trained_on:
+            found.append(Origin("features", f"{manifest.dataset} / {manifest.encoder}", manifest.digest))
+    for name, student in students.items():
+        found += [Origin("statistics", f"{name} / {teacher}", d) for teacher, d in student.statistics.items()]
+        found.append(Origin("student", name, student.digest))
+    if evaluation:
+        found.append(Origin("evaluation", evaluation_name, evaluation))
+    rank = {kind: i for i, kind in enumerate(dict.fromkeys(o.kind for o in found))}
+    return sorted(dict.fromkeys(found), key=lambda o: rank[o.kind])

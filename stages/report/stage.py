@@ -1,0 +1,29 @@
+"""The report as a command writes it: from the results in force, beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline.inventory import Inventory
+from pipeline.planning import evaluation_path
+from schemas.evaluations import ResultRecord
+from stages.report.gather import gather
+from stages.report.render import write_report
+from stages.report.text import results_table
+
+COMMANDS = ("unic-pipe run", "unic-pipe verify")
+"""What makes the results again from the configuration, and what checks them."""
+
+
+def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:
+    """Write `report.html` into the evaluation's folder; its path, and the main table for a terminal."""
+    folder = evaluation_path(inventory)
+    assert folder is not None, "records exist, so the datasets are indexed"
+    shown = {record.encoder for record in records if record.role == "student"}
+    students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
+    notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
+    data = gather(inventory.folder, folder, students, records, notes=notes, commands=COMMANDS)
+    return write_report(folder, data), results_table(data)

@@ -1,0 +1,150 @@
+"""Small pieces of SVG: escaped elements, round ticks, markers, and each encoder's colour, dash and marker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from stages.report.data import EncoderEntry
+
+DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2")
+MARKERS = ("circle", "square", "triangle", "diamond", "cross", "down")
+STUDENT_COLOURS = (0, 1, 2)
+TEACHER_COLOURS = (3, 4, 5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one series is drawn: told apart by colour, and without colour by dash and marker."""
+
+    colour: str
+    """A CSS value, such as `var(--c0)`."""
+    dash: str
+    marker: str
+    width: float
+
+
+def styles(encoders: Iterable[EncoderEntry]) -> dict[str, Style]:
+    """A style for every encoder. Students are thick and solid, teachers dashed, baselines grey and dotted."""
+    found: dict[str, Style] = {}
+    counts = {"student": 0, "teacher": 0, "baseline": 0}
+    for encoder in encoders:
+        role = "teacher" if encoder.role == "encoder" else encoder.role
+        n = counts[role]
+        counts[role] += 1
+        if role == "student":
+            found[encoder.name] = Style(_colour(STUDENT_COLOURS, n), "", MARKERS[n % len(MARKERS)], 2.4)
+        elif role == "teacher":
+            dash = DASHES[1 + n % (len(DASHES) - 1)]
+            found[encoder.name] = Style(_colour(TEACHER_COLOURS, n), dash, MARKERS[(n + 1) % len(MARKERS)], 1.4)
+        else:
+            found[encoder.name] = Style("var(--grey)", "1.5 3", MARKERS[(4 + n) % len(MARKERS)], 1.6)
+    return found
+
+
+def _colour(choices: tuple[int, ...], n: int) -> str:
+    return f"var(--c{choices[n % len(choices)]})"
+
+
+def element(tag: str, *children: str, **attributes: str | float | None) -> Markup:
+    """One element with escaped attributes and text; `_` in attribute names stands for `-`, a final one is dropped."""
+    parts = [
+        f' {key.rstrip("_").replace("_", "-")}="{escape(number(value) if isinstance(value, (int, float)) else value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    ]
+    inside = "".join(escape(child) for child in children)
+    return Markup(f"<{tag}{''.join(parts)}>{inside}</{tag}>")
+
+
+def number(value: float) -> str:
+    """A coordinate with at most two decimals."""
+    text = f"{value:.2f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def picture(width: float, height: float, identity: str, title: str, description: str, *children: str) -> Markup:
+    """An accessible <svg> that scales with its container."""
+    return element(
+        "svg",
+        element("title", title, id=f"{identity}-t"),
+        element("desc", description, id=f"{identity}-d"),
+        *children,
+        viewBox=f"0 0 {number(width)} {number(height)}",
+        role="img",
+        aria_labelledby=f"{identity}-t {identity}-d",
+        xmlns="http://www.w3.org/2000/svg",
+    )
+
+
+def text(x: float, y: float, content: str, class_: str = "", anchor: str | None = None, full: str = "") -> Markup:
+    """A label; `full` is shown on hover when the label was shortened."""
+    hover = (element("title", full),) if full and full != content else ()
+    return element("text", content, *hover, x=x, y=y, class_=class_ or None, text_anchor=anchor)
+
+
+def shorten(name: str, limit: int) -> str:
+    """A name of at most `limit` characters; both ends of a longer one survive."""
+    if len(name) <= limit:
+        return name
+    head = (limit - 1) * 2 // 3
+    return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
+
+
+def marker(shape: str, x: float, y: float, size: float, colour: str) -> Markup:
+    """A small filled sign centred on (x, y)."""
+    s = size
+    corners = {
+        "square": ((-s, -s), (s, -s), (s, s), (-s, s)),
+        "triangle": ((0, -1.2 * s), (1.15 * s, s), (-1.15 * s, s)),
+        "down": ((0, 1.2 * s), (1.15 * s, -s), (-1.15 * s, -s)),
+        "diamond": ((0, -1.35 * s), (1.35 * s, 0), (0, 1.35 * s), (-1.35 * s, 0)),
+    }
+    style = f"fill:{colour}"
+    if shape == "circle":
+        return element("circle", cx=x, cy=y, r=s * 1.1, style=style)
+    if shape == "cross":
+        d = f"M{number(x - s)} {number(y - s)}L{number(x + s)} {number(y + s)}"
+        d += f"M{number(x - s)} {number(y + s)}L{number(x + s)} {number(y - s)}"
+        return element("path", d=d, style=f"stroke:{colour};stroke-width:2;fill:none")
+    points = " ".join(f"{number(x + dx)},{number(y + dy)}" for dx, dy in corners[shape])
+    return element("polygon", points=points, style=style)
+
+
+def swatch(style: Style) -> Markup:
+    """The sample of a line that stands in a legend."""
+    stroke = f"stroke:{style.colour};stroke-width:{style.width};stroke-dasharray:{style.dash or 'none'}"
+    return element(
+        "svg",
+        element("line", x1=1, y1=6, x2=29, y2=6, style=stroke),
+        *([marker(style.marker, 15, 6, 3.2, style.colour)] if style.marker != "none" else []),
+        viewBox="0 0 30 12",
+        width=30,
+        height=12,
+        aria_hidden="true",
+        class_="swatch",
+    )
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers (1, 2 or 5 times a power of ten) that enclose [low, high]."""
+    if not high > low:
+        spread = abs(low) * 0.05 or 0.5
+        low, high = low - spread, high + spread
+    raw = (high - low) / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+def tick_labels(ticks: list[float]) -> list[str]:
+    """Labels with exactly the decimals that tell the ticks apart; thousands grouped; tiny ones as powers of ten."""
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
+    if max(map(abs, ticks)) < 0.01:
+        return ["0" if t == 0 else f"{t:.0e}".replace("e-0", "e−") for t in ticks]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{t:,.{decimals}f}".replace("-", "−") for t in ticks]

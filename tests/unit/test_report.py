@@ -1,0 +1,437 @@
+"""The report: numbers equal the data, every name is escaped, odd inputs still give a readable page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from schemas.base import digest_of
+from schemas.config import StudentConfig
+from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
+from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
+from schemas.students import StudentDefinition, StudentManifest, TeacherInput
+from stages.report.charts import Axis, Polygon, radar, thin
+from stages.report.data import (
+    BenchmarkEntry,
+    EncoderEntry,
+    FeatureRow,
+    Origin,
+    ReportData,
+    Score,
+    Series,
+    StudentCurves,
+)
+from stages.report.gather import gather
+from stages.report.render import render, write_report
+from stages.report.summary import headline
+from stages.report.svg import nice_ticks, shorten, styles, tick_labels
+from stages.report.text import results_table
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+VALUES = {
+    "digits": {"main": 0.9389, "lite0": 0.9500, "lite1": 0.9306, "main-random": 0.8028},
+    "shifted": {"main": 0.8917, "lite0": 0.8833, "lite1": 0.8750, "main-random": 0.6194},
+    "shapes": {"main": 0.9650, "lite0": 0.9900, "lite1": 0.9850, "main-random": 0.9125},
+}
+ENCODERS = (
+    EncoderEntry("main", "student", "main-random"),
+    EncoderEntry("lite0", "teacher"),
+    EncoderEntry("lite1", "teacher"),
+    EncoderEntry("main-random", "baseline"),
+)
+
+
+class Page(HTMLParser):
+    """Checks nesting while parsing, and collects tables, ids, links, texts and tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self.stack.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "td" in self.stack or "th" in self.stack:
+            self.tables[-1][-1][-1] += data
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, key, value in self.attributes if key == name]
+
+
+def hex64(text: str) -> str:
+    return (text.encode().hex() * 64)[:64]
+
+
+def scores(values: dict[str, dict[str, float]], probe: str = "logistic") -> tuple[Score, ...]:
+    return tuple(Score(b, e, probe, v, None, 360, {"C": 0.1}) for b, row in values.items() for e, v in row.items())
+
+
+def curves(name: str = "main", teachers: tuple[str, ...] = ("lite0", "lite1"), rows: int = 40) -> StudentCurves:
+    epochs = tuple((i + 1) / 10 for i in range(rows))
+    falling = Series(epochs, tuple(0.3 + 0.4 * math.exp(-e) for e in epochs))
+    columns = {"loss": falling, "val/loss": Series((1.0, 2.0, 3.0, 4.0), (0.5, 0.4, 0.36, 0.35)), "lr": falling}
+    for teacher in teachers:
+        columns |= {f"{teacher}/loss": falling, f"{teacher}/kept": Series(epochs, (0.75,) * rows)}
+    return StudentCurves(name, teachers, columns)
+
+
+def report_data() -> ReportData:
+    feature = FeatureRow(
+        "lite0", "teacher", "train", "tf_efficientnet_lite0", 96, "patch", 320, (3, 3), "int8", 3_000_000,
+        1078 * 320 * 9 * 2, 2, 1078, 1, True, hex64("f"),
+    )  # fmt: skip
+    return ReportData(
+        title="demo",
+        benchmarks=(BenchmarkEntry("digits"), BenchmarkEntry("shifted"), BenchmarkEntry("shapes", "synthetic")),
+        encoders=ENCODERS,
+        scores=scores(VALUES) + scores(VALUES, "knn"),
+        training=(curves(),),
+        features=(feature,),
+        origins=(Origin("student", "main", hex64("s")),),
+        protocol=PROTOCOL,
+        commands=("unic-pipe run",),
+    )
+
+
+def test_page_is_well_formed_and_loads_nothing() -> None:
+    html = render(report_data())
+    page = Page(html)
+    assert html.startswith("<!DOCTYPE html>")
+    assert "script" not in page.tags
+    assert [v for k in ("src", "href", "action", "data") for v in page.values(k) if not v.startswith("data:,")] == []
+    assert re.findall(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", html) == []
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    for label in page.values("aria-labelledby"):
+        assert set(label.split()) <= set(ids)
+    assert page.tags.count("svg") > page.tags.count("figure") >= 6
+    assert all(scope in ("col", "row", "colgroup") for scope in page.values("scope"))
+
+
+def test_scores_in_the_table_equal_the_data() -> None:
+    page = Page(render(report_data()))
+    table = page.tables[0]
+    names = table[1]
+    assert names == ["Benchmark", "main", "lite0", "lite1", "main-random"]
+    for row in table[2:5]:
+        bench = next(b for b in VALUES if row[0].startswith(b))
+        for name, cell in zip(names[1:], row[1:], strict=True):
+            assert cell.startswith(f"{100 * VALUES[bench][name]:.1f}")
+    assert table[2][1] == "93.9−1.1 98.8 %"
+    assert table[3][1] == "89.2+0.8 101.0 %"
+    assert "synthetic" in table[4][0]
+    assert "360 test images, ±1.1" in table[2][0]
+    assert table[5][:3] == ["Mean", "93.2−0.9 99.1 %", "94.1"]
+
+
+def test_best_of_each_row_is_bold() -> None:
+    html = render(report_data())
+    first = html[html.index("<tbody>") : html.index("</tbody>")]
+    assert re.findall(r"<strong>([0-9.]+)</strong>", first) == ["95.0", "89.2", "99.0"]
+
+
+def test_headline_is_computed() -> None:
+    assert headline(report_data()) == (
+        "Student `main` matches or beats the best teacher on 1 of 3 benchmarks (mean −0.9 points) "
+        "and gains 15.4 points over random initialisation."
+    )
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "encoders", "said"),
+    [
+        (3, ("lite0", "lite1"), "No student has been evaluated yet; the best teacher is `lite0` on 3 of 3 benchmarks."),
+        (1, ("main", "lite0"), "Student `main` scores 93.9 % on `digits`, 1.1 points below the best teacher `lite0`."),
+        (3, ("main",), "Student `main` scores 93.2 % on average over 3 benchmarks; no teacher has a result to compare"),
+        (1, (), "No benchmark has a result yet."),
+    ],
+)  # fmt: skip
+def test_headline_without_some_of_the_parts(benchmarks: int, encoders: tuple[str, ...], said: str) -> None:
+    data = report_data()
+    kept = data.benchmarks[:benchmarks]
+    data = replace(
+        data,
+        benchmarks=kept,
+        encoders=tuple(e for e in ENCODERS if e.name in encoders),
+        scores=tuple(s for s in data.scores if s.encoder in encoders and s.benchmark in {b.name for b in kept}),
+    )
+    assert headline(data).startswith(said)
+    Page(render(data))
+
+
+def test_headline_speaks_of_the_best_student_and_the_page_of_all() -> None:
+    values = {b: {**row, "small": row["lite0"] + 0.01} for b, row in VALUES.items()}
+    data = replace(report_data(), encoders=(EncoderEntry("small", "student"), *ENCODERS), scores=scores(values))
+    assert headline(data).startswith("Best of the students, `small` matches or beats the best teacher on all 3 bench")
+    assert "main reaches the best teacher on 1 of 3 (mean −0.9 points)" in Page(render(data)).text
+
+
+def test_equal_at_the_shown_precision_counts_as_matched() -> None:
+    values = {b: {"main": 0.9, "lite0": 0.9004} for b in VALUES}
+    data = replace(report_data(), encoders=ENCODERS[:2], scores=scores(values))
+    assert "on all 3 benchmarks (mean ±0.0 points)" in headline(data)
+
+
+def test_failed_probe_is_listed_with_its_reason_and_breaks_nothing() -> None:
+    data = report_data()
+    failed = Score("digits", "lite0", "logistic", None, message="no labels in <digits>")
+    data = replace(data, scores=(failed, *(s for s in data.scores if (s.benchmark, s.encoder) != ("digits", "lite0"))))
+    page = Page(render(data))
+    assert page.tables[0][2][2] == "failed"
+    assert page.tables[0][5][2] == "–"
+    assert "digits, lite0, linear probe: no labels in <digits>" in page.text
+    assert page.tables[0][2][1].startswith("93.9+0.8"), "compared with the best teacher that has a result"
+
+
+def test_remarks_of_finished_results_are_shown_once() -> None:
+    data = report_data()
+    data = replace(data, scores=tuple(replace(s, message="Not converged.") for s in data.scores))
+    page = Page(render(data))
+    assert page.text.count("Not converged.") == 1
+    assert "digits (main, lite0, lite1, main-random)" in page.text
+
+
+@pytest.mark.parametrize("name", ['"><script>alert(1)</script>', "'&`{{ 7*7 }}`<b>", "</style></svg>]]>"])
+def test_hostile_names_are_text(name: str) -> None:
+    teacher = f"t{name}"
+    row = {name: 0.5, teacher: 0.6}
+    data = ReportData(
+        title=name,
+        benchmarks=tuple(BenchmarkEntry(f"{i}{name}", name) for i in range(3)),
+        encoders=(EncoderEntry(name, "student"), EncoderEntry(teacher, "teacher")),
+        scores=(*scores({f"{i}{name}": row for i in range(3)}), Score(f"0{name}", name, "knn", None, message=name)),
+        training=(curves(name, (teacher,)),),
+        origins=(Origin(name, name, hex64("x")),),
+        protocol=name,
+        commands=(name,),
+    )
+    page = Page(render(data))
+    clean = Page(render(report_data()))
+    assert set(page.tags) <= {*clean.tags, "div", "b", "pre", "ul", "li"}
+    assert "script" not in page.tags
+    assert name in page.text
+    assert not {key for _, key, _ in page.attributes if key.startswith("on")}
+
+
+def test_digests_show_eight_digits_and_hold_all() -> None:
+    html = render(report_data())
+    digest = hex64("s")
+    assert f'title="{digest}"' in html
+    assert f">{digest[:8]}<span" in html
+
+
+def test_twelve_benchmarks_and_six_teachers() -> None:
+    names = [f"benchmark-with-quite-a-long-name-{i}" for i in range(12)]
+    teachers = [f"teacher-{i}" for i in range(6)]
+    values = {b: {"main": 0.8, **{t: 0.7 + 0.01 * i for i, t in enumerate(teachers)}} for b in names}
+    encoders = (EncoderEntry("main", "student"), *(EncoderEntry(t, "teacher") for t in teachers))
+    data = ReportData("big", tuple(BenchmarkEntry(b) for b in names), encoders, scores(values))
+    page = Page(render(data))
+    assert len(page.tables[0]) == 2 + 12 + 1
+    looks = [styles(encoders)[e.name] for e in encoders]
+    assert len({look.colour for look in looks}) == 7
+    assert len({(look.dash, look.marker) for look in looks}) == 7, "distinguishable without colour"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_than_three_benchmarks_make_bars(count: int) -> None:
+    data = replace(report_data(), benchmarks=report_data().benchmarks[:count])
+    html = render(data)
+    assert 'aria-labelledby="bars-t' in html
+    assert 'aria-labelledby="radar-t' not in html
+
+
+def test_equal_data_give_equal_bytes(tmp_path: Path) -> None:
+    first = write_report(tmp_path / "a", report_data()).read_bytes()
+    assert write_report(tmp_path / "b", report_data()).read_bytes() == first
+    assert (tmp_path / "a" / "report.html").read_bytes() == first
+
+
+def test_terminal_table_has_the_same_numbers() -> None:
+    out = io.StringIO()
+    Console(file=out, width=120).print(results_table(report_data()))
+    shown = out.getvalue()
+    assert re.search(r"digits +│ 93\.9 │ +95\.0 │ +93\.1 │ +80\.3", shown)
+    assert "−1.1" in shown
+    assert "15.4 points over random" in shown
+    Console(file=io.StringIO()).print(results_table(ReportData("[bold]nothing[/nonsense]")))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0.301, 0.309), (-3, 17), (99.2, 101.1), (5, 5), (0, 2.5e-4), (0, 0)]
+)
+def test_ticks_are_round_enclose_the_range_and_have_distinct_labels(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert 3 <= len(ticks) <= 8
+    assert ticks[0] <= low + 1e-9
+    assert ticks[-1] >= high - 1e-9
+    labels = tick_labels(ticks)
+    assert len(set(labels)) == len(labels)
+    assert max(map(len, labels)) <= 6
+
+
+def test_thinning_keeps_the_mean_and_the_range() -> None:
+    values = tuple(float(i % 7) for i in range(1003))
+    points = thin(Series(tuple(map(float, range(1003))), values), limit=100)
+    assert len(points) == 100
+    assert {(lo, hi) for _, _, lo, hi in points} == {(0.0, 6.0)}
+    assert points[0][0] < points[1][0]
+    assert thin(Series((1.0,), (2.0,))) == [(1.0, 2.0, 2.0, 2.0)]
+    assert thin(Series((), ())) == []
+
+
+def test_radar_leaves_out_a_baseline_far_below_instead_of_squeezing_the_rest() -> None:
+    looks = styles(ENCODERS)
+    axes = [Axis(b, 90.0) for b in VALUES]
+    near = Polygon("main", "student", (98.0, 101.0, 99.0), looks["main"])
+    far = Polygon("main-random", "baseline", (5.0, 30.0, 10.0), looks["main-random"])
+    plot = radar(axes, [near, far])
+    assert plot.left_out == ("main-random",)
+    assert 90 <= plot.centre < 98
+    gap = Polygon("lite0", "teacher", (100.0, None, 100.0), looks["lite0"])
+    assert "no result" in radar(axes, [near, gap]).picture
+
+
+def test_names_are_shortened_in_the_middle() -> None:
+    assert shorten("short", 10) == "short"
+    assert shorten("imagenet-sketch-v2", 10) == "imagen…-v2"
+    assert len(shorten("x" * 99, 12)) == 12
+
+
+ENCODER = EncoderDefinition(
+    architecture="tf_efficientnet_lite0", weights=hex64("w"), readout="cnn", image_size=96, mean=(0.5,) * 3,
+    std=(0.5,) * 3, cls_dim=4, patch_dim=2, grid=(3, 3),
+)  # fmt: skip
+
+
+def record(encoder: str, role: str, probe: str, metrics: dict[str, float], **changes: object) -> ResultRecord:
+    definition = ResultDefinition(
+        protocol=PROTOCOL, benchmark_train=hex64("1"), benchmark_test=hex64("2"), features_train=hex64("3"),
+        features_test=hex64("4"), encoder=hex64(encoder), probe=probe, settings={}, seed=0,
+    )  # fmt: skip
+    fields: dict[str, object] = {"status": "done", "chosen": {"test_samples": 360, "c": 0.1}, **changes}
+    return ResultRecord.model_validate(
+        {
+            "benchmark": "digits", "encoder": encoder, "role": role, "definition": definition,
+            "digest": digest_of(definition), "metrics": metrics, **fields,
+        }
+    )  # fmt: skip
+
+
+def write_student(folder: Path, features: str) -> StudentManifest:
+    teacher = TeacherInput(name="lite0", features=features, grid=(3, 3), cls_dim=4, patch_dim=2)
+    definition = StudentDefinition(
+        config=StudentConfig(), dataset=hex64("d"), blocks=1, views=2, teachers=(teacher,)
+    )  # fmt: skip
+    manifest = StudentManifest(
+        name="main", definition=definition, digest=digest_of(definition), statistics={"lite0": hex64("t")}, rows=10,
+        rows_digest=hex64("r"), steps=40,
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+    table = pa.table(
+        {
+            "step": [10, 20, 30],
+            "epoch": [0.25, 0.5, 0.75],
+            "loss": [0.7, float("nan"), 0.5],
+            "lite0/loss": [0.7, 0.6, 0.5],
+            "val/loss": [None, None, 0.55],
+        }
+    )
+    pq.write_table(table, folder / "metrics.parquet")
+    return manifest
+
+
+def test_gather_reads_a_working_folder(tmp_path: Path) -> None:
+    student = tmp_path / "students" / "main-12345678"
+    manifest = write_student(student, hex64("9"))
+    records = [
+        record("main", "student", "logistic", {"top1": 0.93, "per_class": 0.92}),
+        record("main", "student", "knn", {"top1_k10": 0.91, "top1_k20": 0.9, "top1_k100": 0.95, "top5_k20": 1.0}),
+        record("lite0", "teacher", "logistic", {"top1": 0.95}, message="Not converged."),
+        record("lite1", "teacher", "logistic", {}, status="failed", message="no labels"),
+        record("main-random", "baseline", "logistic", {"top1": 0.8}),
+    ]
+    folder = tmp_path / "evaluations" / "bench-abcdef01"
+    data = gather(tmp_path, folder, {"main": student, "gone": tmp_path / "no"}, records, notes={"digits": "real"})
+    assert data.title == "bench"
+    assert data.benchmarks == (BenchmarkEntry("digits", "real"),)
+    assert data.encoders[0] == EncoderEntry("main", "student", "main-random")
+    assert [s.top1 for s in data.scores] == [0.93, 0.9, 0.95, None, 0.8]
+    assert data.scores[0].per_class == 0.92
+    assert data.scores[0].samples == 360
+    assert data.scores[0].chosen == {"C": 0.1}
+    assert data.scores[1].chosen["k"] == 20, "one k for all, never the best on the test set"
+    assert data.training[0].curve("loss") == Series((0.25, 0.75), (0.7, 0.5)), "what is not finite is left out"
+    assert data.training[0].curve("val/loss") == Series((0.75,), (0.55,))
+    assert Origin("student", "main", manifest.digest) in data.origins
+    assert Origin("evaluation", "bench", "abcdef01") in data.origins
+    page = Page(render(data))
+    assert "digits, lite1, linear probe: no labels" in page.text
+
+
+def test_gather_measures_features(tmp_path: Path) -> None:
+    from pipeline.cache.records import FeatureFolder
+    from pipeline.storage import LocalStore
+    from schemas.features import BadRow, FeatureManifest, FileEntry, UnitRecord
+    from schemas.recipes import GENTLE
+
+    definition = FeatureDefinition(
+        dataset=hex64("d"), block_rows=8, encoder=ENCODER, recipe=GENTLE, view_seed=0,
+        codec=CodecDefinition(name="int8"), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
+    )  # fmt: skip
+    digest = digest_of(definition)
+    folder = FeatureFolder(LocalStore(tmp_path / "features" / f"train-lite0-{digest[:8]}"))
+    folder.create(FeatureManifest(dataset="train", encoder="lite0", definition=definition, digest=digest))
+    for view in (0, 1):
+        for block, count in ((0, 8), (1, 2)):
+            files = (
+                FileEntry(path=f"view-{view:03d}/patch/c/{block}/0/0", size=100, xxh3="0" * 32),
+                FileEntry(path="statistics", size=7, xxh3="0" * 32),
+            )
+            unit = UnitRecord(
+                definition=digest, view=view, token="patch", block=block, rows=hex64("r"), valid="ff", count=count,
+                bad=(BadRow(offset=1, key="k", reason="truncated"),) if block else (), files=files, batch=8,
+            )  # fmt: skip
+            folder.store.put(f"records/view-{view:03d}/patch/{block:06d}.json", unit.to_bytes())
+    student = tmp_path / "students" / "main-12345678"
+    write_student(student, digest)
+    data = gather(tmp_path, tmp_path / "evaluations" / "bench-abcdef01", {"main": student}, [])
+    (row,) = data.features
+    assert (row.size, row.views, row.rows, row.bad_rows) == (400, 2, 10, 1)
+    assert row.values == 2 * 10 * 9 * 2
+    assert row.bits_per_value == pytest.approx(8 * 400 / 360)
+    assert row.training
+    assert Origin("weights", "lite0", hex64("w")) in data.origins
+    table = Page(render(data)).tables[-2]
+    assert table[1][:6] == ["lite0", "train", "tf_efficientnet_lite0", "patch", "2", "3 × 3"]

@@ -1,0 +1,230 @@
+"""Class folders and flat folders with labels files, as indexed datasets."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline.progress import SilentReporter
+from pipeline.samples import dataset_state, index_dataset
+from schemas.config import DatasetConfig, SamplesConfig
+from schemas.errors import UserError
+
+
+class Told(SilentReporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def index(work, source, name="t", progress=None, **fields):
+    config = DatasetConfig(source=source, **fields)
+    samples = SamplesConfig(datasets={name: config}, block_rows=4)
+    return index_dataset(work, name, config, samples, progress)
+
+
+@pytest.fixture
+def classes(tmp_path, picture):
+    def write(start=0, count=10, names=("n01", "n02", "n03")):
+        for c, name in enumerate(names):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            for i in range(start, start + count):
+                (tmp_path / "train" / name / f"{name}_{i}.JPEG").write_bytes(picture(100 * c + i, "JPEG"))
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def flat(tmp_path, picture):
+    (tmp_path / "val").mkdir()
+    for i in range(6):
+        (tmp_path / f"val/ILSVRC2012_val_{i + 1:08d}.JPEG").write_bytes(picture(i, "JPEG"))
+    return tmp_path
+
+
+def labels_by_key(dataset):
+    return {dataset.key(int(r)): int(label) for r, label in zip(dataset.rows(), dataset.labels(), strict=True)}
+
+
+def test_class_folders(classes, picture):
+    work = classes()
+    (work / "train/.hidden").mkdir()
+    (work / "train/n01/notes.txt").write_text("not an image")
+    (work / "train/n02/more").mkdir()
+    (work / "train/n02/more/x.PNG").write_bytes(picture(7))
+    told = Told()
+    dataset = index(work, "train", progress=told)
+    assert dataset.manifest.classes == ("n01", "n02", "n03")
+    assert dataset.manifest.rows == 31
+    assert dataset.manifest.labelled
+    assert dataset.manifest.permuted
+    assert "random" in told.lines[0]
+    found = labels_by_key(dataset)
+    assert found["n02/more/x"] == 1
+    for row in dataset.rows():
+        key = dataset.key(int(row))
+        assert found[key] == int(key[2]) - 1
+        if "more" not in key:
+            number = 100 * (int(key[2]) - 1) + int(key.rpartition("_")[2])
+            assert dataset.read(int(row)) == picture(number, "JPEG")
+    assert len(set(dataset.labels()[:8].tolist())) > 1
+
+
+def test_the_order_is_that_of_the_keys_alone(classes):
+    work = classes()
+    dataset = index(work, "train")
+    shutil.copytree(work / "train", work / "copy")
+    assert index(work, "copy", "u").digest == dataset.digest
+
+
+def test_class_folders_grow(classes):
+    work = classes()
+    old = index(work, "train")
+    before = [old.key(int(r)) for r in old.rows()]
+    config = DatasetConfig(source="train")
+    assert dataset_state(old.folder, old.roots, config)[0] == "fresh"
+    classes(start=10, count=3)
+    assert dataset_state(old.folder, old.roots, config) == ("partial", "9 new images since indexing")
+    new = index(work, "train")
+    assert new.folder == old.folder
+    assert [new.key(int(r)) for r in old.rows()] == before
+    assert new.manifest.rows == 39
+    assert new.manifest.segments[1].first_row == 32
+    assert dataset_state(new.folder, new.roots, config)[0] == "fresh"
+    again = index(work, "train")
+    assert again.manifest == new.manifest
+
+
+def test_new_classes_may_only_come_last(classes):
+    work = classes()
+    old = index(work, "train")
+    classes(names=("n04",))
+    new = index(work, "train")
+    assert new.digest == old.digest
+    assert new.manifest.classes == ("n01", "n02", "n03", "n04")
+    classes(names=("n00",))
+    with pytest.raises(UserError, match="n00 would change the numbers of classes after it"):
+        index(work, "train")
+
+
+def test_removed_and_renamed_images(classes):
+    work = classes()
+    dataset = index(work, "train")
+    os.remove(work / "train/n02/n02_3.JPEG")
+    with pytest.raises(UserError, match=r"train/n02 \(10 → 9 images\)"):
+        index(work, "train")
+    assert dataset_state(dataset.folder, dataset.roots, DatasetConfig(source="train"))[0] == "stale"
+    (work / "train/n02/other1.JPEG").write_bytes(b"x")
+    (work / "train/n02/other2.JPEG").write_bytes(b"y")
+    with pytest.raises(UserError, match="removed or renamed"):
+        index(work, "train")
+
+
+def test_two_images_that_differ_by_extension(classes, picture):
+    work = classes(names=("n01",))
+    (work / "train/n01/n01_0.png").write_bytes(picture(5))
+    keys = set(labels_by_key(index(work, "train")))
+    assert {"n01/n01_0.JPEG", "n01/n01_0.png", "n01/n01_1"} <= keys
+    (work / "train/n01/n01_1.png").write_bytes(picture(6))
+    grown = index(work, "train")
+    assert set(labels_by_key(grown)) == keys | {"n01/n01_1.png"}
+
+
+def test_empty_class_and_bad_names(classes):
+    work = classes()
+    (work / "train/n00").mkdir()
+    with pytest.raises(UserError, match="class folder without images"):
+        index(work, "train")
+    os.rmdir(work / "train/n00")
+    with open(os.fsencode(work / "train/n01/") + b"\xff\xfe.jpg", "wb") as handle:
+        handle.write(b"x")
+    with pytest.raises(UserError, match="UTF-8"):
+        index(work, "train")
+
+
+def test_flat_folder_without_labels(flat, picture):
+    dataset = index(flat, "val")
+    assert [dataset.key(r) for r in range(6)] == [f"ILSVRC2012_val_{i + 1:08d}" for i in range(6)]
+    assert dataset.read(3) == picture(3, "JPEG")
+    assert not dataset.manifest.labelled
+    assert dataset.manifest.layout == "flat-folder"
+
+
+def test_numbers_per_line_count_from_one_or_zero(flat):
+    (flat / "one.txt").write_text("3\n1\n2\n3\n1\n2\n")
+    (flat / "zero.txt").write_text("3\n0\n2\n3\n1\n2\n")
+    assert index(flat, "val", labels="one.txt").labels().tolist() == [2, 0, 1, 2, 0, 1]
+    assert index(flat, "val", "u", labels="zero.txt").labels().tolist() == [3, 0, 2, 3, 1, 2]
+
+
+def test_changed_labels_keep_the_identity(flat):
+    (flat / "l.txt").write_text("3\n1\n2\n3\n1\n2\n")
+    old = index(flat, "val", labels="l.txt")
+    (flat / "l.txt").write_text("1\n1\n2\n3\n1\n2\n")
+    config = DatasetConfig(source="val", labels="l.txt")
+    assert dataset_state(old.folder, old.roots, config) == ("stale", "labels changed")
+    new = index(flat, "val", labels="l.txt")
+    assert new.digest == old.digest
+    assert new.labels()[0] == 0
+    assert dataset_state(new.folder, new.roots, config)[0] == "fresh"
+
+
+def test_name_and_class_lines(flat):
+    names = sorted(p.name for p in (flat / "val").iterdir())
+    (flat / "a.txt").write_text("".join(f"{n} {i % 3 + 1}\n" for i, n in reversed(list(enumerate(names)))))
+    assert index(flat, "val", "a", labels="a.txt").labels().tolist() == [1, 2, 3, 1, 2, 3]
+    lines = ["ImageId,PredictionString"] + [f"{n[:-5]},n0{i % 2 + 1} 1 2 3 4" for i, n in enumerate(names)]
+    (flat / "b.csv").write_text("\n".join(lines))
+    dataset = index(flat, "val", "b", labels="b.csv")
+    assert dataset.labels().tolist() == [0, 1, 0, 1, 0, 1]
+    assert dataset.manifest.classes == ("n01", "n02")
+
+
+def test_the_devkits_numbers_are_put_in_the_order_of_class_folders(flat):
+    scipy_io = pytest.importorskip("scipy.io")
+    synsets = np.array(
+        [(1, "n09", "kit fox", 0), (2, "n03", "setter", 0), (3, "n05", "badger", 0), (4, "n01", "animal", 3)],
+        dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")],
+    )
+    kit = flat / "devkit/data"
+    kit.mkdir(parents=True)
+    (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n1\n2\n3\n")
+    told = Told()
+    labels = "devkit/data/ILSVRC2012_validation_ground_truth.txt"
+    index(flat, "val", "plain", labels=labels, progress=told)
+    assert "meta.mat" in told.lines[0]
+    scipy_io.savemat(kit / "meta.mat", {"synsets": synsets})
+    dataset = index(flat, "val", labels=labels)
+    assert dataset.manifest.classes == ("n03", "n05", "n09")
+    assert dataset.labels().tolist() == [2, 0, 1, 2, 0, 1]
+    (kit / "meta.mat").write_bytes(b"not a mat file" * 20)
+    with pytest.raises(UserError, match=r"meta\.mat"):
+        index(flat, "val", "broken", labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1\n2\n", "2 labels for 6 images"),
+        ("ILSVRC2012_val_00000001.JPEG 3\n", "no label for ILSVRC2012_val_00000002.JPEG"),
+        ("1\n2\n3\nx\n1\n2\n", "line 1 .'1'. is neither"),
+        ("9999999999\n" * 6, "too large"),
+        ("", "no label for"),
+    ],
+)
+def test_labels_files_that_cannot_be(flat, text, said):
+    (flat / "l.txt").write_text(text)
+    with pytest.raises(UserError, match=said):
+        index(flat, "val", labels="l.txt")
+
+
+def test_a_labels_file_that_is_not_there(flat, classes):
+    with pytest.raises(UserError, match=r"labels file 'x\.txt' is not there"):
+        index(flat, "val", labels="x.txt")
+    classes()
+    with pytest.raises(UserError, match="is for a flat folder"):
+        index(flat, "train", labels="x.txt")

@@ -1,0 +1,435 @@
+"""Indexing tars: identity, growth, changes of the data, restarts, and the errors of each likely mistake."""
+
+import os
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import pointers, storage
+from pipeline.pointers import point, resolve_pointer
+from pipeline.progress import SilentReporter
+from pipeline.samples import dataset_state, find_dataset, index_dataset, open_dataset
+from pipeline.samples import scan as scan_module
+from pipeline.stopping import Stop
+from schemas.config import DatasetConfig, SamplesConfig
+from schemas.errors import UserError
+from schemas.samples import INDEX_COLUMNS
+
+
+class Told(SilentReporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def index(work, source="data/t-*.tar", name="t", roots=(".",), block_rows=4, progress=None, stop=None, **fields):
+    config = DatasetConfig(source=source, **fields)
+    samples = SamplesConfig(datasets={name: config}, roots=tuple(map(str, roots)), block_rows=block_rows)
+    return index_dataset(work, name, config, samples, progress, stop)
+
+
+def state(dataset, source="data/t-*.tar", block_rows=4, **fields):
+    return dataset_state(dataset.folder, dataset.roots, DatasetConfig(source=source, **fields), block_rows)
+
+
+def tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def refused(*args, **fields):
+    with pytest.raises(UserError) as caught:
+        index(*args, **fields)
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_an_index_names_every_image(shards, picture):
+    work = shards("t", [0, 1])
+    dataset = index(work)
+    assert dataset.folder.name == f"t-{dataset.digest[:8]}"
+    assert find_dataset(work, "t").resolve() == dataset.folder.resolve()
+    assert os.readlink(work / "samples" / "t") == dataset.folder.name
+    assert dataset.rows().tolist() == list(range(12))
+    assert dataset.blocks == 3
+    for row in range(12):
+        assert dataset.read(row) == picture(1000 * (row // 6) + row % 6)
+        assert dataset.key(row) == f"t-{row // 6:04d}/{row % 6:04d}"
+    assert dataset.labels().tolist() == [(i * 7 + n) % 3 for n in (0, 1) for i in range(6)]
+    table = pq.read_table(dataset.folder / "segment-000.parquet")
+    assert tuple(table.column_names) == INDEX_COLUMNS
+    assert table["row"].to_pylist() == list(range(12))
+    assert dataset.manifest.labelled
+    assert not dataset.manifest.permuted
+    assert state(dataset) == ("fresh", "")
+
+
+def test_the_same_data_give_the_same_bytes(shards, tmp_path):
+    work = shards("t", [0, 1])
+    first = index(work)
+    before = tree(first.folder)
+    shutil.rmtree(work / "samples")
+    again = index(work)
+    assert again.folder.name == first.folder.name
+    assert tree(again.folder) == before
+
+
+def test_unchanged_data_are_not_read_again(shards, monkeypatch):
+    work = shards("t", [0])
+    first = index(work)
+    before = tree(first.folder)
+    monkeypatch.setattr(scan_module, "scan_tar", None)
+    assert index(work).digest == first.digest
+    assert tree(first.folder) == before
+
+
+def test_copied_data_stay_the_same_data(shards, tmp_path):
+    work = shards("t", [0, 1])
+    dataset = index(work)
+    for tar in (work / "data").iterdir():
+        os.utime(tar, (1, 1))
+    assert state(dataset)[0] == "fresh"
+    assert index(work).digest == dataset.digest
+
+
+def test_growth_keeps_rows_and_starts_a_block(shards, picture):
+    work = shards("t", [0])
+    old = index(work)
+    before = [(old.key(r), old.block_digest(r // 4)) for r in range(6)]
+    labels = old.labels().tolist()
+    first_segment = (old.folder / "segment-000.parquet").read_bytes()
+    shards("t", [1, 2])
+    assert state(old) == ("partial", "2 new tars since indexing")
+    new = index(work)
+    assert new.folder == old.folder
+    assert new.digest == old.digest
+    assert (new.folder / "segment-000.parquet").read_bytes() == first_segment
+    assert [(new.key(r), new.block_digest(r // 4)) for r in range(6)] == before
+    assert new.rows().tolist() == [*range(6), *range(8, 20)]
+    assert new.labels()[:6].tolist() == labels
+    assert [new.block_range(b) for b in range(new.blocks)] == [(0, 4), (4, 2), (8, 4), (12, 4), (16, 4)]
+    assert new.manifest.rows == 18
+    assert new.read(8) == picture(1000)
+    with pytest.raises(IndexError):
+        new.read(6)
+    keys = [new.key(r) for r in new.rows()]
+    assert len(set(keys)) == 18
+    assert keys[6] == "t-0001/0000"
+    assert state(new)[0] == "fresh"
+
+
+def test_a_shard_that_sorts_first_is_still_added_last(shards):
+    work = shards("t", [5])
+    old = index(work)
+    shards("t", [1])
+    new = index(work)
+    assert [new.key(r) for r in range(6)] == [old.key(r) for r in range(6)]
+
+
+def test_a_longer_range_grows_too(shards):
+    work = shards("t", range(4))
+    old = index(work, "data/t-{0000..0002}.tar")
+    new = index(work, "data/t-{0000..0003}.tar")
+    assert new.digest == old.digest
+    assert len(new.manifest.segments) == 2
+    assert new.manifest.source == "data/t-{0000..0003}.tar"
+
+
+def test_clashing_keys(shards, write_tar, picture, tmp_path):
+    write_tar(tmp_path / "data/t-0.tar", [("a.png", picture(1))])
+    assert index(tmp_path).key(0) == "a"
+    write_tar(tmp_path / "data/t-1.tar", [("a.png", picture(2)), ("b.png", picture(3))])
+    grown = index(tmp_path)
+    assert [grown.key(r) for r in grown.rows()] == ["a", "t-1/a", "t-1/b"]
+    write_tar(tmp_path / "data/x/t-1.tar", [("a.png", picture(4))])
+    write_tar(tmp_path / "data/y/t-1.tar", [("a.png", picture(5))])
+    two = index(tmp_path, "data/*/t-1.tar", "two")
+    assert [two.key(r) for r in two.rows()] == ["data/x/t-1/a", "data/y/t-1/a"]
+
+
+def test_dropping_or_reordering_a_sample_is_other_data(tmp_path, write_tar, picture):
+    members = [(f"{i}.png", picture(i)) for i in range(5)]
+    path = write_tar(tmp_path / "data/t-0.tar", members)
+    first = index(tmp_path)
+    write_tar(path, [*members[:2], *members[3:]])
+    os.truncate(path, os.path.getsize(path) + 10_240)
+    assert state(first)[0] == "stale"
+    assert "changed size" in refused(tmp_path)
+    write_tar(path, [members[1], members[0], *members[2:]])
+    for row in range(2):  # the size is the same: the hash is what stops it
+        with pytest.raises(Exception, match="is not the data that was indexed"):
+            first.read(row)
+    assert first.read(4) == picture(4)
+    renamed = index(tmp_path, name="u")
+    assert renamed.digest != first.digest
+
+
+def test_shards_that_went_away(shards):
+    work = shards("t", [0, 1])
+    dataset = index(work)
+    (work / "data/t-0000.tar").unlink()
+    assert "1 of 2 indexed shards are not there (first: data/t-0000.tar" in refused(work)
+    assert state(dataset) == ("stale", "1 indexed shards are not there (first: data/t-0000.tar)")
+    shutil.rmtree(work / "data")
+    assert "nothing found for source" in refused(work)
+    assert state(dataset)[0] == "stale"
+
+
+def test_moved_roots(shards, tmp_path, picture):
+    work = shards("t", [0, 1])
+    dataset = index(work)
+    (work / "elsewhere/a").mkdir(parents=True)
+    (work / "elsewhere/b").mkdir()
+    shutil.move(work / "data", work / "elsewhere/a/data")
+    (work / "elsewhere/b/data").mkdir()
+    shutil.move(work / "elsewhere/a/data/t-0001.tar", work / "elsewhere/b/data")
+    moved = index(work, roots=("elsewhere/a", "elsewhere/b"))
+    assert moved.folder == dataset.folder
+    assert moved.read(7) == picture(1001)
+    with pytest.raises(UserError, match=r"is not there") as caught:
+        dataset.read(7)
+    assert "samples.roots" in caught.value.hint
+
+
+def test_absolute_sources_are_recorded_relative(shards, tmp_path, picture):
+    work = shards("t", [0])
+    dataset = index(work / "project", str(work / "data/t-*.tar"))
+    assert dataset.manifest.source == "t-*.tar"
+    assert dataset.manifest.segments[0].shards[0].path == "t-0000.tar"
+    assert dataset.read(0) == picture(0)
+    assert state(dataset, str(work / "data/t-*.tar"))[0] == "fresh"
+    assert index(work / "project", "t-*.tar", roots=(work / "data",)).folder == dataset.folder
+
+
+def test_train_and_val_swapped(shards):
+    work = shards("t", [0])
+    message = refused(work, rows=1_281_167)
+    assert message == "dataset t: 6 rows, expected 1,281,167: are train and val swapped?"
+    assert find_dataset(work, "t") is None
+    dataset = index(work, rows=6)
+    assert "are train and val swapped" in refused(work, rows=7)
+    assert state(dataset, rows=7) == ("stale", "6 rows, expected 7")
+
+
+def test_class_sorted_tars_are_put_in_random_order(tmp_path, write_tar, picture):
+    for n in range(3):
+        members = [m for i in range(20) for m in ((f"{n}-{i}.png", picture(100 * n + i)), (f"{n}-{i}.cls", b"%d" % n))]
+        write_tar(tmp_path / f"data/t-{n}.tar", members)
+    told = Told()
+    dataset = index(tmp_path, progress=told)
+    assert dataset.manifest.permuted
+    assert "random" in told.lines[0]
+    labels = dataset.labels()
+    assert len(set(labels[:20].tolist())) == 3
+    for row in range(60):
+        n, i = dataset.key(row).split("-")
+        assert labels[row] == int(n)
+        assert dataset.read(row) == picture(100 * int(n) + int(i))
+
+
+def test_labels_may_change_without_new_identity(tmp_path, write_tar, picture):
+    members = [
+        m
+        for i in range(6)
+        for m in ((f"{i}.png", picture(i)), (f"{i}.cls", b"%d" % (i % 2)), (f"{i}.json", b'{"c": %d}' % (i % 3)))
+    ]
+    write_tar(tmp_path / "data/t-0.tar", members)
+    old = index(tmp_path)
+    assert state(old, label_field="c") == ("stale", "labels changed")
+    new = index(tmp_path, label_field="c")
+    assert new.folder == old.folder
+    assert new.digest == old.digest
+    assert new.labels().tolist() == [0, 1, 2, 0, 1, 2]
+    assert old.labels().tolist() == [0, 1, 0, 1, 0, 1]  # readers of the old manifest keep their file
+    assert new.block_digest(0) == old.block_digest(0)
+
+
+def test_unlabelled_and_partly_labelled(tmp_path, write_tar, picture):
+    write_tar(tmp_path / "data/t-0.tar", [("a.png", picture(1)), ("b.png", picture(2)), ("b.cls", b"4")])
+    told = Told()
+    dataset = index(tmp_path, progress=told)
+    assert not dataset.manifest.labelled
+    assert dataset.labels().tolist() == [-1, 4]
+    assert told.lines == ["dataset t: 1 of 2 rows have no label."]
+
+
+def test_a_killed_indexing_goes_on(shards, monkeypatch):
+    work = shards("t", range(4), rows=3)
+    monkeypatch.setattr(scan_module, "_KEEP_FROM_BYTES", 0)
+    damaged = work / "data/t-0003.tar"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:1000])
+    assert "cut" in refused(work)
+    assert not (work / "samples").exists()
+    damaged.write_bytes(whole)
+    real, scanned = scan_module.scan_tar, []
+    monkeypatch.setattr(scan_module, "scan_tar", lambda path, *rest: scanned.append(path.name) or real(path, *rest))
+    dataset = index(work)
+    assert scanned == ["t-0003.tar"]
+    assert dataset.manifest.rows == 12
+    assert not list((work / "runs").rglob("*.rows"))
+
+
+def test_a_polite_stop_keeps_finished_tars(shards, monkeypatch):
+    work = shards("t", range(40), rows=2)
+    monkeypatch.setattr(scan_module, "_KEEP_FROM_BYTES", 0)
+    real, scanned, stop = scan_module.scan_tar, [], Stop()
+
+    def counting(path, *rest):
+        scanned.append(path.name)
+        if len(scanned) == 3:
+            stop.request()
+        return real(path, *rest)
+
+    monkeypatch.setattr(scan_module, "scan_tar", counting)
+    with pytest.raises(scan_module.IndexingStopped, match="of 40 pieces"):
+        index(work, stop=stop)
+    before = set(scanned)
+    scanned.clear()
+    assert index(work).manifest.rows == 80
+    assert sorted(scanned) == sorted({f"t-{n:04d}.tar" for n in range(40)} - before)
+    assert scanned
+
+
+def test_dying_between_any_two_writes_leaves_the_old_or_the_new_index(shards, monkeypatch):
+    work = shards("t", [0])
+    old = index(work)
+    before = tree(old.folder)
+    shards("t", [1])
+    reached = 0
+    for survive in range(10):
+        calls = []
+
+        def dying(path, limit=survive, calls=calls, real=storage.sync_folder):
+            calls.append(path)
+            if len(calls) > limit:
+                raise KeyboardInterrupt
+            real(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "sync_folder", dying)
+            patch.setattr(pointers, "sync_folder", dying)
+            try:
+                index(work)
+            except KeyboardInterrupt:
+                found = open_dataset(find_dataset(work, "t"), old.roots)
+                assert found.manifest.rows in (6, 12)
+                assert len([found.read(int(r)) for r in found.rows()]) == found.manifest.rows
+                assert all((old.folder / name).read_bytes() == data for name, data in before.items() if "seg" in name)
+                reached += 1
+                continue
+        break
+    assert reached >= 2
+    assert index(work).manifest.rows == 12
+    whole = tree(work / "samples" / "t")
+    shutil.rmtree(work / "samples")
+    (work / "data/t-0001.tar").rename(work / "aside.tar")
+    index(work)
+    (work / "aside.tar").rename(work / "data/t-0001.tar")
+    index(work)
+    assert tree(work / "samples" / "t") == whole
+
+
+def test_several_damaged_tars_are_named_at_once(shards):
+    work = shards("t", range(3))
+    for n in (0, 2):
+        path = work / f"data/t-{n:04d}.tar"
+        path.write_bytes(path.read_bytes()[:700])
+    message = refused(work)
+    assert "t-0000.tar: the tar is cut" in message
+    assert "t-0002.tar: the tar is cut" in message
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("pipe:cat x.tar", "is a command"),
+        ("https://host/x.tar", "is a URL"),
+        ("s3://bucket/t-{0000..0009}.tar", "is a URL"),
+        ("nothing/*.tar", "nothing found"),
+        ("data/t-{0000..0003}.tar", "2 of 4 tars .* are not there"),
+        ("data/t-0000.txt", "nothing found"),
+        ("data/*", "is not a .tar file"),
+    ],
+)
+def test_sources_that_cannot_be(shards, source, said):
+    work = shards("t", [0, 1])
+    (work / "data/notes.txt").write_text("x")
+    with pytest.raises(UserError, match=said):
+        index(work, source)
+
+
+def test_every_form_of_source_finds_the_same_tars(shards):
+    work = shards("t", [0, 1, 2])
+    forms = ["data", "data/*.tar", "data/t-{0000..0002}.tar", "data/t-000[012].tar", "data/t-{0000,0001,0002}.tar"]
+    assert len({index(work, form, f"d{i}").digest for i, form in enumerate(forms)}) == 1
+    assert index(work, "data/t-0001.tar", "one").manifest.rows == 6
+
+
+def test_compressed_and_split_folders(tmp_path, picture):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/t-0.tar.gz").write_bytes(b"x")
+    with pytest.raises(UserError, match="1 compressed tars") as caught:
+        index(tmp_path, "data")
+    assert "gunzip" in caught.value.hint
+    with pytest.raises(UserError, match="1 compressed tars"):
+        index(tmp_path, "data/t-*.tar")
+    for split in ("train", "val"):
+        (tmp_path / "imagenet" / split / "n01").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds the splits train, val") as caught:
+        index(tmp_path, "imagenet")
+    assert "imagenet/train" in caught.value.hint
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no samples in"):
+        index(tmp_path, "empty")
+
+
+def test_block_rows_cannot_change_under_an_index(shards):
+    work = shards("t", [0])
+    dataset = index(work)
+    assert "its index has 4" in refused(work, block_rows=8)
+    assert state(dataset, block_rows=8)[0] == "stale"
+
+
+def test_another_source_and_back(shards):
+    work = shards("t", [0, 1])
+    shards("u", [7])
+    first = index(work)
+    second = index(work, "data/u-*.tar")
+    assert second.folder != first.folder
+    assert state(second)[1] == "source changed: data/u-*.tar → data/t-*.tar"
+    assert index(work).folder == first.folder
+    assert find_dataset(work, "t").name == first.folder.name
+
+
+def test_pointers(tmp_path):
+    (tmp_path / "a-1").mkdir()
+    (tmp_path / "a-2").mkdir()
+    assert resolve_pointer(tmp_path, "a") is None
+    point(tmp_path, "a", "a-1")
+    point(tmp_path, "a", "a-2")
+    assert resolve_pointer(tmp_path, "a") == tmp_path / "a-2"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a-1", "a-2"]
+    (tmp_path / "a-2").rmdir()
+    assert resolve_pointer(tmp_path, "a") is None
+    with pytest.raises(UserError, match="in the way"):
+        point(tmp_path, "a-1", "a")
+
+
+def test_rows_join_by_number_after_growth(shards, picture):
+    work = shards("t", [0])
+    index(work)
+    shards("t", [1])
+    dataset = index(work)
+    labels = dict(zip(dataset.rows().tolist(), dataset.labels().tolist(), strict=True))
+    for block in range(dataset.blocks):
+        first, count = dataset.block_range(block)
+        for offset, key in enumerate(dataset.block_keys(block)):
+            n, i = map(int, key.removeprefix("t-").split("/")) if "/" in key else (0, int(key))
+            assert dataset.read(first + offset) == picture(1000 * n + i)
+            assert labels[first + offset] == (i * 7 + n) % 3
+        assert count == len(dataset.block_keys(block))
+    assert np.all(np.diff(dataset.rows()) > 0)
