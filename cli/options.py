@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,42 +15,75 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from pipeline.inventory import Inventory
 
+NO_VALUE = ""
+"""Metavar of a flag, which takes no value."""
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help="Configuration file or its folder (default: unic-pipe.yaml here).", show_default=False
+        "--config",
+        "-c",
+        metavar="PATH",
+        help="Configuration file, or its folder (default: unic-pipe.yaml here).",
+        show_default=False,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Override one value, for instance --set students.main.seed=1 (repeatable).", show_default=False
+        "--set",
+        metavar="A.B=VALUE",
+        help="Override one value of the configuration (repeatable).",
+        show_default=False,
     ),
 ]
 RowsOption = Annotated[
     str | None,
     typer.Option(
-        "--rows", help="Pilot: only the first blocks, 1% or 5000 rows; a full run reuses them.", show_default=False
+        "--rows",
+        metavar="N|N%",
+        help="Pilot on the first blocks, for instance 1% or 5000; a full run reuses them.",
+        show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", metavar=NO_VALUE, help="Print one JSON object on stdout.")]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:N or mps (default: compute.device).", show_default=False),
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda, cuda:N or mps (default: compute.device of the configuration).",
+        show_default=False,
+    ),
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=0, help="Worker processes (a Dask cluster on this machine); 0: threads here.")
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=0, help="Worker processes (Dask, on this machine); 0: threads of this one."
+    ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Start although the disk looks too small or the CPU too slow.")
+    bool,
+    typer.Option("--force", metavar=NO_VALUE, help="Start although the disk looks too small or the CPU too slow."),
 ]
+
+
+def add_command(app: typer.Typer, panel: str, command: Callable[..., int], *examples: str) -> None:
+    """Add a command to the program: its docstring is the help, with examples of what to type below."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    # The lines of later paragraphs would be kept as they are broken here.
+    text = "\n\n".join(" ".join(paragraph.splitlines()) for paragraph in paragraphs)
+    lines = ["Examples:", *(f"$ [cyan]unic-pipe {example}[/]" for example in examples)]
+    app.command(rich_help_panel=panel, help=text, epilog="\n".join(lines))(command)
 
 
 def open_inventory(config: Path | None, overrides: list[str] | None, rows: str | None = None) -> Inventory:
     """Read the configuration and look at the working folder."""
     from pipeline.configuration import load_workspace
-    from pipeline.inventory import Inventory
+    from pipeline.inventory import Inventory, parse_rows
 
+    if rows is not None:
+        parse_rows(rows)
     return Inventory(load_workspace(config, overrides or ()), rows)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ConfigOption, DeviceOption, SetOption, open_inventory
+from cli.options import ConfigOption, DeviceOption, SetOption, add_command, open_inventory
 
 if TYPE_CHECKING:
     from pipeline.progress import Reporter
@@ -16,17 +16,26 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (demo, init, pack):
-        app.command(rich_help_panel="Beginning")(command)
+    panel = "Beginning"
+    add_command(app, panel, demo, "demo", "demo /tmp/try")
+    add_command(
+        app,
+        panel,
+        init,
+        "init --data /data/imagenet",
+        "init --data 'shards/{000..146}.tar' --teachers dino,timm:vit_base_patch16_224.mae",
+    )
+    add_command(app, panel, pack, "pack train shards/")
 
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo lives.")] = Path("demo"),
     device: DeviceOption = None,
 ) -> int:
-    """Run the whole pipeline on real data: digits, two ImageNet teachers, a small student, a report.
+    """Watch the whole pipeline run on real data.
 
-    About five minutes on two CPU cores. Stop it and run it again: it goes on. Run it twice: nothing is left to do.
+    Two ImageNet teachers, scanned digits, a small student, a report: about five minutes on two CPU cores. Stop it and
+    run it again: it goes on. Run it twice: nothing is left to do.
     """
     from cli.work import extract_options, run_everything, staged
     from pipeline.configuration import load_workspace
@@ -47,50 +56,54 @@ def demo(
 
 
 def init(
-    data: Annotated[Path, typer.Option("--data", help="Tars, class folders, a flat folder, or a folder of splits.")],
-    teachers: Annotated[str, typer.Option("--teachers", help="Names, timm:NAME or checkpoint:PATH, with commas.")] = (
-        "dino,ibot,deit3,dbot-ft"
-    ),
+    data: Annotated[
+        Path, typer.Option("--data", metavar="PATH", help="Tars, class folders, a flat folder, or a folder of splits.")
+    ],
+    teachers: Annotated[
+        str,
+        typer.Option("--teachers", metavar="A,B,...", help="Names (unic-pipe teachers), timm:NAME, checkpoint:PATH."),
+    ] = "dino,ibot,deit3,dbot-ft",
     student: Annotated[
-        str, typer.Option("--student", help="timm architecture of the student.")
+        str, typer.Option("--student", metavar="NAME", help="The student's architecture in timm.")
     ] = "vit_small_patch16_224",
-    views: Annotated[int, typer.Option("--views", min=1, help="Cached views of every training sample.")] = 2,
+    views: Annotated[
+        int, typer.Option("--views", metavar="N", min=1, help="Cached views of every training sample.")
+    ] = 2,
 ) -> int:
-    """Look at your data and write a commented unic-pipe.yaml into the current folder.
+    """Look at your data and write a commented unic-pipe.yaml here.
 
     Shows what was found and how long indexing will take; reads only a little of the data.
     """
     from rich.console import Console
 
-    from pipeline.preflight import human_bytes
-    from pipeline.progress import duration
-    from stages.initialise import look, write_config
+    from cli.show import survey_line
+    from stages.initialise import look, missing_weights, write_config
 
     surveys = look(data)
     console = Console(highlight=False, soft_wrap=True)
     for name, found in surveys.items():
-        about = "" if found.exact else "about "
-        classes = f", {found.classes:,} classes" if found.classes else ", no labels seen"
-        console.print(
-            f"[bold]{name}[/]: {found.layout}, {about}{found.rows:,} images{classes}, {human_bytes(found.bytes)} "
-            f"(indexing: about {duration(found.seconds)})"
-        )
+        console.print(survey_line(name, found))
     names = [name.strip() for name in teachers.split(",") if name.strip()]
+    missing = missing_weights(Path.cwd(), names)
     path = write_config(Path.cwd(), surveys, names, student, views, _has_gpu())
-    console.print(
-        f"Wrote [bold]{path.name}[/]. Next: [bold cyan]unic-pipe teachers[/], then [bold cyan]unic-pipe run[/]"
-    )
+    console.print(f"Wrote [bold]{path.name}[/].")
+    if missing:
+        console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")
+    console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")
     return 0
 
 
 def pack(
-    dataset: Annotated[str, typer.Argument(help="A dataset of the configuration whose source is a folder.")],
+    dataset: Annotated[str, typer.Argument(help="A configured dataset whose source is a folder.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the tars.")],
-    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Megabytes per tar.")] = 256,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", metavar="N", min=1, help="Megabytes per tar.")] = 256,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Write a folder of images as WebDataset tars, bytes unchanged, in a seeded random order. Optional."""
+    """Write a folder of images as WebDataset tars (optional).
+
+    Bytes are unchanged, the order is random and always the same. Tars are quicker to read from network disks.
+    """
     from cli.work import staged
     from pipeline.preflight import human_bytes
     from pipeline.samples.pack import pack as pack_samples
@@ -99,7 +112,7 @@ def pack(
     inventory = open_inventory(config, overrides)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        index(inventory, [dataset], reporter)
+        index(inventory, [dataset], reporter, stop)
         found = inventory.dataset(dataset).dataset
         assert found is not None, "indexed before"
         packed = pack_samples(found, destination, shard_mb * 1_000_000, reporter, stop)

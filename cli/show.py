@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from pipeline.preflight import human_bytes
 from pipeline.progress import duration
 from pipeline.runs import QUIET_S, silent_for
 from schemas.base import short
 from schemas.runs import RunDocument
 from schemas.status import Artefact, StatusReport, VerifyReport
+
+if TYPE_CHECKING:
+    from pipeline.samples.survey import Survey
+    from stages.doctor import Check
 
 _MARKS = {"fresh": ("✔", "green"), "partial": ("◐", "yellow"), "stale": ("↻", "magenta"), "missing": ("·", "dim")}
 _UNITS = {"index": "rows", "extract": "units", "distill": "steps", "evaluate": "probes"}
@@ -93,3 +99,29 @@ def verify_lines(report: VerifyReport) -> RenderableType:
     count = len(report.problems)
     head = Text(f"✘ {report.checked:,} files checked, {count:,} problem{'s' if count > 1 else ''}:", style="bold red")
     return Group(head, table, *tail)
+
+
+def survey_line(name: str, found: Survey) -> Text:
+    """What `init` found as one dataset."""
+    about = "" if found.exact else "about "
+    classes = (
+        f"{found.classes:,} classes" if found.classes else "labels from a file" if found.config.labels else "no labels"
+    )
+    time = f"about {duration(found.seconds)}" if found.seconds >= 1 else "a second"
+    return Text.assemble(
+        (name, "bold"),
+        f": {about}{found.rows:,} images in {found.layout.replace('-', ' ')}, {classes}, {human_bytes(found.bytes)};"
+        f" indexing takes {time}",
+    )
+
+
+def show_checks(checks: Sequence[Check], console: Console) -> None:
+    """What `doctor` found, a line a check; advice is not wrapped, so that it can be copied."""
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = Text("✔", "green") if check.ok else Text("✘", "red")
+        table = Table.grid(padding=(0, 1))
+        table.add_row(mark, Text(f"{check.name:<{width}} ", "bold"), Text(check.finding))
+        console.print(table)
+        if not check.ok and check.advice:
+            console.print(Text.assemble((" " * (width + 4) + "→ ", "cyan"), check.advice), soft_wrap=True)

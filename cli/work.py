@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import (
+    NO_VALUE,
     ConfigOption,
     DeviceOption,
     ForceOption,
     RowsOption,
     SetOption,
     WorkersOption,
+    add_command,
     open_inventory,
 )
 
@@ -24,24 +26,28 @@ if TYPE_CHECKING:
     from pipeline.inventory import Inventory
     from pipeline.progress import Reporter
     from pipeline.stopping import Stop
+    from schemas.evaluations import ResultRecord
     from schemas.status import Artefact
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    panel = "Stages (each can be stopped, and goes on from what is finished)"
-    for command in (run, extract, distill, evaluate, index):
-        app.command(rich_help_panel=panel)(command)
+    panel = "Stages"
+    add_command(app, panel, run, "run", "run --rows 1%", "run --set cache.codec=int8")
+    add_command(app, panel, extract, "extract --teacher dino", "extract --rows 1%", "extract --workers 4")
+    add_command(app, panel, distill, "distill", "distill --student hot --set students.main.optimizer.lr=1e-3")
+    add_command(app, panel, evaluate, "evaluate")
+    add_command(app, panel, index, "index", "index train val")
 
 
 def index(
-    datasets: Annotated[list[str] | None, typer.Argument(help="Datasets (default: all that are used).")] = None,
+    datasets: Annotated[list[str] | None, typer.Argument(help="Which (default: all that are used).")] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Index samples: where each image is, what it contains, its label. New shards are added as new rows.
+    """Index samples: where each image is, a hash of its bytes, its label.
 
-    The other stages do this by themselves for what they need.
+    The other stages do this by themselves for what they need. New tars and images are added as new rows.
     """
     from pipeline.planning import used_datasets
     from stages.indexing import index as index_stage
@@ -49,8 +55,7 @@ def index(
     inventory = open_inventory(config, overrides)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        del stop
-        index_stage(inventory, datasets or used_datasets(inventory), reporter)
+        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop)
 
     return staged(inventory, "index", work)
 
@@ -58,21 +63,22 @@ def index(
 def extract(
     teacher: Annotated[
         list[str] | None,
-        typer.Option("--teacher", "-t", help="Teacher (repeatable; default: all).", show_default=False),
+        typer.Option("--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
     ] = None,
     workers: WorkersOption = 0,
     rows: RowsOption = None,
     device: DeviceOption = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="A smaller batch than configured, after running out of memory.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="A smaller batch than configured, after running out of memory."),
     ] = None,
     force: ForceOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Run frozen teachers over the views of every sample, once, and cache their features.
+    """Run frozen teachers over the views of every sample, once, and cache the features.
 
-    Only missing units are extracted. Killed at any moment it loses what was in flight and nothing else.
+    Only what is missing is extracted. Killed at any moment, it loses what was in flight and nothing else.
     """
     inventory = open_inventory(config, overrides, rows)
     options = extract_options(inventory, device, workers, force, batch)
@@ -86,17 +92,20 @@ def extract(
 def distill(
     student: Annotated[
         list[str] | None,
-        typer.Option("--student", "-s", help="Student (repeatable; default: all).", show_default=False),
+        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
     ] = None,
     rows: RowsOption = None,
     device: DeviceOption = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Train changed settings under the same name; the old run is kept.")
+        bool,
+        typer.Option(
+            "--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."
+        ),
     ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Train a student and its ladder of projectors against the cached targets, with teacher dropping.
+    """Train students against the cached features of their teachers.
 
     Goes on from the newest checkpoint, and gives the same bits as a run that was never stopped. A --student that is
     not in the configuration trains the settings of the only one that is, under the new name.
@@ -116,7 +125,7 @@ def evaluate(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Probe every finished student and every teacher on the benchmarks, and write the report."""
+    """Probe every finished student and every teacher on the benchmarks; write the report."""
     inventory = open_inventory(config, overrides)
     options = extract_options(inventory, device, workers, force)
 
@@ -132,12 +141,15 @@ def run(
     device: DeviceOption = None,
     force: ForceOption = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Train changed students under the same name; old runs are kept.")
+        bool,
+        typer.Option(
+            "--restart", metavar=NO_VALUE, help="Train changed students under their names; old runs are kept."
+        ),
     ] = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Bring everything up to date: index, extract, distill, evaluate, report; what is fresh is left alone."""
+    """Index, extract, distill, evaluate, report: whatever is not fresh, in order."""
     from pipeline.inventory import Inventory
 
     first = open_inventory(config, overrides, rows)
@@ -157,8 +169,12 @@ def run_everything(
     reporter: Reporter,
     stop: Stop,
 ) -> None:
-    """The four stages in order, each only if something of it is not fresh."""
+    """The four stages in order, each only if something of it is not fresh; the results at the end."""
+    from stages.indexing import index as index_stage
+    from stages.report.stage import records_in_force
     from stages.run import run as run_stages
+
+    shown = False
 
     def names(artefacts: Sequence[Artefact]) -> list[str]:
         return [a.name.rpartition("/")[2] for a in artefacts]
@@ -167,19 +183,26 @@ def run_everything(
         labels = {inventory.student_name(name): name for name in inventory.config.students}
         return [labels[label] for label in names(artefacts)]
 
-    from stages.indexing import index as index_stage
+    def evaluation(inventory: Inventory) -> None:
+        nonlocal shown
+        shown = True
+        evaluate_step(inventory, options, reporter, stop)
 
     run_stages(
         look,
         {
-            "index": lambda i, a: index_stage(i, names(a), reporter),
+            "index": lambda i, a: index_stage(i, names(a), reporter, stop),
             "extract": lambda i, a: extract_step(i, (), options, reporter, stop),
             "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop),
-            "evaluate": lambda i, a: evaluate_step(i, options, reporter, stop),
+            "evaluate": lambda i, a: evaluation(i),
         },
         reporter,
         stop,
     )
+    if not shown and not stop.requested:
+        inventory = look()
+        if records := records_in_force(inventory):
+            show_results(inventory, records, reporter)
 
 
 def extract_step(
@@ -192,8 +215,9 @@ def extract_step(
 
     for name in teachers:
         inventory.teacher(name)
-    index_stage(inventory, training_datasets(inventory), reporter)
-    extract_stage(inventory, teachers, options, reporter, stop)
+    index_stage(inventory, training_datasets(inventory), reporter, stop)
+    if not stop.requested:
+        extract_stage(inventory, teachers, options, reporter, stop)
 
 
 def distill_step(
@@ -205,7 +229,7 @@ def distill_step(
     from stages.indexing import index as index_stage
 
     chosen = named_students(inventory, students)
-    index_stage(chosen, training_datasets(chosen), reporter)
+    index_stage(chosen, training_datasets(chosen), reporter, stop)
     for name in students or chosen.config.students:
         if not stop.requested:
             distill_student(chosen, name, device or chosen.config.compute.device, restart, reporter, stop)
@@ -217,20 +241,26 @@ def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Repor
     from stages.evaluate.run import failures
     from stages.evaluate.stage import evaluate_all
     from stages.indexing import index as index_stage
-    from stages.report.stage import report
 
-    index_stage(inventory, benchmark_datasets(inventory), reporter)
-    records = evaluate_all(inventory, options, reporter, stop)
+    index_stage(inventory, benchmark_datasets(inventory), reporter, stop)
+    records = [] if stop.requested else evaluate_all(inventory, options, reporter, stop)
     if stop.requested:
         return
-    path, table = report(inventory, records)
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(table)
-    reporter.say(f"report: {path}")
+    show_results(inventory, records, reporter)
     failed = failures(records)
     if failed is not None:
         raise failed
+
+
+def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter) -> None:
+    """Write the report (an equal one is left alone), show its main table, and say where it is."""
+    from rich.console import Console
+
+    from stages.report.stage import report
+
+    path, table = report(inventory, records)
+    Console(stderr=True, highlight=False).print(table)
+    reporter.say(f"report: {path}")
 
 
 def extract_options(

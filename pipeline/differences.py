@@ -31,16 +31,25 @@ def _walk(path: str, old: Any, new: Any, found: list[str]) -> None:
         for key in [*old, *(k for k in new if k not in old)]:
             _walk(f"{path}.{key}" if path else str(key), old.get(key), new.get(key), found)
         return
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and any(isinstance(i, dict) for i in old):
-        for before, after in zip(old, new, strict=True):
-            label = before.get("name", "") if isinstance(before, dict) else ""
-            _walk(f"{path}.{label}" if label else path, before, after, found)
+    before, after = _by_name(old), _by_name(new)
+    if before is not None and after is not None:
+        _walk(path, before, after, found)
+        if before == after:
+            found.append(f"{path}: {', '.join(before)} → {', '.join(after)}")
         return
-    name = path.rpartition(".")[2]
-    if name in _SECRETIVE:
+    if isinstance(old or new, dict):
+        found.append(f"{path} {'removed' if new is None else 'added'}")
+    elif path.rpartition(".")[2] in _SECRETIVE:
         found.append(f"{path} digest changed")
     else:
         found.append(f"{path}: {_show(old)} → {_show(new)}")
+
+
+def _by_name(value: Any) -> dict[str, Any] | None:
+    """A list of objects with names (teachers) as a mapping."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) and "name" in item for item in value):
+        return None
+    return {item["name"]: item for item in value}
 
 
 def _show(value: Any) -> str:

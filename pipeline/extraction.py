@@ -25,9 +25,13 @@ from pipeline.storage import LocalStore
 from pipeline.views.probes import check_probes, write_probes
 from schemas.errors import StageError
 from schemas.features import FeatureManifest
+from schemas.recipes import Recipe
 
 PROBE_SAMPLES = 2
 """Samples of each view whose rendering is kept, and compared before work goes on (R7)."""
+
+FOLD_EVERY = 500
+"""Blocks after which loose records are folded, so that a long run, or the one after a kill, reads few files."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,12 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently.
     """
     folders = [_open_folder(work, need) for need, _ in work.jobs]
+    _prepare(work, folders)
     tasks, before, total = _missing(work, folders)
     if not tasks:
+        _fold(work, folders)
         return Extraction(0, before, total, len(_bad_keys(work, folders)))
-    for folder, (need, _) in zip(folders, work.jobs, strict=True):
-        _prepare(work, folder, need, reporter)
+    _check_views(work, folders, reporter)
     device = pick_device(options.device)
     if not options.force:
         check_disk(
@@ -105,10 +110,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     try:
         done = _run(work, job, tasks, folders, options.workers, reporter, stop)
     finally:
-        for folder, (need, _) in zip(folders, work.jobs, strict=True):
-            for view, token in need.planes():
-                folder.fold(view, token)
-            write_ledger(folder)
+        _fold(work, folders)
     return Extraction(done, before, total, len(_bad_keys(work, folders)))
 
 
@@ -126,18 +128,37 @@ def _open_folder(work: ExtractPass, need: FeatureNeed) -> FeatureFolder:
     return folder
 
 
-def _prepare(work: ExtractPass, folder: FeatureFolder, need: FeatureNeed, reporter: Reporter) -> None:
-    """Check that views still render as they did, keep probe images of new ones, and create the arrays."""
+def _prepare(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
+    """Create what the units need, and what `verify` may have set aside: arrays, and probe images of each view."""
     images = _probe_images(work.dataset)
+    for folder, (need, _) in zip(folders, work.jobs, strict=True):
+        for view in range(max(need.views.values())):
+            write_probes(folder.store, *_probed(need, view), images)
+        for view, token in need.planes():
+            prepare_view(folder, view, token, work.dataset.manifest.end_row)
+
+
+def _check_views(work: ExtractPass, folders: Sequence[FeatureFolder], reporter: Reporter) -> None:
+    """Views must still render as they did when the first units were extracted (R7)."""
+    images = _probe_images(work.dataset)
+    for folder, (need, _) in zip(folders, work.jobs, strict=True):
+        for view in range(max(need.views.values())):
+            remark = check_probes(folder.store, *_probed(need, view), images)
+            if remark:
+                reporter.say(f"{need.name}: {remark}")
+
+
+def _probed(need: FeatureNeed, view: int) -> tuple[Recipe, int, int, int]:
     definition = need.definition
-    for view in range(max(need.views.values())):
-        arguments = (definition.recipe, definition.view_seed, view, definition.encoder.image_size, images)
-        write_probes(folder.store, *arguments)
-        remark = check_probes(folder.store, *arguments)
-        if remark:
-            reporter.say(f"{need.name}: {remark}")
-    for view, token in need.planes():
-        prepare_view(folder, view, token, work.dataset.manifest.end_row)
+    return definition.recipe, definition.view_seed, view, definition.encoder.image_size
+
+
+def _fold(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
+    """Fold the loose records, and derive the ledger from them."""
+    for folder, (need, _) in zip(folders, work.jobs, strict=True):
+        for view, token in need.planes():
+            folder.fold(view, token)
+        write_ledger(folder)
 
 
 def _probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
@@ -188,10 +209,13 @@ def _run(
     )
     limit = work.max_bad_fraction * work.rows
     bad = _bad_keys(work, folders)
-    done = 0
+    done = blocks = 0
     with reporter.task(work.title, total=forwards, unit="img") as progress:
         for result in run_blocks(job, tasks, workers, stop):
             done += units[result.block]
+            blocks += 1
+            if blocks % FOLD_EVERY == 0:
+                _fold(work, folders)
             progress.advance(result.forwards)
             bad |= {row.key for row in result.bad}
             if bad:

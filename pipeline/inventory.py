@@ -21,7 +21,7 @@ from pipeline.storage import LocalStore
 from pipeline.students import student_definition, student_teachers
 from schemas.base import Document, digest_of
 from schemas.config import EncoderConfig, StudentConfig
-from schemas.errors import UnicPipeError, UserError
+from schemas.errors import UnicPipeError, UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.status import State
 from schemas.students import CheckpointEntry, ExportManifest, StudentDefinition, StudentManifest
@@ -107,11 +107,10 @@ class Inventory:
             UserError: no such teacher, or no weights.
         """
         if name not in self.config.teachers:
-            import difflib
-
-            near = difflib.get_close_matches(name, self.config.teachers, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(self.config.teachers) or 'none'}."
-            raise UserError(f"No teacher is named {name!r} in {self.workspace.file.name}.", hint)
+            raise UserError(
+                f"No teacher is named {name!r}{did_you_mean(name, list(self.config.teachers))}",
+                f"Name it under teachers: in {self.workspace.file.name}, or choose one (unic-pipe teachers).",
+            )
         return self.encoder(name, self.config.teachers[name])
 
     def block_limit(self, dataset: Dataset) -> int:
@@ -152,6 +151,15 @@ class Inventory:
         rows = [dataset.block_digest(block) for block in range(blocks)]
         done = sum(int(np.count_nonzero(folder.covered(view, token, rows))) for view, token in planes)
         return done, blocks * len(planes)
+
+    def mixed_batches(self, need: FeatureNeed) -> str:
+        """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
+        if self.manifest(need) is None:
+            return ""
+        folder = FeatureFolder(LocalStore(need.folder(self.folder)))
+        found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
+        found.add(need.definition.compute.batch)
+        return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""
@@ -238,11 +246,15 @@ def baseline_config(student: StudentConfig) -> EncoderConfig:
 
 
 def finished_student(name: str, folder: Path) -> FinishedStudent | None:
-    """The student in a folder if it is finished: manifest, export and the exported files agree in digest and size."""
+    """The student in a folder if it is finished: the export is that of the manifest, and its files are there.
+
+    Only `verify` hashes them.
+    """
     manifest = read_document(folder / "manifest.json", StudentManifest)
     export = read_document(folder / "export" / "manifest.json", ExportManifest)
-    weights = folder / "export" / "model.safetensors"
-    if manifest is None or export is None or export.student != manifest.digest or not weights.is_file():
+    if manifest is None or export is None or export.student != manifest.digest:
+        return None
+    if not all((folder / "export" / name).is_file() for name in ("model.safetensors", "config.json")):
         return None
     return FinishedStudent(name, folder, manifest, export)
 
@@ -257,17 +269,27 @@ def rows_wanted(rows: str, dataset: Dataset) -> int:
     """The number of rows that `1%` or `5000` means.
 
     Raises:
+        UserError: neither a percentage nor a number.
+    """
+    number, percentage = parse_rows(rows)
+    return math.ceil(number / 100 * dataset.manifest.rows if percentage else number)
+
+
+def parse_rows(rows: str) -> tuple[float, bool]:
+    """The number in `1%` or `5000`, and whether it is a percentage.
+
+    Raises:
         UserError: neither a percentage between 0 and 100 nor a positive number.
     """
     text = rows.strip().replace(",", "")
+    percentage = text.endswith("%")
     try:
-        wanted = float(text[:-1]) / 100 * dataset.manifest.rows if text.endswith("%") else int(text)
-        good = wanted > 0 and (not text.endswith("%") or float(text[:-1]) <= 100)
+        number = float(text[:-1]) if percentage else int(text)
     except ValueError:
-        good = False
-    if not good:
+        number = 0
+    if not 0 < number <= (100 if percentage else math.inf):
         raise UserError(f"--rows {rows}: expected a percentage or a number of rows, for instance 1% or 5000.")
-    return math.ceil(wanted)
+    return number, percentage
 
 
 def read_document(path: Path, kind: type[D]) -> D | None:

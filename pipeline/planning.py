@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from pipeline.evaluations import benchmark_digest, current_record, evaluation_di
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.inventory import Inventory, checkpoint_step, finished_student, read_document
 from pipeline.probing import ProbePlan, probe_plans
-from pipeline.students import student_folder, student_teachers
+from pipeline.students import student_folder
 from schemas.base import digest_of
+from schemas.config import Config
 from schemas.errors import UnicPipeError
 from schemas.features import FeatureManifest
 from schemas.status import Artefact, Stage, State, StatusReport
@@ -22,6 +24,7 @@ from schemas.students import StudentManifest
 
 EVALUATION = "main"
 """Name of the evaluation: its benchmarks, settings and protocol give the eight digits."""
+_NOT_INDEXED = "its samples are not indexed yet"
 
 
 def make_plan(inventory: Inventory) -> StatusReport:
@@ -56,9 +59,9 @@ def used_datasets(inventory: Inventory) -> list[str]:
 
 
 def extraction_needs(inventory: Inventory, teachers: tuple[str, ...] | None = None) -> list[FeatureNeed]:
-    """Features that `extract` makes: every student's teachers over its training set and the validation set.
+    """Features that `extract` makes: teachers (all, or the given ones) over training sets and the validation set.
 
-    Without students, all teachers over dataset `train`. Datasets that are not indexed yet contribute nothing.
+    Datasets that are not indexed yet contribute nothing.
 
     Raises:
         UserError: a teacher that does not exist, or whose weights are missing.
@@ -66,15 +69,20 @@ def extraction_needs(inventory: Inventory, teachers: tuple[str, ...] | None = No
     config = inventory.config
     needs: list[FeatureNeed] = []
     wanted = teachers if teachers is not None else tuple(config.teachers)
-    pairs = {(s.dataset, t) for n, s in config.students.items() for t in student_teachers(config, n)}
-    pairs |= {(dataset, t) for dataset in ({s.dataset for s in config.students.values()} or {"train"}) for t in wanted}
     for dataset in config.samples.datasets:
         for teacher in wanted:
-            if (dataset, teacher) in pairs:
+            if dataset in _training_sets(config, teacher):
                 needs += inventory.training_needs((teacher,), dataset)
     for teacher in wanted:
         needs += inventory.validation_needs((teacher,))
     return merge_needs(needs)
+
+
+def _training_sets(config: Config, teacher: str) -> set[str]:
+    """Training sets of the students that learn from a teacher; of all students, if none does; `train` without any."""
+    students = config.students.values()
+    own = {s.dataset for s in students if s.teachers is None or teacher in s.teachers}
+    return own or {s.dataset for s in students} or {"train"}
 
 
 def _datasets(inventory: Inventory) -> Iterator[Artefact]:
@@ -105,10 +113,11 @@ def _features(inventory: Inventory) -> Iterator[Artefact]:
             try:
                 needs = [n for n in extraction_needs(inventory, (teacher,)) if n.dataset == dataset]
             except UnicPipeError as error:
-                yield _blocked(f"features/{dataset}/{teacher}", "extract", error.message, error.hint)
+                yield _blocked(f"features/{dataset}/{teacher}", "extract", error, command)
                 continue
-            if inventory.dataset(dataset).dataset is None:
-                yield _blocked(f"features/{dataset}/{teacher}", "extract", "its samples are not indexed yet", command)
+            used = {*_training_sets(config, teacher), config.distill.validation}
+            if inventory.dataset(dataset).dataset is None and dataset in used:
+                yield _blocked(f"features/{dataset}/{teacher}", "extract", _NOT_INDEXED, command)
             for need in needs:
                 yield _feature(inventory, need)
 
@@ -117,7 +126,7 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     dataset = inventory.dataset(need.dataset).dataset
     assert dataset is not None
     done, total = inventory.coverage(need, inventory.block_limit(dataset))
-    state, reason = _progress_state(done, total), ""
+    state, reason = _progress_state(done, total), inventory.mixed_batches(need)
     if done == 0:
         old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder(inventory.folder))
         if old is not None:
@@ -141,9 +150,9 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         definition = inventory.student_definition(name)
     except UnicPipeError as error:
-        return _blocked(f"students/{label}", "distill", error.message, error.hint)
+        return _blocked(f"students/{label}", "distill", error, command)
     if definition is None:
-        return _blocked(f"students/{label}", "distill", "its samples are not indexed yet", command)
+        return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
     folder = student_folder(inventory.folder, label, definition)
     manifest = read_document(folder / "manifest.json", StudentManifest)
     step = checkpoint_step(folder) or 0
@@ -182,11 +191,11 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     try:
         plans, waiting = probe_plans(inventory)
     except UnicPipeError as error:
-        yield _blocked(name, "evaluate", error.message, error.hint)
+        yield _blocked(name, "evaluate", error, command)
         return
     folder = evaluation_path(inventory)
     if folder is None:
-        yield _blocked(name, "evaluate", "its samples are not indexed yet", command)
+        yield _blocked(name, "evaluate", _NOT_INDEXED, command)
         return
     done = sum(1 for plan in plans if _is_done(folder, plan))
     total = len(plans) + len(waiting) * len(config.evaluate.benchmarks) * len(config.evaluate.probes)
@@ -230,9 +239,15 @@ def _progress_state(done: int, total: int) -> State:
     return "fresh" if done == total else "partial" if done else "missing"
 
 
-def _blocked(name: str, stage: Stage, reason: str, following: str | None) -> Artefact:
-    command = following if following and following.startswith(("unic-pipe", "pip")) else None
-    return Artefact(name=name, stage=stage, state="missing", done=0, total=0, reason=reason, digest=None, next=command)
+def _blocked(name: str, stage: Stage, why: str | UnicPipeError, command: str) -> Artefact:
+    """An artefact that cannot be planned yet. The next step is the command that an error's hint begins with, if any;
+    otherwise the stage's own, which says all of the hint."""
+    reason, hint = (why.message, why.hint or "") if isinstance(why, UnicPipeError) else (why, "")
+    hinted = re.match(r"unic-pipe [a-z]+(?: --[a-z]+)*|pip install \S+", hint)
+    following = hinted[0] if hinted else command
+    return Artefact(
+        name=name, stage=stage, state="missing", done=0, total=0, reason=reason, digest=None, next=following
+    )
 
 
 def _relative(inventory: Inventory, path: Path) -> str:

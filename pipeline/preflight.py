@@ -24,11 +24,11 @@ SMALL_WORK = 50_000
 
 def human_bytes(size: float) -> str:
     """Bytes in decimal units, as disks are sold: `1.55 TB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} TB"
+    return f"{size:,.1f} PB"
 
 
 def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: int) -> None:
@@ -44,7 +44,7 @@ def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: 
     free = shutil.disk_usage(workdir).free
     if needed > free:
         codec = needs[0][0].definition.codec.name
-        smaller = "cache.codec: int8 (a third of the size), " if codec == "float16" else ""
+        smaller = "cache.codec: int8 (less than half the size), " if codec == "float16" else ""
         raise StageError(
             f"Disk too small: the features need about {human_bytes(needed)}, {workdir} has {human_bytes(free)} free.",
             f"Make it fit with {smaller}fewer views.count, or a pilot (--rows 1%); --force starts all the same.",

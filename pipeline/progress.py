@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -87,10 +86,15 @@ class _LineTask:
         self._meter.done += amount
         if time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            self._console.print(f"{self._meter.title}: {self._meter.describe()}", highlight=False)
+            _print_line(self._console, f"{self._meter.title}: {self._meter.describe()}")
 
     def note(self, text: str) -> None:
         self._meter.remark = text
+
+
+def _print_line(console: Console, text: str) -> None:
+    """One line, however long, with brackets as they are (paths and names may hold some)."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class ConsoleReporter:
@@ -101,19 +105,19 @@ class ConsoleReporter:
 
     def say(self, text: str) -> None:
         """Print one line that stays."""
-        self.console.print(text)
+        _print_line(self.console, text)
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
         """Show a bar (terminal) or a line a minute (no terminal) while the block runs."""
         meter = _Meter(title, total, unit, done)
         try:
-            if self.console.is_terminal and sys.stderr.isatty():
+            if self.console.is_terminal and self.console.file.isatty():
                 columns = (
                     SpinnerColumn(),
-                    TextColumn("{task.description}"),
+                    TextColumn("{task.description}", markup=False),
                     BarColumn(bar_width=24),
-                    TextColumn("{task.fields[status]}"),
+                    TextColumn("{task.fields[status]}", markup=False),
                     TimeElapsedColumn(),
                 )
                 with Progress(*columns, console=self.console, transient=True) as bar:
@@ -148,10 +152,10 @@ class _Silent:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: `41 d`, `3 h 20 min`, `2 min 05 s`, `12 s`."""
+    """Seconds as people say them: `41 days`, `3 h 20 min`, `2 min 05 s`, `12 s`."""
     whole = round(seconds)
     if whole >= 2 * 86_400:
-        return f"{whole / 86_400:.0f} d"
+        return f"{whole / 86_400:.0f} days"
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     if whole >= 60:

@@ -9,14 +9,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.progress import Reporter, Task
 from pipeline.stopping import Stop
-from pipeline.storage import LocalStore
+from pipeline.storage import LocalStore, process_runs
 from schemas.errors import UnicPipeError
 from schemas.runs import RunDocument
 
@@ -54,10 +54,11 @@ class RunLog:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
             self.finish("done")
-        elif isinstance(error, UnicPipeError):
-            self.finish("failed", error.message)
-        else:
-            self.finish("failed", f"{type(error).__name__}: {error}")
+            return
+        message = error.message if isinstance(error, UnicPipeError) else f"{type(error).__name__}: {error}"
+        # The log must not hide why the stage failed, for instance where the disk is full.
+        with suppress(UnicPipeError, OSError):
+            self.finish("failed", message)
 
     def finish(self, state: str, message: str = "") -> None:
         """Write how it ended, unless that was written already."""
@@ -121,7 +122,7 @@ def running(workdir: Path) -> list[RunDocument]:
             run = RunDocument.from_bytes(path.read_bytes(), str(path))
         except (UnicPipeError, OSError):
             continue
-        dead = run.host == socket.gethostname() and not _alive(run.pid)
+        dead = run.host == socket.gethostname() and not process_runs(run.pid)
         if run.state == "running" and not dead:
             found.append(run)
     return found
@@ -130,16 +131,6 @@ def running(workdir: Path) -> list[RunDocument]:
 def silent_for(run: RunDocument) -> float:
     """Seconds since a run was last heard of."""
     return (datetime.now(UTC) - datetime.fromisoformat(run.updated)).total_seconds()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _now() -> str:

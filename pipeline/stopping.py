@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )  # Windows has no SIGUSR1
+
+
+_STDERR = 2
+_SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Stop:
@@ -51,7 +55,14 @@ class Stop:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal is not None:
+            if os.isatty(_STDERR):
+                _write(_SHOW_CURSOR)  # a progress bar hides it
             os._exit(128 + number)
         self.signal = number
-        sys.stderr.write("\nStopping after what is in flight (again: stop at once) ...\n")
-        sys.stderr.flush()
+        _write(b"\nStopping after what is in flight (again: stop at once) ...\n")
+
+
+def _write(text: bytes) -> None:
+    """Write to stderr past Python's buffers: the signal may have come in the middle of a write to those."""
+    with suppress(OSError):
+        os.write(_STDERR, text)

@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -84,7 +85,7 @@ class LocalStore:
     def put(self, key: str, data: bytes) -> None:
         """Write or replace: temporary file, fsync, rename, fsync of the folder."""
         target = self.path(key)
-        with _said(target, len(data)):
+        with _plain_words(target, len(data)):
             temporary = self._write_temporary(data)
             try:
                 self._make_folder(target.parent)
@@ -97,7 +98,7 @@ class LocalStore:
     def create(self, key: str, data: bytes) -> bool:
         """Write only if nothing is there. A hard link either appears whole or not at all."""
         target = self.path(key)
-        with _said(target, len(data)):
+        with _plain_words(target, len(data)):
             temporary = self._write_temporary(data)
             try:
                 self._make_folder(target.parent)
@@ -134,13 +135,14 @@ class LocalStore:
         if not folder.is_dir():
             return
         for entry in list(folder.iterdir()):
-            host, _, rest = entry.name.rpartition("@")[0], "", entry.name.rpartition("@")[2]
-            pid = rest.split("-")[0]
+            host, _, rest = entry.name.rpartition("@")
+            pid = rest.partition("-")[0]
             try:
                 age = time.time() - entry.stat().st_mtime
             except FileNotFoundError:
                 continue
-            if (host == socket.gethostname() and not _alive(pid)) or age > _DAY_S:
+            ours = host == socket.gethostname() and pid.isdecimal()
+            if (ours and not process_runs(int(pid))) or age > _DAY_S:
                 entry.unlink(missing_ok=True)
 
     def _write_temporary(self, data: bytes) -> Path:
@@ -178,39 +180,34 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _alive(pid: str) -> bool:
-    return pid.isdigit() and Path("/proc", pid).exists() if Path("/proc/self").exists() else _signalable(pid)
-
-
-def _signalable(pid: str) -> bool:
+def process_runs(pid: int) -> bool:
+    """Whether a process of this host with that number exists."""
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
     except PermissionError:
         return True
     return True
 
 
-class _said:
-    """Turns the operating system's refusals into messages that say what to do."""
+_NO_ROOM = {errno.ENOSPC: "Disk full", errno.EDQUOT: "Disk quota used up", errno.EFBIG: "File size limit reached"}
 
-    def __init__(self, target: Path, size: int) -> None:
-        self.target, self.size = target, size
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+@contextmanager
+def _plain_words(target: Path, size: int) -> Iterator[None]:
+    """Turn the operating system's refusals into messages that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
             raise StageError(
-                f"Disk full: could not write {self.size:,} bytes to {self.target}.",
+                f"{_NO_ROOM[error.errno]}: could not write {size:,} bytes to {target}.",
                 "Finished work is kept. Free some space and run the same command again.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
-                f"Cannot write {self.target}: {error.strerror}.",
+                f"Cannot write {target}: {error.strerror}.",
                 "Choose a working folder that you may write to (cd there, or --config FOLDER/unic-pipe.yaml).",
             ) from error
+        raise

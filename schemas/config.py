@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Model, Name
-from schemas.recipes import Recipe
+from schemas.errors import did_you_mean
+from schemas.recipes import RECIPES, Recipe
 
 Scalar = bool | int | float | str
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 TokenType = Literal["cls", "patch"]
+CONSISTENCY = "consistency"
+"""Type of the pydantic problems about values that do not go together; their locations are exact."""
 
 
 class DatasetConfig(Model):
@@ -49,6 +54,13 @@ class ViewsConfig(Model):
     recipe: str | Recipe = "unic"
     count: PositiveInt = 1
     seed: int = 0
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_exists(cls, recipe: str | Recipe) -> str | Recipe:
+        if isinstance(recipe, str) and recipe not in RECIPES:
+            raise ValueError(f"no view recipe has this name{did_you_mean(recipe, list(RECIPES))}")
+        return recipe
 
 
 class EncoderConfig(Model):
@@ -151,6 +163,15 @@ class StudentConfig(Model):
     threads: PositiveInt = 2
     """CPU threads of a training step on a CPU; fixed, so that a resumed run gives the same bits."""
 
+    @model_validator(mode="after")
+    def _streams_divide_batch(self) -> StudentConfig:
+        if self.optimizer.batch % self.streams:
+            message = f"not a multiple of streams ({self.streams})"
+            error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
+            problem = InitErrorDetails(type=error, loc=("optimizer", "batch"), input=self.optimizer.batch)
+            raise ValidationError.from_exception_data("StudentConfig", [problem])
+        return self
+
 
 class DistillConfig(Model):
     """What a run of `distill` does beside training; none of it changes a student's weights."""
@@ -203,26 +224,47 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
-        datasets, teachers = set(self.samples.datasets), set(self.teachers)
-        wanted: list[tuple[str, str, set[str], str]] = []
-        for name, student in self.students.items():
-            wanted.append((f"students.{name}.dataset", student.dataset, datasets, "dataset"))
-            wanted += [(f"students.{name}.teachers", t, teachers, "teacher") for t in student.teachers or ()]
-        if self.distill.validation is not None:
-            wanted.append(("distill.validation", self.distill.validation, datasets, "dataset"))
-        for name, bench in self.evaluate.benchmarks.items():
-            wanted.append((f"evaluate.benchmarks.{name}.train", bench.train, datasets, "dataset"))
-            wanted.append((f"evaluate.benchmarks.{name}.test", bench.test, datasets, "dataset"))
-        bad = [
-            f"{where}: no {kind} is named {value!r} (there are: {', '.join(sorted(known)) or 'none'})"
-            for where, value, known, kind in wanted
-            if value not in known
-        ]
-        bad += [
-            f"students.{n}.optimizer.batch: {s.optimizer.batch} is not a multiple of streams ({s.streams})"
-            for n, s in self.students.items()
-            if s.optimizer.batch % s.streams
-        ]
-        if bad:
-            raise ValueError("; ".join(bad))
+        problems = reference_problems(self.model_dump())
+        if problems:
+            raise ValidationError.from_exception_data("Config", problems)
         return self
+
+
+_REFERENCES = (
+    ("students.*.dataset", "samples.datasets", "dataset"),
+    ("students.*.teachers.*", "teachers", "teacher"),
+    ("distill.validation", "samples.datasets", "dataset"),
+    ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
+    ("evaluate.benchmarks.*.test", "samples.datasets", "dataset"),
+)
+"""Where the configuration names something, where that has to be defined, and what it is."""
+
+
+def reference_problems(body: Any) -> list[InitErrorDetails]:
+    """Names that nothing has, as pydantic problems with their places.
+
+    `body` is a configuration as plain mappings and lists. It may be wrong in other ways, so that names are checked
+    together with everything else.
+    """
+    problems = []
+    for reference, place, kind in _REFERENCES:
+        known = sorted(str(loc[-1]) for loc, _ in _values(body, (*place.split("."), "*")))
+        for loc, name in _values(body, tuple(reference.split("."))):
+            if isinstance(name, str) and name not in known:
+                message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
+                error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
+                problems.append(InitErrorDetails(type=error, loc=loc, input=name))
+    return problems
+
+
+def _values(node: Any, pattern: tuple[str, ...]) -> list[tuple[tuple[int | str, ...], Any]]:
+    """Every (location, value) below `node` that matches a pattern of keys; `*` is any key or item."""
+    if not pattern:
+        return [((), node)]
+    first, *rest = pattern
+    if isinstance(node, Mapping):
+        items = list(node.items())
+    else:
+        items = list(enumerate(node)) if isinstance(node, list | tuple) else []
+    found = [(key, pair) for key, value in items if first in ("*", key) for pair in _values(value, tuple(rest))]
+    return [((key, *loc), value) for key, (loc, value) in found]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class UnicPipeError(Exception):
     """A failure with a message for people: what is wrong, with what, and what to type next.
@@ -33,3 +36,11 @@ class StageError(UnicPipeError, RuntimeError):
     """The work could not be done (exit code 1): disk full, damaged artefact, device failure."""
 
     exit_code = 1
+
+
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
+    """The end of a message about an unknown word: the choice that is near it, or all of them."""
+    near = difflib.get_close_matches(word, choices, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f" (there are: {', '.join(choices) or 'none'})"

@@ -102,7 +102,7 @@ def _weights(inventory: Inventory, name: str) -> Check:
     try:
         encoder = inventory.teacher(name)
     except UnicPipeError as error:
-        return Check(name, False, error.message, error.hint or "")
+        return Check(name, False, error.message.removeprefix(f"{name}: "), error.hint or "")
     d = encoder.definition
     grid = f"{d.grid[0]}×{d.grid[1]}"
     return Check(name, True, f"{d.architecture}, {d.image_size} px, {grid} patches of {d.patch_dim}, {encoder.licence}")

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pipeline.inventory import Inventory
 from pipeline.progress import Reporter
 from pipeline.samples.index import index_dataset
+from pipeline.samples.scan import IndexingStopped
+from pipeline.stopping import Stop
 from schemas.errors import UserError
 
 
-def index(inventory: Inventory, names: Sequence[str], reporter: Reporter) -> None:
+def index(inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: Stop) -> None:
     """Index datasets that are missing or have new shards; the others are only compared with their files.
 
     Raises:
@@ -21,6 +23,10 @@ def index(inventory: Inventory, names: Sequence[str], reporter: Reporter) -> Non
         if name not in known:
             raise UserError(f"No dataset is named {name!r}.", f"There are: {', '.join(known)}.")
     for name in names:
-        if inventory.dataset(name).state != "fresh":
-            dataset = index_dataset(inventory.folder, name, known[name], inventory.config.samples, reporter)
-            inventory.refresh(name, dataset)
+        if inventory.dataset(name).state == "fresh":
+            continue
+        try:
+            dataset = index_dataset(inventory.folder, name, known[name], inventory.config.samples, reporter, stop)
+        except IndexingStopped:
+            return
+        inventory.refresh(name, dataset)

@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.configuration import CONFIG_NAME
+from pipeline.encoders.locate import find_weights
 from pipeline.encoders.registry import parse_choice
+from pipeline.encoders.resolve import encoder_card, find_file
 from pipeline.samples.survey import Survey, survey_splits
 from pipeline.storage import LocalStore
+from schemas.config import EncoderConfig
 from schemas.errors import UserError
 
+WEIGHTS = "weights"
+IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
+"""Images of ImageNet-1k's splits."""
 PAPER_DROP = {1: 0.0, 2: 0.25}
 """Drop probability by number of teachers (UNIC: .25 for two, .5 for four)."""
 
@@ -25,6 +31,37 @@ def look(path: Path) -> dict[str, Survey]:
     if not path.exists() and not any(c in str(path) for c in "*?{["):
         raise UserError(f"{path}: no such file or folder.", "Give --data a folder of tars or images, or a tar pattern.")
     return survey_splits(path)
+
+
+def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
+    """Those teachers whose weights are not on this machine yet.
+
+    Raises:
+        UserError: a teacher is not known, or its file is nowhere.
+    """
+    missing = []
+    for teacher in teachers:
+        kind, target = parse_choice(teacher)
+        if kind == "checkpoint":
+            find_file(EncoderConfig(encoder=teacher), teacher, folder / WEIGHTS, folder)
+        elif find_weights(encoder_card(kind, target, folder / WEIGHTS, None), folder / WEIGHTS) is None:
+            missing.append(teacher)
+    return missing
+
+
+def expected_rows(name: str, surveys: Mapping[str, Survey]) -> int | None:
+    """The number of rows that a dataset must have, if the data look like ImageNet-1k; else None.
+
+    Train and validation folders are told apart by their names: swapped ones are noticed when they are indexed.
+    """
+    survey = surveys[name]
+    labelled = survey.classes == 1000 or (survey.layout == "flat-folder" and survey.config.labels is not None)
+    tolerance = 0.01 if survey.exact else 0.05
+    near = [rows for rows in IMAGENET_ROWS.values() if abs(survey.rows - rows) <= tolerance * rows]
+    if not labelled or not near:
+        return None
+    split = next((split for split in IMAGENET_ROWS if name.startswith(split)), None)
+    return IMAGENET_ROWS[split] if split is not None and len(surveys) > 1 else near[0]
 
 
 def write_config(
@@ -56,15 +93,15 @@ def _text(
         "samples:",
         f"  roots: {_flow(roots)}   # folders in which the sources are searched; may change when data move",
         "  datasets:",
-        *(_dataset(name, survey) for name, survey in surveys.items()),
+        *(_dataset(name, surveys) for name in surveys),
         "",
         "views:                # what is cached of every training sample",
         "  recipe: unic        # the paper's crops and colours; gentle suits tiny images",
         f"  count: {views}            # more views: more disk, better students",
         "",
-        "weights_dir: weights  # searched first for teachers' weights (unic-pipe teachers)",
+        f"weights_dir: {WEIGHTS}  # searched first for teachers' weights (unic-pipe teachers)",
         "teachers:             # frozen; also mine: {encoder: timm:NAME} or {encoder: checkpoint:PATH}",
-        *(f"  {_teacher(teacher)}" for teacher in teachers),
+        *(f"  {line}" for line in _teachers(teachers)),
         "",
         "cache:",
         "  codec: int8         # a third of float16's size at 35 dB; float16 keeps half precision",
@@ -87,20 +124,28 @@ def _text(
     return "\n".join(lines) + "\n"
 
 
-def _dataset(name: str, survey: Survey) -> str:
+def _dataset(name: str, surveys: Mapping[str, Survey]) -> str:
+    survey, rows = surveys[name], expected_rows(name, surveys)
     fields = [f'source: "{survey.config.source}"']
     if survey.config.labels is not None:
         fields.append(f'labels: "{survey.config.labels}"')
+    if rows is not None:
+        fields.append(f"rows: {rows}")
     about = "" if survey.exact else "about "
     classes = f", {survey.classes:,} classes" if survey.classes else ""
     return f"    {name}: {{{', '.join(fields)}}}   # {about}{survey.rows:,} images{classes}"
 
 
-def _teacher(teacher: str) -> str:
-    if ":" not in teacher:
-        return f"{teacher}: {{}}"
-    name = Path(teacher.partition(":")[2]).name.split(".")[0].replace("/", "-")
-    return f'{name}: {{encoder: "{teacher}"}}'
+def _teachers(teachers: Sequence[str]) -> list[str]:
+    """A line for each teacher; two of one architecture are told apart by the rest of their names."""
+    lines: dict[str, str] = {}
+    for teacher in dict.fromkeys(teachers):
+        target = teacher.partition(":")[2]
+        file = Path(target).name
+        names = (file.split(".")[0], file.replace(".", "-"), target.replace("/", "-").replace(".", "-"))
+        name = next((n for n in names if n not in lines), names[-1]) if target else teacher
+        lines[name] = f'{name}: {{encoder: "{teacher}"}}' if target else f"{name}: {{}}"
+    return list(lines.values())
 
 
 def _evaluate(surveys: Mapping[str, Survey]) -> list[str]:

@@ -41,8 +41,9 @@ def verify(inventory: Inventory, read_only: bool, reporter: Reporter) -> tuple[V
             count, wrong = check(folder)
             checked += count
             problems += [_problem(f"{kind}/{folder.name}/{path}", what) for path, what in wrong]
-    report = VerifyReport(ok=not problems, checked=checked, problems=tuple(problems))
-    return report, _next(problems)
+    damaged = [p for p in problems if p.kind != "unexpected"]
+    report = VerifyReport(ok=not damaged, checked=checked, problems=tuple(problems))
+    return report, _next(damaged)
 
 
 def _folders(workdir: Path, kind: str) -> list[Path]:

@@ -106,10 +106,11 @@ class Work:
 
     def index(self, *overrides: str) -> None:
         from pipeline.planning import used_datasets
+        from pipeline.stopping import Stop
         from stages.indexing import index
 
         inventory = self.inventory(*overrides)
-        index(inventory, used_datasets(inventory), Quiet())
+        index(inventory, used_datasets(inventory), Quiet(), Stop())
 
     def extract(
         self, *overrides: str, teachers: Iterable[str] = (), rows: str | None = None, workers: int = 0, **more: Any
@@ -123,7 +124,7 @@ class Work:
 
         reporter = Quiet(more.pop("on_advance", None))
         inventory = self.inventory(*overrides, rows=rows)
-        index(inventory, training_datasets(inventory), reporter)
+        index(inventory, training_datasets(inventory), reporter, Stop())
         options = ExtractOptions(device="cpu", workers=workers, **more)
         try:
             return extract(inventory, tuple(teachers), options, reporter, Stop()).passes

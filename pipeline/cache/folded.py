@@ -91,6 +91,11 @@ class FoldedTable:
             body = json.loads(document)
             yield block, body["definition"], body["rows"]
 
+    def batches(self) -> set[int]:
+        """Batch sizes with which the units were made."""
+        found = set(self._core.column("batch").to_pylist()) if self._core is not None else set()
+        return found | {json.loads(document)["batch"] for document in self._salvaged.values()}
+
     def documents(self) -> dict[int, bytes]:
         """Every record's bytes by block."""
         if self._core is None:

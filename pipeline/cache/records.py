@@ -143,6 +143,11 @@ class FeatureFolder:
         parsed = ((b, parse_record(documents[b], record_key(view, token, b))) for b in sorted(documents))
         return {b: r for b, r in parsed if r is not None and r.definition == definition}
 
+    def batches(self, view: int, token: TokenType) -> set[int]:
+        """Batch sizes with which the units were made; more than one after a smaller batch was forced."""
+        loose = {json.loads(document)["batch"] for document in self.loose(view, token).values()}
+        return self._table(view, token).batches() | loose
+
     def record(self, view: int, token: TokenType, block: int) -> UnitRecord | None:
         """The record in force of one unit, or None if it is not finished."""
         document = self._loose_document(view, token, block) or self._table(view, token).document(block)

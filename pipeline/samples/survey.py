@@ -96,8 +96,13 @@ def _tar_splits(tars: Sequence[str]) -> dict[str, str]:
         at = next((i for i, word in enumerate(words) if word.lower() in SPLITS), None)
         if at is None:
             return {}
-        patterns[words[at].lower()] = "".join(words[: at + 1]) + "*.tar"
-    return patterns if len(patterns) > 1 else {}
+        stem = "".join(words[: at + 1])
+        patterns[stem] = stem + "*.tar"
+    if len(patterns) < 2:
+        return {}
+    splits = {re.split(r"[^A-Za-z]+", stem)[-1].lower(): pattern for stem, pattern in patterns.items()}
+    # `digits-train` and `shapes-train` are two datasets.
+    return splits if len(splits) == len(patterns) else patterns
 
 
 def _measure(source: Source, config: DatasetConfig, root: Path) -> Survey:

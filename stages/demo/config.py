@@ -35,6 +35,7 @@ students:
     image_size: 32
     mean: [0.5, 0.5, 0.5]
     std: [0.5, 0.5, 0.5]
+    drop_path: 0.0
     dataset: digits-train
     ladder: {hidden: 64, last_hidden: 128}
     loss: {drop_probability: 0.25}
@@ -48,6 +49,9 @@ evaluate:
     digits: {train: digits-train, test: digits-test}
     digits-shifted: {train: digits-train, test: digits-shifted, note: "same digits, moved and noisy"}
     shapes: {train: shapes-train, test: shapes-test, note: synthetic}
+  # Up to C = 1 only: with less regularisation a probe separates digits of 8 x 8 pixels on anybody's features, also on
+  # those of a random network (.92 at C = 100), and says nothing about the encoder.
+  c_values: [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
   k_values: [10, 20]
 """
 

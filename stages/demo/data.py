@@ -6,13 +6,14 @@ Shapes: H, W pixels.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from pipeline.storage import LocalStore
 
 SIDE = 32
 """Side of every image in pixels; the scans' 8 × 8 are enlarged."""
@@ -29,7 +30,7 @@ Sample = tuple[str, Image.Image, int]
 
 
 def write_samples(folder: Path) -> None:
-    """Write every shard of the demo below `folder`; shards that are already there are left alone."""
+    """Write every shard of the demo below `folder`, unless all of them are there. The bytes are the same every time."""
     if all(path.exists() for name, count in COUNTS.items() for path in _shards(folder, name, count)):
         return
     digits, labels = _digits()
@@ -131,13 +132,12 @@ def _write(folder: Path, name: str, samples: Iterable[Sample]) -> None:
     """Write samples as `<name>-000000.tar` ...; each shard appears whole or not at all."""
     import webdataset
 
-    folder.mkdir(parents=True, exist_ok=True)
-    source = iter(samples)
+    store, source = LocalStore(folder), iter(samples)
     for path in _shards(folder, name, COUNTS[name]):
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as stream, webdataset.TarWriter(stream, mtime=0) as tar:
+        shard = io.BytesIO()
+        with webdataset.TarWriter(shard, mtime=0) as tar:
             for key, image, label in islice(source, ROWS_PER_SHARD):
                 png = io.BytesIO()
                 image.save(png, "PNG")
                 tar.write({"__key__": key, "png": png.getvalue(), "cls": str(label)})
-        os.replace(temporary, path)
+        store.put(path.name, shard.getvalue())

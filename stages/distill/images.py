@@ -34,14 +34,15 @@ class StudentImages:
     views: int
     rows_N: NDArray[np.int64]
     """All rows that may be asked for, ascending."""
-    _kept_VN3SS: Tensor | None = field(init=False, default=None)
+    # NumPy, because torch would copy with threads of its own, beside those of the training step.
+    _kept_VN3SS: NDArray[np.uint8] | None = field(init=False, default=None)
     _have_VN: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         shape = (self.views, len(self.rows_N), 3, self.size, self.size)
         self._have_VN = np.zeros(shape[:2], dtype=np.bool_)
         if np.prod(shape, dtype=np.int64) <= KEEP_BYTES:
-            self._kept_VN3SS = torch.empty(shape, dtype=torch.uint8)
+            self._kept_VN3SS = np.empty(shape, dtype=np.uint8)
 
     def batch(self, rows_B: NDArray[np.int64], view: int, pool: Executor) -> Tensor:
         """View number `view` of the rows, uint8 (B, 3, S, S).
@@ -50,15 +51,15 @@ class StudentImages:
             StageError: a sample that was readable during extraction no longer is.
         """
         if self._kept_VN3SS is None:
-            return torch.stack(list(pool.map(lambda row: self._render(int(row), view), rows_B)))
+            return torch.from_numpy(np.stack(list(pool.map(lambda row: self._render(int(row), view), rows_B))))
         place_B = np.searchsorted(self.rows_N, rows_B)
         new = place_B[~self._have_VN[view, place_B]]
         for place, image_3SS in zip(new, pool.map(lambda p: self._render(int(self.rows_N[p]), view), new), strict=True):
             self._kept_VN3SS[view, place] = image_3SS
         self._have_VN[view, new] = True
-        return self._kept_VN3SS[view, torch.from_numpy(place_B)]
+        return torch.from_numpy(self._kept_VN3SS[view, place_B])
 
-    def _render(self, row: int, view: int) -> Tensor:
+    def _render(self, row: int, view: int) -> NDArray[np.uint8]:
         key = self.dataset.key(row)
         try:
             image_HWC = decode_image(self.dataset.read(row))
@@ -67,4 +68,5 @@ class StudentImages:
                 f"Sample {key!r} was decoded during extraction, and cannot be now: {error}.",
                 "Image libraries changed; use the environment that extracted the features.",
             ) from None
-        return render_view(image_HWC, self.recipe, self.view_seed, key, view, self.size)
+        rendered: NDArray[np.uint8] = render_view(image_HWC, self.recipe, self.view_seed, key, view, self.size).numpy()
+        return rendered

@@ -33,10 +33,11 @@ def usable_rows(
     """
     ranges = [dataset.block_range(block) for block in range(blocks)]
     valid = [np.ones(count, dtype=np.bool_) for _, count in ranges]
+    digests = [dataset.block_digest(block) for block in range(blocks)]
     for teacher, cache in caches.items():
         for view in range(views):
             for token in tokens:
-                _restrict(valid, dataset, teacher, cache, view, token)
+                _restrict(valid, digests, teacher, cache, view, token)
     rows = [first + np.flatnonzero(bits) for (first, _), bits in zip(ranges, valid, strict=True)]
     return np.concatenate([np.empty(0, dtype=np.int64), *rows])
 
@@ -47,7 +48,7 @@ def rows_digest(rows_N: NDArray[np.int64]) -> str:
 
 
 def _restrict(
-    valid: list[NDArray[np.bool_]], dataset: Dataset, teacher: str, cache: FeatureCache, view: int, token: TokenType
+    valid: list[NDArray[np.bool_]], digests: list[str], teacher: str, cache: FeatureCache, view: int, token: TokenType
 ) -> None:
     records = cache.records(view, token)
     missing = [block for block in range(len(valid)) if block not in records]
@@ -60,10 +61,10 @@ def _restrict(
         )
     for block, bits in enumerate(valid):
         record = records[block]
-        if record.count != len(bits) or record.rows != dataset.block_digest(block):
+        if record.count != len(bits) or record.rows != digests[block]:
             raise StageError(
                 f"Features of teacher {teacher}, view {view} ({token}), block {block} belong to other samples than "
-                f"dataset {dataset.manifest.name} holds now.",
+                f"the dataset holds now.",
                 f"Run: unic-pipe verify, then unic-pipe extract --teacher {teacher}",
             )
         bits &= valid_rows(record)

@@ -13,11 +13,11 @@ from stages.report.data import Series
 from stages.report.svg import (
     Style,
     element,
+    fit,
     marker,
     nice_ticks,
     number,
     picture,
-    shorten,
     text,
     tick_labels,
 )  # fmt: skip
@@ -113,7 +113,7 @@ def _rings(polygons: Sequence[Polygon]) -> list[float]:
     core = [v for p in polygons if p.role != "baseline" for v in p.values if v is not None] or values
     low, high = min(core if min(values) < CLIP_BELOW else values), max(*values, 100.0)
     margin = max((high - low) * 0.15, 0.5)
-    return nice_ticks(max(low - margin, 0.0), high, 5)
+    return nice_ticks(max(low - margin, 0.0), high, 6)
 
 
 def _axis_label(axis: Axis, at: tuple[float, float], angle: float, width: float, count: int) -> list[Markup]:
@@ -126,7 +126,7 @@ def _axis_label(axis: Axis, at: tuple[float, float], angle: float, width: float,
     else:
         anchor, room = ("start", width - x) if sine > 0 else ("end", x)
         y -= 2
-    labels = [text(x, y, shorten(axis.name, min(int(room / 8.8), 24)), "label", anchor, axis.name)]
+    labels = [text(x, y, fit(axis.name, min(room, 170), 13), "label", anchor, axis.name)]
     if count <= 12:
         labels.append(text(x, y + 14, f"{axis.best:.1f}", "faint", anchor, f"100 % = {axis.best:.1f}"))
     return labels
@@ -163,13 +163,13 @@ def bars(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Markup:
     parts: list[Markup] = []
     y = 0.0
     for i, axis in enumerate(axes):
-        parts.append(text(0, y + 15, shorten(axis.name, 30), "label", full=axis.name))
+        parts.append(text(0, y + 15, fit(axis.name, 300, 13), "label", full=axis.name))
         parts.append(text(width, y + 15, f"100 = {axis.best:.1f} %", "faint", "end"))
         y += 26
         start = y
         for polygon in polygons:
             value = polygon.values[i]
-            parts.append(text(left - 8, y + 13, shorten(polygon.name, 15), "small", "end", polygon.name))
+            parts.append(text(left - 8, y + 13, fit(polygon.name, left - 8, 12), "small", "end", polygon.name))
             if value is None:
                 parts.append(text(left + 6, y + 13, "no result", "faint"))
             else:

@@ -34,6 +34,8 @@ SHOWN_K = 20
 """k of the k-NN table where it was computed: one k for all, because choosing on test scores would flatter."""
 RANDOM, PILOT = "-random", "-pilot"
 """Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""
+CHOSEN = {"c": "C", "validation_top1": "top-1 in validation"}
+"""What the list of all results shows of a record's `chosen`."""
 TOKENS: tuple[TokenType, ...] = ("cls", "patch")
 
 
@@ -100,15 +102,15 @@ def _baseline_of(name: str, roles: Mapping[str, Role]) -> str | None:
 def _score(record: ResultRecord) -> Score:
     """One record as a score; k-NN is shown at k = 20, or at the smallest k."""
     metrics, chosen = dict(record.metrics), dict(record.chosen)
-    samples = chosen.pop("test_samples", None)
-    details: dict[str, Scalar] = {("C" if key == "c" else key): value for key, value in chosen.items()}
+    samples = chosen.get("test_samples")
+    details: dict[str, Scalar] = {label: chosen[key] for key, label in CHOSEN.items() if key in chosen}
     top1 = metrics.get("top1")
     if record.definition.probe == "knn" and top1 is None:
         counts = sorted(int(m[1]) for key in metrics if (m := re.fullmatch(r"top1_k([0-9]+)", key)))
         if counts:
             k = SHOWN_K if SHOWN_K in counts else counts[0]
             top1 = metrics[f"top1_k{k}"]
-            details = {"k": k, **{f"top1_k{c}": metrics[f"top1_k{c}"] for c in counts if c != k}, **details}
+            details = {"k": k, **{f"top-1 at k {c}": metrics[f"top1_k{c}"] for c in counts if c != k}, **details}
     failed = record.status == "failed" or top1 is None
     return Score(
         benchmark=record.benchmark,

@@ -39,8 +39,11 @@ class Tile:
 
 def write_report(folder: Path, data: ReportData) -> Path:
     """Write `report.html` into a folder (atomically, replacing an older one) and return its path."""
-    LocalStore(folder).put(FILE, render(data).encode())
-    return folder / FILE
+    text = render(data).encode()
+    path = folder / FILE
+    if not path.is_file() or path.read_bytes() != text:
+        LocalStore(folder).put(FILE, text)
+    return path
 
 
 def render(data: ReportData) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from pipeline.evaluations import current_record
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path
+from pipeline.probing import probe_plans
 from schemas.evaluations import ResultRecord
 from stages.report.gather import gather
 from stages.report.render import write_report
@@ -16,6 +18,16 @@ from stages.report.text import results_table
 
 COMMANDS = ("unic-pipe run", "unic-pipe verify")
 """What makes the results again from the configuration, and what checks them."""
+
+
+def records_in_force(inventory: Inventory) -> list[ResultRecord]:
+    """The results that the configuration asks for, as far as they are there."""
+    folder = evaluation_path(inventory) if inventory.config.evaluate.benchmarks else None
+    if folder is None:
+        return []
+    plans, _ = probe_plans(inventory)
+    found = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in plans)
+    return [record for record in found if record is not None]
 
 
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:

@@ -94,6 +94,23 @@ def shorten(name: str, limit: int) -> str:
     return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
 
 
+def fit(name: str, room: float, size: float) -> str:
+    """The name, shortened until it is at most `room` wide in a sans-serif font of this size, even a wide one."""
+    limit = len(name)
+    while limit > 4 and size * sum(map(_em, shorten(name, limit))) > room:
+        limit -= 1
+    return shorten(name, limit)
+
+
+def _em(character: str) -> float:
+    """Upper estimate of a character's width, in ems."""
+    if character in "ijlI.,:;'|!":
+        return 0.33
+    if character in "frt-/()":
+        return 0.42
+    return 1.0 if character in "mwMW…@%" or not character.isascii() else 0.7 if character.isupper() else 0.64
+
+
 def marker(shape: str, x: float, y: float, size: float, colour: str) -> Markup:
     """A small filled sign centred on (x, y)."""
     s = size
@@ -136,7 +153,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
         low, high = low - spread, high + spread
     raw = (high - low) / max(count - 1, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.8)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
 
@@ -144,7 +161,10 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def tick_labels(ticks: list[float]) -> list[str]:
     """Labels with exactly the decimals that tell the ticks apart; thousands grouped; tiny ones as powers of ten."""
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    if max(map(abs, ticks)) < 0.01:
-        return ["0" if t == 0 else f"{t:.0e}".replace("e-0", "e−") for t in ticks]
+    largest = max(map(abs, ticks))
+    if largest < 0.01:
+        power = math.floor(math.log10(largest) + 1e-9)
+        decimals = max(0, power - math.floor(math.log10(step) + 1e-9))
+        return ["0" if t == 0 else f"{t / 10.0**power:.{decimals}f}e{power}".replace("-", "−") for t in ticks]
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [f"{t:,.{decimals}f}".replace("-", "−") for t in ticks]

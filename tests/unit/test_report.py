@@ -33,7 +33,7 @@ from stages.report.data import (
 from stages.report.gather import gather
 from stages.report.render import render, write_report
 from stages.report.summary import headline
-from stages.report.svg import nice_ticks, shorten, styles, tick_labels
+from stages.report.svg import fit, nice_ticks, shorten, styles, tick_labels
 from stages.report.text import results_table
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -288,16 +288,16 @@ def test_terminal_table_has_the_same_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.301, 0.309), (-3, 17), (99.2, 101.1), (5, 5), (0, 2.5e-4), (0, 0)]
+    ("low", "high"), [(0, 1), (0.301, 0.309), (-3, 17), (99.2, 101.1), (5, 5), (0, 2.5e-4), (0, 2e-3), (0, 118), (0, 0)]
 )
 def test_ticks_are_round_enclose_the_range_and_have_distinct_labels(low: float, high: float) -> None:
     ticks = nice_ticks(low, high)
-    assert 3 <= len(ticks) <= 8
+    assert 4 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
     labels = tick_labels(ticks)
     assert len(set(labels)) == len(labels)
-    assert max(map(len, labels)) <= 6
+    assert max(map(len, labels)) <= 7
 
 
 def test_thinning_keeps_the_mean_and_the_range() -> None:
@@ -326,6 +326,8 @@ def test_names_are_shortened_in_the_middle() -> None:
     assert shorten("short", 10) == "short"
     assert shorten("imagenet-sketch-v2", 10) == "imagen…-v2"
     assert len(shorten("x" * 99, 12)) == 12
+    assert fit("imagenet-1k", 100, 13) == "imagenet-1k"
+    assert len(fit("illicit-little-tilt", 100, 13)) > len(fit("MMMMMMMMMMMMMMMMMMM", 100, 13)) >= 4
 
 
 ENCODER = EncoderDefinition(
@@ -339,7 +341,11 @@ def record(encoder: str, role: str, probe: str, metrics: dict[str, float], **cha
         protocol=PROTOCOL, benchmark_train=hex64("1"), benchmark_test=hex64("2"), features_train=hex64("3"),
         features_test=hex64("4"), encoder=hex64(encoder), probe=probe, settings={}, seed=0,
     )  # fmt: skip
-    fields: dict[str, object] = {"status": "done", "chosen": {"test_samples": 360, "c": 0.1}, **changes}
+    fields: dict[str, object] = {
+        "status": "done",
+        "chosen": {"test_samples": 360, "c": 0.1, "converged": True},
+        **changes,
+    }
     return ResultRecord.model_validate(
         {
             "benchmark": "digits", "encoder": encoder, "role": role, "definition": definition,

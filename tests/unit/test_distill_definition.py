@@ -1,0 +1,94 @@
+"""A student's definition: what changes it, what does not, and what cannot be one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.students import student_definition, student_folder
+from schemas.base import digest_of
+from schemas.config import Config
+from schemas.errors import UserError
+from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
+from schemas.recipes import CENTER, GENTLE
+from schemas.samples import DatasetManifest, Segment
+from schemas.students import StudentDefinition
+
+ROWS = "d" * 64
+DATASET = DatasetManifest(
+    name="train", source="x", layout="tars", block_rows=256, classes=None, labelled=False, permuted=False,
+    segments=(Segment(file="s", first_row=0, rows=600, rows_digest=ROWS, labels_digest=ROWS, file_digest="0" * 32, shards=()),),
+)  # fmt: skip
+
+
+def features(**changes: Any) -> FeatureDefinition:
+    encoder = EncoderDefinition(
+        architecture="a", weights="random:0", readout="vit", image_size=224, mean=(0, 0, 0), std=(1, 1, 1),
+        cls_dim=8, patch_dim=9, grid=(14, 14),
+    )  # fmt: skip
+    base = FeatureDefinition(
+        dataset=ROWS, block_rows=256, encoder=encoder, recipe=GENTLE, view_seed=0, codec=CodecDefinition(name="int8"),
+        compute=ComputeDefinition(dtype="float32", batch=64, threads=1),
+    )  # fmt: skip
+    return base.model_copy(update=changes)
+
+
+def define(student: dict[str, Any], teachers: dict[str, FeatureDefinition], name: str = "main") -> StudentDefinition:
+    config = Config.model_validate(
+        {
+            "samples": {"datasets": {"train": {"source": "x"}}},
+            "teachers": {teacher: {} for teacher in teachers},
+            "students": {"main": student},
+        }
+    )
+    return student_definition(config, name, DATASET, teachers, 3, 2)
+
+
+def test_definition_names_its_teachers_in_order() -> None:
+    definition = define({}, {"b": features(), "a": features(view_seed=0)})
+    assert [t.name for t in definition.teachers] == ["b", "a"]
+    teacher = definition.teachers[0]
+    assert (teacher.features, teacher.grid, teacher.cls_dim, teacher.patch_dim) == (
+        digest_of(features()),
+        (14, 14),
+        8,
+        9,
+    )
+    assert (definition.dataset, definition.blocks, definition.views) == (ROWS, 3, 2)
+    folder = student_folder(Path("w"), "main", definition)
+    assert folder == Path("w/students") / f"main-{digest_of(definition)[:8]}"
+
+
+def test_naming_all_teachers_is_the_default() -> None:
+    teachers = {"a": features(), "b": features()}
+    assert digest_of(define({"teachers": ("b", "a")}, teachers)) == digest_of(define({}, teachers))
+    assert digest_of(define({"teachers": ("a",)}, teachers)) != digest_of(define({}, teachers))
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"image_size": 96}, {"drop_path": 0.0}, {"threads": 1}])
+def test_settings_make_another_student(change: dict[str, Any]) -> None:
+    assert digest_of(define(change, {"a": features()})) != digest_of(define({}, {"a": features()}))
+
+
+@pytest.mark.parametrize(
+    ("teachers", "name", "words"),
+    [
+        ({"a": features()}, "mian", "No student is named 'mian'"),
+        ({}, "main", "has no teachers"),
+        ({"a": features(), "b": features(recipe=CENTER)}, "main", "a and b saw different views"),
+        ({"a": features(), "b": features(view_seed=3)}, "main", "a and b saw different views"),
+        ({"a": features(dataset="e" * 64)}, "main", "other samples than dataset train"),
+    ],
+)
+def test_what_does_not_fit_together(teachers: dict[str, FeatureDefinition], name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        define({}, teachers, name)
+
+
+def test_planning_needs_no_torch() -> None:
+    script = "import pipeline.students, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False).returncode == 0
