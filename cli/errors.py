@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from schemas.errors import UnicPipeError
 
@@ -40,8 +42,8 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
     except MemoryError:
         return _fail("Out of memory.", "Set compute.batch or samples.block_rows lower, or use fewer --workers.", debug)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}.", "Finished work is kept; run the same command again.", debug)
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}.", _next_step(error), debug)
     except Exception as error:
         if isinstance(error, _USAGE):
             error.show()  # type: ignore[attr-defined]
@@ -54,6 +56,14 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _next_step(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Finished work is kept. Free some space, then run the same command again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return "The working folder (that of unic-pipe.yaml) must be one that you may write to: see unic-pipe doctor."
+    return "Finished work is kept; run the same command again."
+
+
 def _fail(message: str, hint: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -62,12 +72,11 @@ def _fail(message: str, hint: str, debug: bool) -> int:
 
 
 def _show(message: str, hint: str | None) -> None:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("[bold red]error:[/] ", end="")
-    console.print(message, markup=False)
+    console = Console(stderr=True, highlight=False)
+    # A terminal gets whole words; a hint is never broken, so that commands in it can be copied.
+    console.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=not console.is_terminal)
     if hint:
-        console.print("  [cyan]→[/] ", end="")
-        console.print(hint, markup=False)
+        console.print(Text.assemble(("  →", "cyan"), " ", hint), soft_wrap=True)
 
 
 def _say(text: str) -> None:

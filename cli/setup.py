@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         panel,
         init,
         "init --data /data/imagenet",
-        "init --data 'shards/{000..146}.tar' --teachers dino,timm:vit_base_patch16_224.mae",
+        "init --data 'shards/{000..146}.tar' --teachers dino,deit3",
     )
     add_command(app, panel, pack, "pack train shards/")
 
@@ -105,7 +105,7 @@ def pack(
     Bytes are unchanged, the order is random and always the same. Tars are quicker to read from network disks.
     """
     from cli.work import staged
-    from pipeline.preflight import human_bytes
+    from pipeline.progress import human_bytes
     from pipeline.samples.pack import pack as pack_samples
     from stages.indexing import index
 

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.preflight import human_bytes
-from pipeline.progress import duration
+from pipeline.progress import duration, human_bytes
 from pipeline.runs import QUIET_S, silent_for
 from schemas.base import short
 from schemas.runs import RunDocument
@@ -59,7 +58,9 @@ def _line(artefact: Artefact, name: str, width: int) -> Text:
     if artefact.digest is not None and artefact.state != "missing":
         text.append(f"  {short(artefact.digest)}", style="dim")
     if artefact.reason:
-        text.append(f"  {artefact.reason}", style="yellow" if artefact.state != "fresh" else "dim")
+        # A long reason gets its own line, which a narrow terminal wraps as a whole.
+        gap = "  " if len(text) + len(artefact.reason) < 68 else "\n  "
+        text.append(f"{gap}{artefact.reason}", style="yellow" if artefact.state != "fresh" else "dim")
     return text
 
 

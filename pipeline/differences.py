@@ -14,7 +14,7 @@ def differences(old: BaseModel, new: BaseModel) -> list[str]:
     """Each differing field as `a.b: old → new` (or `a.b changed` where the values are digests)."""
     found: list[str] = []
     _walk("", old.model_dump(mode="json"), new.model_dump(mode="json"), found)
-    return found
+    return [text.removeprefix("config.") for text in found]
 
 
 def describe(old: BaseModel, new: BaseModel) -> str:

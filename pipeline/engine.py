@@ -5,6 +5,7 @@ Shapes: B images of a batch, N rows of a block, P patch tokens, D dimensions, H 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from pipeline.samples.dataset import Dataset, open_dataset
 from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.storage import LocalStore
 from schemas.config import TokenType
-from schemas.errors import StageError
+from schemas.errors import UserError
 from schemas.features import BadRow
 from schemas.recipes import Recipe
 
@@ -252,14 +253,21 @@ def pick_device(wanted: str) -> str:
     """`auto` becomes `cuda` when there is one, else `cpu`.
 
     Raises:
-        StageError: the device that was asked for is not there.
+        UserError: no such device, or it is not there.
     """
     import torch
 
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise StageError(
-            f"compute.device is {wanted}, but PyTorch sees no GPU.", "Check nvidia-smi, or use --device cpu."
+        return "cuda" if gpus else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", wanted):
+        raise UserError(f"There is no device {wanted!r}.", "Use --device auto, cpu, cuda, cuda:N or mps.")
+    if wanted.startswith("cuda") and not gpus:
+        raise UserError(
+            f"Device {wanted}: PyTorch sees no GPU.", "Check nvidia-smi, or use --device cpu (unic-pipe doctor says more)."
         )
+    if wanted.startswith("cuda:") and int(wanted[5:]) >= gpus:
+        raise UserError(f"Device {wanted}: there are {gpus} GPUs, counted from 0.", "Use --device cuda:0.")
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise UserError("Device mps: this machine has none.", "Use --device cpu.")
     return wanted

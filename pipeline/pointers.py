@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from pipeline.storage import sync_folder
+from pipeline.storage import abandoned, sync_folder
 from schemas.errors import UserError
 
 _counter = itertools.count()
@@ -38,6 +38,9 @@ def point(folder: Path, name: str, target: str) -> None:
             "Choose a working folder that you may write to, on a file system with symbolic links.",
         ) from error
     sync_folder(folder)
+    for leftover in folder.glob(f".{name}.*@*"):
+        if abandoned(leftover, leftover.name.removeprefix(f".{name}.")):
+            leftover.unlink(missing_ok=True)
 
 
 def resolve_pointer(folder: Path, name: str) -> Path | None:

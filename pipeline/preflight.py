@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.encoders import ResolvedEncoder
 from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed, raw_bytes
-from pipeline.progress import duration
+from pipeline.progress import duration, human_bytes
 from pipeline.storage import Store
 from schemas.errors import StageError, UserError
 
@@ -20,15 +20,6 @@ PATIENCE_S = 12 * 3600.0
 """An extraction that a CPU would need longer for does not start by itself."""
 SMALL_WORK = 50_000
 """Forward passes that are not worth an estimate."""
-
-
-def human_bytes(size: float) -> str:
-    """Bytes in decimal units, as disks are sold: `1.55 TB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.1f} PB"
 
 
 def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: int) -> None:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 LINE_EVERY_S = 60.0
+NARROW = 110
+"""Columns of a terminal that has no room for a bar."""
 
 
 class Task(Protocol):
@@ -93,8 +95,8 @@ class _LineTask:
 
 
 def _print_line(console: Console, text: str) -> None:
-    """One line, however long, with brackets as they are (paths and names may hold some)."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """One line, with brackets as they are (paths and names may hold some); a terminal gets it wrapped between words."""
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 class ConsoleReporter:
@@ -113,12 +115,14 @@ class ConsoleReporter:
         meter = _Meter(title, total, unit, done)
         try:
             if self.console.is_terminal and self.console.file.isatty():
+                # On a narrow terminal the figures are worth more than the bar.
+                wide = self.console.width >= NARROW
                 columns = (
                     SpinnerColumn(),
                     TextColumn("{task.description}", markup=False),
-                    BarColumn(bar_width=24),
+                    *((BarColumn(bar_width=24),) if wide else ()),
                     TextColumn("{task.fields[status]}", markup=False),
-                    TimeElapsedColumn(),
+                    *((TimeElapsedColumn(),) if wide else ()),
                 )
                 with Progress(*columns, console=self.console, transient=True) as bar:
                     handle = bar.add_task(title, total=total, completed=done, status="")
@@ -161,3 +165,12 @@ def duration(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+
+
+def human_bytes(size: float) -> str:
+    """Bytes in decimal units, as disks are sold: `1.55 TB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} PB"

@@ -135,14 +135,7 @@ class LocalStore:
         if not folder.is_dir():
             return
         for entry in list(folder.iterdir()):
-            host, _, rest = entry.name.rpartition("@")
-            pid = rest.partition("-")[0]
-            try:
-                age = time.time() - entry.stat().st_mtime
-            except FileNotFoundError:
-                continue
-            ours = host == socket.gethostname() and pid.isdecimal()
-            if (ours and not process_runs(int(pid))) or age > _DAY_S:
+            if abandoned(entry, entry.name):
                 entry.unlink(missing_ok=True)
 
     def _write_temporary(self, data: bytes) -> Path:
@@ -178,6 +171,18 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def abandoned(entry: Path, owner: str) -> bool:
+    """Whether a temporary file of `owner`, `HOST@PID-NUMBER`, is of a dead process of this host, or older than a day."""
+    host, _, rest = owner.rpartition("@")
+    pid = rest.partition("-")[0]
+    try:
+        age_s = time.time() - entry.lstat().st_mtime
+    except FileNotFoundError:
+        return False
+    ours = host == socket.gethostname() and pid.isdecimal()
+    return (ours and not process_runs(int(pid))) or age_s > _DAY_S
 
 
 def process_runs(pid: int) -> bool:

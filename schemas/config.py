@@ -117,8 +117,9 @@ class LossConfig(Model):
     cosine: Annotated[float, Field(ge=0)] = 0.5
     smooth_l1: Annotated[float, Field(ge=0)] = 0.5
     tokens: Literal["both", "cls", "patch"] = "both"
-    standardize: Literal["exact", "none"] = "exact"
-    """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type."""
+    standardize: Literal["exact", "ema", "none"] = "exact"
+    """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type. `ema`: the
+    official implementation's running mean and std, updated with every batch. `none`: the features themselves."""
     drop_probability: Fraction = 0.5
     """Per image, each teacher but the one with the highest loss is dropped with this probability (0: no dropping)."""
 
@@ -148,6 +149,11 @@ class StudentConfig(Model):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     drop_path: Fraction = 0.1
+    init: Name | None = None
+    """A finished student whose encoder and ladder this one starts from, for instance for a second phase at a higher
+    image size. Ladders match by the order of the teachers."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average of the encoder's weights, which is then what is exported."""
     dataset: Name = "train"
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""
@@ -254,6 +260,12 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
                 message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
                 error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
                 problems.append(InitErrorDetails(type=error, loc=loc, input=name))
+    teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
+    for loc, _ in _values(body, ("students", "*")):
+        if loc[-1] in teachers:
+            message = f"{loc[-1]!r} names a teacher too; results are told apart by these names"
+            error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
+            problems.append(InitErrorDetails(type=error, loc=loc, input=loc[-1]))
     return problems
 
 

@@ -29,6 +29,10 @@ class StudentDefinition(Model):
     views: int
     """Trained on views 0 to `views` - 1."""
     teachers: tuple[TeacherInput, ...]
+    parent: Digest | None = None
+    """Weights digest of the student that `config.init` names."""
+    live: bool = False
+    """Teachers ran in the training loop, on a fresh view every epoch: the reference that a cache is compared with."""
 
 
 class StudentManifest(Document):

@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.configuration import CONFIG_NAME, Workspace, load_workspace
 from pipeline.executors import usable_cores
 from pipeline.inventory import Inventory
-from pipeline.preflight import human_bytes
+from pipeline.progress import human_bytes
 from pipeline.samples.images import decode_image
 from schemas.errors import UnicPipeError
 

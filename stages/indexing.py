@@ -9,7 +9,7 @@ from pipeline.progress import Reporter
 from pipeline.samples.index import index_dataset
 from pipeline.samples.scan import IndexingStopped
 from pipeline.stopping import Stop
-from schemas.errors import UserError
+from schemas.errors import UserError, did_you_mean
 
 
 def index(inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: Stop) -> None:
@@ -21,7 +21,10 @@ def index(inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: 
     known = inventory.config.samples.datasets
     for name in names:
         if name not in known:
-            raise UserError(f"No dataset is named {name!r}.", f"There are: {', '.join(known)}.")
+            raise UserError(
+                f"No dataset is named {name!r}{did_you_mean(name, list(known))}",
+                "Name it under samples.datasets in unic-pipe.yaml, or choose one that is there.",
+            )
     for name in names:
         if inventory.dataset(name).state == "fresh":
             continue

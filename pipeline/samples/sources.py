@@ -204,8 +204,8 @@ def _refuse_compressed(name: str, files: Sequence[str]) -> None:
     for ending, command in _DECOMPRESS.items():
         hits = sorted(file for file in files if file.lower().endswith(ending))
         if hits:
+            more = f" and {len(hits) - 1} more are" if len(hits) > 1 else " is"
             raise UserError(
-                f"dataset {name}: {len(hits)} compressed tars (first: {hits[0]}); images inside them cannot be read "
-                "by offset.",
+                f"dataset {name}: {hits[0]}{more} compressed; images in compressed tars cannot be read by offset.",
                 f"Decompress them: {command} {hits[0]}",
             )

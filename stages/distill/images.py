@@ -1,10 +1,11 @@
-"""The student's own views of the samples, rendered at its input size.
+"""Views of the samples, rendered at the input sizes of the students (and of teachers in the loop).
 
 Shapes: B images of a batch, N usable rows, V views, S image side in pixels.
 """
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -24,42 +25,50 @@ KEEP_BYTES = 512 << 20
 
 
 @dataclass
-class StudentImages:
-    """Renders views of rows; a view of a row is always the same, so small datasets are rendered once."""
+class ViewImages:
+    """Renders views of rows at every input size that is needed, from one decoding.
+
+    A view of a row is always the same, so small datasets are rendered once.
+    """
 
     dataset: Dataset
     recipe: Recipe
     view_seed: int
-    size: int
+    sizes: tuple[int, ...]
     views: int
+    """Views 0 to `views` - 1 are kept once they are rendered, if they fit; 0: none is."""
     rows_N: NDArray[np.int64]
     """All rows that may be asked for, ascending."""
     # NumPy, because torch would copy with threads of its own, beside those of the training step.
-    _kept_VN3SS: NDArray[np.uint8] | None = field(init=False, default=None)
+    _kept: dict[int, NDArray[np.uint8]] = field(init=False, default_factory=dict)
+    """By size, (V, N, 3, S, S)."""
     _have_VN: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        shape = (self.views, len(self.rows_N), 3, self.size, self.size)
-        self._have_VN = np.zeros(shape[:2], dtype=np.bool_)
-        if np.prod(shape, dtype=np.int64) <= KEEP_BYTES:
-            self._kept_VN3SS = np.empty(shape, dtype=np.uint8)
+        shape = (self.views, len(self.rows_N))
+        self._have_VN = np.zeros(shape, dtype=np.bool_)
+        if 0 < math.prod(shape) * sum(3 * size * size for size in self.sizes) <= KEEP_BYTES:
+            self._kept = {size: np.empty((*shape, 3, size, size), dtype=np.uint8) for size in self.sizes}
 
-    def batch(self, rows_B: NDArray[np.int64], view: int, pool: Executor) -> Tensor:
-        """View number `view` of the rows, uint8 (B, 3, S, S).
+    def batch(self, rows_B: NDArray[np.int64], view: int, pool: Executor) -> dict[int, Tensor]:
+        """View number `view` of the rows by input size, uint8 (B, 3, S, S).
 
         Raises:
             StageError: a sample that was readable during extraction no longer is.
         """
-        if self._kept_VN3SS is None:
-            return torch.from_numpy(np.stack(list(pool.map(lambda row: self._render(int(row), view), rows_B))))
+        if not self._kept:
+            rendered = list(pool.map(lambda row: self._render(int(row), view), rows_B))
+            return {size: torch.from_numpy(np.stack([x[i] for x in rendered])) for i, size in enumerate(self.sizes)}
         place_B = np.searchsorted(self.rows_N, rows_B)
         new = place_B[~self._have_VN[view, place_B]]
-        for place, image_3SS in zip(new, pool.map(lambda p: self._render(int(self.rows_N[p]), view), new), strict=True):
-            self._kept_VN3SS[view, place] = image_3SS
+        for place, images in zip(new, pool.map(lambda p: self._render(int(self.rows_N[p]), view), new), strict=True):
+            for kept_VN3SS, image_3SS in zip(self._kept.values(), images, strict=True):
+                kept_VN3SS[view, place] = image_3SS
         self._have_VN[view, new] = True
-        return torch.from_numpy(self._kept_VN3SS[view, place_B])
+        return {size: torch.from_numpy(kept_VN3SS[view, place_B]) for size, kept_VN3SS in self._kept.items()}
 
-    def _render(self, row: int, view: int) -> NDArray[np.uint8]:
+    def _render(self, row: int, view: int) -> list[NDArray[np.uint8]]:
+        """One image at every size."""
         key = self.dataset.key(row)
         try:
             image_HWC = decode_image(self.dataset.read(row))
@@ -68,5 +77,4 @@ class StudentImages:
                 f"Sample {key!r} was decoded during extraction, and cannot be now: {error}.",
                 "Image libraries changed; use the environment that extracted the features.",
             ) from None
-        rendered: NDArray[np.uint8] = render_view(image_HWC, self.recipe, self.view_seed, key, view, self.size).numpy()
-        return rendered
+        return [render_view(image_HWC, self.recipe, self.view_seed, key, view, size).numpy() for size in self.sizes]

@@ -6,7 +6,7 @@ Shapes: B images, T teachers, U residual branches with drop path, S image side i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas.config import TokenType
 from stages.distill.draws import Purpose, uniforms
-from stages.distill.images import StudentImages
+from stages.distill.images import ViewImages
 from stages.distill.order import epoch_order, epoch_view
-from stages.distill.targets import RawTargets, TargetReader
+from stages.distill.targets import TargetReader, Targets
 
 READY = 3
 """Batches that wait assembled."""
@@ -39,15 +38,26 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step needs, on the CPU (pinned when the training device is a GPU)."""
+    """What a step needs, of every student that trains on it; on the CPU (pinned when the training device is a GPU)."""
 
     plan: BatchPlan
-    images_B3SS: Tensor
-    """uint8."""
-    targets: dict[tuple[str, TokenType], RawTargets]
+    images: Mapping[int, Tensor]
+    """By image size: uint8 (B, 3, S, S)."""
+    targets: Targets
     drop_teacher_BT: Tensor
-    """Uniform draws in [0, 1], float32; likewise the next."""
+    """Uniform draws in [0, 1], float32, likewise the next. T and U are the largest of any student; each takes the
+    first columns, which are the same however many there are."""
     drop_path_BU: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(
+            self.plan,
+            {size: x.to(device, non_blocking=True) for size, x in self.images.items()},
+            {pair: raw.to(device) for pair, raw in self.targets.items()},
+            self.drop_teacher_BT.to(device, non_blocking=True),
+            self.drop_path_BU.to(device, non_blocking=True),
+        )
 
 
 def training_plans(
@@ -61,12 +71,16 @@ def training_plans(
     streams: int,
     window: int,
     start: int,
+    fresh: bool = False,
 ) -> Iterator[BatchPlan]:
-    """The batches of a whole training from step `start` on; arguments as for `epoch_order`."""
+    """The batches of a whole training from step `start` on; arguments as for `epoch_order`.
+
+    Epochs take turns with the `views` cached views, or are a `fresh` view each: view number e in epoch e.
+    """
     steps = len(rows_N) // batch
     for epoch in range(start // steps, epochs):
         order_SB = epoch_order(rows_N, block_rows, seed=seed, epoch=epoch, batch=batch, streams=streams, window=window)
-        view = epoch_view(seed, epoch, views)
+        view = epoch if fresh else epoch_view(seed, epoch, views)
         for step in range(max(start - epoch * steps, 0), steps):
             yield BatchPlan(order_SB[step], view, epoch)
 
@@ -81,8 +95,9 @@ def sequential_plans(rows_N: NDArray[np.int64], batch: int) -> Iterator[BatchPla
 class Loader:
     """Reads what a plan names. One assembling thread keeps the order; `pool` decodes images and blocks."""
 
-    images: StudentImages
-    targets: TargetReader
+    images: ViewImages
+    targets: TargetReader | None
+    """None: batches come without targets."""
     pool: Executor
     seed: int
     teachers: int
@@ -100,7 +115,8 @@ class Loader:
         assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
         try:
             for plan in plans:
-                assembler.submit(self._request, plan)
+                if self.targets is not None:
+                    assembler.submit(self.targets.request, plan.rows_B, plan.view)
                 planned.append(plan)
                 if len(planned) > AHEAD:
                     ready.append(assembler.submit(self._assemble, planned.popleft()))
@@ -112,14 +128,12 @@ class Loader:
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def _request(self, plan: BatchPlan) -> None:
-        self.targets.window.request(self.targets.keys(plan.rows_B, plan.view))
-
     def _assemble(self, plan: BatchPlan) -> Batch:
         images = self.images.batch(plan.rows_B, plan.view, self.pool)
-        targets = self.targets.read(plan.rows_B, plan.view)
+        targets = {} if self.targets is None else self.targets.read(plan.rows_B, plan.view)
         if self.pin:
-            images, targets = images.pin_memory(), {key: raw.pin() for key, raw in targets.items()}
+            images = {size: x.pin_memory() for size, x in images.items()}
+            targets = {pair: raw.pin() for pair, raw in targets.items()}
         drop_teacher = self._draw(Purpose.DROP_TEACHER, plan, self.teachers)
         return Batch(plan, images, targets, drop_teacher, self._draw(Purpose.DROP_PATH, plan, self.branches))
 

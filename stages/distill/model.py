@@ -14,20 +14,30 @@ from torch import Tensor, nn
 from pipeline.views.render import normalize
 from schemas.config import StudentConfig, TokenType
 from schemas.errors import UserError
+from schemas.features import StatisticsDocument
 from schemas.students import TeacherInput
 from stages.distill.ladder import Ladder, rungs
 from stages.distill.loader import Batch
 from stages.distill.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
 from stages.distill.rows import trained_tokens
+from stages.distill.running import RunningStandardization
 from stages.distill.student import build_student
-from stages.distill.targets import GridResampler
+from stages.distill.targets import GridResampler, Pair, Standard, Targets, standard_of
 
 
 class Distiller(nn.Module):
     """The student with its ladder, and the loss of a batch against all teachers."""
 
-    def __init__(self, config: StudentConfig, teachers: tuple[TeacherInput, ...], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: StudentConfig,
+        teachers: tuple[TeacherInput, ...],
+        device: torch.device,
+        statistics: Mapping[str, StatisticsDocument] | None = None,
+    ) -> None:
         """Build both at their seeded initialisation and move them to `device`.
+
+        `statistics`: by teacher, for `standardize: exact`.
 
         Raises:
             UserError: the configuration does not make a vision transformer or a ladder.
@@ -35,45 +45,64 @@ class Distiller(nn.Module):
         super().__init__()
         self.config, self.device = config, device
         self.student = build_student(config)
-        self.ladder = _build_ladder(config, teachers, self.student.depth, self.student.width)
+        sizes = _target_sizes(config, teachers)
+        self.ladder = _build_ladder(config, sizes, self.student.depth, self.student.width)
         self.resample = {t.name: GridResampler(t.grid, self.student.grid, device) for t in teachers}
+        known = statistics or {}
+        self.standards: dict[Pair, Standard] = {
+            (teacher, token): standard_of(known.get(teacher), token) for token in sizes for teacher in sizes[token]
+        }
+        self.running = RunningStandardization(sizes, device) if config.loss.standardize == "ema" else None
         self.to(device)
 
-    def forward(self, batch: Batch, training: bool = True) -> tuple[TeacherLosses, Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, training: bool = True, momentum: float = 0.0
+    ) -> tuple[TeacherLosses, Tensor, Tensor]:
         """Losses per image and teacher, which teachers each image kept (B, T), and the scalar to minimise.
 
-        Without `training` no branch and no teacher is dropped.
+        Without `training` no branch and no teacher is dropped. `momentum`: of the running standardization, if there is
+        one; the batch must be on the model's device.
         """
-        config, device = self.config, self.device
-        drop_path_BU = batch.drop_path_BU.to(device, non_blocking=True) if training else None
-        drop_teacher_BT = batch.drop_teacher_BT.to(device, non_blocking=True)
-        x_B3SS = normalize(batch.images_B3SS.to(device, non_blocking=True), config.mean, config.std)
+        config = self.config
+        drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training else None
+        x_B3SS = normalize(batch.images[config.image_size], config.mean, config.std)
         with self._autocast():
             outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
-        losses = teacher_losses(predictions, self._targets(batch), config.loss.cosine, config.loss.smooth_l1)
+        targets = self._targets(batch.targets, momentum)
+        losses = teacher_losses(predictions, targets, config.loss.cosine, config.loss.smooth_l1)
+        drop_teacher_BT = batch.drop_teacher_BT[:, : len(losses.teachers)]
         keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, config.loss.drop_probability if training else 0.0)
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT)
 
-    def _targets(self, batch: Batch) -> Mapping[TokenType, Mapping[str, Tensor]]:
+    def _targets(self, raw: Targets, momentum: float) -> Mapping[TokenType, Mapping[str, Tensor]]:
         targets: dict[TokenType, dict[str, Tensor]] = {token: {} for token in trained_tokens(self.config)}
-        for (teacher, token), raw in batch.targets.items():
-            decoded = raw.to(self.device).decode()
-            targets[token][teacher] = self.resample[teacher](decoded) if token == "patch" else decoded
+        for (teacher, token), standard in self.standards.items():
+            target = raw[teacher, token].decode(standard.name)
+            if self.running is not None:
+                target = self.running(teacher, token, target, momentum)
+            targets[token][teacher] = self.resample[teacher](target) if token == "patch" else target
         return targets
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
 
-def _build_ladder(config: StudentConfig, teachers: tuple[TeacherInput, ...], depth: int, width: int) -> Ladder:
+def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> dict[TokenType, dict[str, int]]:
+    """For each token type that is trained on, every teacher's dimension."""
     sizes: dict[TokenType, dict[str, int]] = {
         "cls": {t.name: t.cls_dim for t in teachers},
         "patch": {t.name: t.patch_dim for t in teachers},
     }
+    return {token: sizes[token] for token in trained_tokens(config)}
+
+
+def _build_ladder(
+    config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], depth: int, width: int
+) -> Ladder:
     if config.loss.cosine == config.loss.smooth_l1 == 0:
         raise UserError("loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.")
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)
-        return Ladder(rungs(config.ladder, depth), width, {token: sizes[token] for token in trained_tokens(config)})
+        return Ladder(rungs(config.ladder, depth), width, sizes)

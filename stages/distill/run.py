@@ -20,8 +20,7 @@ from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
 from pipeline.inventory import finished_student
 from pipeline.pointers import point
-from pipeline.preflight import human_bytes
-from pipeline.progress import Reporter
+from pipeline.progress import Reporter, human_bytes
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import decode_image
 from pipeline.stopping import Stop

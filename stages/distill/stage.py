@@ -12,7 +12,7 @@ from pipeline.locks import exclusive
 from pipeline.progress import Reporter
 from pipeline.stopping import Stop
 from pipeline.students import student_folder, student_teachers
-from schemas.errors import UserError
+from schemas.errors import UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.students import StudentDefinition, StudentManifest
 from stages.distill.run import Source, distill
@@ -32,8 +32,8 @@ def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:
         return inventory
     if len(students) > 1:
         raise UserError(
-            f"No student is named {new[0]!r} (there are: {', '.join(students)}).",
-            "Add it under students: in unic-pipe.yaml.",
+            f"No student is named {new[0]!r}{did_you_mean(new[0], list(students))}",
+            "Add it under students: in unic-pipe.yaml, or choose one that is there.",
         )
     settings = next(iter(students.values()))
     return inventory.with_students({**students, **dict.fromkeys(new, settings)})

@@ -1,9 +1,9 @@
 """Distillation targets from the caches: a window of decoded blocks, and one multiply-add on the training device.
 
 The target is (feature - mean) / std; the codec turns integers into features by value * scale + offset (int8), so both
-fold into value * (scale / std) + (offset - mean) / std. A teacher whose grid of patch tokens differs from the
-student's is resampled to it afterwards: bilinear between token centres, and antialiased (a triangle as wide as the
-reduction) where the grid shrinks.
+fold into value * (scale / std) + (offset - mean) / std. Students that train together share the stored values, and each
+has its own multiply-add. A teacher whose grid of patch tokens differs from the student's is resampled to it afterwards:
+bilinear between token centres, and antialiased (a triangle as wide as the reduction) where the grid shrinks.
 
 Shapes: B rows of a batch, P patch tokens of the teacher, Q of the student, D teacher dimension, K blocks of a batch.
 """
@@ -11,9 +11,10 @@ Shapes: B rows of a batch, P patch tokens of the teacher, Q of the student, D te
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +25,12 @@ from torch.nn import functional as F
 from pipeline.cache.codecs import Decoded
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.statistics import standardization
+from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.features import StatisticsDocument
+
+Pair = tuple[str, TokenType]
+"""(teacher, token type)."""
 
 BlockKey = tuple[str, TokenType, int, int]
 """(teacher, token type, view, block)."""
@@ -57,68 +62,98 @@ class BlockWindow:
 
 
 @dataclass(frozen=True)
-class RawTargets:
-    """Stored values of a batch and the affine that turns them into targets; small enough to send to a device."""
+class Standard:
+    """A standardization, and the name by which students that share it find it."""
 
-    values: Tensor
-    """(B, D) or (B, P, D), int8 or float16."""
+    name: str
+    mean_D: NDArray[np.float64]
+    std_D: NDArray[np.float64]
+
+
+PLAIN = Standard("", np.zeros(1), np.ones(1))
+"""The features themselves."""
+
+
+def standard_of(statistics: StatisticsDocument | None, token: TokenType) -> Standard:
+    """The exact standardization of one teacher's tokens; without statistics, none."""
+    if statistics is None:
+        return PLAIN
+    found = statistics.cls if token == "cls" else statistics.patch
+    assert found is not None, "statistics cover every token type that is trained on"
+    return Standard(digest_of(statistics), *standardization(found))
+
+
+class Affine(NamedTuple):
+    """What turns the stored values of K blocks into targets: value * scale + shift, each (K, D) float32."""
+
     scale_KD: Tensor
     shift_KD: Tensor
+
+
+@dataclass(frozen=True)
+class RawTargets:
+    """Stored values of a batch and the affines that turn them into targets; small enough to send to a device."""
+
+    values: Tensor
+    """(B, D) or (B, P, D), int8, float16 or float32."""
     block_B: Tensor
     """Which of the K rows of scale and shift belongs to each image (int64)."""
+    affines: Mapping[str, Affine]
+    """By name of the standardization."""
 
     def to(self, device: torch.device) -> RawTargets:
         """The same on a device; from pinned memory without waiting."""
-        moved = (t.to(device, non_blocking=True) for t in (self.values, self.scale_KD, self.shift_KD, self.block_B))
-        return RawTargets(*moved)
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
     def pin(self) -> RawTargets:
         """The same in pinned memory."""
-        return RawTargets(*(t.pin_memory() for t in (self.values, self.scale_KD, self.shift_KD, self.block_B)))
+        return self._each(lambda x: x.pin_memory())
 
-    def decode(self) -> Tensor:
-        """Targets, float32 (B, D) or (B, P, D)."""
-        if len(self.scale_KD) == 1:
-            return torch.addcmul(self.shift_KD[0], self.values.float(), self.scale_KD[0])
-        scale_BD, shift_BD = self.scale_KD[self.block_B], self.shift_KD[self.block_B]
+    def decode(self, standard: str = PLAIN.name) -> Tensor:
+        """Targets by the standardization of that name, float32 (B, D) or (B, P, D)."""
+        scale_KD, shift_KD = self.affines[standard]
+        if len(scale_KD) == 1:
+            return torch.addcmul(shift_KD[0], self.values.float(), scale_KD[0])
+        scale_BD, shift_BD = scale_KD[self.block_B], shift_KD[self.block_B]
         if self.values.ndim == 3:
             scale_BD, shift_BD = scale_BD[:, None], shift_BD[:, None]
         return torch.addcmul(shift_BD, self.values.float(), scale_BD)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> RawTargets:
+        affines = {name: Affine(*map(change, affine)) for name, affine in self.affines.items()}
+        return RawTargets(change(self.values), change(self.block_B), affines)
+
+
+Targets = Mapping[Pair, RawTargets]
+Wanted = Mapping[Pair, Mapping[str, Standard]]
+"""For every teacher and token type, the standardizations that some student wants, by name."""
 
 
 class TargetReader:
     """Gathers the stored values of arbitrary rows for every teacher and token type."""
 
-    def __init__(
-        self,
-        window: BlockWindow,
-        tokens: Sequence[TokenType],
-        statistics: Mapping[str, StatisticsDocument] | None,
-        block_rows: int,
-    ) -> None:
-        """`statistics` by teacher: targets are standardized with them; None: they are the features themselves."""
-        self.window, self.tokens, self.block_rows = window, tuple(tokens), block_rows
-        self._standard = {
-            (teacher, token): None if statistics is None else _mean_and_std(statistics[teacher], token)
-            for teacher in window.caches
-            for token in self.tokens
-        }
+    def __init__(self, window: BlockWindow, wanted: Wanted, block_rows: int) -> None:
+        self.window, self.wanted, self.block_rows = window, wanted, block_rows
 
     def keys(self, rows_B: NDArray[np.int64], view: int) -> list[BlockKey]:
         """The blocks that the rows need."""
         blocks = np.unique(rows_B // self.block_rows).tolist()
-        return [(teacher, token, view, block) for teacher, token in self._standard for block in blocks]
+        return [(teacher, token, view, block) for teacher, token in self.wanted for block in blocks]
 
-    def read(self, rows_B: NDArray[np.int64], view: int) -> dict[tuple[str, TokenType], RawTargets]:
+    def request(self, rows_B: NDArray[np.int64], view: int) -> None:
+        """Start reading what the rows need."""
+        self.window.request(self.keys(rows_B, view))
+
+    def read(self, rows_B: NDArray[np.int64], view: int) -> dict[Pair, RawTargets]:
         """The rows' targets in stored form, by teacher and token type; all rows must be usable."""
         block_of_B = rows_B // self.block_rows
         _, which_B = np.unique(block_of_B, return_inverse=True)
         keys = self.keys(rows_B, view)
         blocks = self.window.get(keys)
-        per_pair = len(keys) // len(self._standard)
+        per_pair = len(keys) // len(self.wanted)
         return {
-            pair: _gather(blocks[i * per_pair : (i + 1) * per_pair], rows_B % self.block_rows, which_B, standard)
-            for i, (pair, standard) in enumerate(self._standard.items())
+            pair: _gather(blocks[i * per_pair : (i + 1) * per_pair], rows_B % self.block_rows, which_B, standards)
+            for i, (pair, standards) in enumerate(self.wanted.items())
         }
 
 
@@ -138,18 +173,11 @@ class GridResampler:
         return x_BPD if self.weights_QP is None else self.weights_QP @ x_BPD
 
 
-Standard = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Mean and std per dimension."""
-
-
-def _mean_and_std(statistics: StatisticsDocument, token: TokenType) -> Standard:
-    found = statistics.cls if token == "cls" else statistics.patch
-    assert found is not None, "statistics cover every token type that is trained on"
-    return standardization(found)
-
-
 def _gather(
-    blocks: Sequence[Decoded], offset_B: NDArray[np.int64], which_B: NDArray[np.int64], standard: Standard | None
+    blocks: Sequence[Decoded],
+    offset_B: NDArray[np.int64],
+    which_B: NDArray[np.int64],
+    standards: Mapping[str, Standard],
 ) -> RawTargets:
     stored = blocks[0].stored
     values = np.empty((len(offset_B), *stored.shape[1:]), dtype=stored.dtype)
@@ -160,10 +188,13 @@ def _gather(
     affine = blocks[:1] if stored.dtype == np.float16 else blocks
     scale_KD = np.stack([block.scale_D for block in affine]).astype(np.float64)
     offset_KD = np.stack([block.offset_D for block in affine]).astype(np.float64)
-    mean_D, std_D = standard if standard is not None else (np.zeros(1), np.ones(1))
-    return RawTargets(
-        torch.from_numpy(values),
-        torch.from_numpy((scale_KD / std_D).astype(np.float32)),
-        torch.from_numpy(((offset_KD - mean_D) / std_D).astype(np.float32)),
-        torch.from_numpy(which_B),
+    affines = {name: folded(scale_KD, offset_KD, standard) for name, standard in standards.items()}
+    return RawTargets(torch.from_numpy(values), torch.from_numpy(which_B), affines)
+
+
+def folded(scale_KD: NDArray[np.float64], offset_KD: NDArray[np.float64], standard: Standard) -> Affine:
+    """Codec and standardization as one multiply-add."""
+    return Affine(
+        torch.from_numpy((scale_KD / standard.std_D).astype(np.float32)),
+        torch.from_numpy(((offset_KD - standard.mean_D) / standard.std_D).astype(np.float32)),
     )

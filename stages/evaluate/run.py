@@ -82,7 +82,7 @@ def evaluate(
         reporter.say(f"evaluate: {len(records)} of {len(jobs)} probes are fresh: skipped.")
     todo = [place for place in range(len(jobs)) if place not in records]
     if todo:
-        with reporter.task("evaluate", total=len(jobs), unit="probe", done=len(records)) as task:
+        with reporter.task("evaluate", total=len(jobs), unit="probes", done=len(records)) as task:
             loader = _Loader()
             for place in todo:
                 if stop.requested:
@@ -93,6 +93,7 @@ def evaluate(
                 if records[place].message:
                     reporter.say(f"{_title(jobs[place])}: {records[place].message}")
                 task.advance()
+            task.note("")
     in_order = [records[place] for place in sorted(records)]
     write_table(store, in_order)
     point(workdir / FOLDER, name, folder.name)

@@ -1,9 +1,9 @@
-"""A process that has imported everything once and forks a copy of itself for every command that it is asked to run.
+"""A process that has imported everything once, and forks itself for every command that it is asked to run.
 
-Reads one JSON object per line: `{"command": [...], "log": PATH}` with at most one of `after_s` and `after_events`, and
-`signal` (SIGKILL by default). The forked process runs `unic-pipe COMMAND`, as from a shell. It is sent the signal `after_s`
-seconds after it began, or sends it to itself right before its `after_events`-th change of a file or folder in `folder`.
-Answers with one JSON object: `status` (exit code, negative for a signal), `seconds`, `events`.
+Reads one JSON object per line: `command` (of `unic-pipe`), `folder` (to run it in), `log` (file for its output). The forked
+process is sent a `signal` (SIGKILL by default) `after_s` seconds after it began, or sends it to itself right `before` the
+`nth` change of that kind that it makes to files in the folder. Answers with one JSON object: `status` (exit code, negative
+for a signal) and `seconds`; the kinds of all changes are listed in the file `trace`, if one is named.
 
 Nothing here may start a thread: a forked process has only the thread that forked it.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
@@ -31,32 +31,53 @@ import pipeline.extraction  # noqa: E402
 import pipeline.views.render  # noqa: E402
 import stages.distill.stage  # noqa: E402
 import stages.extract  # noqa: E402
-import stages.indexing  # noqa: E402
 from pipeline.configuration import load_workspace  # noqa: E402
 from pipeline.inventory import Inventory  # noqa: E402
 
-CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate"}
 
 
-def count_changes(folder: str, events: Any, at: int | None, number: int) -> None:
-    """Count what is about to change below `folder`; before change number `at` the process sends itself a signal."""
+def kind_of(change: str, path: str) -> str | None:
+    """What sort of change this is, without the names that tell one file from another; None for folders and for `runs/`."""
+    if path.startswith("runs"):
+        return None
+    path = re.sub(r"[\w.-]*@\d+-\d+", "TEMPORARY", path)
+    path = re.sub(r"(train|val)(-lite[01](-center)?)?(-[0-9a-f]{8})?|tiny(-[0-9a-f]{8})?", "NAME", path)
+    path = re.sub(r"(probes/view-...)-[0-9a-f]+", r"\1-KEY", path)
+    path = re.sub(r"\b(cls|patch|lite[01])\b", "TOKEN", path)
+    return f"{change} {re.sub(r'[0-9]+(/[0-9]+)*', 'N', path)}"
+
+
+def watch(request: dict[str, Any]) -> None:
+    """Note every change that is about to be made below the folder; right before a chosen one, send the signal."""
+    folder, before = request["folder"] + "/", request.get("before")
+    trace = os.open(request["trace"], os.O_WRONLY | os.O_CREAT, 0o644)
     lock = threading.RLock()
+    left = request.get("nth", 1)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in CHANGES and not (event == "open" and isinstance(arguments[1], str) and arguments[1][0] in "xw"):
+        nonlocal left
+        if event not in CHANGES:
             return
-        if not any(str(a).startswith(folder) for a in arguments if isinstance(a, str | Path)):
+        paths = [str(a) for a in arguments[:2] if isinstance(a, str | Path) and str(a).startswith(folder)]
+        kind = kind_of(event, paths[-1].removeprefix(folder)) if paths else None
+        if kind is None:
             return
         with lock:
-            events.value += 1
-            hit = events.value == at
+            os.write(trace, f"{kind}\n".encode())
+            left -= kind == before
+            hit = kind == before and left == 0
         if hit:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal_of(request))
 
     sys.addaudithook(hook)
 
 
-def run(request: dict[str, Any], events: Any) -> None:
+def signal_of(request: dict[str, Any]) -> int:
+    return int(getattr(signal, request.get("signal", "SIGKILL")))
+
+
+def run(request: dict[str, Any]) -> None:
     """Be the command. Never returns."""
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -65,8 +86,7 @@ def run(request: dict[str, Any], events: Any) -> None:
     os.dup2(null, 0)
     os.chdir(request["folder"])
     sys.argv = ["unic-pipe", *request["command"]]
-    number = getattr(signal, request.get("signal", "SIGKILL"))
-    count_changes(request["folder"] + "/", events, request.get("after_events"), number)
+    watch(request)
     code = 70
     try:
         cli.main.main()
@@ -80,11 +100,10 @@ def run(request: dict[str, Any], events: Any) -> None:
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
     """Fork, interrupt, wait."""
-    events = RawValue("l", 0)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        run(request, events)
+        run(request)
     if "after_s" in request:
         deadline = started + request["after_s"]
         while time.monotonic() < deadline:
@@ -92,10 +111,10 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
                 break
             time.sleep(0.002)
         else:
-            os.kill(child, getattr(signal, request.get("signal", "SIGKILL")))
+            os.kill(child, signal_of(request))
     _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - started
-    return {"status": os.waitstatus_to_exitcode(status), "seconds": seconds, "events": events.value}
+    return {"status": os.waitstatus_to_exitcode(status), "seconds": seconds}
 
 
 def main(folder: str) -> None:

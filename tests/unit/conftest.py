@@ -1,6 +1,9 @@
-"""Fixtures of the samples' tests: real images and real tars."""
+"""Fixtures of several test files: real images, real tars, and a working folder made by hand."""
+
+from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,6 +11,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipeline.cache.layout import record_key, statistics_key
+from pipeline.cache.records import FeatureFolder
+from pipeline.configuration import load_workspace
+from pipeline.evaluations import result_key
+from pipeline.inventory import Inventory
+from pipeline.planning import evaluation_path, extraction_needs, make_plan
+from pipeline.pointers import point
+from pipeline.probing import probe_plans
+from pipeline.samples import index_dataset
+from pipeline.storage import LocalStore
+from pipeline.students import student_folder
+from schemas.base import digest_of
+from schemas.evaluations import ResultRecord
+from schemas.features import FeatureManifest, FileEntry, UnitRecord
+from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
+
+CONFIG = """\
+samples:
+  datasets:
+    test: {source: "data/test-*.tar"}
+    train: {source: "data/train-*.tar"}
+    unused: {source: "data/unused-*.tar"}
+  block_rows: 4
+views: {recipe: gentle, count: 2}
+teachers:
+  dino: {encoder: timm:vit_tiny_patch16_224, model_args: {depth: 1}, weights: "random:0", image_size: 32}
+  ibot: {encoder: timm:vit_tiny_patch16_224, model_args: {depth: 1}, weights: "random:1", image_size: 32}
+students:
+  main: {architecture: vit_tiny_patch16_224, model_args: {depth: 1}, image_size: 32}
+evaluate:
+  benchmarks: {bench: {train: train, test: test}}
+  probes: [knn]
+  baseline: false
+"""
+HEX = "ab" * 32
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +92,114 @@ def shards(tmp_path: Path, picture: Callable[..., bytes], write_tar: Callable[..
         return tmp_path
 
     return write
+
+
+class HandMade:
+    """A working folder whose artefacts are made by hand: a real index of real tars, and documents as stages leave them.
+
+    12 training rows (3 blocks of 4), 6 test rows (2 blocks), two tiny random teachers, one student, one benchmark.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def look(self, *overrides: str, rows: str | None = None) -> Inventory:
+        return Inventory(load_workspace(self.folder, overrides), rows)
+
+    def plan(self, *overrides: str, rows: str | None = None) -> dict:
+        return {a.name: a for a in make_plan(self.look(*overrides, rows=rows)).artefacts}
+
+    def states(self, *overrides: str) -> dict:
+        return {name: (a.state, a.done, a.total) for name, a in self.plan(*overrides).items()}
+
+    def index(self, *names: str) -> None:
+        config = self.look().config.samples
+        for name in names or ("train", "test"):
+            index_dataset(self.folder, name, config.datasets[name], config)
+
+    def extract(self, *teachers: str, blocks: Iterable[int] | None = None) -> None:
+        """Records of units; there are no shards."""
+        inventory = self.look()
+        for need in extraction_needs(inventory, teachers or None):
+            dataset = inventory.dataset(need.dataset).dataset
+            store = LocalStore(need.folder(self.folder))
+            FeatureFolder(store).create(
+                FeatureManifest(
+                    dataset=need.dataset, encoder=need.encoder, definition=need.definition, digest=need.digest
+                )
+            )
+            point(self.folder / "features", need.pointer, store.root.name)
+            units = [(v, t, b) for v, t in need.planes() for b in (range(dataset.blocks) if blocks is None else blocks)]
+            for view, token, block in units:
+                record = UnitRecord(
+                    definition=need.digest, view=view, token=token, block=block, rows=dataset.block_digest(block),
+                    valid="f0", count=dataset.block_range(block)[1], batch=64,
+                    files=(FileEntry(path=statistics_key(view, token, block), size=1, xxh3="ab" * 16),),
+                )  # fmt: skip
+                store.create(record_key(view, token, block), record.to_bytes())
+
+    def begin_student(self, *overrides: str, step: int | None = None) -> LocalStore:
+        """A training of 30 steps that was begun, with a checkpoint at `step`."""
+        definition = self.look(*overrides).student_definition("main")
+        store = LocalStore(student_folder(self.folder, "main", definition))
+        manifest = StudentManifest(
+            name="main", definition=definition, digest=digest_of(definition), statistics={}, rows=12, rows_digest=HEX,
+            steps=30,
+        )  # fmt: skip
+        store.put("manifest.json", manifest.to_bytes())
+        if step is not None:
+            store.put("checkpoints/c.pt", b"-")
+            entry = CheckpointEntry(file="checkpoints/c.pt", step=step, size=1, digest=HEX, student=manifest.digest)
+            store.put("latest.json", entry.to_bytes())
+        return store
+
+    def finish_student(self) -> LocalStore:
+        """A finished student with a real export."""
+        import timm
+
+        from pipeline.encoders import export_student
+
+        store = self.begin_student(step=30)
+        student = self.look().config.students["main"]
+        model = timm.create_model(student.architecture, num_classes=0, img_size=32, depth=1)
+        digests = export_student(
+            store, model, architecture=student.architecture, model_args={"depth": 1}, image_size=32, mean=student.mean,
+            std=student.std, prefix="export/",
+        )  # fmt: skip
+        digest = StudentManifest.from_bytes(store.get("manifest.json"), "m").digest
+        export = ExportManifest(student=digest, step=30, weights=digests.weights, config=digests.config)
+        store.put("export/manifest.json", export.to_bytes())
+        point(self.folder / "students", "main", store.root.name)
+        return store
+
+    def evaluate(self, *encoders: str, status: str = "done") -> None:
+        """Results of these encoders."""
+        inventory = self.look()
+        store = LocalStore(evaluation_path(inventory))
+        for plan in [plan for plan in probe_plans(inventory)[0] if plan.encoder.name in encoders]:
+            record = ResultRecord(
+                benchmark=plan.benchmark, encoder=plan.encoder.name, role=plan.role, definition=plan.definition,
+                digest=digest_of(plan.definition), status=status, metrics={}, chosen={},
+            )  # fmt: skip
+            store.put(result_key(plan.benchmark, plan.encoder.name, plan.definition), record.to_bytes())
+
+
+@pytest.fixture(scope="session")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`runs/` of a working folder in which the teachers were resolved once."""
+    folder = tmp_path_factory.mktemp("answers")
+    (folder / "unic-pipe.yaml").write_text(CONFIG)
+    inventory = Inventory(load_workspace(folder))
+    for name in ("dino", "ibot"):
+        inventory.teacher(name)
+    return folder / "runs"
+
+
+@pytest.fixture
+def here(tmp_path: Path, answers: Path, shards: Callable[..., Path]) -> HandMade:
+    """A working folder made by hand, with nothing indexed yet."""
+    shards("train", range(2))
+    shards("test", range(1))
+    shutil.copytree(answers, tmp_path / "runs")
+    (tmp_path / "unic-pipe.yaml").write_text(CONFIG)
+    return HandMade(tmp_path)

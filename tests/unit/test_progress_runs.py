@@ -88,7 +88,7 @@ def test_lines_are_printed_as_they_are(reporter):
 
 
 def test_a_failure_still_says_what_was_done(reporter, clock):
-    with pytest.raises(StageError), reporter.task("x", total=3) as task:
+    with pytest.raises(StageError), reporter.task("x", total=3) as task:  # noqa: PT012
         clock.now += 2
         task.advance(2)
         raise StageError("no")
@@ -155,7 +155,11 @@ def test_beats_are_written_every_few_seconds_only(tmp_path, clock, monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(StageError("Disk full", "Free some"), "Disk full"), (KeyError("x"), "KeyError: 'x'"), (KeyboardInterrupt(), None)],
+    [
+        (StageError("Disk full", "Free some"), "Disk full"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (KeyboardInterrupt(), None),
+    ],
 )
 def test_a_failed_run_says_why(tmp_path, error, message):
     with pytest.raises(type(error)), RunLog(tmp_path, "distill", SilentReporter()):
@@ -204,7 +208,14 @@ def test_a_process_that_is_gone_is_not_running(tmp_path):
 def test_running_stages_are_shown_with_rate_time_left_and_silence(tmp_path):
     with RunLog(tmp_path, "extract", SilentReporter()) as log:
         run = log._document.model_copy(
-            update={"title": "extract train", "done": 1200, "total": 5000, "rate": 115.4, "eta_s": 3700.0, "note": "loss 1"}
+            update={
+                "title": "extract train",
+                "done": 1200,
+                "total": 5000,
+                "rate": 115.4,
+                "eta_s": 3700.0,
+                "note": "loss 1",
+            }
         )
     lost = run.model_copy(update={"updated": "2026-01-01T00:00:00+00:00"})
     text = shown(running_table([run, lost]))
@@ -228,7 +239,11 @@ def test_status_is_a_tree_with_the_next_command():
         artefact("students/main", "missing", stage="distill"),
     )
     lines = shown(status_tree(StatusReport(artefacts=artefacts, next="unic-pipe extract"), "/x")).splitlines()
-    assert [name for line in lines if (name := line.strip("│ ├└─")).endswith("/")] == ["samples/", "features/", "students/"]
+    assert [name for line in lines if (name := line.strip("│ ├└─")).endswith("/")] == [
+        "samples/",
+        "features/",
+        "students/",
+    ]
     assert any("✔ train" in line and "fresh" in line and "1,200 rows" in line for line in lines)
     assert any("◐ train/dino" in line and "partial  61 of 100 units (61%)" in line for line in lines)
     assert any("↻ train/[ibot]" in line and "differs: compute.batch: 64 → 32" in line for line in lines)

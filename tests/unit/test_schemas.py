@@ -53,8 +53,6 @@ def read(kind):
 def test_documents_of_the_first_release_stay_readable_and_round_trip(kind):
     document = read(kind)
     assert KINDS[kind].from_bytes(document.to_bytes(), "again") == document
-    if document.VERSION == 1:
-        assert document.to_bytes() == old(kind)
 
 
 def test_every_kind_has_an_old_document_and_a_name_of_its_own():
@@ -258,9 +256,8 @@ def test_differences_are_said_in_the_words_of_the_configuration():
     assert describe(features, changed(features, dataset="f" * 64)) == "dataset digest changed"
     assert describe(features, changed(features, compute__batch=32)) == "compute.batch: 64 → 32"
     several = changed(changed(features, recipe=UNIC), view_seed=1)
-    assert describe(features, several) == "recipe.scale: [0.8, 1.0] → [0.08, 1.0], recipe.flip: 0.0 → 0.5, " + (
-        "recipe.jitter_probability: 0.0 → 0.8 and 4 more"
-    )
+    recipe = "recipe.scale: [0.8, 1.0] → [0.08, 1.0], recipe.flip: 0.0 → 0.5, recipe.jitter_probability: 0.0 → 0.8"
+    assert describe(features, several) == f"{recipe} and 4 more"
 
 
 def test_differences_of_students_name_the_teachers():
@@ -268,10 +265,10 @@ def test_differences_of_students_name_the_teachers():
     [dino] = student.teachers
     ibot = dino.model_copy(update={"name": "ibot"})
     both = changed(student, teachers=(dino, ibot))
-    assert describe(student, changed(student, config__optimizer__lr=0.1)) == "config.optimizer.lr: 0.016 → 0.1"
+    assert describe(student, changed(student, config__optimizer__lr=0.1)) == "optimizer.lr: 0.016 → 0.1"
     assert (
         describe(student, changed(student, config__optimizer__clip_norm=1.0))
-        == "config.optimizer.clip_norm: none → 1.0"
+        == "optimizer.clip_norm: none → 1.0"
     )
     assert describe(student, both) == "teachers.ibot added"
     assert describe(both, student) == "teachers.ibot removed"

@@ -107,7 +107,9 @@ getattr(LocalStore(root), action)("a/b", b"new" * 1000)
 """
 
 
-@pytest.mark.parametrize(("name", "action"), [("fsync", "put"), ("replace", "put"), ("fsync", "create"), ("link", "create")])
+@pytest.mark.parametrize(
+    ("name", "action"), [("fsync", "put"), ("replace", "put"), ("fsync", "create"), ("link", "create")]
+)
 def test_a_kill_in_the_middle_leaves_the_old_file_and_a_sweepable_rest(store, name, action):
     if action == "put":
         store.put("a/b", b"old")
@@ -203,11 +205,12 @@ def test_a_full_disk_is_a_stage_error_with_the_next_step(store, monkeypatch, num
     assert temporaries(store) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.parametrize("action", ["put", "create"])
 def test_a_read_only_folder_is_the_user_s_error(store, action):
     store.put("a/x", b"old")
     (store.root / "a").chmod(0o500)
+    if os.access(store.root / "a", os.W_OK):
+        pytest.skip("this user (root) may write everywhere")
     try:
         with pytest.raises(UserError, match=r"(?s)Cannot write .*a/y: Permission denied.*--config FOLDER"):
             getattr(store, action)("a/y", b"-")

@@ -1,0 +1,215 @@
+"""`import` and `export`: official checkpoints in, and our students out in the layout of the official code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.cache.statistics import standardization
+from pipeline.encoders import export_student, load_encoder, resolve_encoder
+from pipeline.encoders.checkpoints import read_file
+from pipeline.encoders.conversions import OFFICIAL
+from pipeline.encoders.encoder import Encoder
+from pipeline.encoders.official import CONVERSION, TOKENS, OfficialCheckpoint, Statistics, read_official
+from pipeline.encoders.official_export import (
+    LADDER_FILE,
+    TEACHERS,
+    architecture_name,
+    encoder_to_official,
+    ladder_to_bytes,
+    official_ladder,
+    official_names,
+    read_folder,
+)
+from pipeline.inventory import FinishedStudent, read_document
+from pipeline.storage import LocalStore, sha256
+from schemas.config import EncoderConfig, LadderConfig, Scalar
+from schemas.errors import StageError, UserError, did_you_mean
+from schemas.features import StatisticsDocument
+from schemas.students import CheckpointEntry
+
+FOLDER = "encoders"
+LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))
+"""Official layouts that `import` reads. Only the first is also written; teachers' files are import-only."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what the official code cannot do with it."""
+
+    path: Path
+    remarks: tuple[str, ...]
+
+
+def import_encoder(
+    workdir: Path,
+    weights_dir: Path,
+    file: Path,
+    name: str,
+    layout: str = CONVERSION,
+    model_args: dict[str, Scalar] | None = None,
+    image_size: int | None = None,
+) -> Path:
+    """Write an official file as `encoders/NAME`, a folder that is an encoder: `checkpoint:encoders/NAME`.
+
+    A UNIC checkpoint keeps its ladder and statistics there, so that `export` gives it back tensor by tensor.
+
+    Raises:
+        UserError: no such file or layout, a file that does not fit, or a folder of that name with other content.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"No layout is named {layout!r}{did_you_mean(layout, LAYOUTS)}")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file.", "Give the path of an official checkpoint.")
+    files: dict[str, bytes] = {}
+    if layout == CONVERSION:
+        files[LADDER_FILE] = ladder_to_bytes(read_official(file))
+    path = str(file.absolute())
+    choice, weights = (f"checkpoint:{path}", None) if layout == CONVERSION else (layout, path)
+    config = EncoderConfig(encoder=choice, weights=weights, model_args=model_args or {}, image_size=image_size)
+    encoder = load_encoder(resolve_encoder(name, config, weights_dir, None))
+    folder = workdir / FOLDER / name
+    kept = _Kept(files)
+    definition = encoder.definition
+    export_student(
+        kept,
+        encoder.model,
+        architecture=definition.architecture,
+        model_args=definition.model_args,
+        image_size=definition.image_size,
+        mean=definition.mean,
+        std=definition.std,
+    )
+    _write_once(folder, kept.files)
+    return folder
+
+
+def export_official(student: FinishedStudent, file: Path) -> Exported:
+    """Write a finished student, with its ladder and statistics, as an official UNIC checkpoint.
+
+    The encoder is the exported one, the ladder that of the last checkpoint.
+
+    Raises:
+        UserError: the official encoder cannot express the student's, or the file exists.
+        StageError: the last checkpoint is gone or damaged.
+    """
+    definition = student.manifest.definition
+    encoder = load_encoder(str(student.folder / "export"))
+    model: Any = encoder.model
+    teachers = [teacher.name for teacher in definition.teachers]
+    names = official_names(teachers)
+    config, depth = definition.config, len(model.blocks)
+    blocks = rung_blocks(config.ladder, depth)
+    checkpoint = OfficialCheckpoint(
+        encoder=encoder_to_official(model),
+        ladder=official_ladder(_last_checkpoint(student)["ladder"], teachers, blocks),
+        statistics=_statistics(student, names),
+        epoch=config.optimizer.epochs,
+        args=_arguments(encoder, sorted(names.values()), config.ladder, blocks, config.drop_path),
+    )
+    _write_new(file, checkpoint.to_bytes())
+    remarks = []
+    if checkpoint.args["arch"] == "custom":
+        remarks.append("the official code has no name for this architecture (it knows vit_tiny to vit_large)")
+    unknown = [name for name in names.values() if name not in TEACHERS.values()]
+    if unknown:
+        remarks.append(f"its ladder needs entries for {', '.join(unknown)} in the official teachers/config.py")
+    if config.loss.tokens != "both" or any(t.cls_dim != t.patch_dim for t in definition.teachers):
+        remarks.append("its ladder is not one of the official code's, which has equal projectors for cls and patch")
+    return Exported(file, tuple(remarks))
+
+
+def export_imported(folder: Path, file: Path) -> Exported:
+    """Write an imported UNIC checkpoint back: the same tensors under the same names.
+
+    Raises:
+        UserError: the folder holds no imported UNIC checkpoint, or the file exists.
+    """
+    _write_new(file, read_folder(folder, load_encoder(str(folder)).model).to_bytes())
+    return Exported(file, ())
+
+
+def rung_blocks(ladder: LadderConfig, depth: int) -> tuple[int, ...]:
+    """Encoder blocks that feed a ladder."""
+    if isinstance(ladder.blocks, tuple):
+        return tuple(sorted(ladder.blocks))
+    return tuple(range(depth)) if ladder.blocks == "all" else (depth - 1,)
+
+
+def _arguments(
+    encoder: Encoder, teachers: Sequence[str], ladder: LadderConfig, blocks: Sequence[int], drop_path: float
+) -> dict[str, Any]:
+    """The arguments from which the official code builds encoder and ladder, and the two that it does not have."""
+    model: Any = encoder.model
+    projectors = {"hidden_dim": ladder.hidden, "last_hidden_dim": ladder.last_hidden, "which_blocks": list(blocks)}
+    return {
+        "arch": architecture_name(model),
+        "patch_size": int(model.patch_embed.patch_size[0]),
+        "image_size": encoder.definition.image_size,
+        "drop_path_rate": drop_path,
+        "teachers": list(teachers),
+        "lp_args": repr(projectors),
+        "num_heads": int(model.blocks[0].attn.num_heads),
+        "num_register_tokens": int(model.num_prefix_tokens) - 1,
+    }
+
+
+def _statistics(student: FinishedStudent, names: dict[str, str]) -> Statistics:
+    """Mean and std of every target as float32; 0 and 1 where targets were not standardized."""
+    found: Statistics = {}
+    for teacher in student.manifest.definition.teachers:
+        document = read_document(student.folder / "statistics" / f"{teacher.name}.json", StatisticsDocument)
+        both = found[names[teacher.name]] = {}
+        for token, size in zip(TOKENS, (teacher.cls_dim, teacher.patch_dim), strict=True):
+            known = None if document is None else document.cls if token == "cls" else document.patch
+            shape = (1, size) if token == "cls" else (1, 1, size)
+            pair = (torch.zeros(size), torch.ones(size)) if known is None else map(torch.tensor, standardization(known))
+            both[token] = {n: v.float().reshape(shape) for n, v in zip(("mean", "std"), pair, strict=True)}
+    return found
+
+
+def _last_checkpoint(student: FinishedStudent) -> dict[str, Any]:
+    entry = read_document(student.folder / "latest.json", CheckpointEntry)
+    path = student.folder / entry.file if entry is not None else student.folder / "checkpoints"
+    if entry is None or not path.is_file() or sha256(path.read_bytes()) != entry.digest:
+        raise StageError(
+            f"{path}: the last checkpoint of student {student.name}, which holds its ladder, is gone or damaged.",
+            "Restore it (unic-pipe verify). The encoder alone is in its export/ folder.",
+        )
+    state: dict[str, Any] = read_file(path)["state"]
+    return state
+
+
+class _Kept(LocalStore):
+    """A store that keeps what is put into it, until all of it is known."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(Path())
+        self.files = files
+
+    def put(self, key: str, data: bytes) -> None:
+        self.files[key] = data
+
+
+def _write_once(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a folder's files; equal ones may be there already, others never are replaced."""
+    store = LocalStore(folder)
+    for key, data in files.items():
+        if store.size(key) is not None and store.get(key) != data:
+            raise UserError(f"{folder} exists already and holds another encoder.", "Choose another NAME.")
+    # config.json last: the folder is an encoder when it is there.
+    for key in sorted(files, key=lambda key: key == "config.json"):
+        store.create(key, files[key])
+
+
+def _write_new(file: Path, data: bytes) -> None:
+    store = LocalStore(file.absolute().parent)
+    if not store.create(file.name, data) and store.get(file.name) != data:
+        raise UserError(f"{file} exists already.", "Choose another file name; export never overwrites.")
+    with suppress(OSError):
+        store.path(".tmp").rmdir()  # the folder is the user's

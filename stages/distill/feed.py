@@ -1,0 +1,155 @@
+"""What a set of students is fed with: one loader for all, with the images and targets that some of them needs.
+
+Shapes: N usable rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.cache.reader import FeatureCache
+from pipeline.samples.dataset import Dataset
+from schemas.students import StudentDefinition
+from stages.distill.images import ViewImages
+from stages.distill.live import LiveTeacher, live_targets
+from stages.distill.loader import Batch, BatchPlan, Loader, sequential_plans, training_plans
+from stages.distill.targets import BlockWindow, Standard, TargetReader, Wanted
+from stages.distill.training import Training
+
+VALIDATION_WINDOW = 4
+"""Blocks that are kept while validation rows are read in order."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples, and every teacher's features of them."""
+
+    dataset: Dataset
+    caches: Mapping[str, FeatureCache]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source, and its rows that can be used."""
+
+    source: Source
+    rows_N: NDArray[np.int64]
+
+
+@dataclass
+class Feed:
+    """Gives batches to students that agree in rows, views, batch size and sample order."""
+
+    training: Rows
+    validation: Rows | None
+    definition: StudentDefinition
+    """Of any of the students: they agree in what is read here."""
+    pool: Executor
+    device: torch.device
+    teachers: Mapping[str, LiveTeacher]
+    """Teachers in the loop; empty when targets come from the caches."""
+    _images: dict[tuple[int, tuple[int, ...]], ViewImages] = field(init=False, default_factory=dict)
+
+    def batches(self, students: Sequence[Training], start: int, end: int) -> Generator[Batch]:
+        """The batches of steps `start` to `end` - 1, on the device, with what these students need.
+
+        Raises:
+            StageError: data of a batch are missing or damaged; raised when that batch is due.
+        """
+        live, wanted = self.definition.live, _wanted(students)
+        sizes = _sizes(students) | ({self.teachers[t].size for t, _ in wanted} if live else set())
+        # In the loop, every epoch has a fresh view: none is worth keeping.
+        images = self._view_images(self.training, sizes, 0 if live else self.definition.views)
+        targets = None if live else self._reader(self.training, wanted, self.window)
+        loader = self._loader(students, images, targets)
+        for batch in loader.batches(islice(self._plans(students, start), end - start)):
+            on_device = batch.to(self.device)
+            if live:
+                on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, wanted))
+            yield on_device
+
+    def validation_batches(self, students: Sequence[Training]) -> Generator[Batch] | None:
+        """Batches of the validation rows in order, view 0, on the device; None when there are no such rows."""
+        if self.validation is None or not len(self.validation.rows_N):
+            return None
+        images = self._view_images(self.validation, _sizes(students), 1)
+        targets = self._reader(self.validation, _wanted(students), VALIDATION_WINDOW)
+        loader = self._loader(students, images, targets)
+        plans = sequential_plans(self.validation.rows_N, self.definition.config.optimizer.batch)
+        return (batch.to(self.device) for batch in loader.batches(plans))
+
+    @property
+    def window(self) -> int:
+        """Decoded blocks of one teacher and token type that are kept while training: every stream reads from up to
+        `window_blocks` at a time, and one more arrives while one more is leaving."""
+        config = self.definition.config
+        return min(config.streams * (config.window_blocks + 2), self.definition.blocks * self.definition.views)
+
+    def window_bytes(self, students: Sequence[Training]) -> int:
+        """Memory that the decoded blocks take."""
+        source, row_bytes = self.training.source, 0
+        for teacher, token in _wanted(students):
+            encoder, codec = source.caches[teacher].definition.encoder, source.caches[teacher].definition.codec.name
+            values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
+            row_bytes += values * (2 if codec == "float16" else 1)
+        return 0 if self.definition.live else self.window * source.dataset.block_rows * row_bytes
+
+    def _plans(self, students: Sequence[Training], start: int) -> Iterator[BatchPlan]:
+        config = self.definition.config
+        return training_plans(
+            self.training.rows_N,
+            self.training.source.dataset.block_rows,
+            seed=config.seed,
+            epochs=max(s.config.optimizer.epochs for s in students),
+            views=self.definition.views,
+            batch=config.optimizer.batch,
+            streams=config.streams,
+            window=config.window_blocks,
+            start=start,
+            fresh=self.definition.live,
+        )
+
+    def _loader(self, students: Sequence[Training], images: ViewImages, targets: TargetReader | None) -> Loader:
+        return Loader(
+            images=images,
+            targets=targets,
+            pool=self.pool,
+            seed=self.definition.config.seed,
+            teachers=max(len(s.definition.teachers) for s in students),
+            branches=max(len(s.model.student.drop_paths) for s in students),
+            pin=self.device.type == "cuda",
+        )
+
+    def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
+        blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted))
+        return TargetReader(blocks, wanted, rows.source.dataset.block_rows)
+
+    def _view_images(self, rows: Rows, sizes: set[int], views: int) -> ViewImages:
+        """Kept from one call to the next while the sizes are the same."""
+        key = (id(rows), tuple(sorted(sizes)))
+        if key not in self._images:
+            first = next(iter(rows.source.caches.values())).definition
+            self._images[key] = ViewImages(
+                rows.source.dataset, first.recipe, first.view_seed, key[1], views, rows.rows_N
+            )
+        return self._images[key]
+
+
+def _sizes(students: Sequence[Training]) -> set[int]:
+    return {student.config.image_size for student in students}
+
+
+def _wanted(students: Sequence[Training]) -> Wanted:
+    """Every standardization of every teacher's tokens that some student wants."""
+    wanted: dict[tuple[str, str], dict[str, Standard]] = {}
+    for student in students:
+        for pair, standard in student.model.standards.items():
+            wanted.setdefault(pair, {})[standard.name] = standard
+    return wanted

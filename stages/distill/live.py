@@ -1,0 +1,57 @@
+"""Teachers in the training loop: the reference that training from a cache is compared with.
+
+The targets come from running the frozen teachers on the same views at each teacher's input size. They are standardized
+by the statistics of the cache, so that nothing else differs.
+
+Shapes: B images, P patch tokens, D dimensions, S image side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.encoders.encoder import Encoder, Tokens
+from schemas.config import TokenType
+from schemas.features import ComputeDefinition
+from stages.distill.targets import Pair, RawTargets, Wanted, folded
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A loaded teacher, and the settings with which its features were extracted (all but the threads are kept to)."""
+
+    encoder: Encoder
+    compute: ComputeDefinition
+
+    @property
+    def size(self) -> int:
+        """Image side in pixels."""
+        return self.encoder.definition.image_size
+
+    def tokens(self, x_B3SS: Tensor) -> Tokens:
+        """Tokens of uint8 images on the teacher's device, in the cache's batches."""
+        batches = [self.encoder.encode_on_device(part, self.compute) for part in x_B3SS.split(self.compute.batch)]
+        return Tokens(torch.cat([b.cls for b in batches]), torch.cat([b.patch for b in batches]))
+
+
+def live_targets(
+    teachers: Mapping[str, LiveTeacher], images: Mapping[int, Tensor], wanted: Wanted
+) -> dict[Pair, RawTargets]:
+    """Targets of a batch from its images by size, in the form in which a cache gives them."""
+    tokens = {name: teachers[name].tokens(images[teachers[name].size]) for name in {teacher for teacher, _ in wanted}}
+    targets: dict[Pair, RawTargets] = {}
+    for (teacher, token), standards in wanted.items():
+        values = _of(tokens[teacher], token)
+        affines = {name: folded(np.ones((1, 1)), np.zeros((1, 1)), standard) for name, standard in standards.items()}
+        block_B = torch.zeros(len(values), dtype=torch.int64)
+        targets[teacher, token] = RawTargets(values, block_B, affines).to(values.device)
+    return targets
+
+
+def _of(tokens: Tokens, token: TokenType) -> Tensor:
+    return tokens.cls if token == "cls" else tokens.patch

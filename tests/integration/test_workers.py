@@ -1,0 +1,57 @@
+"""Who does the work changes nothing: threads, one worker process, or two of which one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+TRAIN_ONLY = "distill.validation=null"
+
+
+def workers() -> list[int]:
+    """Process numbers of the Dask workers that this process has started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if "spawn_main" in command:
+            found.append(child.pid)
+    return found
+
+
+def assert_same_bytes(work: Any, template: Any) -> None:
+    mine, theirs = work.content("samples", "features"), template.content("samples", "features")
+    theirs = {name: data for name, data in theirs.items() if name.split("/")[1].startswith("train")}
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
+@pytest.mark.slow
+def test_one_worker_process(raw: Any, extracted_template: Any) -> None:
+    assert raw.extract(TRAIN_ONLY, workers=1)["train"].complete
+    assert_same_bytes(raw, extracted_template)
+
+
+@pytest.mark.slow
+def test_two_worker_processes_of_which_one_is_killed(raw: Any, extracted_template: Any) -> None:
+    """The dead worker's blocks go to another one; what it had committed is still there."""
+    killed: list[int] = []
+
+    def kill(done: int) -> None:
+        running = workers()
+        if running and not killed:
+            assert done < 360
+            killed.append(running[0])
+            os.kill(running[0], signal.SIGKILL)
+
+    extraction = raw.extract(TRAIN_ONLY, workers=2, on_advance=kill)["train"]
+    assert killed
+    assert (extraction.done, extraction.before) == (extraction.total, 0)
+    assert_same_bytes(raw, extracted_template)
+    assert workers() == []

@@ -1,0 +1,64 @@
+"""The demo's samples: real digits, as many as said, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from stages.demo.data import COUNTS, SHAPES, write_samples
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    write_samples(folder)
+    return folder
+
+
+def members(folder, name):
+    found = {}
+    for path in sorted(folder.glob(f"{name}-*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {m.name: tar.extractfile(m).read() for m in tar}
+    return found
+
+
+def test_every_dataset_has_its_rows_with_an_image_and_a_label_each(data):
+    for name, count in COUNTS.items():
+        found = members(data, name)
+        images, labels = ([v for k, v in found.items() if k.endswith(e)] for e in (".png", ".cls"))
+        assert len(images) == len(labels) == count, name
+        assert {int(label) for label in labels} == set(range(len(SHAPES) if "shapes" in name else 10)), name
+        assert len(set(images)) > 0.99 * count, name
+        assert Image.open(io.BytesIO(images[0])).size == (32, 32)
+
+
+def test_digits_are_those_of_scikit_learn_and_no_split_shares_one(data):
+    digits = load_digits()
+    real = {image.tobytes(): int(label) for image, label in zip(digits.images, digits.target, strict=True)}
+    seen = 0
+    keys = []
+    for split in ("train", "val", "test"):
+        found = members(data, f"digits-{split}")
+        keys += [key for key in found if key.endswith(".png")]
+        for key in keys[seen : seen + 20]:
+            small = Image.open(io.BytesIO(found[key])).convert("L").resize((8, 8), Image.Resampling.BOX)
+            near = min(digits.images, key=lambda i: np.abs(np.asarray(small) / 255 * 16 - i).sum())
+            assert real[near.tobytes()] == int(found[key.replace(".png", ".cls")])
+        seen = len(keys)
+    assert len(keys) == len(set(keys)) == len(digits.target)
+
+
+def test_writing_again_does_nothing_and_a_missing_shard_comes_back_as_it_was(data):
+    shards = sorted(data.glob("*.tar"))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in shards}
+    write_samples(data)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in shards} == before
+    shards[-1].unlink()
+    write_samples(data)
+    assert {path: path.read_bytes() for path in shards} == {path: raw for path, (raw, _) in before.items()}
