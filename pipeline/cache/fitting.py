@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,23 +69,25 @@ class Sample:
         """Held-out rows (N, P, D), at most so many."""
         return self.values_NPD[np.flatnonzero(self.held_N)[:most]]
 
-    def energy(self, values_NPD: Floats) -> float:
-        """Sum of squares of the standardized values."""
-        return float(np.square((values_NPD - self.mean_D) / self.scale_D, dtype=np.float64).sum())
+    @cached_property
+    def power(self) -> float:
+        """Mean square of the standardized values of all rows: 1, but for constant dimensions."""
+        z_NPD = (self.values_NPD - self.mean_D) / self.scale_D
+        return float(np.square(z_NPD, out=z_NPD).mean(dtype=np.float64))
 
     def snr_db(self, values_NPD: Floats, back_NPD: Floats) -> float:
-        """Of values that came back."""
-        error = float(np.square((values_NPD - back_NPD) / self.scale_D, dtype=np.float64).sum())
-        energy = self.energy(values_NPD)
+        """Of values that came back; the signal is that of all rows, which is known better."""
+        z_NPD = (values_NPD - back_NPD) / self.scale_D
+        error = float(np.square(z_NPD, out=z_NPD).mean(dtype=np.float64))
         # Constant features come back exactly; the figure must stay finite.
-        return min(200.0, 10 * float(np.log10(max(energy, 1e-300) / max(error, 1e-300))))
+        return min(200.0, 10 * math.log10(max(self.power, 1e-300) / max(error, 1e-300)))
 
 
 def fit(sample: Sample, row_shape: tuple[int, ...], snr_db: float, transform: bool) -> Transform:
     """The transform, step and rounding that reach `snr_db` on the held-out rows in the fewest bits."""
     places = _axes(sample, row_shape) if transform else _places(sample, row_shape)
     held_NPD = sample.held(max(8, _SEARCH_VALUES // max(1, int(np.prod(row_shape)))))
-    noise = sample.energy(held_NPD) * 10 ** (-snr_db / 10)
+    noise = sample.power * held_NPD.size * 10 ** (-snr_db / 10)
     y_KN = places.forward(np.ascontiguousarray(held_NPD)).T.contiguous()
     if not noise > 0:
         return _with(places, 1.0, 0.5, np.ones(row_shape[-1], np.float32))
