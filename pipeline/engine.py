@@ -264,7 +264,8 @@ def pick_device(wanted: str) -> str:
         raise UserError(f"There is no device {wanted!r}.", "Use --device auto, cpu, cuda, cuda:N or mps.")
     if wanted.startswith("cuda") and not gpus:
         raise UserError(
-            f"Device {wanted}: PyTorch sees no GPU.", "Check nvidia-smi, or use --device cpu (unic-pipe doctor says more)."
+            f"Device {wanted}: PyTorch sees no GPU.",
+            "Check nvidia-smi, or use --device cpu (unic-pipe doctor says more).",
         )
     if wanted.startswith("cuda:") and int(wanted[5:]) >= gpus:
         raise UserError(f"Device {wanted}: there are {gpus} GPUs, counted from 0.", "Use --device cuda:0.")
