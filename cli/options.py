@@ -74,13 +74,14 @@ def add_command(app: typer.Typer, panel: str, command: Callable[..., int], *exam
     # The lines of later paragraphs would be kept as they are broken here.
     text = "\n\n".join(" ".join(paragraph.splitlines()) for paragraph in paragraphs)
     lines = ["Examples:", *(f"$ [cyan]unic-pipe {example}[/]" for example in examples)]
-    app.command(rich_help_panel=panel, help=text, epilog="\n".join(lines))(command)
+    app.command(command.__name__.rstrip("_"), rich_help_panel=panel, help=text, epilog="\n".join(lines))(command)
 
 
 def open_inventory(config: Path | None, overrides: list[str] | None, rows: str | None = None) -> Inventory:
     """Read the configuration and look at the working folder."""
     from pipeline.configuration import load_workspace
-    from pipeline.inventory import Inventory, parse_rows
+    from pipeline.inventory import Inventory
+    from pipeline.rows import parse_rows
 
     if rows is not None:
         parse_rows(rows)

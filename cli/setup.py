@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pipeline.stopping import Stop
 
 
+TEACHERS, STUDENT = "dino,ibot,deit3,dbot-ft", "vit_small_patch16_224"
+"""What `init` writes unless it is told otherwise."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     panel = "Beginning"
@@ -24,6 +28,7 @@ def register(app: typer.Typer) -> None:
         init,
         "init --data /data/imagenet",
         "init --data 'shards/{000..146}.tar' --teachers dino,deit3",
+        "init --data /data/imagenet --preset unic-b",
     )
     add_command(app, panel, pack, "pack train shards/")
 
@@ -59,13 +64,23 @@ def init(
     data: Annotated[
         Path, typer.Option("--data", metavar="PATH", help="Tars, class folders, a flat folder, or a folder of splits.")
     ],
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A setting of the paper: unic-b or unic-l.", show_default=False),
+    ] = None,
     teachers: Annotated[
-        str,
-        typer.Option("--teachers", metavar="A,B,...", help="Names (unic-pipe teachers), timm:NAME, checkpoint:PATH."),
-    ] = "dino,ibot,deit3,dbot-ft",
+        str | None,
+        typer.Option(
+            "--teachers",
+            metavar="A,B,...",
+            help="Names (unic-pipe teachers), timm:NAME, checkpoint:PATH.",
+            show_default=TEACHERS,
+        ),
+    ] = None,
     student: Annotated[
-        str, typer.Option("--student", metavar="NAME", help="The student's architecture in timm.")
-    ] = "vit_small_patch16_224",
+        str | None,
+        typer.Option("--student", metavar="NAME", help="The student's architecture in timm.", show_default=STUDENT),
+    ] = None,
     views: Annotated[
         int, typer.Option("--views", metavar="N", min=1, help="Cached views of every training sample.")
     ] = 2,
@@ -77,15 +92,24 @@ def init(
     from rich.console import Console
 
     from cli.show import survey_line
-    from stages.initialise import look, missing_weights, write_config
+    from schemas.errors import UserError
+    from stages.initialise import look, missing_weights, write_config, write_preset
 
     surveys = look(data)
     console = Console(highlight=False, soft_wrap=True)
     for name, found in surveys.items():
         console.print(survey_line(name, found))
-    names = [name.strip() for name in teachers.split(",") if name.strip()]
+    if preset is not None:
+        if teachers is not None or student is not None:
+            raise UserError(
+                f"--preset {preset} names its teachers and its student.", "Leave out --teachers and --student."
+            )
+        path, names = write_preset(Path.cwd(), surveys, preset, views)
+    else:
+        names = [name.strip() for name in (teachers or TEACHERS).split(",") if name.strip()]
     missing = missing_weights(Path.cwd(), names)
-    path = write_config(Path.cwd(), surveys, names, student, views, _has_gpu())
+    if preset is None:
+        path = write_config(Path.cwd(), surveys, names, student or STUDENT, views, _has_gpu())
     console.print(f"Wrote [bold]{path.name}[/].")
     if missing:
         console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")

@@ -35,8 +35,17 @@ def register(app: typer.Typer) -> None:
     panel = "Stages"
     add_command(app, panel, run, "run", "run --rows 1%", "run --set cache.codec=int8")
     add_command(app, panel, extract, "extract --teacher dino", "extract --rows 1%", "extract --workers 4")
-    add_command(app, panel, distill, "distill", "distill --student hot --set students.main.optimizer.lr=1e-3")
-    add_command(app, panel, evaluate, "evaluate")
+    add_command(
+        app,
+        panel,
+        distill,
+        "distill",
+        "distill --student hot --set students.main.optimizer.lr=1e-3",
+        "distill --ablation",
+    )
+    add_command(
+        app, panel, evaluate, "evaluate", "evaluate --encoder unic.pth --encoder rival=timm:vit_small_patch16_224.dino"
+    )
     add_command(app, panel, index, "index", "index train val")
 
 
@@ -94,6 +103,22 @@ def distill(
         list[str] | None,
         typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
     ] = None,
+    ablation: Annotated[
+        bool,
+        typer.Option(
+            "--ablation",
+            metavar=NO_VALUE,
+            help="Train the paper's variants of one student: basic, + standardization, + ladder, + teacher dropping.",
+        ),
+    ] = False,
+    live_teachers: Annotated[
+        bool,
+        typer.Option(
+            "--live-teachers",
+            metavar=NO_VALUE,
+            help="The reference, NAME-live: teachers run in the loop, on a fresh view every epoch.",
+        ),
+    ] = False,
     rows: RowsOption = None,
     device: DeviceOption = None,
     restart: Annotated[
@@ -107,26 +132,44 @@ def distill(
 ) -> int:
     """Train students against the cached features of their teachers.
 
-    Goes on from the newest checkpoint, and gives the same bits as a run that was never stopped. A --student that is
-    not in the configuration trains the settings of the only one that is, under the new name.
+    Students that agree in samples, batch size and seed train in one pass over the cache. Each goes on from its newest
+    checkpoint, and gets the same bits as alone and never stopped. A --student that is not in the configuration trains
+    the settings of the only one that is, under the new name.
     """
     inventory = open_inventory(config, overrides, rows)
+    if live_teachers:
+        inventory = inventory.with_live_teachers()
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        distill_step(inventory, student or (), device, restart, reporter, stop)
+        distill_step(inventory, student or (), device, restart, reporter, stop, ablation=ablation)
 
     return staged(inventory, "distill", work)
 
 
 def evaluate(
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            metavar="[NAME=]FILE",
+            help="Probe this one too: a weights file, a folder, timm:NAME (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
     workers: WorkersOption = 0,
     device: DeviceOption = None,
     force: ForceOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Probe every finished student and every teacher on the benchmarks; write the report."""
-    inventory = open_inventory(config, overrides)
+    """Probe every finished student and every teacher on the benchmarks; write the report.
+
+    --encoder adds others for this time: an official UNIC checkpoint, any timm model, a weights file, an export folder.
+    Those under evaluate.encoders in the configuration are always there.
+    """
+    from stages.evaluate.named import with_encoders
+
+    inventory = with_encoders(open_inventory(config, overrides), encoder or ())
     options = extract_options(inventory, device, workers, force)
 
     def work(reporter: Reporter, stop: Stop) -> None:
@@ -221,18 +264,27 @@ def extract_step(
 
 
 def distill_step(
-    inventory: Inventory, students: Sequence[str], device: str | None, restart: bool, reporter: Reporter, stop: Stop
+    inventory: Inventory,
+    students: Sequence[str],
+    device: str | None,
+    restart: bool,
+    reporter: Reporter,
+    stop: Stop,
+    *,
+    ablation: bool = False,
 ) -> None:
-    """Train the named students (none named: all), one after the other."""
+    """Train the named students (none named: all), or the variants of one, together where they can be."""
     from pipeline.planning import training_datasets
-    from stages.distill.stage import distill_student, named_students
+    from stages.distill.stage import distill_students, named_students, with_variants
     from stages.indexing import index as index_stage
 
     chosen = named_students(inventory, students)
+    names = tuple(students or chosen.config.students)
+    if ablation:
+        chosen, names = with_variants(chosen, names)
     index_stage(chosen, training_datasets(chosen), reporter, stop)
-    for name in students or chosen.config.students:
-        if not stop.requested:
-            distill_student(chosen, name, device or chosen.config.compute.device, restart, reporter, stop)
+    if not stop.requested:
+        distill_students(chosen, names, device or chosen.config.compute.device, restart, reporter, stop)
 
 
 def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.explaining import Place, explain
@@ -64,6 +66,37 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
     return Workspace(config, path.absolute().parent, path.absolute())
+
+
+def to_yaml(config: Config, comments: Mapping[tuple[str, ...], str]) -> str:
+    """The fields of a configuration that were set, as commented YAML.
+
+    `comments` go by place, as `("students", "*", "loss")`, where `*` is any name.
+    """
+    body = config.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    yaml = YAML()
+    yaml.version = (1, 2)
+    yaml.width = 1000
+    buffer = io.StringIO()
+    yaml.dump(_commented(body, (), comments), buffer)
+    return re.sub(r"\n(?=\w)", "\n\n", buffer.getvalue().removeprefix("%YAML 1.2\n---\n"))
+
+
+def _commented(value: Any, place: tuple[str, ...], comments: Mapping[tuple[str, ...], str]) -> Any:
+    if isinstance(value, list):
+        items = CommentedSeq(value)
+        items.fa.set_flow_style()
+        return items
+    if not isinstance(value, dict):
+        return value
+    node = CommentedMap()
+    for key, inner in value.items():
+        here = (*place, key)
+        node[key] = _commented(inner, here, comments)
+        comment = comments.get(here) or comments.get((*here[:1], "*", *here[2:]))
+        if comment is not None:
+            node.yaml_add_eol_comment(comment, key, column=0)
+    return node
 
 
 def _read(path: Path) -> CommentedMap:

@@ -7,29 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from pipeline.ablation import LIVE, PILOT, in_order
 from pipeline.cache.records import FeatureFolder
 from pipeline.configuration import Workspace
 from pipeline.encoders import ResolvedEncoder, resolve_encoder
 from pipeline.features import FeatureNeed, center_need, training_need
+from pipeline.finished import D, FinishedStudent, finished_student, read_document
 from pipeline.pointers import resolve_pointer
+from pipeline.rows import rows_wanted
 from pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
-from pipeline.storage import LocalStore
-from pipeline.students import student_definition, student_teachers
-from schemas.base import Document, digest_of
+from pipeline.storage import LocalStore, sha256_of_file
+from pipeline.students import baseline_config, student_definition, student_folder, student_teachers
+from schemas.base import digest_of
+from schemas.chains import named_student
 from schemas.config import EncoderConfig, StudentConfig
-from schemas.errors import UnicPipeError, UserError, did_you_mean
+from schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.status import State
-from schemas.students import CheckpointEntry, ExportManifest, StudentDefinition, StudentManifest
-
-D = TypeVar("D", bound=Document)
-
-PILOT = "-pilot"
-"""Appended to the name of a student that was trained on a part of the rows (`--rows`)."""
+from schemas.students import StudentDefinition, StudentManifest
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,18 @@ class DatasetView:
     reason: str
 
 
-@dataclass(frozen=True)
-class FinishedStudent:
-    """A student folder with an export that matches its manifest."""
-
-    name: str
-    folder: Path
-    manifest: StudentManifest
-    export: ExportManifest
-
-
 class Inventory:
-    """Lazily read facts about a workspace. `rows` is the `--rows` limit: `1%` or a number."""
+    """Lazily read facts about a workspace.
 
-    def __init__(self, workspace: Workspace, rows: str | None = None) -> None:
+    `rows` is the `--rows` limit: `1%` or a number. `live`: students are trained with their teachers in the loop.
+    """
+
+    def __init__(self, workspace: Workspace, rows: str | None = None, live: bool = False) -> None:
         self.workspace = workspace
         self.config = workspace.config
         self.folder = workspace.folder
         self.rows = rows
+        self.live = live
         self._datasets: dict[str, DatasetView] = {}
         self._encoders: dict[str, ResolvedEncoder | UnicPipeError] = {}
 
@@ -105,13 +97,19 @@ class Inventory:
 
         Raises:
             UserError: no such teacher, or no weights.
+            NotFinishedError: the teacher is a student that is not finished.
         """
         if name not in self.config.teachers:
             raise UserError(
                 f"No teacher is named {name!r}{did_you_mean(name, list(self.config.teachers))}",
                 f"Name it under teachers: in {self.workspace.file.name}, or choose one (unic-pipe teachers).",
             )
-        return self.encoder(name, self.config.teachers[name])
+        config = self.config.teachers[name]
+        student = named_student(config.encoder)
+        if student is not None:
+            export = self.finished(student, f"Teacher {name}").folder / "export"
+            config = config.model_copy(update={"encoder": f"checkpoint:{export.relative_to(self.folder).as_posix()}"})
+        return self.encoder(name, config)
 
     def block_limit(self, dataset: Dataset) -> int:
         """Number of blocks to work on: all, or those that `--rows` asks for."""
@@ -186,20 +184,30 @@ class Inventory:
     def with_students(self, students: Mapping[str, StudentConfig]) -> Inventory:
         """The same working folder with other students configured."""
         config = self.config.model_copy(update={"students": dict(students)})
-        return Inventory(replace(self.workspace, config=config), self.rows)
+        return Inventory(replace(self.workspace, config=config), self.rows, self.live)
+
+    def with_live_teachers(self) -> Inventory:
+        """The same working folder, for students that are trained with their teachers in the loop."""
+        return Inventory(self.workspace, self.rows, live=True)
 
     def student_name(self, name: str) -> str:
-        """The name under which a student is kept: pilots have their own."""
-        return name + PILOT if self.rows is not None else name
+        """The name under which a student is kept: pilots and students with teachers in the loop have their own."""
+        return name + (LIVE if self.live else "") + (PILOT if self.rows is not None else "")
 
     def student_definition(self, name: str) -> StudentDefinition | None:
-        """What the configured student would be made from; None while its dataset is not indexed."""
+        """What the configured student would be made from; None while its dataset is not indexed.
+
+        Raises:
+            UserError: no weights of a teacher.
+            NotFinishedError: the student that it starts from is not finished.
+        """
         student = self.config.students[name]
         dataset = self.dataset(student.dataset).dataset
         if dataset is None:
             return None
         teachers = student_teachers(self.config, name)
         needs = self.training_needs(teachers, student.dataset)
+        parent = self.parent(name)
         return student_definition(
             self.config,
             name,
@@ -207,11 +215,28 @@ class Inventory:
             {need.encoder: need.definition for need in needs},
             self.block_limit(dataset),
             self.config.views.count,
+            parent=parent.export.weights if parent is not None else None,
+            live=self.live,
         )
+
+    def parent(self, name: str) -> FinishedStudent | None:
+        """The finished student that a student starts from; None when it starts from nothing.
+
+        Raises:
+            UserError: there is no such student.
+            NotFinishedError: it has not been trained to the end as it is configured now.
+        """
+        init = self.config.students[name].init
+        if init is None:
+            return None
+        # The reference with teachers in the loop starts from the same student as the one that it is compared with.
+        usual = Inventory(self.workspace, self.rows) if self.live else self
+        return usual.finished(init, f"Student {name}")
 
     @cached_property
     def finished_students(self) -> Mapping[str, FinishedStudent]:
-        """Every student that a pointer in `students/` names and that has been exported, by name."""
+        """Every student that a pointer in `students/` names and that has been exported, by name, in the order in which
+        tables list them."""
         found: dict[str, FinishedStudent] = {}
         base = self.folder / "students"
         for entry in sorted(base.iterdir()) if base.is_dir() else []:
@@ -221,80 +246,50 @@ class Inventory:
             student = finished_student(entry.name, folder) if folder is not None else None
             if student is not None:
                 found[entry.name] = student
+        return {name: found[name] for name in in_order(found, self.config.students)}
+
+    def finished(self, name: str, who: str) -> FinishedStudent:
+        """The finished student of that name, as it is configured now; one that is not configured, as its pointer says.
+
+        Raises:
+            UserError: there is no such student; the message begins with `who` asks for it.
+            NotFinishedError: it, or one that it waits for itself, has not been trained to the end.
+        """
+        label = self.student_name(name)
+        hint: str | None = f"unic-pipe distill --student {name}"
+        if name in self.config.students:
+            try:
+                definition = self.student_definition(name)
+            except NotFinishedError as error:
+                definition, hint = None, error.hint
+            found = definition and finished_student(label, student_folder(self.folder, label, definition))
+        else:
+            found = self.finished_students.get(label)
+            if found is None:
+                known = did_you_mean(name, list(self.config.students))
+                raise UserError(f"{who}: no student is named {name!r}{known}", "Add it under students:.")
+        if not found:
+            message = f"{who} waits for students/{label}, which is not finished."
+            raise NotFinishedError(message, hint, f"students/{label}")
         return found
 
     def student_encoder(self, student: FinishedStudent) -> ResolvedEncoder:
-        """An exported student as an encoder."""
+        """An exported student as an encoder.
+
+        Raises:
+            StageError: it is not what the training exported.
+        """
         export = (student.folder / "export").relative_to(self.folder).as_posix()
-        return self.encoder(student.name, EncoderConfig(encoder=f"checkpoint:{export}"))
+        encoder = self.encoder(student.name, EncoderConfig(encoder=f"checkpoint:{export}"))
+        config = sha256_of_file(student.folder / "export" / "config.json")
+        if (encoder.definition.weights, config) != (student.export.weights, student.export.config):
+            file = "config.json" if config != student.export.config else "model.safetensors"
+            raise StageError(
+                f"Student {student.name}: {export}/{file} is not what its training exported.",
+                f"Restore it; or export it again: mv {export} {export}.old; unic-pipe distill --student {student.name}",
+            )
+        return encoder
 
     def baseline(self, name: str, config: StudentConfig) -> ResolvedEncoder:
         """A student's architecture at random initialisation, as an encoder."""
         return self.encoder(f"{name}-random", baseline_config(config))
-
-
-def baseline_config(student: StudentConfig) -> EncoderConfig:
-    """The encoder configuration of a student's architecture with random weights from the student's seed."""
-    return EncoderConfig(
-        encoder=f"timm:{student.architecture}",
-        weights=f"random:{student.seed}",
-        model_args=student.model_args,
-        image_size=student.image_size,
-        mean=student.mean,
-        std=student.std,
-    )
-
-
-def finished_student(name: str, folder: Path) -> FinishedStudent | None:
-    """The student in a folder if it is finished: the export is that of the manifest, and its files are there.
-
-    Only `verify` hashes them.
-    """
-    manifest = read_document(folder / "manifest.json", StudentManifest)
-    export = read_document(folder / "export" / "manifest.json", ExportManifest)
-    if manifest is None or export is None or export.student != manifest.digest:
-        return None
-    if not all((folder / "export" / name).is_file() for name in ("model.safetensors", "config.json")):
-        return None
-    return FinishedStudent(name, folder, manifest, export)
-
-
-def checkpoint_step(folder: Path) -> int | None:
-    """Step of the newest durable checkpoint, or None if there is none."""
-    entry = read_document(folder / "latest.json", CheckpointEntry)
-    return entry.step if entry is not None and (folder / entry.file).is_file() else None
-
-
-def rows_wanted(rows: str, dataset: Dataset) -> int:
-    """The number of rows that `1%` or `5000` means.
-
-    Raises:
-        UserError: neither a percentage nor a number.
-    """
-    number, percentage = parse_rows(rows)
-    return math.ceil(number / 100 * dataset.manifest.rows if percentage else number)
-
-
-def parse_rows(rows: str) -> tuple[float, bool]:
-    """The number in `1%` or `5000`, and whether it is a percentage.
-
-    Raises:
-        UserError: neither a percentage between 0 and 100 nor a positive number.
-    """
-    text = rows.strip().replace(",", "")
-    percentage = text.endswith("%")
-    try:
-        number = float(text[:-1]) if percentage else int(text)
-    except ValueError:
-        number = 0
-    if not 0 < number <= (100 if percentage else math.inf):
-        raise UserError(f"--rows {rows}: expected a percentage or a number of rows, for instance 1% or 5000.")
-    return number, percentage
-
-
-def read_document(path: Path, kind: type[D]) -> D | None:
-    """The document in a file; None when there is none. Damage is for `verify` to report, and counts as none."""
-    try:
-        return kind.from_bytes(path.read_bytes(), str(path))
-    except (FileNotFoundError, NotADirectoryError, UserError):
-        return None

@@ -12,12 +12,14 @@ from pathlib import Path
 from pipeline.differences import describe
 from pipeline.evaluations import benchmark_digest, current_record, evaluation_digest, evaluation_folder
 from pipeline.features import FeatureNeed, merge_needs
-from pipeline.inventory import Inventory, checkpoint_step, finished_student, read_document
+from pipeline.finished import checkpoint_step, finished_student, read_document
+from pipeline.inventory import Inventory
 from pipeline.probing import ProbePlan, probe_plans
-from pipeline.students import student_folder
+from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
+from schemas.chains import named_student
 from schemas.config import Config
-from schemas.errors import UnicPipeError
+from schemas.errors import NotFinishedError, UnicPipeError
 from schemas.features import FeatureManifest
 from schemas.status import Artefact, Stage, State, StatusReport
 from schemas.students import StudentManifest
@@ -32,7 +34,7 @@ def make_plan(inventory: Inventory) -> StatusReport:
     artefacts = [
         *_datasets(inventory),
         *_features(inventory),
-        *(_student(inventory, name) for name in inventory.config.students),
+        *(_student(inventory, name) for name in student_order(inventory.config)),
         *_evaluation(inventory),
     ]
     following = next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
@@ -59,16 +61,16 @@ def used_datasets(inventory: Inventory) -> list[str]:
 
 
 def extraction_needs(inventory: Inventory, teachers: tuple[str, ...] | None = None) -> list[FeatureNeed]:
-    """Features that `extract` makes: teachers (all, or the given ones) over training sets and the validation set.
+    """Features that `extract` makes: teachers (the given ones, or all) over training sets and the validation set.
 
-    Datasets that are not indexed yet contribute nothing.
+    Datasets that are not indexed yet, and students that are to teach but are not finished, contribute nothing.
 
     Raises:
         UserError: a teacher that does not exist, or whose weights are missing.
     """
     config = inventory.config
     needs: list[FeatureNeed] = []
-    wanted = teachers if teachers is not None else tuple(config.teachers)
+    wanted = teachers if teachers is not None else ready_teachers(inventory)[0]
     for dataset in config.samples.datasets:
         for teacher in wanted:
             if dataset in _training_sets(config, teacher):
@@ -76,6 +78,18 @@ def extraction_needs(inventory: Inventory, teachers: tuple[str, ...] | None = No
     for teacher in wanted:
         needs += inventory.validation_needs((teacher,))
     return merge_needs(needs)
+
+
+def ready_teachers(inventory: Inventory) -> tuple[tuple[str, ...], list[NotFinishedError]]:
+    """The configured teachers, but for students that are not finished yet; and what those say."""
+    ready, waiting = [], []
+    for name in inventory.config.teachers:
+        try:
+            _require_students(inventory, (name,))
+            ready.append(name)
+        except NotFinishedError as error:
+            waiting.append(error)
+    return tuple(ready), waiting
 
 
 def _training_sets(config: Config, teacher: str) -> set[str]:
@@ -110,16 +124,30 @@ def _features(inventory: Inventory) -> Iterator[Artefact]:
     for dataset in training_datasets(inventory):
         for teacher in config.teachers:
             command = f"unic-pipe extract --teacher {teacher}"
+            used = {*_training_sets(config, teacher), config.distill.validation}
+            if dataset not in used:
+                continue
             try:
+                _require_students(inventory, (teacher,))
                 needs = [n for n in extraction_needs(inventory, (teacher,)) if n.dataset == dataset]
             except UnicPipeError as error:
                 yield _blocked(f"features/{dataset}/{teacher}", "extract", error, command)
                 continue
-            used = {*_training_sets(config, teacher), config.distill.validation}
-            if inventory.dataset(dataset).dataset is None and dataset in used:
+            if inventory.dataset(dataset).dataset is None:
                 yield _blocked(f"features/{dataset}/{teacher}", "extract", _NOT_INDEXED, command)
             for need in needs:
                 yield _feature(inventory, need)
+
+
+def _require_students(inventory: Inventory, teachers: tuple[str, ...]) -> None:
+    """Students among the teachers have to be finished: the chain shows even before anything is indexed.
+
+    Raises:
+        NotFinishedError: one is not.
+    """
+    for name in teachers:
+        if named_student(inventory.config.teachers[name].encoder) is not None:
+            inventory.teacher(name)
 
 
 def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
@@ -148,6 +176,7 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     label = inventory.student_name(name)
     command = f"unic-pipe distill --student {name}"
     try:
+        _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)
     except UnicPipeError as error:
         return _blocked(f"students/{label}", "distill", error, command)
@@ -243,11 +272,15 @@ def _blocked(name: str, stage: Stage, why: str | UnicPipeError, command: str) ->
     """An artefact that cannot be planned yet. The next step is the command that an error's hint begins with, if any;
     otherwise the stage's own, which says all of the hint."""
     reason, hint = (why.message, why.hint or "") if isinstance(why, UnicPipeError) else (why, "")
+    waits_for = (why.waits_for,) if isinstance(why, NotFinishedError) else ()
+    if waits_for:
+        reason = f"waits for {waits_for[0]}"
     hinted = re.match(r"unic-pipe [a-z]+(?: --[a-z]+)*|pip install \S+", hint)
-    following = hinted[0] if hinted else command
+    following = hint if waits_for else hinted[0] if hinted else command
     return Artefact(
-        name=name, stage=stage, state="missing", done=0, total=0, reason=reason, digest=None, next=following
-    )
+        name=name, stage=stage, state="missing", done=0, total=0, reason=reason, digest=None, next=following,
+        waits_for=waits_for,
+    )  # fmt: skip
 
 
 def _relative(inventory: Inventory, path: Path) -> str:

@@ -10,9 +10,11 @@ from pipeline.evaluations import Probe, result_definition
 from pipeline.features import FeatureNeed
 from pipeline.inventory import Inventory
 from pipeline.samples.dataset import Dataset
+from schemas.chains import named_student
+from schemas.errors import UserError
 from schemas.evaluations import ResultDefinition
 
-Role = Literal["teacher", "student", "baseline"]
+Role = Literal["teacher", "student", "baseline", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,22 @@ def probe_plans(inventory: Inventory) -> tuple[list[ProbePlan], list[str]]:
 
 
 def _encoders(inventory: Inventory) -> tuple[list[tuple[ResolvedEncoder, Role]], list[str]]:
-    """Finished students, teachers, and each configured student's architecture at random initialisation."""
+    """Finished students, teachers, and each configured student's architecture at random initialisation,
+    and the encoders of `evaluate`."""
     config = inventory.config
     finished = inventory.finished_students
     found: list[tuple[ResolvedEncoder, Role]] = [(inventory.student_encoder(s), "student") for s in finished.values()]
-    found += [(inventory.teacher(name), "teacher") for name in config.teachers]
+    # A student that teaches is there as a student.
+    found += [(inventory.teacher(n), "teacher") for n, e in config.teachers.items() if named_student(e.encoder) is None]
     if config.evaluate.baseline:
         found += [(inventory.baseline(name, student), "baseline") for name, student in config.students.items()]
+    taken: dict[str, Role] = {encoder.name: role for encoder, role in found}
+    for name, encoder in config.evaluate.encoders.items():
+        if name in {*taken, *config.students}:
+            raise UserError(
+                f"Encoder {name} cannot be evaluated under this name: a {taken.get(name, 'student')} has it.",
+                f"Give it another one: --encoder OTHER=FILE, or under evaluate.encoders in {inventory.workspace.file.name}.",
+            )
+        found.append((inventory.encoder(name, encoder), "encoder"))
     wanted = [inventory.student_name(name) for name in config.students]
     return found, [f"students/{name}" for name in wanted if name not in finished]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from schemas.base import digest_of, short
-from schemas.config import Config
+from schemas.chains import named_student
+from schemas.config import Config, EncoderConfig, StudentConfig
 from schemas.errors import UserError
 from schemas.features import FeatureDefinition
 from schemas.samples import DatasetManifest
@@ -29,6 +30,39 @@ def student_teachers(config: Config, name: str) -> tuple[str, ...]:
     return teachers
 
 
+def students_before(config: Config, name: str) -> set[str]:
+    """The configured students that must be finished before one can begin: that it starts from, or that teach it."""
+    student = config.students[name]
+    teaching = {
+        named_student(e.encoder)
+        for t, e in config.teachers.items()
+        if student.teachers is None or t in student.teachers
+    }
+    return {other for other in config.students if other == student.init or other in teaching}
+
+
+def student_order(config: Config) -> tuple[str, ...]:
+    """Students in the order in which they are trained: each after those that it needs, otherwise as configured.
+
+    Raises:
+        UserError: students need each other in a circle.
+    """
+    ordered: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " → ".join([*path[path.index(name) :], name])
+            raise UserError(f"Students need each other in a circle: {circle}.", "Take out one init, or one teacher.")
+        for other in config.students:
+            if other in students_before(config, name):
+                visit(other, (*path, name))
+        ordered[name] = None
+
+    for name in config.students:
+        visit(name, ())
+    return tuple(ordered)
+
+
 def student_definition(
     config: Config,
     name: str,
@@ -36,6 +70,9 @@ def student_definition(
     features: Mapping[str, FeatureDefinition],
     blocks: int,
     views: int,
+    *,
+    parent: str | None = None,
+    live: bool = False,
 ) -> StudentDefinition:
     """The definition of a student: a pure function of what it is made from.
 
@@ -46,6 +83,8 @@ def student_definition(
         features: each teacher's feature definition, by teacher name; others are ignored.
         blocks: train on blocks 0 to `blocks` - 1.
         views: train on views 0 to `views` - 1.
+        parent: weights digest of the student that it starts from.
+        live: teachers run in the training loop.
 
     Raises:
         UserError: no such student, no teachers, or features that do not belong together.
@@ -69,6 +108,20 @@ def student_definition(
             )
             for teacher, definition in chosen.items()
         ),
+        parent=parent,
+        live=live,
+    )
+
+
+def baseline_config(student: StudentConfig) -> EncoderConfig:
+    """The encoder configuration of a student's architecture with random weights from the student's seed."""
+    return EncoderConfig(
+        encoder=f"timm:{student.architecture}",
+        weights=f"random:{student.seed}",
+        model_args=student.model_args,
+        image_size=student.image_size,
+        mean=student.mean,
+        std=student.std,
     )
 
 

@@ -21,6 +21,12 @@ FastHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 """A name that is safe as a folder: letters, digits and . _ + - (not first)."""
 
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a `Name`."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", text) is not None
+
+
 PROGRAM_VERSION = "0.1.0"
 
 

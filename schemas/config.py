@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Model, Name
+from schemas.chains import circles, needed_students
 from schemas.errors import did_you_mean
 from schemas.recipes import RECIPES, Recipe
 
@@ -67,7 +68,8 @@ class EncoderConfig(Model):
     """A frozen encoder. Under `teachers:` the key is its name, and its registry name unless `encoder` is given."""
 
     encoder: str | None = None
-    """A registry name (`dino`, `ibot`, `deit3`, ...), `timm:NAME`, or `checkpoint:PATH`."""
+    """A registry name (`dino`, `ibot`, `deit3`, ...), `timm:NAME`, `checkpoint:PATH`, or `student:NAME`: a finished
+    student, which so becomes the teacher of another one."""
     weights: str | None = None
     """A local weights file instead of the one that the registry names, or `random:SEED`."""
     architecture: str | None = None
@@ -123,7 +125,8 @@ class LossConfig(Model):
     tokens: Literal["both", "cls", "patch"] = "both"
     standardize: Literal["exact", "ema", "none"] = "exact"
     """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type. `ema`: the
-    official implementation's running mean and std, updated with every batch. `none`: the features themselves."""
+    official implementation's running mean and std, updated after every batch with a momentum that falls from 1 to .001.
+    `none`: the features themselves."""
     drop_probability: Fraction = 0.5
     """Per image, each teacher but the one with the highest loss is dropped with this probability (0: no dropping)."""
 
@@ -155,9 +158,10 @@ class StudentConfig(Model):
     drop_path: Fraction = 0.1
     init: Name | None = None
     """A finished student whose encoder and ladder this one starts from, for instance for a second phase at a higher
-    image size. Ladders match by the order of the teachers."""
+    image size. Ladders match by the order of the teachers; where they do not fit they start afresh, which is said."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of an exponential moving average of the encoder's weights, which is then what is exported."""
+    """Decay per step of an exponential moving average of the weights (encoder and ladder). The averaged encoder is what
+    is exported, and the validation loss is that of the averages."""
     dataset: Name = "train"
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""
@@ -177,8 +181,7 @@ class StudentConfig(Model):
     def _streams_divide_batch(self) -> StudentConfig:
         if self.optimizer.batch % self.streams:
             message = f"not a multiple of streams ({self.streams})"
-            error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
-            problem = InitErrorDetails(type=error, loc=("optimizer", "batch"), input=self.optimizer.batch)
+            problem = _problem(("optimizer", "batch"), message, self.optimizer.batch)
             raise ValidationError.from_exception_data("StudentConfig", [problem])
         return self
 
@@ -208,6 +211,8 @@ class EvaluateConfig(Model):
     """Linear-probe and k-NN benchmarks of the students and of every teacher."""
 
     benchmarks: dict[Name, BenchmarkConfig] = {}
+    encoders: dict[Name, EncoderConfig] = {}
+    """Encoders to probe beside students and teachers."""
     probes: tuple[Literal["logistic", "knn"], ...] = ("logistic", "knn")
     c_values: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
     """Inverse regularisation strengths searched on the validation split, warm-started in this order."""
@@ -234,7 +239,7 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:
-        problems = reference_problems(self.model_dump())
+        problems = reference_problems(self.model_dump()) or _circle_problems(self)
         if problems:
             raise ValidationError.from_exception_data("Config", problems)
         return self
@@ -262,8 +267,7 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
         for loc, name in _values(body, tuple(reference.split("."))):
             if isinstance(name, str) and name not in known:
                 message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
-                error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
-                problems.append(InitErrorDetails(type=error, loc=loc, input=name))
+                problems.append(_problem(loc, message, name))
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
     for loc, _ in _values(body, ("students", "*")):
         if loc[-1] in teachers:
@@ -271,6 +275,20 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
             error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
             problems.append(InitErrorDetails(type=error, loc=loc, input=loc[-1]))
     return problems
+
+
+def _problem(loc: tuple[int | str, ...], message: str, value: object) -> InitErrorDetails:
+    error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
+    return InitErrorDetails(type=error, loc=loc, input=value)
+
+
+def _circle_problems(config: Config) -> list[InitErrorDetails]:
+    """Students that would have to be finished before they begin."""
+    teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
+    students = {name: (student.teachers, student.init) for name, student in config.students.items()}
+    found = circles(needed_students(teaching, students))
+    message = "a student cannot wait for itself: {}; list its teachers without that one"
+    return [_problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]
 
 
 def _values(node: Any, pattern: tuple[str, ...]) -> list[tuple[tuple[int | str, ...], Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 
 class UnicPipeError(Exception):
@@ -22,7 +23,7 @@ class UnicPipeError(Exception):
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n{self.hint}"
 
-    def __reduce__(self) -> tuple[type[UnicPipeError], tuple[str, str | None]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.hint)
 
 
@@ -36,6 +37,18 @@ class StageError(UnicPipeError, RuntimeError):
     """The work could not be done (exit code 1): disk full, damaged artefact, device failure."""
 
     exit_code = 1
+
+
+class NotFinishedError(UserError):
+    """Something waits for an artefact that can be made: a teacher or a second phase for its student."""
+
+    def __init__(self, message: str, hint: str | None = None, waits_for: str = "") -> None:
+        super().__init__(message, hint)
+        self.waits_for = waits_for
+        """For instance `students/large`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint, self.waits_for)
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:

@@ -26,6 +26,8 @@ class Artefact(Model):
     """The command that makes it fresh."""
     path: str | None = None
     """Folder, relative to the working folder."""
+    waits_for: tuple[str, ...] = ()
+    """Artefacts that have to be fresh before this one can be begun."""
 
 
 class StatusReport(Model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipeline.encoders import export_student, load_encoder, resolve_encoder
 from pipeline.encoders.checkpoints import read_file
 from pipeline.encoders.conversions import OFFICIAL
 from pipeline.encoders.encoder import Encoder
-from pipeline.encoders.official import CONVERSION, TOKENS, OfficialCheckpoint, Statistics, read_official
+from pipeline.encoders.official import CONVERSION, MEAN, STD, TOKENS, OfficialCheckpoint, Statistics, read_official
 from pipeline.encoders.official_export import (
     LADDER_FILE,
     TEACHERS,
@@ -26,7 +26,7 @@ from pipeline.encoders.official_export import (
     official_names,
     read_folder,
 )
-from pipeline.inventory import FinishedStudent, read_document
+from pipeline.finished import FinishedStudent, read_document
 from pipeline.storage import LocalStore, sha256
 from schemas.config import EncoderConfig, LadderConfig, Scalar
 from schemas.errors import StageError, UserError, did_you_mean
@@ -105,10 +105,11 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
     names = official_names(teachers)
     config, depth = definition.config, len(model.blocks)
     blocks = rung_blocks(config.ladder, depth)
+    state = _last_checkpoint(student)
     checkpoint = OfficialCheckpoint(
         encoder=encoder_to_official(model),
-        ladder=official_ladder(_last_checkpoint(student)["ladder"], teachers, blocks),
-        statistics=_statistics(student, names),
+        ladder=official_ladder(_ladder_state(state), teachers, blocks),
+        statistics=_statistics(student, names, state.get("running", {})),
         epoch=config.optimizer.epochs,
         args=_arguments(encoder, sorted(names.values()), config.ladder, blocks, config.drop_path),
     )
@@ -121,6 +122,8 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
         remarks.append(f"its ladder needs entries for {', '.join(unknown)} in the official teachers/config.py")
     if config.loss.tokens != "both" or any(t.cls_dim != t.patch_dim for t in definition.teachers):
         remarks.append("its ladder is not one of the official code's, which has equal projectors for cls and patch")
+    if (encoder.definition.mean, encoder.definition.std) != (MEAN, STD):
+        remarks.append("the official code normalises images with ImageNet's mean and std; this student has others")
     return Exported(file, tuple(remarks))
 
 
@@ -144,7 +147,7 @@ def rung_blocks(ladder: LadderConfig, depth: int) -> tuple[int, ...]:
 def _arguments(
     encoder: Encoder, teachers: Sequence[str], ladder: LadderConfig, blocks: Sequence[int], drop_path: float
 ) -> dict[str, Any]:
-    """The arguments from which the official code builds encoder and ladder, and the two that it does not have."""
+    """The arguments from which the official code builds encoder and ladder, and those that only this program reads."""
     model: Any = encoder.model
     projectors = {"hidden_dim": ladder.hidden, "last_hidden_dim": ladder.last_hidden, "which_blocks": list(blocks)}
     return {
@@ -156,21 +159,35 @@ def _arguments(
         "lp_args": repr(projectors),
         "num_heads": int(model.blocks[0].attn.num_heads),
         "num_register_tokens": int(model.num_prefix_tokens) - 1,
+        "image_mean": list(encoder.definition.mean),
+        "image_std": list(encoder.definition.std),
     }
 
 
-def _statistics(student: FinishedStudent, names: dict[str, str]) -> Statistics:
-    """Mean and std of every target as float32; 0 and 1 where targets were not standardized."""
+def _statistics(student: FinishedStudent, names: dict[str, str], running: Mapping[str, Any]) -> Statistics:
+    """Mean and std of every target as float32: running or exact ones, or 0 and 1 where targets were not standardized."""
     found: Statistics = {}
     for teacher in student.manifest.definition.teachers:
         document = read_document(student.folder / "statistics" / f"{teacher.name}.json", StatisticsDocument)
+        exact = {} if document is None else {"cls": document.cls, "patch": document.patch}
         both = found[names[teacher.name]] = {}
         for token, size in zip(TOKENS, (teacher.cls_dim, teacher.patch_dim), strict=True):
-            known = None if document is None else document.cls if token == "cls" else document.patch
+            known, moving = exact.get(token), running.get(teacher.name, {}).get(token)
+            mean_D, std_D = torch.zeros(size), torch.ones(size)
+            if known is not None:
+                mean_D, std_D = (torch.from_numpy(value) for value in standardization(known))
+            elif moving is not None:
+                mean_D, std_D = moving["mean"], moving["std"]
             shape = (1, size) if token == "cls" else (1, 1, size)
-            pair = (torch.zeros(size), torch.ones(size)) if known is None else map(torch.tensor, standardization(known))
-            both[token] = {n: v.float().reshape(shape) for n, v in zip(("mean", "std"), pair, strict=True)}
+            both[token] = {"mean": mean_D.float().reshape(shape), "std": std_D.float().reshape(shape)}
     return found
+
+
+def _ladder_state(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The ladder that belongs to the exported encoder: its moving average, where the student has one."""
+    ladder: dict[str, torch.Tensor] = state["ladder"]
+    # The averages are listed in the order of the parameters, the encoder's first.
+    return dict(zip(ladder, state["average"][-len(ladder) :], strict=True)) if "average" in state else ladder
 
 
 def _last_checkpoint(student: FinishedStudent) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.executors import usable_cores
 from pipeline.inventory import Inventory
 from pipeline.progress import human_bytes
 from pipeline.samples.images import decode_image
-from schemas.errors import UnicPipeError
+from schemas.errors import NotFinishedError, UnicPipeError
 
 MEGABYTE = 1_000_000
 
@@ -101,6 +101,8 @@ def _disk(folder: Path) -> Check:
 def _weights(inventory: Inventory, name: str) -> Check:
     try:
         encoder = inventory.teacher(name)
+    except NotFinishedError as error:
+        return Check(name, True, f"will be there when {error.waits_for} is finished")
     except UnicPipeError as error:
         return Check(name, False, error.message.removeprefix(f"{name}: "), error.hint or "")
     d = encoder.definition

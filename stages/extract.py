@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.extraction import Extraction, ExtractOptions, ExtractPass, extract_features
 from pipeline.features import FeatureNeed
 from pipeline.inventory import Inventory
-from pipeline.planning import extraction_needs
+from pipeline.planning import extraction_needs, ready_teachers
 from pipeline.progress import Reporter
 from pipeline.stopping import Stop
 from schemas.errors import UserError
@@ -41,7 +41,13 @@ def extract(
         UserError: unknown teacher, missing weights, nothing to extract.
         StageError: too many unusable rows, disk too small, views that render differently.
     """
-    chosen = tuple(dict.fromkeys(teachers)) or tuple(inventory.config.teachers)
+    chosen = tuple(dict.fromkeys(teachers))
+    if not chosen:
+        chosen, waiting = ready_teachers(inventory)
+        for error in waiting:
+            reporter.say(f"extract: {error.message}")
+        if waiting and not chosen:
+            raise waiting[0]
     needs = extraction_needs(inventory, chosen)
     if not needs:
         raise UserError(

@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.configuration import CONFIG_NAME
+from pipeline.configuration import CONFIG_NAME, to_yaml
 from pipeline.encoders.locate import find_weights
 from pipeline.encoders.registry import parse_choice
 from pipeline.encoders.resolve import encoder_card, find_file
+from pipeline.presets import COMMENTS, PRESETS
 from pipeline.samples.survey import Survey, survey_splits
 from pipeline.storage import LocalStore
-from schemas.config import EncoderConfig
-from schemas.errors import UserError
+from schemas.config import BenchmarkConfig, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
+from schemas.errors import UserError, did_you_mean
 
 WEIGHTS = "weights"
 IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
@@ -42,7 +43,7 @@ def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
     missing = []
     for teacher in teachers:
         kind, target = parse_choice(teacher)
-        if kind == "checkpoint":
+        if kind == "checkpoint" or kind == "student":
             find_file(EncoderConfig(encoder=teacher), teacher, folder / WEIGHTS, folder)
         elif find_weights(encoder_card(kind, target, folder / WEIGHTS, None), folder / WEIGHTS) is None:
             missing.append(teacher)
@@ -74,8 +75,40 @@ def write_config(
     """
     for teacher in teachers:
         parse_choice(teacher)
+    return _create(folder, _text(folder, surveys, teachers, student, views, gpu))
+
+
+def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Path, list[str]]:
+    """Write `unic-pipe.yaml` for one of the paper's settings into the working folder, which must not have one; its
+    path, and the encoders that it names.
+
+    Raises:
+        UserError: there is one already, or no preset has that name.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
+    config = PRESETS[preset](
+        SamplesConfig(
+            roots=tuple(sorted({_from(folder, survey.root) for survey in surveys.values()})),
+            datasets={
+                name: survey.config.model_copy(update={"rows": expected_rows(name, surveys)})
+                for name, survey in surveys.items()
+            },
+        ),
+        DistillConfig(validation="val" if "val" in surveys else None),
+        EvaluateConfig(benchmarks=_benchmarks(surveys)),
+        views,
+    )
+    head = [
+        f"# unic-pipe: {preset}, a setting of the UNIC paper (arXiv 2408.05088), and what of it is ours.",
+        "# unic-pipe status shows the plan, unic-pipe run carries it out. Every field and its default: schemas/config.py.",
+    ]
+    path = _create(folder, "\n".join([*head, "", to_yaml(config, COMMENTS)]))
+    return path, list(dict.fromkeys(teacher.encoder or name for name, teacher in config.teachers.items()))
+
+
+def _create(folder: Path, text: str) -> Path:
     path = folder / CONFIG_NAME
-    text = _text(folder, surveys, teachers, student, views, gpu)
     if not LocalStore(folder).create(CONFIG_NAME, text.encode()):
         raise UserError(f"{path} exists already.", "Edit it, or move it away first; init never overwrites.")
     return path
@@ -148,14 +181,20 @@ def _teachers(teachers: Sequence[str]) -> list[str]:
     return list(lines.values())
 
 
-def _evaluate(surveys: Mapping[str, Survey]) -> list[str]:
+def _benchmarks(surveys: Mapping[str, Survey]) -> dict[str, BenchmarkConfig]:
+    """The one benchmark that is there when train and a test set have labels."""
     labelled = [name for name, survey in surveys.items() if survey.classes is not None or survey.config.labels]
     tests = [name for name in ("test", "val") if name in labelled]
-    if "train" in labelled and tests:
+    return {tests[0]: BenchmarkConfig(train="train", test=tests[0])} if "train" in labelled and tests else {}
+
+
+def _evaluate(surveys: Mapping[str, Survey]) -> list[str]:
+    benchmarks = _benchmarks(surveys)
+    if benchmarks:
         return [
             "evaluate:             # any labelled pair of datasets is a benchmark",
             "  benchmarks:",
-            f"    {tests[0]}: {{train: train, test: {tests[0]}}}",
+            *(f"    {name}: {{train: {b.train}, test: {b.test}}}" for name, b in benchmarks.items()),
         ]
     return [
         "# evaluate:           # any labelled pair of datasets is a benchmark",

@@ -11,6 +11,8 @@ from pipeline.stopping import Stop
 from schemas.status import Artefact, Stage
 
 ORDER: tuple[Stage, ...] = ("index", "extract", "distill", "evaluate")
+ROUND: tuple[Stage, ...] = ("extract", "distill")
+"""Repeated while a student that was just finished lets others begin: as their teacher, or as what they start from."""
 Step = Callable[[Inventory, Sequence[Artefact]], None]
 """Brings the unfinished artefacts of one stage up to date."""
 
@@ -20,30 +22,49 @@ def run(look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Re
 
     `look` reads the working folder anew: each stage plans with what the one before has made.
     """
-    for number, stage in enumerate(ORDER, 1):
-        inventory = look()
-        artefacts = [a for a in make_plan(inventory).artefacts if a.stage == stage]
-        unfinished = [a for a in artefacts if a.state != "fresh"]
-        if not artefacts:
-            continue
-        if not unfinished:
-            reporter.say(f"[{number}/{len(ORDER)}] {stage}: nothing to do, {_count(artefacts)} fresh")
-            continue
-        reporter.say(f"[{number}/{len(ORDER)}] {stage}: {_because(unfinished)}")
-        steps[stage](inventory, unfinished)
+    for stage in ORDER:
+        _run_stage(stage, look, steps, reporter)
+        left = _left(look) if stage == ROUND[-1] and not stop.requested else []
+        while left and not stop.requested:
+            for again in ROUND:
+                if not stop.requested:
+                    _run_stage(again, look, steps, reporter)
+            before, left = left, _left(look)
+            if left == before:
+                break
         if stop.requested:
             return False
     return all(a.state == "fresh" for a in make_plan(look()).artefacts)
+
+
+def _run_stage(stage: Stage, look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Reporter) -> None:
+    """Run one stage for those of its artefacts that are not fresh and wait for no other."""
+    inventory = look()
+    artefacts = [a for a in make_plan(inventory).artefacts if a.stage == stage]
+    unfinished = [a for a in artefacts if a.state != "fresh" and not a.waits_for]
+    waiting = [a for a in artefacts if a.state != "fresh" and a.waits_for]
+    title = f"[{ORDER.index(stage) + 1}/{len(ORDER)}] {stage}"
+    if unfinished:
+        reporter.say(f"{title}: {_listed([_because(a) for a in unfinished])}")
+        steps[stage](inventory, unfinished)
+    elif artefacts and not waiting:
+        reporter.say(f"{title}: nothing to do, {_count(artefacts)} fresh")
+
+
+def _left(look: Callable[[], Inventory]) -> list[Artefact]:
+    """What a round has left undone."""
+    return [a for a in make_plan(look()).artefacts if a.stage in ROUND and a.state != "fresh"]
 
 
 def _count(artefacts: Sequence[Artefact]) -> str:
     return "1 artefact is" if len(artefacts) == 1 else f"all {len(artefacts)} artefacts are"
 
 
-def _because(artefacts: Sequence[Artefact]) -> str:
-    parts = []
-    for artefact in artefacts:
-        progress = f" {artefact.done} of {artefact.total}" if artefact.state == "partial" else ""
-        why = f" ({artefact.reason})" if artefact.state == "stale" else ""
-        parts.append(f"{artefact.name} {artefact.state}{progress}{why}")
+def _because(artefact: Artefact) -> str:
+    progress = f" {artefact.done} of {artefact.total}" if artefact.state == "partial" else ""
+    why = f" ({artefact.reason})" if artefact.state == "stale" else ""
+    return f"{artefact.name} {artefact.state}{progress}{why}"
+
+
+def _listed(parts: Sequence[str]) -> str:
     return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

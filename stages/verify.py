@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.cache.verify import verify_folder
 from pipeline.evaluations import RESULTS, read_record
-from pipeline.inventory import Inventory, read_document
+from pipeline.finished import read_document
+from pipeline.inventory import Inventory
 from pipeline.progress import Reporter
 from pipeline.samples import Dataset, open_dataset
 from pipeline.storage import sha256_of_file

@@ -55,7 +55,7 @@ def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Pa
     yaml = f"{name}: {{{', '.join(f'{k}: {v}' for k, v in fields.items())}}}"
     try:
         kind, target = parse_choice(config.encoder or name)
-        card = None if kind == "checkpoint" else encoder_card(kind, target, weights_dir, workdir)
+        card = None if kind == "checkpoint" or kind == "student" else encoder_card(kind, target, weights_dir, workdir)
         if card is not None and config.weights is None:
             return _row(name, card, yaml, weights_dir, True)
         path = find_file(config, name, weights_dir, workdir)

@@ -67,7 +67,12 @@ class Encoder(nn.Module):
         return Tokens(cls_BD.float(), patch_BPD.float().contiguous())
 
     def encode(self, x_B3HW: torch.Tensor, compute: ComputeDefinition) -> Tokens:
-        """Tokens of uint8 images (rendered at `definition.image_size`), as float32 on the CPU.
+        """Tokens on the CPU, as of `encode_on_device`."""
+        cls_BD, patch_BPD = self.encode_on_device(x_B3HW, compute)
+        return Tokens(cls_BD.cpu(), patch_BPD.cpu())
+
+    def encode_on_device(self, x_B3HW: torch.Tensor, compute: ComputeDefinition) -> Tokens:
+        """Tokens of uint8 images (rendered at `definition.image_size`), as float32 on the encoder's device.
 
         Normalisation is float32 on the encoder's device; autocast dtype, TF32 and memory format are `compute`'s. The
         number of CPU threads is the process's: set it before, once per thread.
@@ -82,8 +87,8 @@ class Encoder(nn.Module):
                 x_B3HW = normalize(x_B3HW.to(device), self.definition.mean, self.definition.std)
                 if compute.channels_last:
                     x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
-                cls_BD, patch_BPD = self(x_B3HW)
-                return Tokens(cls_BD.cpu(), patch_BPD.cpu())
+                tokens: Tokens = self(x_B3HW)
+                return tokens
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise

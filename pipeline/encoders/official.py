@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from pipeline.encoders.checkpoints import StateDict, read_file
+from pipeline.encoders.registry import triple
 from schemas.config import EncoderConfig, Scalar
 from schemas.encoders import EncoderCard
 from schemas.errors import UserError
@@ -83,8 +84,8 @@ def read_official(path: Path) -> OfficialCheckpoint:
     return parse_official(read_file(path), path)
 
 
-def parse_official(content: Mapping[str, Any], path: Path) -> OfficialCheckpoint:
-    """As `read_official`, from a file's content.
+def parse_official(content: Mapping[str, Any], path: Path, encoder_only: bool = False) -> OfficialCheckpoint:
+    """As `read_official`, from a file's content; with `encoder_only`, the ladder is left out and may be any.
 
     Raises:
         UserError: another layout.
@@ -99,7 +100,7 @@ def parse_official(content: Mapping[str, Any], path: Path) -> OfficialCheckpoint
     heads = {k.removeprefix("lp.heads."): v for k, v in model.items() if k.startswith("lp.heads.")}
     odd = [key for key in heads if not re.fullmatch(r".+\.(cls|patch)\.\d+\.layers\.[02]\.(weight|bias)", key)]
     odd += [key for key in model if not key.startswith(("encoder.", "lp.heads."))]
-    if odd:
+    if odd and not encoder_only:
         raise UserError(
             f"{path}: unexpected: {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}.",
             "A ladder of this program is Linear, GELU, Linear on every rung, without normalisation.",
@@ -107,7 +108,7 @@ def parse_official(content: Mapping[str, Any], path: Path) -> OfficialCheckpoint
     args = content.get("args")
     return OfficialCheckpoint(
         encoder={k.removeprefix("encoder."): v for k, v in model.items() if k.startswith("encoder.")},
-        ladder=heads,
+        ladder={} if encoder_only else heads,
         statistics=_statistics(content.get("teacher_ft_stats")),
         epoch=int(content.get("epoch") or 0),
         args=dict(vars(args)) if isinstance(args, argparse.Namespace) else dict(args or {}),
@@ -128,7 +129,7 @@ def official_card(path: Path, config: EncoderConfig) -> EncoderCard | None:
     content = read_file(path)
     if not is_official(content):
         return None
-    checkpoint = parse_official(content, path)
+    checkpoint = parse_official(content, path, encoder_only=True)
     architecture, model_args = described(checkpoint, config.model_args, path)
     return EncoderCard(
         name=path.stem,
@@ -136,8 +137,8 @@ def official_card(path: Path, config: EncoderConfig) -> EncoderCard | None:
         model_args={} if config.architecture else model_args,
         conversion=CONVERSION,
         image_size=image_size(checkpoint.encoder, path),
-        mean=MEAN,
-        std=STD,
+        mean=_triple(checkpoint.args.get("image_mean"), MEAN),
+        std=_triple(checkpoint.args.get("image_std"), STD),
         source=str(path),
     )
 
@@ -190,6 +191,11 @@ def image_size(encoder: StateDict, path: Path) -> int:
     if side * side != patches:
         raise UserError(f"{path}: the position embedding has {patches} patches, which is not a square grid.")
     return side * patch
+
+
+def _triple(found: Any, usual: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Three numbers of the arguments, which only files that this program wrote have."""
+    return triple(found) if isinstance(found, list | tuple) and len(found) == 3 else usual
 
 
 def _statistics(found: Any) -> Statistics:

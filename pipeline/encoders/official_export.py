@@ -22,7 +22,7 @@ from pipeline.encoders.official import SIZES, TOKENS, OfficialCheckpoint, Statis
 from schemas.errors import UserError
 
 LADDER_FILE = "ladder.safetensors"
-_STATISTICS, _LADDER, _MASK = "statistics.", "ladder.", "mask_token"
+_STATISTICS, _LADDER, _MASK, _METADATA = "statistics.", "ladder.", "mask_token", "official"
 
 TEACHERS = {
     "dino": "dino_vitbase_16",
@@ -125,7 +125,8 @@ def ladder_to_bytes(checkpoint: OfficialCheckpoint) -> bytes:
     if _MASK in checkpoint.encoder:
         tensors[_MASK] = checkpoint.encoder[_MASK]
     args = {key: value for key, value in checkpoint.args.items() if _is_json(value)}
-    metadata = {"epoch": str(checkpoint.epoch), "args": json.dumps(args)}
+    # One entry, because safetensors writes several in any order, and equal checkpoints are to give equal bytes.
+    metadata = {_METADATA: json.dumps({"epoch": checkpoint.epoch, "args": args})}
     return save({key: value.contiguous() for key, value in tensors.items()}, metadata)
 
 
@@ -144,7 +145,7 @@ def read_folder(folder: Path, model: nn.Module) -> OfficialCheckpoint:
             "Export a finished student (unic-pipe export NAME FILE.pth), or an imported UNIC checkpoint.",
         )
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+        metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     statistics: Statistics = {}
     for key in sorted(key for key in tensors if key.startswith(_STATISTICS)):
@@ -155,8 +156,8 @@ def read_folder(folder: Path, model: nn.Module) -> OfficialCheckpoint:
         encoder=encoder_to_official(model, tensors.get(_MASK)),
         ladder=dict(sorted(ladder.items(), key=lambda item: _place(item[0]))),
         statistics=statistics,
-        epoch=int(metadata.get("epoch", "0")),
-        args=json.loads(metadata.get("args", "{}")),
+        epoch=metadata.get("epoch", 0),
+        args=metadata.get("args", {}),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from schemas.encoders import EncoderCard
 from schemas.errors import UserError
 
-Kind = Literal["registry", "timm", "checkpoint"]
+Kind = Literal["registry", "timm", "checkpoint", "student"]
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -130,7 +130,7 @@ ALIASES = {f"lite{n}": f"efficientnet-lite{n}" for n in range(3)}
 
 
 def parse_choice(choice: str) -> tuple[Kind, str]:
-    """Split an encoder's name into its kind and the registry name, timm name or path that it means.
+    """Split an encoder's name into its kind and the registry name, timm name, path or student that it means.
 
     Raises:
         UserError: neither a registry name nor `timm:NAME` nor `checkpoint:PATH`; the message suggests the nearest.
@@ -140,6 +140,8 @@ def parse_choice(choice: str) -> tuple[Kind, str]:
         return "timm", target
     if colon and target and kind == "checkpoint":
         return "checkpoint", target
+    if colon and target and kind == "student":
+        return "student", target
     name = ALIASES.get(choice, choice)
     if name in REGISTRY:
         return "registry", name

@@ -15,7 +15,7 @@ from pipeline.storage import LocalStore, sha256_of_file
 from schemas.base import PROGRAM_VERSION, canonical_json, digest_of
 from schemas.config import EncoderConfig
 from schemas.encoders import EncoderCache, EncoderCard
-from schemas.errors import UnicPipeError, UserError
+from schemas.errors import NotFinishedError, UnicPipeError, UserError
 from schemas.features import EncoderDefinition
 
 _CACHE_FILE = "encoders.json"
@@ -93,6 +93,8 @@ class _Resolver:
 
     def locate(self, name: str, config: EncoderConfig) -> _Located:
         kind, target = parse_choice(config.encoder or name)
+        if kind == "student":
+            kind, target = "checkpoint", self._export_of(target)
         seed = _random_seed(config)
         card = None if kind == "checkpoint" else REGISTRY[target] if kind == "registry" else self.timm_card(target)
         if card is None and config.weights is not None and seed is None:
@@ -123,6 +125,14 @@ class _Resolver:
             source=card.source if card and config.weights is None else config.weights or found.target,
             licence=card.licence if card and config.weights is None else "unknown",
         )
+
+    def _export_of(self, student: str) -> str:
+        folder = Path("students") / student / "export"
+        if not any((place / folder / "config.json").is_file() for place in (*self.places, Path())):
+            raise NotFinishedError(
+                f"Student {student} is not finished.", f"unic-pipe distill --student {student}", f"students/{student}"
+            )
+        return str(folder)
 
     def timm_card(self, target: str) -> EncoderCard:
         """What timm knows about one of its models; kept, because asking means importing timm."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -20,7 +21,7 @@ from schemas.students import StudentDefinition
 from stages.distill.images import ViewImages
 from stages.distill.live import LiveTeacher, live_targets
 from stages.distill.loader import Batch, BatchPlan, Loader, sequential_plans, training_plans
-from stages.distill.targets import BlockWindow, Standard, TargetReader, Wanted
+from stages.distill.targets import BlockWindow, Pair, Standard, TargetReader, Wanted
 from stages.distill.training import Training
 
 VALIDATION_WINDOW = 4
@@ -55,7 +56,7 @@ class Feed:
     device: torch.device
     teachers: Mapping[str, LiveTeacher]
     """Teachers in the loop; empty when targets come from the caches."""
-    _images: dict[tuple[int, tuple[int, ...]], ViewImages] = field(init=False, default_factory=dict)
+    _images: dict[str, ViewImages] = field(init=False, default_factory=dict)
 
     def batches(self, students: Sequence[Training], start: int, end: int) -> Generator[Batch]:
         """The batches of steps `start` to `end` - 1, on the device, with what these students need.
@@ -69,21 +70,24 @@ class Feed:
         images = self._view_images(self.training, sizes, 0 if live else self.definition.views)
         targets = None if live else self._reader(self.training, wanted, self.window)
         loader = self._loader(students, images, targets)
-        for batch in loader.batches(islice(self._plans(students, start), end - start)):
-            on_device = batch.to(self.device)
-            if live:
-                on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, wanted))
-            yield on_device
+        with closing(loader.batches(islice(self._plans(students, start), end - start))) as batches:
+            for batch in batches:
+                on_device = batch.to(self.device)
+                if live:
+                    on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, wanted))
+                yield on_device
 
-    def validation_batches(self, students: Sequence[Training]) -> Generator[Batch] | None:
-        """Batches of the validation rows in order, view 0, on the device; None when there are no such rows."""
-        if self.validation is None or not len(self.validation.rows_N):
-            return None
+    def validation_batches(self, students: Sequence[Training]) -> Generator[Batch]:
+        """Batches of the validation rows in order, view 0, on the device."""
+        if self.validation is None or not students:
+            return
         images = self._view_images(self.validation, _sizes(students), 1)
         targets = self._reader(self.validation, _wanted(students), VALIDATION_WINDOW)
         loader = self._loader(students, images, targets)
         plans = sequential_plans(self.validation.rows_N, self.definition.config.optimizer.batch)
-        return (batch.to(self.device) for batch in loader.batches(plans))
+        with closing(loader.batches(plans)) as batches:
+            for batch in batches:
+                yield batch.to(self.device)
 
     @property
     def window(self) -> int:
@@ -133,13 +137,12 @@ class Feed:
 
     def _view_images(self, rows: Rows, sizes: set[int], views: int) -> ViewImages:
         """Kept from one call to the next while the sizes are the same."""
-        key = (id(rows), tuple(sorted(sizes)))
-        if key not in self._images:
-            first = next(iter(rows.source.caches.values())).definition
-            self._images[key] = ViewImages(
-                rows.source.dataset, first.recipe, first.view_seed, key[1], views, rows.rows_N
-            )
-        return self._images[key]
+        name, first = rows.source.dataset.manifest.name, next(iter(rows.source.caches.values())).definition
+        known = self._images.get(name)
+        if known is None or set(known.sizes) != sizes:
+            given = rows.source.dataset, first.recipe, first.view_seed, tuple(sorted(sizes)), views, rows.rows_N
+            self._images[name] = ViewImages(*given)
+        return self._images[name]
 
 
 def _sizes(students: Sequence[Training]) -> set[int]:
@@ -148,7 +151,7 @@ def _sizes(students: Sequence[Training]) -> set[int]:
 
 def _wanted(students: Sequence[Training]) -> Wanted:
     """Every standardization of every teacher's tokens that some student wants."""
-    wanted: dict[tuple[str, str], dict[str, Standard]] = {}
+    wanted: dict[Pair, dict[str, Standard]] = {}
     for student in students:
         for pair, standard in student.model.standards.items():
             wanted.setdefault(pair, {})[standard.name] = standard

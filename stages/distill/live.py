@@ -35,7 +35,8 @@ class LiveTeacher:
 
     def tokens(self, x_B3SS: Tensor) -> Tokens:
         """Tokens of uint8 images on the teacher's device, in the cache's batches."""
-        batches = [self.encoder.encode_on_device(part, self.compute) for part in x_B3SS.split(self.compute.batch)]
+        starts = range(0, len(x_B3SS), self.compute.batch)
+        batches = [self.encoder.encode_on_device(x_B3SS[s : s + self.compute.batch], self.compute) for s in starts]
         return Tokens(torch.cat([b.cls for b in batches]), torch.cat([b.patch for b in batches]))
 
 

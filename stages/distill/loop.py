@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 import torch
 
@@ -74,9 +75,9 @@ def train_until(
             task.advance(batch_rows)
             well = list(students)
             if step % settings.log_every == 0:
-                task.note(f"loss {' '.join(f'{s.meter.means()["loss"]:.4f}' for s in well)}")
-                waited = clock.waited_fraction()
-                well = each(well, lambda student: student.write_row(waited))  # noqa: B023
+                losses = [s.meter.means()["loss"] for s in students]
+                task.note("loss " + ", ".join(f"{loss:.4f}" for loss in losses))
+                well = each(well, partial(Training.write_row, data_wait=clock.waited_fraction()))
             if step % epoch_steps == 0:
                 validate(well, feed)
             if step % epoch_steps == 0 or clock.due():
@@ -100,20 +101,16 @@ def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[T
 @torch.no_grad()
 def validate(students: Sequence[Training], feed: Feed) -> None:
     """Add the mean losses over the validation rows to every student's metrics."""
-    batches = feed.validation_batches(students) if students else None
-    if batches is None:
-        return
     meters = [Meter() for _ in students]
     with ExitStack() as stack:
         for student in students:
             stack.enter_context(student.measuring())
-            student.model.eval()
-            stack.callback(student.model.train)
-        for batch in stack.enter_context(closing(batches)):
+        for batch in stack.enter_context(closing(feed.validation_batches(students))):
             for student, meter in zip(students, meters, strict=True):
                 student.measure(batch, meter)
     for student, meter in zip(students, meters, strict=True):
-        student.write_validation(meter)
+        if meter.weight:
+            student.write_validation(meter)
 
 
 class Clock:

@@ -1,21 +1,26 @@
-"""The distill stage as a command runs it: find the inputs, refuse what does not match, train one student."""
+"""The distill stage as a command runs it: find the inputs, refuse what does not match, train parents before children."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 
+from pipeline.ablation import ablation
 from pipeline.cache.reader import FeatureCache
 from pipeline.differences import describe
 from pipeline.features import FeatureNeed
-from pipeline.inventory import Inventory, checkpoint_step, finished_student
+from pipeline.finished import checkpoint_step, finished_student
+from pipeline.inventory import Inventory
 from pipeline.locks import exclusive
 from pipeline.progress import Reporter
 from pipeline.stopping import Stop
-from pipeline.students import student_folder, student_teachers
+from pipeline.students import student_folder, student_order, student_teachers, students_before
 from schemas.errors import UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.students import StudentDefinition, StudentManifest
-from stages.distill.run import Source, distill
+from stages.distill.feed import Source
+from stages.distill.run import StudentJob, distill
+from stages.distill.training import Diverged
 
 
 def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:
@@ -39,40 +44,95 @@ def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:
     return inventory.with_students({**students, **dict.fromkeys(new, settings)})
 
 
+def with_variants(inventory: Inventory, names: Sequence[str]) -> tuple[Inventory, tuple[str, ...]]:
+    """The inventory with the paper's variants of one student configured, and their names.
+
+    Raises:
+        UserError: several students are named, or there is nothing to take away from this one.
+    """
+    if len(names) != 1:
+        raise UserError(
+            f"--ablation takes one student apart, and there are {len(names)}: {', '.join(names)}.",
+            f"unic-pipe distill --ablation --student {names[0]}",
+        )
+    variants = ablation(inventory.config, names[0])
+    return inventory.with_students({**variants, **inventory.config.students, **variants}), tuple(variants)
+
+
+def distill_students(
+    inventory: Inventory, names: Collection[str], device: str, restart: bool, reporter: Reporter, stop: Stop
+) -> None:
+    """Train or resume students, parents first, and otherwise as many together as can be; finished ones are left alone.
+
+    Raises:
+        UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
+        StageError: a training failed (others go on first), or another process is training one of the students.
+    """
+    failed: dict[str, Diverged] = {}
+    waiting = [name for name in student_order(inventory.config) if name in names]
+    while waiting and not stop.requested:
+        needs = {name: students_before(inventory.config, name) for name in waiting}
+        ready = [name for name in waiting if not needs[name] & set(waiting)]
+        waiting = [name for name in waiting if name not in ready]
+        lost = {name: min(needs[name] & failed.keys()) for name in ready if needs[name] & failed.keys()}
+        for name, parent in lost.items():
+            reporter.say(f"Student {name} is not trained: it needs {parent}, which failed.")
+        able = [name for name in ready if name not in lost]
+        failed |= _distill_together(inventory, able, device, restart, reporter, stop)
+        failed |= {name: failed[parent] for name, parent in lost.items()}
+    for error in failed.values():
+        raise error
+
+
 def distill_student(
     inventory: Inventory, name: str, device: str, restart: bool, reporter: Reporter, stop: Stop
 ) -> None:
-    """Train or resume one student; a finished one is left alone.
+    """Train or resume one student; as `distill_students`."""
+    distill_students(inventory, [name], device, restart, reporter, stop)
 
-    Raises:
-        UserError: features are incomplete, or the settings changed in the middle of a training.
-        StageError: the training failed, or another process is training this student.
-    """
-    definition = inventory.student_definition(name)
-    student = inventory.config.students[name]
-    dataset = inventory.dataset(student.dataset).dataset
-    assert definition is not None, "indexed before"
-    assert dataset is not None, "indexed before"
-    label = inventory.student_name(name)
-    folder = student_folder(inventory.folder, label, definition)
-    if finished_student(label, folder) is None:
-        _refuse_changes(inventory, label, definition, restart, reporter)
-    teachers = student_teachers(inventory.config, name)
-    needs = inventory.training_needs(teachers, student.dataset)
-    _require_complete(inventory, needs, definition.blocks)
-    training = Source(dataset, {need.encoder: _open(inventory, need) for need in needs})
-    with exclusive(inventory.folder / "runs" / f"{folder.name}.lock", f"Distillation of {label}"):
-        distill(
-            label,
-            definition,
-            training,
-            _validation(inventory, teachers),
+
+def _distill_together(
+    inventory: Inventory, names: Sequence[str], device: str, restart: bool, reporter: Reporter, stop: Stop
+) -> dict[str, Diverged]:
+    """Train students that do not wait for each other; those that diverged, by name."""
+    jobs = [_job(inventory, name, restart, reporter) for name in names]
+    with ExitStack() as stack:
+        for job in jobs:
+            folder = student_folder(inventory.folder, job.name, job.definition)
+            lock = inventory.folder / "runs" / f"{folder.name}.lock"
+            stack.enter_context(exclusive(lock, f"Distillation of {job.name}"))
+        outcomes = distill(
+            jobs,
             workdir=inventory.folder,
             settings=inventory.config.distill,
             device=device,
             reporter=reporter,
             stop=stop,
         )
+    return {name: o.error for name, o in zip(names, outcomes, strict=True) if o.error is not None}
+
+
+def _job(inventory: Inventory, name: str, restart: bool, reporter: Reporter) -> StudentJob:
+    """What a student is made from, if all of it is there."""
+    definition = inventory.student_definition(name)
+    student = inventory.config.students[name]
+    dataset = inventory.dataset(student.dataset).dataset
+    assert definition is not None, "indexed before"
+    assert dataset is not None, "indexed before"
+    label = inventory.student_name(name)
+    if finished_student(label, student_folder(inventory.folder, label, definition)) is None:
+        _refuse_changes(inventory, label, definition, restart, reporter)
+    teachers = student_teachers(inventory.config, name)
+    needs = inventory.training_needs(teachers, student.dataset)
+    _require_complete(inventory, needs, definition.blocks)
+    return StudentJob(
+        label,
+        definition,
+        Source(dataset, {need.encoder: _open(inventory, need) for need in needs}),
+        _validation(inventory, teachers),
+        inventory.parent(name),
+        {teacher: inventory.teacher(teacher) for teacher in teachers} if definition.live else None,
+    )
 
 
 def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> Source | None:

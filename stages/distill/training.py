@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
 from pipeline.storage import LocalStore
-from schemas.config import DistillConfig
 from schemas.errors import StageError
 from schemas.students import StudentDefinition
 from stages.distill.average import WeightAverage
@@ -36,7 +35,6 @@ class Training:
         rows: int,
         *,
         checkpoints: Checkpoints,
-        distill: DistillConfig,
         prepare: Callable[[Distiller], None] | None = None,
     ) -> None:
         """Args:
@@ -45,11 +43,10 @@ class Training:
         model: at its seeded initialisation.
         rows: number of usable rows.
         checkpoints: of this student; its store is the student's folder.
-        distill: what does not change the weights.
         prepare: gives a training that starts from another student its first weights.
         """
         self.name, self.definition, self.model = name, definition, model
-        self.checkpoints, self.distill, self.prepare = checkpoints, distill, prepare
+        self.checkpoints, self.prepare = checkpoints, prepare
         self.config, settings = model.config, model.config.optimizer
         self.epoch_steps = rows // settings.batch
         self.rates = configured_rates(settings, self.epoch_steps)
@@ -113,9 +110,13 @@ class Training:
         losses, keep_BT, total = self.model(batch, training=False)
         meter.add(measures(losses, keep_BT, total), weight=len(batch.plan.rows_B))
 
-    def measuring(self) -> AbstractContextManager[None]:
-        """The weights that are exported, while the block runs: the averages where there are some."""
-        return self.average.in_place() if self.average is not None else nullcontext()
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Evaluation mode, with the weights that are exported (the averages where there are some)."""
+        self.model.eval()
+        with self.average.in_place() if self.average is not None else nullcontext():
+            yield
+        self.model.train()
 
     def write_row(self, data_wait: float) -> None:
         """Add the means since the last row to the metrics.

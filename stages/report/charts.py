@@ -251,5 +251,6 @@ def _curve(line: Line, points: Sequence[tuple[float, float, float, float]]) -> l
     shapes.append(element("path", d=d, style=look, class_="curve"))
     if line.marks or len(points) == 1:
         every = max(1, len(points) // 8)
-        shapes += [marker(style.marker, x, y, 2.6, style.colour) for x, y, _, _ in points[::-every][::-1]]
+        shape = "circle" if style.marker == "none" else style.marker
+        shapes += [marker(shape, x, y, 2.6, style.colour) for x, y, _, _ in points[::-every][::-1]]
     return shapes

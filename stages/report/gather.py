@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.ablation import origins
 from pipeline.cache.records import FeatureFolder
 from pipeline.storage import LocalStore
 from schemas.base import short
@@ -32,7 +33,7 @@ from stages.report.data import (
 
 SHOWN_K = 20
 """k of the k-NN table where it was computed: one k for all, because choosing on test scores would flatter."""
-RANDOM, PILOT = "-random", "-pilot"
+RANDOM = "-random"
 """Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""
 CHOSEN = {"c": "C", "validation_top1": "top-1 in validation"}
 """What the list of all results shows of a record's `chosen`."""
@@ -93,10 +94,8 @@ def gather(
 def _baseline_of(name: str, roles: Mapping[str, Role]) -> str | None:
     if roles[name] != "student":
         return None
-    for candidate in (f"{name}{RANDOM}", f"{name.removesuffix(PILOT)}{RANDOM}"):
-        if roles.get(candidate) == "baseline":
-            return candidate
-    return None
+    candidates = (f"{origin}{RANDOM}" for origin in origins(name))
+    return next((candidate for candidate in candidates if roles.get(candidate) == "baseline"), None)
 
 
 def _score(record: ResultRecord) -> Score:

@@ -30,7 +30,7 @@ import pipeline.engine  # noqa: E402
 import pipeline.extraction  # noqa: E402
 import pipeline.views.render  # noqa: E402
 import stages.distill.stage  # noqa: E402
-import stages.extract  # noqa: E402
+import stages.extract  # noqa: E402, F401
 from pipeline.configuration import load_workspace  # noqa: E402
 from pipeline.inventory import Inventory  # noqa: E402
 

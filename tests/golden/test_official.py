@@ -74,8 +74,10 @@ def test_ladder_of_the_file_gives_the_official_outputs_after_a_round_trip(golden
     folder = import_encoder(tmp_path, tmp_path, golden / "unic_tiny.pth", "tiny", model_args=HEADS)
     model = official(export_imported(folder, tmp_path / "again.pth").path)["model"]
     with np.load(golden / "unic.npz") as numbers:
-        for teacher in ("alpha", "beta", "gamma"):
-            for token in ("cls", "patch"):
+        outputs = [key.split("/")[2:] for key in numbers.files if key.startswith("ladder/out/")]
+        assert len(outputs) >= 2
+        for teacher, token in outputs:
+            if token in ("cls", "patch"):
                 total: Any = 0
                 for block in range(3):
                     rung = {k: model[f"module.lp.heads.{teacher}.{token}.{block}.layers.{k}"] for k in (

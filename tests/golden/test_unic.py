@@ -14,6 +14,7 @@ from schemas.config import LadderConfig, StudentConfig
 from stages.distill.draws import Purpose, uniforms
 from stages.distill.ladder import Ladder, Projector, rungs
 from stages.distill.loss import TeacherLosses, coefficients, keep_teachers, teacher_losses, total_loss
+from stages.distill.running import RunningStandardization
 from stages.distill.schedule import learning_rates
 from stages.distill.student import Student, build_student
 
@@ -141,3 +142,23 @@ def test_student_and_its_ladder(numbers: dict[str, np.ndarray], student: Student
 def test_schedule(numbers: dict[str, np.ndarray]) -> None:
     expected = numbers["schedule/cosine_base6e-4_final1e-6_epochs20_iters7_warmup3"]
     np.testing.assert_allclose(learning_rates(6e-4, 1e-6, 20, 7, 3), expected, rtol=1e-12)
+
+
+def test_running_standardization(numbers: dict[str, np.ndarray]) -> None:
+    """Momenta 1, .4 and .1 over three batches; the output is made with the statistics from before the batch."""
+    running = RunningStandardization({"patch": {"alpha": numbers["norm/in/0"].shape[-1]}}, torch.device("cpu"))
+    for i, momentum in enumerate((1.0, 0.4, 0.1)):
+        found = running("alpha", "patch", torch.from_numpy(numbers[f"norm/in/{i}"]), momentum)
+        np.testing.assert_allclose(found.numpy(), numbers[f"norm/out/{i}"], **CLOSE)
+        for name, value in running.state()["alpha"]["patch"].items():
+            np.testing.assert_allclose(value.numpy(), numbers[f"norm/{name}/{i}"].reshape(-1), **CLOSE)
+
+
+def test_validation_leaves_the_running_standardization_alone(numbers: dict[str, np.ndarray]) -> None:
+    x = torch.from_numpy(numbers["norm/in/0"])
+    running = RunningStandardization({"patch": {"alpha": x.shape[-1]}}, torch.device("cpu"))
+    running("alpha", "patch", x, 1.0)
+    before = {name: value.clone() for name, value in running.state()["alpha"]["patch"].items()}
+    found = running("alpha", "patch", x, 0.0)
+    torch.testing.assert_close(found.mean((0, 1)), torch.zeros(x.shape[-1]), atol=1e-5, rtol=0)
+    assert all(torch.equal(value, before[name]) for name, value in running.state()["alpha"]["patch"].items())

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -33,8 +37,31 @@ def assert_same_bytes(work: Any, template: Any) -> None:
 
 
 @pytest.mark.slow
-def test_one_worker_process(raw: Any, extracted_template: Any) -> None:
-    assert raw.extract(TRAIN_ONLY, workers=1)["train"].complete
+def test_one_worker_process_and_ctrl_c(raw: Any, extracted_template: Any) -> None:
+    """A terminal sends SIGINT to the workers too; the blocks in flight are finished all the same."""
+    program = Path(sys.executable).with_name("unic-pipe")
+    process = subprocess.Popen(
+        [program, "extract", "--workers", "1", "--set", TRAIN_ONLY],
+        cwd=raw.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while not list(raw.folder.glob("features/*/records/*/*/*.json")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, error
+    assert "To go on: unic-pipe extract --workers 1" in error
+    assert "Traceback" not in error
+    for pointer in ("train-lite0", "train-lite1"):
+        assert not list((raw.features(pointer) / "records").rglob("*.json")), "what was finished is folded"
+    extraction = raw.extract(TRAIN_ONLY)["train"]
+    assert (extraction.complete, extraction.before >= 8) == (True, True)
     assert_same_bytes(raw, extracted_template)
 
 

@@ -5,12 +5,14 @@ Shapes: N rows, P patch tokens, D dimensions, S image side in pixels.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,11 +43,11 @@ from schemas.errors import StageError, UserError
 from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition, FeatureManifest
 from schemas.recipes import CENTER, GENTLE, Recipe
 from schemas.students import ExportManifest, StudentDefinition, StudentManifest
-from stages.distill.images import StudentImages
+from stages.distill.images import ViewImages
 from stages.distill.metrics import read_metrics
 from stages.distill.rows import usable_rows
-from stages.distill.run import DistillOutcome, Source, distill
-from stages.distill.targets import BlockWindow, GridResampler, TargetReader
+from stages.distill.run import DistillOutcome, Source, StudentJob, distill
+from stages.distill.targets import PLAIN, BlockWindow, GridResampler, TargetReader, standard_of
 
 BLOCK = 8
 VIEWS = 2
@@ -141,11 +143,11 @@ class World:
 
     folder: Path
 
-    def source(self, name: str = "train") -> Source:
+    def source(self, teachers: Iterable[str] = TEACHERS, name: str = "train") -> Source:
         pointer = self.folder / "samples" / name
         return Source(
             open_dataset(pointer.resolve(), [self.folder]),
-            {t: FeatureCache.open(self.folder / "features" / f"{name}-{t}") for t in TEACHERS},
+            {t: FeatureCache.open(self.folder / "features" / f"{name}-{t}") for t in teachers},
         )
 
     def definition(self, student: StudentConfig = STUDENT) -> StudentDefinition:
@@ -164,17 +166,20 @@ class World:
         self, student: StudentConfig = STUDENT, stop_after: int | None = None, validation: bool = False, **settings: Any
     ) -> DistillOutcome:
         self.reporter = StoppingReporter(stop_after)
-        return distill(
-            "main",
-            self.definition(student),
-            self.source(),
-            self.source("val") if validation else None,
+        definition = self.definition(student)
+        names = [teacher.name for teacher in definition.teachers]
+        job = StudentJob("main", definition, self.source(names), self.source(names, "val") if validation else None)
+        (outcome,) = distill(
+            [job],
             workdir=self.folder,
             settings=DistillConfig(**({"log_every": 2} | settings)),
             device="cpu",
             reporter=self.reporter,
             stop=self.reporter.stop,
         )
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
 
 
 class StoppingReporter:
@@ -299,7 +304,7 @@ from pipeline.samples import open_dataset
 from pipeline.stopping import Stop
 from schemas.config import DistillConfig
 from schemas.students import StudentDefinition
-from stages.distill.run import Source, distill
+from stages.distill.run import Source, StudentJob, distill
 folder = Path(sys.argv[1])
 definition = StudentDefinition.model_validate_json((folder / "definition.json").read_bytes())
 source = Source(
@@ -307,7 +312,8 @@ source = Source(
     {t.name: FeatureCache.open(folder / f"features/train-{t.name}") for t in definition.teachers},
 )
 settings = DistillConfig(log_every=2, checkpoint_minutes=1e-6)
-distill("main", definition, source, None, workdir=folder, settings=settings, device="cpu", reporter=SilentReporter(), stop=Stop())
+job = StudentJob("main", definition, source)
+distill([job], workdir=folder, settings=settings, device="cpu", reporter=SilentReporter(), stop=Stop())
 """
 
 
@@ -347,25 +353,30 @@ def test_targets_are_standardized_features(template: World) -> None:
     with ThreadPoolExecutor(2) as pool:
         window = BlockWindow(source.caches, pool, 3)
         for view in range(VIEWS):
-            found = TargetReader(window, ("cls", "patch"), statistics, BLOCK).read(rows, view)
-            plain = TargetReader(window, ("cls", "patch"), None, BLOCK).read(rows, view)
+            standards = {(t, k): standard_of(statistics[t], k) for t in TEACHERS for k in ("cls", "patch")}
+            wanted = {pair: {standard.name: standard, "": PLAIN} for pair, standard in standards.items()}
+            found = TargetReader(window, wanted, BLOCK).read(rows, view)
+            assert found.keys() == wanted.keys()
             for (teacher, token), raw in found.items():
                 values = np.stack(
                     [source.caches[teacher].read_block(view, token, r // BLOCK).values[r % BLOCK] for r in rows]
                 )
                 document = statistics[teacher]
                 mean, std = standardization(document.cls if token == "cls" else document.patch)  # type: ignore[arg-type]
-                np.testing.assert_allclose(raw.decode().numpy(), (values - mean) / std, rtol=2e-5, atol=2e-5)
-                np.testing.assert_allclose(plain[teacher, token].decode().numpy(), values, rtol=1e-6, atol=1e-6)
+                targets = raw.decode(standards[teacher, token].name)
+                np.testing.assert_allclose(targets.numpy(), (values - mean) / std, rtol=2e-5, atol=2e-5)
+                np.testing.assert_allclose(raw.decode().numpy(), values, rtol=1e-6, atol=1e-6)
 
 
 def test_targets_of_all_usable_rows_have_mean_0_and_std_1(template: World) -> None:
     source = template.source()
     rows = usable_rows(source.dataset, {"alpha": source.caches["alpha"]}, VIEWS, ("patch",), source.dataset.blocks)
-    statistics = {"alpha": merge_statistics(source.caches["alpha"].folder, range(VIEWS), source.dataset.blocks)}
+    statistics = merge_statistics(source.caches["alpha"].folder, range(VIEWS), source.dataset.blocks)
+    standard = standard_of(statistics, "patch")
     with ThreadPoolExecutor(1) as pool:
-        reader = TargetReader(BlockWindow({"alpha": source.caches["alpha"]}, pool, 99), ("patch",), statistics, BLOCK)
-        targets = torch.cat([reader.read(rows, view)["alpha", "patch"].decode() for view in range(VIEWS)])
+        window = BlockWindow({"alpha": source.caches["alpha"]}, pool, 99)
+        reader = TargetReader(window, {("alpha", "patch"): {standard.name: standard}}, BLOCK)
+        targets = torch.cat([reader.read(rows, v)["alpha", "patch"].decode(standard.name) for v in range(VIEWS)])
     torch.testing.assert_close(targets.mean((0, 1)), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(targets.std((0, 1), correction=0), torch.ones(5), atol=1e-4, rtol=0)
 
@@ -405,13 +416,15 @@ def test_images_are_the_samples_views(template: World, monkeypatch: pytest.Monke
     if not keep:
         monkeypatch.setattr("stages.distill.images.KEEP_BYTES", 0)
     dataset = template.source().dataset
-    images = StudentImages(dataset, GENTLE, 5, 16, VIEWS, dataset.rows())
+    images = ViewImages(dataset, GENTLE, 5, (12, 16), VIEWS, dataset.rows())
     with ThreadPoolExecutor(2) as pool:
         for rows in ([3, 30, 4], [30, 5, 3]):
             batch = images.batch(np.array(rows), 1, pool)
-            for image, row in zip(batch, rows, strict=True):
-                expected = render_view(decode_image(dataset.read(row)), GENTLE, 5, dataset.key(row), 1, 16)
-                assert torch.equal(image, expected)
+            assert list(batch) == [12, 16]
+            for size, found in batch.items():
+                for image, row in zip(found, rows, strict=True):
+                    expected = render_view(decode_image(dataset.read(row)), GENTLE, 5, dataset.key(row), 1, size)
+                    assert torch.equal(image, expected)
 
 
 def test_damaged_features_are_never_trained_on(world: World) -> None:
@@ -473,21 +486,47 @@ def test_divergence_says_what_to_set_and_keeps_the_last_good_checkpoint(world: W
     [
         {"loss": {"tokens": "cls"}},
         {"loss": {"tokens": "patch"}},
+        {"loss": {"tokens": "both", "cosine": 0.3, "smooth_l1": 0.9}},
+        {"loss": {"cosine": 0.0, "smooth_l1": 1.0}},
+        {"loss": {"drop_probability": 0.0}},
+        {"loss": {"drop_probability": 1.0}},
         {"loss": {"standardize": "none", "drop_probability": 0.0}},
+        {"loss": {"standardize": "ema"}},
+        {"teachers": ["alpha"]},
+        {"teachers": ["beta"], "loss": {"tokens": "patch"}},
         {"ladder": {"blocks": "last", "hidden": 8, "last_hidden": 12}},
+        {"ladder": {"blocks": [0], "hidden": 3, "last_hidden": 5}},
+        {"ladder": {"blocks": [0, 1], "hidden": 6, "last_hidden": 5}},
         {"optimizer": {"epochs": 1, "batch": 8, "clip_norm": 0.1, "warmup_epochs": 0}},
+        {
+            "image_size": 24,
+            "model_args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "reg_tokens": 2},
+        },
         {"dtype": "bfloat16"},
+        {"ema": 0.5, "drop_path": 0.0},
     ],
 )
 def test_switches(world: World, changes: dict[str, Any]) -> None:
-    short = STUDENT.model_dump() | {"optimizer": STUDENT.optimizer.model_dump() | {"epochs": 1}}
-    outcome = world.distill(StudentConfig.model_validate(short | changes))
+    """Two steps with every ingredient changed or taken away."""
+    two_steps = {"epochs": 1, "batch": 16, "lr": 0.1, "warmup_epochs": 0}
+    student = StudentConfig.model_validate_json(json.dumps(STUDENT.model_dump() | {"optimizer": two_steps} | changes))
+    outcome = world.distill(student, log_every=1)
     assert outcome.state == "finished"
-    last = read_metrics(LocalStore(student_folder(world)))[-1]
-    tokens = changes.get("loss", {}).get("tokens", "both")
-    assert ("alpha/cls/cosine" in last) == (tokens != "patch")
-    assert ("beta/patch/smooth_l1" in last) == (tokens != "cls")
-    assert math.isfinite(last["loss"])
+    loss = student.loss
+    for row in read_metrics(LocalStore(student_folder(world))):
+        teachers = student.teachers or ("alpha", "beta")
+        tokens = ("cls", "patch") if loss.tokens == "both" else (loss.tokens,)
+        terms = {f"{t}/{k}/{m}" for t in teachers for k in tokens for m in ("cosine", "smooth_l1")}
+        assert {name for name in row if name.count("/") == 2} == terms
+        for teacher in teachers:
+            weighted = [
+                loss.cosine * row[f"{teacher}/{token}/cosine"] + loss.smooth_l1 * row[f"{teacher}/{token}/smooth_l1"]
+                for token in tokens
+            ]
+            assert row[f"{teacher}/loss"] == pytest.approx(sum(weighted) / len(tokens), rel=1e-4)
+        kept = sum(row[f"{teacher}/kept"] for teacher in teachers)
+        assert kept == {0.0: len(teachers), 1.0: 1}.get(loss.drop_probability, pytest.approx(kept))
+        assert math.isfinite(row["loss"])
 
 
 def test_too_few_rows_for_a_batch(world: World) -> None:

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.cache.layout import record_key
-from pipeline.inventory import finished_student, rows_wanted
+from pipeline.finished import finished_student
 from pipeline.planning import benchmark_datasets, extraction_needs, make_plan, training_datasets, used_datasets
+from pipeline.rows import rows_wanted
 from pipeline.storage import LocalStore
 from schemas.errors import UserError
 from schemas.features import UnitRecord

@@ -266,10 +266,7 @@ def test_differences_of_students_name_the_teachers():
     ibot = dino.model_copy(update={"name": "ibot"})
     both = changed(student, teachers=(dino, ibot))
     assert describe(student, changed(student, config__optimizer__lr=0.1)) == "optimizer.lr: 0.016 → 0.1"
-    assert (
-        describe(student, changed(student, config__optimizer__clip_norm=1.0))
-        == "optimizer.clip_norm: none → 1.0"
-    )
+    assert describe(student, changed(student, config__optimizer__clip_norm=1.0)) == "optimizer.clip_norm: none → 1.0"
     assert describe(student, both) == "teachers.ibot added"
     assert describe(both, student) == "teachers.ibot removed"
     assert describe(both, changed(both, teachers=(ibot, dino))) == "teachers: dino, ibot → ibot, dino"

@@ -1,0 +1,126 @@
+"""Starting from another student (`init: NAME`): its exported encoder, and its ladder as far as it fits.
+
+Shapes: P patch tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from pipeline.finished import FinishedStudent
+from pipeline.storage import LocalStore, sha256
+from schemas.base import short
+from schemas.config import StudentConfig, TokenType
+from schemas.errors import StageError, UserError
+from schemas.students import StudentManifest
+from stages.distill.average import WeightAverage
+from stages.distill.checkpoints import Checkpoints
+from stages.distill.ladder import Projector
+from stages.distill.model import Distiller
+from stages.distill.student import Student
+
+Projectors = dict[tuple[str, TokenType, int], Projector]
+
+
+def start_from(
+    parent: FinishedStudent, name: str, model: Distiller, teachers: tuple[str, ...], say: Callable[[str], None]
+) -> None:
+    """Give a model at its initialisation the weights of a finished student.
+
+    The position embedding is resampled (bicubic) where the grids differ. Teachers are matched by their order; where
+    dimensions or rungs differ the projectors stay fresh, and that is said.
+
+    Raises:
+        UserError: another architecture.
+        StageError: the parent's files are damaged.
+    """
+    _refuse_other_architecture(parent, name, model.config)
+    remark = _load_encoder(model.student, parent)
+    say(f"{name}: starts from student {parent.name} ({short(parent.export.weights)}){remark}")
+    old = _old_model(parent, say)
+    if old is None:
+        say(f"{name}: {parent.name} has no usable checkpoint left, so the ladder starts afresh.")
+        return
+    fresh = _take_ladder(model, teachers, old)
+    if fresh:
+        say(f"{name}: the ladder does not fit {parent.name}'s for {', '.join(fresh)}: it starts afresh there.")
+
+
+def _refuse_other_architecture(parent: FinishedStudent, name: str, config: StudentConfig) -> None:
+    old = parent.manifest.definition.config
+    if (old.architecture, old.model_args) != (config.architecture, config.model_args):
+        raise UserError(
+            f"Student {name} ({config.architecture} {config.model_args}) cannot start from {parent.name} "
+            f"({old.architecture} {old.model_args}): the architectures differ.",
+            f"Set students.{name}.architecture and model_args as {parent.name} has them, or leave out init.",
+        )
+
+
+def _load_encoder(student: Student, parent: FinishedStudent) -> str:
+    """Load the exported weights; a remark on what was resampled."""
+    from safetensors.torch import load
+
+    file = parent.folder / "export" / "model.safetensors"
+    raw = file.read_bytes()
+    if sha256(raw) != parent.export.weights:
+        raise StageError(f"{file} is not what was exported.", "unic-pipe verify says more.")
+    weights, remark = load(raw), ""
+    found, wanted = weights.get("pos_embed"), student.vit.pos_embed
+    if found is not None and wanted is not None and found.shape != wanted.shape:
+        weights["pos_embed"] = _resampled(found, student)
+        remark = f"; position embedding resampled to {student.grid[0]} × {student.grid[1]}"
+    student.vit.load_state_dict(weights)
+    return remark
+
+
+def _resampled(embedding_1PD: Tensor, student: Student) -> Tensor:
+    prefix = 0 if student.vit.no_embed_class else student.vit.num_prefix_tokens
+    resampled: Tensor = resample_abs_pos_embed(embedding_1PD, list(student.grid), num_prefix_tokens=prefix)
+    return resampled
+
+
+def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller | None:
+    """The parent with its ladder as it was exported, or None when its last checkpoint is gone."""
+    manifest: StudentManifest = parent.manifest
+    checkpoints = Checkpoints(LocalStore(Path(parent.folder)), manifest.digest, manifest.rows_digest, 1, say)
+    found = checkpoints.load()
+    if found is None or found[0] != manifest.steps:
+        return None
+    model = Distiller(manifest.definition.config, manifest.definition.teachers, torch.device("cpu"))
+    if manifest.definition.config.ema is None:
+        model.ladder.load_state_dict(found[1]["ladder"])
+        return model
+    average = WeightAverage([model.student, model.ladder], manifest.definition.config.ema)
+    average.load(found[1]["average"])
+    with average.in_place():
+        state = {key: value.clone() for key, value in model.ladder.state_dict().items()}
+    model.ladder.load_state_dict(state)
+    return model
+
+
+def _take_ladder(model: Distiller, teachers: tuple[str, ...], old: Distiller) -> list[str]:
+    """Copy the projectors that fit; the others' names (`teacher token`)."""
+    mine, theirs = model.ladder.to_projectors(), old.ladder.to_projectors()
+    old_teachers = tuple(dict.fromkeys(teacher for teacher, _ in old.standards))
+    same_rungs = model.ladder.rungs == old.ladder.rungs
+    taken: Projectors = {}
+    fresh: dict[str, None] = {}
+    for teacher, token, place in mine:
+        order = teachers.index(teacher)
+        other = old_teachers[order] if order < len(old_teachers) else None
+        projector = theirs.get((other, token, place)) if other is not None and same_rungs else None
+        if projector is not None and _shapes(projector) == _shapes(mine[teacher, token, place]):
+            taken[teacher, token, place] = projector
+        else:
+            fresh[f"{teacher} {token}"] = None
+    model.ladder.load_projectors({**mine, **taken})
+    return list(fresh)
+
+
+def _shapes(projector: Projector) -> list[torch.Size]:
+    return [tensor.shape for tensor in projector]
