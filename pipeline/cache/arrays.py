@@ -18,7 +18,6 @@ from zarr.storage import MemoryStore
 from pipeline.cache.codecs import ArraySpec
 from pipeline.cache.layout import array_metadata
 
-
 # Said for every array that is opened. The specification of pcodec is public, and numcodecs reads it everywhere.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
 

@@ -35,8 +35,8 @@ _SEARCH_VALUES = 1 << 21
 _BISECTIONS = 16
 _SPIKE = 0.05
 """Fraction of exact zeros from which on a dimension is taken to rest at zero (rectified units) and not at its mean."""
-_PRIOR = 16.0
-"""Weight of the common gain beside a component's own, in squared steps."""
+_PRIOR = 512.0
+"""Weight of the common gain beside a component's own, in squared steps: own gains of few tokens would fit them too well."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ class Sample:
         values_NPD = values.reshape(len(values), -1, values.shape[-1])
         tokens_MD = values_NPD.reshape(-1, values.shape[-1])
         std_D = tokens_MD.std(axis=0, dtype=np.float64)
-        scale_D = np.maximum(std_D, max(STD_FLOOR, STD_FLOOR_OF_MEDIAN * float(np.median(std_D))))
+        # The floor of standardization, but above that of the sample's constant dimensions: they may be most of all, and
+        # those that wake up later must not be millions of steps away.
+        median = float(np.median(std_D[std_D > 0])) if (std_D > 0).any() else 0.0
+        scale_D = np.maximum(std_D, max(STD_FLOOR, STD_FLOOR_OF_MEDIAN * median))
         held_N = np.arange(len(values)) % 4 == 3 if len(values) >= 8 else np.ones(len(values), bool)
         mean_D = tokens_MD.mean(axis=0, dtype=np.float64).astype(np.float32)
         return Sample(values_NPD, mean_D, scale_D.astype(np.float32), held_N)
@@ -71,7 +74,7 @@ class Sample:
 
     @cached_property
     def power(self) -> float:
-        """Mean square of the standardized values of all rows: 1, but for constant dimensions."""
+        """Mean square of the standardized values: 1, but for constant dimensions."""
         z_NPD = (self.values_NPD - self.mean_D) / self.scale_D
         return float(np.square(z_NPD, out=z_NPD).mean(dtype=np.float64))
 
@@ -83,9 +86,19 @@ class Sample:
         return min(200.0, 10 * math.log10(max(self.power, 1e-300) / max(error, 1e-300)))
 
 
+def axes_of(sample: Sample, row_shape: tuple[int, ...], transform: bool) -> Transform:
+    """Where coefficients lie, with a step of one: principal axes, or the dimensions themselves."""
+    return _axes(sample, row_shape) if transform else _places(sample, row_shape)
+
+
 def fit(sample: Sample, row_shape: tuple[int, ...], snr_db: float, transform: bool) -> Transform:
     """The transform, step and rounding that reach `snr_db` on the held-out rows in the fewest bits."""
-    places = _axes(sample, row_shape) if transform else _places(sample, row_shape)
+    return fit_step(axes_of(sample, row_shape, transform), sample, snr_db)
+
+
+def fit_step(places: Transform, sample: Sample, snr_db: float) -> Transform:
+    """Step and rounding for given axes."""
+    row_shape = places.row_shape
     held_NPD = sample.held(max(8, _SEARCH_VALUES // max(1, int(np.prod(row_shape)))))
     noise = sample.power * held_NPD.size * 10 ** (-snr_db / 10)
     y_KN = places.forward(np.ascontiguousarray(held_NPD)).T.contiguous()
