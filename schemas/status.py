@@ -64,6 +64,12 @@ class CacheLoss(Model):
     cosine_min: float
     gaussian_rd_bits: float
     """Bits per value that Gaussian features with the same covariance of dimensions would need for this ratio."""
+    encode_values_s: float
+    """Values per second from features to the bytes of shards, on one thread of this machine."""
+    decode_values_s: float
+    """Values per second from verified files to stored numbers, as training reads them, on one thread."""
+    features_values_s: float
+    """Values per second from files to float32 features on the CPU, as `FeatureCache.read_block` gives them."""
 
 
 class RatePoint(Model):

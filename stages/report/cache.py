@@ -66,11 +66,24 @@ def cache_report(inventory: Inventory, device: str, plot: bool, reporter: Report
 def loss_table(rows: Sequence[CacheLoss]) -> Table:
     """The rows for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("teacher", "token", "codec", "bits/value", "size", "SNR", "cosine", "worst", "Gaussian R(D)"):
+    for column in (
+        "teacher",
+        "token",
+        "codec",
+        "bits/value",
+        "size",
+        "SNR",
+        "cosine",
+        "worst",
+        "Gaussian R(D)",
+        "encode",
+        "read",
+    ):
         table.add_column(column, justify="left" if column in ("teacher", "token", "codec") else "right")
     for row in rows:
         table.add_row(
             row.teacher, row.token, row.codec, f"{row.bits_per_value:.3f}", human_bytes(row.bytes),
             f"{row.snr_db:.1f} dB", f"{row.cosine_mean:.4f}", f"{row.cosine_min:.4f}", f"{row.gaussian_rd_bits:.3f}",
+            f"{row.encode_values_s / 1e6:,.0f} M/s", f"{row.decode_values_s / 1e6:,.0f} M/s",
         )  # fmt: skip
     return table

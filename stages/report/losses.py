@@ -9,18 +9,21 @@ Legend: N rows, P tokens, D dimensions, M tokens of all rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pipeline.cache.arrays import encode_part
 from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import plain_codec, row_shape
+from pipeline.cache.codecs import TokenCodec, plain_codec, row_shape
 from pipeline.cache.coefficients import Calibrated
 from pipeline.cache.fitting import Sample, axes_of, fit_step, measure
 from pipeline.cache.rates import gaussian_bits
-from pipeline.cache.reader import FeatureCache, valid_rows
+from pipeline.cache.reader import Block, FeatureCache, valid_rows
 from pipeline.calibrating import sample_features
 from pipeline.encoders import ResolvedEncoder
 from pipeline.features import TOKENS, FeatureNeed
@@ -88,6 +91,7 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
     size = sum(entry.size for record in records for entry in record.files[:-1])
     values = sum(record.count for record in records) * back[0].size
     codec = bound_codec(cache.folder, token)
+    speeds = _speeds(cache, codec, token, found.blocks[0], stored[found.blocks[0]])
     return CacheLoss(
         teacher=cache.manifest.encoder,
         dataset=cache.manifest.dataset,
@@ -99,6 +103,9 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
         cosine_mean=float(cosine.mean()),
         cosine_min=float(cosine.min()),
         gaussian_rd_bits=gaussian_bits(_variances(sample, all_rows), snr_db),
+        encode_values_s=speeds[0],
+        decode_values_s=speeds[1],
+        features_values_s=speeds[2],
     )
 
 
@@ -119,6 +126,37 @@ def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
     variance_D = _variances(sample, live)
     for target in TARGETS_DB:
         yield RatePoint(codec="Gaussian R(D)", bits_per_value=gaussian_bits(variance_D, target), snr_db=target)
+
+
+def _speeds(
+    cache: FeatureCache, codec: TokenCodec, token: TokenType, block: int, stored: Block
+) -> tuple[float, float, float]:
+    """Values per second of encoding, of decoding to stored numbers and to features; the best of three, one thread."""
+    rows = np.ascontiguousarray(stored.values[stored.valid])
+
+    def encode() -> None:
+        parts = codec.encode(rows, np.ones(len(rows), bool))
+        for spec, part in zip(codec.arrays, parts, strict=True):
+            encode_part(spec, part)
+
+    works = (
+        encode,
+        lambda: cache.read_block_raw(0, token, block),
+        lambda: cache.read_block(0, token, block),
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        encoded, decoded, features = (rows.size / min(_seconds(work) for _ in range(3)) for work in works)
+    finally:
+        torch.set_num_threads(threads)
+    return encoded, decoded, features
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def codec_name(codec: object) -> str:
