@@ -19,7 +19,9 @@ from cli.options import (
 
 def register(app: typer.Typer) -> None:
     """Add the group to the program."""
-    group = typer.Typer(no_args_is_help=True)
+    group = typer.Typer(
+        no_args_is_help=True, rich_markup_mode="rich", epilog="Examples:\n$ [cyan]unic-pipe report cache[/]"
+    )
     group.callback()(about)
     add_command(group, "Reports", cache, "report cache", "report cache --json --no-plot")
     app.add_typer(group, name="report", rich_help_panel="Looking")
