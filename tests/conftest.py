@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from schemas.evaluations import ResultRecord
     from schemas.status import Artefact, StatusReport
 
+# OpenMP's threads sleep when they wait instead of spinning: on a busy machine the whole suite is twice as fast.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 CONFIG = """\
 samples:
   block_rows: 16

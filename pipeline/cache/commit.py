@@ -173,7 +173,11 @@ def _publish(folder: FeatureFolder, contents: dict[str, bytes]) -> bool:
     """Put every file, and say whether all read back as they were written."""
     for key, raw in contents.items():
         folder.store.put(key, raw)
-    return all(folder.store.get(key) == raw for key, raw in contents.items())
+    try:
+        return all(folder.store.get(key) == raw for key, raw in contents.items())
+    except FileNotFoundError:
+        # Another process committed the same unit meanwhile, and folded its record with this sidecar.
+        return False
 
 
 def _same_unit(current: UnitRecord, mine: UnitRecord) -> bool:
