@@ -87,7 +87,7 @@ def run_block(job: ExtractJob, task: BlockTask) -> BlockResult:
     import torch
 
     torch.set_num_threads(job.encoders[0].need.definition.compute.threads)
-    dataset = _dataset(job.dataset, job.roots)
+    dataset = _dataset(job.dataset, job.roots, (job.dataset / "manifest.json").stat().st_mtime_ns)
     count = dataset.block_range(task.block)[1]
     bad: dict[int, BadRow] = {}
     forwards = 0
@@ -223,7 +223,9 @@ _LOAD_LOCK = threading.Lock()
 
 
 @lru_cache(maxsize=8)
-def _dataset(folder: Path, roots: tuple[Path, ...]) -> Dataset:
+def _dataset(folder: Path, roots: tuple[Path, ...], written_ns: int) -> Dataset:
+    """The dataset, opened again when its index has grown since."""
+    del written_ns
     return open_dataset(folder, roots)
 
 

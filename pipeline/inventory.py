@@ -215,6 +215,8 @@ class Inventory:
             {need.encoder: need.definition for need in needs},
             self.block_limit(dataset),
             self.config.views.count,
+            patch_views=self.config.views.patch,
+            patch_every=self.config.views.patch_every,
             parent=parent.export.weights if parent is not None else None,
             live=self.live,
         )
