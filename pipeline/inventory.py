@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.ablation import LIVE, PILOT, in_order
 from pipeline.cache.records import FeatureFolder
@@ -23,7 +24,7 @@ from pipeline.storage import LocalStore, sha256_of_file
 from pipeline.students import baseline_config, student_definition, student_folder, student_teachers
 from schemas.base import digest_of
 from schemas.chains import named_student
-from schemas.config import EncoderConfig, StudentConfig
+from schemas.config import EncoderConfig, StudentConfig, TokenType
 from schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.status import State
@@ -141,14 +142,29 @@ class Inventory:
 
     def coverage(self, need: FeatureNeed, blocks: int) -> tuple[int, int]:
         """Units of a need that are recorded, and units in all, over blocks 0 to `blocks` - 1."""
+        planes = self.plane_coverage(need, blocks)
+        return sum(int(np.count_nonzero(covered)) for covered in planes.values()), blocks * len(planes)
+
+    def missing_units(self, need: FeatureNeed, blocks: int) -> tuple[dict[TokenType, int], int]:
+        """Units of a need that are not recorded, by token type, and (view, block) pairs of which something is missing."""
+        planes = self.plane_coverage(need, blocks)
+        counts = {
+            token: sum(blocks - int(c.sum()) for (_, t), c in planes.items() if t == token) for token in need.views
+        }
+        lacking = [
+            ~np.logical_and.reduce([c for (v, _), c in planes.items() if v == view]) for view in {v for v, _ in planes}
+        ]
+        return counts, sum(int(np.count_nonzero(blocks_of_view)) for blocks_of_view in lacking)
+
+    def plane_coverage(self, need: FeatureNeed, blocks: int) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
+        """Which of blocks 0 to `blocks` - 1 are recorded, bool (blocks,), by view and token type."""
         planes = need.planes()
         dataset = self.dataset(need.dataset).dataset
         if dataset is None or self.manifest(need) is None:
-            return 0, blocks * len(planes)
+            return {plane: np.zeros(blocks, bool) for plane in planes}
         folder = FeatureFolder(LocalStore(need.folder(self.folder)))
         rows = [dataset.block_digest(block) for block in range(blocks)]
-        done = sum(int(np.count_nonzero(folder.covered(view, token, rows))) for view, token in planes)
-        return done, blocks * len(planes)
+        return {(view, token): folder.covered(view, token, rows) for view, token in planes}
 
     def mixed_batches(self, need: FeatureNeed) -> str:
         """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
