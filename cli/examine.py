@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     panel = "Looking"
     add_command(app, panel, status, "status", "status --watch")
     add_command(app, panel, plan, "plan", "plan --disk 1TB --deadline 48h", "plan --throughput 2000 --json")
-    add_command(app, panel, verify, "verify", "verify --read-only --json")
+    add_command(app, panel, verify, "verify", "verify --quick", "verify --live 64", "verify --read-only --json")
     add_command(app, panel, gc, "gc", "gc --yes")
     add_command(app, panel, teachers, "teachers", "teachers --fetch")
     add_command(app, panel, doctor, "doctor")
@@ -127,10 +127,19 @@ def verify(
         bool,
         typer.Option("--read-only", metavar=NO_VALUE, help="Only report; set nothing aside for repair."),
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", metavar=NO_VALUE, help="Documents and sizes only; shards are not read.")
+    ] = False,
+    live: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also run every teacher again on N random samples and compare.")
+    ] = 0,
+    device: DeviceOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
     """Hash every file of every artefact and compare with what was recorded.
+
+    --live finds what no hash can: a cache that was made by other weights or pixels than it says.
 
     Exit code 1 if anything is damaged. Damaged units of a feature cache are set aside, so that the next extract makes
     exactly those again.
@@ -139,10 +148,12 @@ def verify(
 
     from cli.show import verify_lines
     from pipeline.progress import ConsoleReporter
+    from stages.verify import VerifyOptions
     from stages.verify import verify as verify_stage
 
     inventory = open_inventory(config, overrides)
-    report, hint = verify_stage(inventory, read_only, ConsoleReporter())
+    options = VerifyOptions(read_only, quick, live, device or inventory.config.compute.device)
+    report, hint = verify_stage(inventory, options, ConsoleReporter())
     if as_json:
         print_json(report)
     else:
@@ -154,7 +165,9 @@ def verify(
 
 
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", metavar=NO_VALUE, help="Remove it; without this it is only shown.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", metavar=NO_VALUE, help="Remove it; without this it is only shown.")
+    ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,

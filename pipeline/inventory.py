@@ -22,7 +22,7 @@ from pipeline.rows import rows_wanted
 from pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
 from pipeline.storage import LocalStore, sha256_of_file
 from pipeline.students import baseline_config, student_definition, student_folder, student_teachers
-from schemas.base import digest_of
+from schemas.base import digest_of, short
 from schemas.chains import named_student
 from schemas.config import EncoderConfig, StudentConfig, TokenType
 from schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
@@ -158,11 +158,38 @@ class Inventory:
 
     def plane_coverage(self, need: FeatureNeed, blocks: int) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
         """Which of blocks 0 to `blocks` - 1 are recorded, bool (blocks,), by view and token type."""
+        return self._covered(need, blocks, self.feature_folder(need))
+
+    def feature_folder(self, need: FeatureNeed) -> Path:
+        """Where a need's features are read: the working folder's own, or a complete one in `feature_roots` if that is
+        not complete. Folders are told by the digest in their manifest."""
+        own = need.folder(self.folder)
+        dataset = self.dataset(need.dataset).dataset
+        if dataset is None or not self.workspace.feature_roots:
+            return own
+        blocks = self.block_limit(dataset)
+        if not self._complete(need, blocks, own):
+            for root in self.workspace.feature_roots:
+                for folder in sorted(root.glob(f"*-{short(need.digest)}")):
+                    if not folder.is_symlink() and self._complete(need, blocks, folder):
+                        return folder
+        return own
+
+    def borrowed(self, need: FeatureNeed) -> Path | None:
+        """The folder of somebody else from which a need is read."""
+        folder = self.feature_folder(need)
+        return folder if folder != need.folder(self.folder) else None
+
+    def _complete(self, need: FeatureNeed, blocks: int, folder: Path) -> bool:
+        return all(covered.all() for covered in self._covered(need, blocks, folder).values())
+
+    def _covered(self, need: FeatureNeed, blocks: int, path: Path) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
         planes = need.planes()
         dataset = self.dataset(need.dataset).dataset
-        if dataset is None or self.manifest(need) is None:
+        manifest = read_document(path / "manifest.json", FeatureManifest)
+        if dataset is None or manifest is None or manifest.digest != need.digest:
             return {plane: np.zeros(blocks, bool) for plane in planes}
-        folder = FeatureFolder(LocalStore(need.folder(self.folder)))
+        folder = FeatureFolder(LocalStore(path))
         rows = [dataset.block_digest(block) for block in range(blocks)]
         return {(view, token): folder.covered(view, token, rows) for view, token in planes}
 
@@ -170,14 +197,14 @@ class Inventory:
         """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
         if self.manifest(need) is None:
             return ""
-        folder = FeatureFolder(LocalStore(need.folder(self.folder)))
+        folder = FeatureFolder(LocalStore(self.feature_folder(need)))
         found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
         found.add(need.definition.compute.batch)
         return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""
-        manifest = read_document(need.folder(self.folder) / "manifest.json", FeatureManifest)
+        manifest = read_document(self.feature_folder(need) / "manifest.json", FeatureManifest)
         return manifest if manifest is not None and manifest.digest == need.digest else None
 
     def pointed(self, kind: str, name: str, document: type[D], expected: Path) -> D | None:

@@ -248,6 +248,9 @@ class Config(Model):
 
     samples: SamplesConfig
     views: ViewsConfig = ViewsConfig()
+    feature_roots: tuple[str, ...] = ()
+    """Folders of finished features (`features/` of a colleague), which are only read. Searched by digest for what this
+    working folder lacks. Outside every digest."""
     weights_dir: str = "weights"
     """Searched first for every weights file. Outside every digest."""
     teachers: dict[Name, EncoderConfig] = {}

@@ -111,7 +111,9 @@ def test_settings_that_fit_a_disk_and_a_deadline(planned: tuple[Any, PlanReport]
     tight = plan(work, *settings, disk=full.bytes - full.stages["extract"].bytes * 0.75).advice
     assert tight is not None
     assert "patch: " in tight or "count: 1" in tight or "count: 2" in tight
-    fast = plan(work, *settings, throughput=1.0, deadline=300.0).advice
+    hours = plan(work, *settings, throughput=1.0).hours
+    assert hours is not None
+    fast = plan(work, *settings, throughput=1.0, deadline=3600 * hours - 300).advice
     assert fast is not None
     assert "views: {count: 1, recipe: gentle, seed: 2}" in fast
     assert plan(work, *settings, disk=1.0).advice.startswith("# Nothing fits")  # type: ignore[union-attr]
