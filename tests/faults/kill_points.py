@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from schemas.features import (
 from schemas.recipes import CENTER
 
 KILLED = 9
-BLOCKS, ROWS = 2, 4
+BLOCKS, ROWS = 1, 4
 DIGESTS = [hashlib.sha256(str(block).encode()).hexdigest() for block in range(BLOCKS)]
 
 
@@ -140,6 +141,8 @@ def serve(path: Path, point: int) -> tuple[int, int]:
             extract(path)
             os.write(write, str(points.passed).encode())
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,14 +32,10 @@ class Server:
         status, passed = self.process.stdout.readline().split()
         return int(status), int(passed)
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    found = Server()
-    yield found
-    assert found.process.stdin is not None
-    found.process.stdin.close()
-    assert found.process.wait(30) == 0
+    def close(self) -> int:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return self.process.wait(30)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,15 +44,28 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(240)
-def test_killed_at_every_point(server: Server, tmp_path: Path) -> None:
-    status, points = server(tmp_path / "whole")
+def test_killed_at_every_point(tmp_path: Path) -> None:
+    servers = [Server(), Server()]
+    status, points = servers[0](tmp_path / "whole")
     assert status == 0
     whole = contents(tmp_path / "whole")
     assert points > 150
-    for point in range(points):
-        folder = tmp_path / str(point)
-        assert server(folder, point)[0] == KILLED, f"point {point} of {points}"
-        assert server(folder)[0] == 0, f"after point {point}: what was left is wrong, or cannot be finished"
-        assert contents(folder) == whole, f"point {point} of {points}"
-        leftovers = [p.name for p in (folder / ".tmp").iterdir() if not p.name.endswith(".lock")]
-        assert leftovers == [], f"point {point} of {points}"
+
+    def wrong(number: int) -> list[str]:
+        """What went wrong at every second point."""
+        server, found = servers[number], []
+        for point in range(number, points, len(servers)):
+            folder = tmp_path / str(point)
+            if server(folder, point)[0] != KILLED:
+                found.append(f"point {point} of {points} was not reached")
+            if server(folder)[0] != 0:
+                found.append(f"after point {point}: what was left is wrong, or cannot be finished")
+            elif contents(folder) != whole:
+                found.append(f"after point {point}: other bytes")
+            elif any(not p.name.endswith(".lock") for p in (folder / ".tmp").iterdir()):
+                found.append(f"after point {point}: temporary files stay")
+        return found
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        assert [problem for found in pool.map(wrong, range(len(servers))) for problem in found] == []
+    assert [server.close() for server in servers] == [0, 0]
