@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.evaluations import RESULTS, read_record
-from pipeline.inventory import Inventory, finished_student, read_document
+from pipeline.finished import finished_student, read_document
+from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path, extraction_needs
 from pipeline.pointers import resolve_pointer
 from pipeline.probing import probe_plans

@@ -15,8 +15,9 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed
+from pipeline.finished import finished_student
 from pipeline.fitting import Choice, advise
-from pipeline.inventory import Inventory, finished_student
+from pipeline.inventory import Inventory
 from pipeline.measuring import measure
 from pipeline.planning import extraction_needs, used_datasets
 from pipeline.probing import probe_plans

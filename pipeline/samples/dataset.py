@@ -220,7 +220,8 @@ def find_dataset(workdir: Path, name: str) -> Path | None:
 
 
 def open_dataset(folder: str | Path, roots: Sequence[str | Path]) -> Dataset:
-    """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders in which its shards are searched.
+    """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders in which its
+    shards are searched.
 
     Raises:
         UserError: no index there, or a damaged manifest.

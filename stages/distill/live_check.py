@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.engine import pick_device
-from pipeline.inventory import Inventory, finished_student
+from pipeline.finished import finished_student
+from pipeline.inventory import Inventory
 from pipeline.live import live_check
 from pipeline.progress import Reporter
 from pipeline.students import student_folder
