@@ -110,19 +110,25 @@ def running_table(runs: Sequence[RunDocument]) -> RenderableType:
     return table
 
 
-def _live_line(finding: LiveFinding) -> Text:
-    mark, style = ("✔", "green") if finding.ok else ("✘", "bold red")
-    return Text.assemble(
-        (f"{mark} ", style),
-        f"{finding.dataset}/{finding.teacher} {finding.token}: error {finding.mean_error:.2g} std (mean), "
-        f"{finding.max_error:.2g} (max) on {finding.samples} samples; "
-        f"{finding.mean_allowed:.2g} and {finding.max_allowed:.2g} allowed",
+def _live_table(findings: Sequence[LiveFinding]) -> RenderableType:
+    """Errors of the teachers that were run again, in standard deviations of their features."""
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title="live teachers: error in std", title_justify="left"
     )
+    table.add_column("")
+    table.add_column("teacher", overflow="fold")
+    for column in ("token", "samples", "mean", "allowed", "max", "allowed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for f in findings:
+        mark = Text("✔", style="green") if f.ok else Text("✘", style="bold red")
+        numbers = (f.mean_error, f.mean_allowed, f.max_error, f.max_allowed)
+        table.add_row(mark, f"{f.dataset}/{f.teacher}", f.token, str(f.samples), *(f"{n:.2g}" for n in numbers))
+    return table
 
 
 def verify_lines(report: VerifyReport) -> RenderableType:
     """What was checked and what is wrong, grouped so that a person can act on it."""
-    live = [_live_line(finding) for finding in report.live]
+    live: list[RenderableType] = [_live_table(report.live)] if report.live else []
     live += [Text(f"not run: {reason}", style="yellow") for reason in report.skipped]
     if report.ok:
         return Group(*live, Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green"))

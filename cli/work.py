@@ -145,7 +145,9 @@ def distill(
         inventory = inventory.with_live_teachers()
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        distill_step(inventory, student or (), device, restart, reporter, stop, ablation=ablation, live_check=live_check)
+        distill_step(
+            inventory, student or (), device, restart, reporter, stop, ablation=ablation, live_check=live_check
+        )
 
     return staged(inventory, "distill", work)
 

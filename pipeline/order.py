@@ -50,7 +50,9 @@ def epoch_order(
     return shuffled_CR.reshape(streams, steps, batch // streams).transpose(1, 0, 2).reshape(steps, batch).copy()
 
 
-def epoch_view(seed: int, epoch: int, views: int, patch_views: int | None = None, patch_every: int | None = None) -> int:
+def epoch_view(
+    seed: int, epoch: int, views: int, patch_views: int | None = None, patch_every: int | None = None
+) -> int:
     """The view that an epoch trains on: a fresh seeded permutation for every pass over the views.
 
     With `patch_every`, every so many epochs (0 is the first) take turns with views 0 to `patch_views` - 1, which carry

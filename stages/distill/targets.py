@@ -143,7 +143,9 @@ class TargetReader:
     def keys(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> list[BlockKey]:
         """The blocks that the rows need; without `patches`, of cls tokens alone."""
         blocks = np.unique(rows_B // self.block_rows).tolist()
-        return [(teacher, token, view, block) for teacher, token in read_pairs(self.wanted, patches) for block in blocks]
+        return [
+            (teacher, token, view, block) for teacher, token in read_pairs(self.wanted, patches) for block in blocks
+        ]
 
     def request(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> None:
         """Start reading what the rows need."""
