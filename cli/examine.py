@@ -155,7 +155,7 @@ def verify(
     options = VerifyOptions(read_only, quick, live, device or inventory.config.compute.device)
     report, hint = verify_stage(inventory, options, ConsoleReporter())
     if as_json:
-        print_json(report)
+        print_json(report.model_dump(mode="json", exclude=set() if live else {"live", "skipped"}))
     else:
         console = Console(highlight=False)
         console.print(verify_lines(report))

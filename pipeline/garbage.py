@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pipeline.ablation import ablation
 from pipeline.evaluations import RESULTS, read_record
 from pipeline.finished import finished_student, read_document
 from pipeline.inventory import Inventory
@@ -21,13 +22,12 @@ from pipeline.pointers import resolve_pointer
 from pipeline.probing import probe_plans
 from pipeline.samples.dataset import read_manifest
 from pipeline.storage import abandoned
-from pipeline.students import student_folder
 from schemas.base import short
 from schemas.errors import UnicPipeError
 from schemas.features import FeatureManifest
 from schemas.garbage import GarbageItem
 from schemas.runs import RunDocument
-from schemas.students import StudentManifest
+from schemas.students import StudentDefinition, StudentManifest
 
 KINDS = ("features", "students", "evaluations", "samples")
 TRASH = ".trash-"
@@ -111,17 +111,37 @@ class Garbage:
             except UnicPipeError:
                 found |= {f for f, m in self._features.items() if m is not None and m.encoder == name}
         for name in inventory.config.students:
-            try:
-                definition = inventory.student_definition(name)
-                found |= {student_folder(self.base, inventory.student_name(name), definition)} if definition else set()
-            except UnicPipeError:
-                found |= {f for f, m in self._students.items() if m is not None and m.name == name}
+            found |= {
+                f for f, m in self._students.items() if m is not None and m.definition in self._definitions(name, m)
+            }
         try:
             found |= {need.folder(self.base) for p in probe_plans(inventory)[0] for need, _ in (p.train, p.test)}
             evaluation = evaluation_path(inventory)
             found |= {evaluation} if evaluation is not None else set()
         except UnicPipeError:
             found |= {*self._features, *self._artefacts("evaluations")}
+        return found
+
+    def _definitions(self, name: str, like: StudentManifest) -> list[StudentDefinition]:
+        """What a configured student may be made from: itself, its variants, with live teachers, on as many rows as in a
+        manifest that looks like it. One that cannot be planned now is taken to be that of the manifest."""
+        if not like.name.startswith(name):
+            return []
+        found = []
+        try:
+            variants = ablation(self.inventory.config, name)
+        except UnicPipeError:
+            variants = {}
+        for inventory in (self.inventory, self.inventory.with_students({**self.inventory.config.students, **variants})):
+            for student in {name, *variants} & set(inventory.config.students):
+                for each in (inventory, inventory.with_live_teachers() if inventory is self.inventory else inventory):
+                    try:
+                        definition = each.student_definition(student)
+                    except UnicPipeError:
+                        return [like.definition]
+                    if definition is None:
+                        return [like.definition]
+                    found.append(definition.model_copy(update={"blocks": like.definition.blocks}))
         return found
 
     def _weights(self, folder: Path) -> str | None:

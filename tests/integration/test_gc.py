@@ -64,6 +64,13 @@ def test_an_unfinished_training_with_other_settings_and_its_features(trained: An
     assert paths(trained, "students.tiny.optimizer.lr=0.01") == {}
 
 
+def test_unfinished_pilots_stay(trained: Any) -> None:
+    trained.distill(rows="32", stop_at=8)
+    unfinished = [f.name for f in (trained.folder / "students").glob("tiny-*") if not (f / "export").exists()]
+    assert len(unfinished) == 1
+    assert paths(trained) == {}
+
+
 def test_what_kills_and_verify_leave_behind(extracted: Any) -> None:
     lite0 = extracted.features("train-lite0")
     (lite0 / "damaged" / "records").mkdir(parents=True)
