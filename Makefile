@@ -8,7 +8,8 @@ BIN := .venv/bin
 help:
 	@echo "make demo    install into .venv and run the whole pipeline on real data (about 5 minutes on 2 cores)"
 	@echo "make test    install with test tools and run the whole suite"
-	@echo "make check   lint, types and make test: exactly what CI runs"
+	@echo "make faults  kills, flipped bits, full disks, two at once (about 4 minutes on 2 cores)"
+	@echo "make check   lint, types, make test and make faults: exactly what CI runs"
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +27,9 @@ demo: .venv/.run
 test: .venv/.test
 	$(BIN)/python -m pytest
 
+faults: .venv/.test
+	$(BIN)/python -m pytest -m faults tests/faults
+
 lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,7 +37,7 @@ lint: .venv/.test
 types: .venv/.test
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test faults
 
 clean:
 	rm -rf .venv build *.egg-info demo

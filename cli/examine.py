@@ -1,4 +1,4 @@
-"""The commands that look and do not make: status, verify, teachers, doctor."""
+"""The commands that look and do not make: status, plan, verify, teachers, doctor."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from typing import Annotated
 
 import typer
 
-from cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, add_command, open_inventory, print_json
+from cli.options import (
+    NO_VALUE,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    RowsOption,
+    SetOption,
+    add_command,
+    open_inventory,
+    print_json,
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     panel = "Looking"
     add_command(app, panel, status, "status", "status --watch")
-    add_command(app, panel, verify, "verify", "verify --read-only --json")
+    add_command(app, panel, plan, "plan", "plan --disk 1TB --deadline 48h", "plan --throughput 2000 --json")
+    add_command(app, panel, verify, "verify", "verify --quick", "verify --live 64", "verify --read-only --json")
+    add_command(app, panel, gc, "gc", "gc --yes")
     add_command(app, panel, teachers, "teachers", "teachers --fetch")
     add_command(app, panel, doctor, "doctor")
 
@@ -57,16 +69,77 @@ def status(
             live.update(picture(), refresh=True)
 
 
+def plan(
+    disk: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Find settings that fit, for instance 1TB or 200GB.", show_default=False),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Find settings that are done in 48h, 30min or 3d.", show_default=False),
+    ] = None,
+    throughput: Annotated[
+        float | None,
+        typer.Option(
+            metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring.", show_default=False
+        ),
+    ] = None,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Say what extract, distill and evaluate will take: bytes, files, hours, and what they wait for.
+
+    A short measurement of each encoder on your own images is kept in runs/, and makes the disk check of extract exact.
+    --disk and --deadline print the lines of unic-pipe.yaml that fit.
+    """
+    from rich.console import Console
+
+    from cli.show_plan import plan_lines
+    from cli.units import parse_bytes, parse_seconds
+    from pipeline.progress import ConsoleReporter
+    from stages.distill.cost import step_cost
+    from stages.plan import PlanOptions
+    from stages.plan import plan as plan_stage
+
+    inventory = open_inventory(config, overrides, rows)
+    options = PlanOptions(
+        device=device or inventory.config.compute.device,
+        throughput=throughput,
+        disk=parse_bytes(disk) if disk is not None else None,
+        deadline=parse_seconds(deadline) if deadline is not None else None,
+    )
+    report = plan_stage(inventory, options, step_cost, ConsoleReporter())
+    if as_json:
+        print_json(report)
+    else:
+        Console(highlight=False).print(plan_lines(report))
+        if report.advice is not None:
+            print(report.advice)
+    return 0
+
+
 def verify(
     as_json: JsonOption = False,
     read_only: Annotated[
         bool,
         typer.Option("--read-only", metavar=NO_VALUE, help="Only report; set nothing aside for repair."),
     ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", metavar=NO_VALUE, help="Documents and sizes only; shards are not read.")
+    ] = False,
+    live: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also run every teacher again on N random samples and compare.")
+    ] = 0,
+    device: DeviceOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
     """Hash every file of every artefact and compare with what was recorded.
+
+    --live finds what no hash can: a cache that was made by other weights or pixels than it says.
 
     Exit code 1 if anything is damaged. Damaged units of a feature cache are set aside, so that the next extract makes
     exactly those again.
@@ -75,18 +148,50 @@ def verify(
 
     from cli.show import verify_lines
     from pipeline.progress import ConsoleReporter
+    from stages.verify import VerifyOptions
     from stages.verify import verify as verify_stage
 
     inventory = open_inventory(config, overrides)
-    report, hint = verify_stage(inventory, read_only, ConsoleReporter())
+    options = VerifyOptions(read_only, quick, live, device or inventory.config.compute.device)
+    report, hint = verify_stage(inventory, options, ConsoleReporter())
     if as_json:
-        print_json(report)
+        print_json(report.model_dump(mode="json", exclude=set() if live else {"live", "skipped"}))
     else:
         console = Console(highlight=False)
         console.print(verify_lines(report))
         if hint:
             console.print(f"Next: [bold cyan]{hint}[/]")
     return 0 if report.ok else 1
+
+
+def gc(
+    yes: Annotated[
+        bool, typer.Option("--yes", metavar=NO_VALUE, help="Remove it; without this it is only shown.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Show what no manifest, pointer or configuration names any more, with sizes; --yes removes it.
+
+    Never under a live run, and never anything that unic-pipe did not write.
+    """
+    from rich.console import Console
+
+    from cli.show_garbage import garbage_lines
+    from pipeline.progress import ConsoleReporter
+    from stages.gc import collect, find, require_quiet
+
+    inventory = open_inventory(config, overrides)
+    report = find(inventory)
+    if not as_json:
+        Console(highlight=False).print(garbage_lines(report, yes))
+    if yes:
+        require_quiet(inventory.folder)
+        report = collect(inventory, report, ConsoleReporter())
+    if as_json:
+        print_json(report)
+    return 0
 
 
 def teachers(

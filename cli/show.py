@@ -14,7 +14,7 @@ from pipeline.progress import duration, human_bytes
 from pipeline.runs import QUIET_S, silent_for
 from schemas.base import short
 from schemas.runs import RunDocument
-from schemas.status import Artefact, StatusReport, VerifyReport
+from schemas.status import Artefact, LiveFinding, StatusReport, VerifyReport
 
 if TYPE_CHECKING:
     from pipeline.samples.survey import Survey
@@ -33,13 +33,38 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
         if top not in folders:
             folders[top] = tree.add(Text(f"{top}/", style="bold"))
         folders[top].add(_line(artefact, name, _width(report.artefacts, top)))
+    matrix = coverage_table(report)
     if report.next is None:
         following = Text("Everything is fresh.", style="green")
     else:
         following = Text.assemble(
             "Next: ", (report.next, "bold cyan"), "   (or everything: ", ("unic-pipe run", "cyan"), ")"
         )
-    return Group(tree, Text(), following)
+    return Group(tree, Text(), *([matrix, Text()] if matrix is not None else []), following)
+
+
+COVERAGE_WIDTH = 32
+"""Views that fit into a line of the coverage matrix; more are counted together."""
+
+
+def coverage_table(report: StatusReport) -> RenderableType | None:
+    """Teacher × token × view, one sign per view; None where every teacher has one view, or nothing is there."""
+    shown = [a for a in report.artefacts if a.coverage and a.done]
+    uneven = any(len({*map(len, a.coverage.values())}) > 1 for a in shown)
+    if not uneven and all(a.state == "fresh" or max(map(len, a.coverage.values())) == 1 for a in shown):
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("coverage", "token", "views 0, 1, …", "blocks"):
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for artefact in shown:
+        blocks = artefact.total // max(1, sum(map(len, artefact.coverage.values())))
+        name = artefact.name.removeprefix("features/")
+        for token, counts in artefact.coverage.items():
+            signs = Text("".join("█" if n == blocks else "▒" if n else "·" for n in counts[:COVERAGE_WIDTH]))
+            signs.append("" if len(counts) <= COVERAGE_WIDTH else f" +{len(counts) - COVERAGE_WIDTH}", style="dim")
+            table.add_row(name, token, signs, f"{sum(counts):,} of {blocks * len(counts):,}")
+            name = ""
+    return table
 
 
 def _width(artefacts: Iterable[Artefact], top: str) -> int:
@@ -85,10 +110,28 @@ def running_table(runs: Sequence[RunDocument]) -> RenderableType:
     return table
 
 
+def _live_table(findings: Sequence[LiveFinding]) -> RenderableType:
+    """Errors of the teachers that were run again, in standard deviations of their features."""
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title="live teachers: error in std", title_justify="left"
+    )
+    table.add_column("")
+    table.add_column("teacher", overflow="fold")
+    for column in ("token", "samples", "mean", "allowed", "max", "allowed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for f in findings:
+        mark = Text("✔", style="green") if f.ok else Text("✘", style="bold red")
+        numbers = (f.mean_error, f.mean_allowed, f.max_error, f.max_allowed)
+        table.add_row(mark, f"{f.dataset}/{f.teacher}", f.token, str(f.samples), *(f"{n:.2g}" for n in numbers))
+    return table
+
+
 def verify_lines(report: VerifyReport) -> RenderableType:
     """What was checked and what is wrong, grouped so that a person can act on it."""
+    live: list[RenderableType] = [_live_table(report.live)] if report.live else []
+    live += [Text(f"not run: {reason}", style="yellow") for reason in report.skipped]
     if report.ok:
-        return Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green")
+        return Group(*live, Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green"))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kind", "file", "teacher", "view", "token", "block"):
         table.add_column(column)
@@ -99,7 +142,7 @@ def verify_lines(report: VerifyReport) -> RenderableType:
     tail = [Text(f"... and {more:,} more (--json lists all)")] if more > 0 else []
     count = len(report.problems)
     head = Text(f"✘ {report.checked:,} files checked, {count:,} problem{'s' if count > 1 else ''}:", style="bold red")
-    return Group(head, table, *tail)
+    return Group(*live, head, table, *tail)
 
 
 def survey_line(name: str, found: Survey) -> Text:

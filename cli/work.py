@@ -127,6 +127,10 @@ def distill(
             "--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."
         ),
     ] = False,
+    live_check: Annotated[
+        bool,
+        typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
+    ] = True,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -141,7 +145,9 @@ def distill(
         inventory = inventory.with_live_teachers()
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        distill_step(inventory, student or (), device, restart, reporter, stop, ablation=ablation)
+        distill_step(
+            inventory, student or (), device, restart, reporter, stop, ablation=ablation, live_check=live_check
+        )
 
     return staged(inventory, "distill", work)
 
@@ -272,6 +278,7 @@ def distill_step(
     stop: Stop,
     *,
     ablation: bool = False,
+    live_check: bool = True,
 ) -> None:
     """Train the named students (none named: all), or the variants of one, together where they can be."""
     from pipeline.planning import training_datasets
@@ -284,7 +291,7 @@ def distill_step(
         chosen, names = with_variants(chosen, names)
     index_stage(chosen, training_datasets(chosen), reporter, stop)
     if not stop.requested:
-        distill_students(chosen, names, device or chosen.config.compute.device, restart, reporter, stop)
+        distill_students(chosen, names, device or chosen.config.compute.device, restart, reporter, stop, live_check)
 
 
 def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:

@@ -36,6 +36,11 @@ class Workspace:
         return tuple(self.folder / Path(root).expanduser() for root in self.config.samples.roots)
 
     @property
+    def feature_roots(self) -> tuple[Path, ...]:
+        """Folders in which finished features of others are searched."""
+        return tuple(self.folder / Path(root).expanduser() for root in self.config.feature_roots)
+
+    @property
     def weights_dir(self) -> Path:
         """Folder that is searched first for weights."""
         return self.folder / Path(self.config.weights_dir).expanduser()

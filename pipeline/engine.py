@@ -87,7 +87,8 @@ def run_block(job: ExtractJob, task: BlockTask) -> BlockResult:
     import torch
 
     torch.set_num_threads(job.encoders[0].need.definition.compute.threads)
-    dataset = _dataset(job.dataset, job.roots)
+    dataset = _dataset(job.dataset, job.roots, (job.dataset / "manifest.json").stat().st_mtime_ns)
+    task = _still_missing(job, task, dataset.block_digest(task.block))
     count = dataset.block_range(task.block)[1]
     bad: dict[int, BadRow] = {}
     forwards = 0
@@ -106,6 +107,17 @@ def run_block(job: ExtractJob, task: BlockTask) -> BlockResult:
                     unit_rows = _Rows(dataset, task.block, count, unreadable)
                     bad |= _commit(job, encoder_job, unit_rows, view, tokens, features)
     return BlockResult(task.block, count, forwards, tuple(bad[offset] for offset in sorted(bad)))
+
+
+def _still_missing(job: ExtractJob, task: BlockTask, rows_digest: str) -> BlockTask:
+    """The task without units that another process has committed since it was planned."""
+
+    def missing(encoder_job: EncoderJob, plane: Plane) -> bool:
+        record = _folder(encoder_job.folder).record(*plane, task.block)
+        return record is None or record.rows != rows_digest
+
+    pairs = zip(job.encoders, task.planes, strict=True)
+    return BlockTask(task.block, tuple(tuple(p for p in planes if missing(e, p)) for e, planes in pairs))
 
 
 Rendering = tuple[Recipe, int, int, int]
@@ -225,7 +237,9 @@ _LOAD_LOCK = threading.Lock()
 
 
 @lru_cache(maxsize=8)
-def _dataset(folder: Path, roots: tuple[Path, ...]) -> Dataset:
+def _dataset(folder: Path, roots: tuple[Path, ...], written_ns: int) -> Dataset:
+    """The dataset, opened again when its index has grown since."""
+    del written_ns
     return open_dataset(folder, roots)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import BlockTask, EncoderJob, ExtractJob, Plane, pick_device
 from pipeline.executors import run_blocks
 from pipeline.features import FeatureNeed
+from pipeline.locks import try_lock
 from pipeline.pointers import point
 from pipeline.preflight import check_disk, check_time
 from pipeline.progress import Reporter
@@ -112,10 +114,21 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         batch=batch,
     )
     try:
-        done = _run(work, job, tasks, folders, options.workers, reporter, stop)
+        with _ends(folders) as from_the_end:
+            order = tasks[::-1] if from_the_end else tasks
+            done = _run(work, job, order, folders, options.workers, reporter, stop)
     finally:
         _fold(work, folders)
     return Extraction(done, before, total, len(_bad_keys(work, folders)))
+
+
+@contextmanager
+def _ends(folders: Sequence[FeatureFolder]) -> Iterator[bool]:
+    """Whether another process of this host is extracting to one of the folders: then this one begins at the other end,
+    and they meet with no more in common than what is in flight."""
+    with ExitStack() as stack:
+        taken = [stack.enter_context(try_lock(folder.path / ".tmp" / "extract.lock")) for folder in folders]
+        yield not all(taken)
 
 
 def _open_folder(work: ExtractPass, need: FeatureNeed) -> FeatureFolder:

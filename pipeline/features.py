@@ -85,10 +85,10 @@ def feature_definition(
 
 
 def training_need(config: Config, dataset: DatasetManifest, name: str, encoder: EncoderDefinition) -> FeatureNeed:
-    """Features for distillation: the configured recipe and views, both token types."""
+    """Features for distillation: the configured recipe, and the configured views of each token type."""
     recipe = recipe_named(config.views.recipe)
     definition = feature_definition(config, dataset, encoder, recipe, config.views.seed)
-    return FeatureNeed(dataset.name, name, definition, dict.fromkeys(TOKENS, config.views.count))
+    return FeatureNeed(dataset.name, name, definition, {"cls": config.views.count, "patch": config.views.patch_views})
 
 
 def center_need(

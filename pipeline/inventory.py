@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.ablation import LIVE, PILOT, in_order
 from pipeline.cache.records import FeatureFolder
@@ -21,9 +22,9 @@ from pipeline.rows import rows_wanted
 from pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
 from pipeline.storage import LocalStore, sha256_of_file
 from pipeline.students import baseline_config, student_definition, student_folder, student_teachers
-from schemas.base import digest_of
+from schemas.base import digest_of, short
 from schemas.chains import named_student
-from schemas.config import EncoderConfig, StudentConfig
+from schemas.config import EncoderConfig, StudentConfig, TokenType
 from schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.status import State
@@ -141,27 +142,69 @@ class Inventory:
 
     def coverage(self, need: FeatureNeed, blocks: int) -> tuple[int, int]:
         """Units of a need that are recorded, and units in all, over blocks 0 to `blocks` - 1."""
+        planes = self.plane_coverage(need, blocks)
+        return sum(int(np.count_nonzero(covered)) for covered in planes.values()), blocks * len(planes)
+
+    def missing_units(self, need: FeatureNeed, blocks: int) -> tuple[dict[TokenType, int], int]:
+        """Units of a need that are not recorded, by token type, and (view, block) pairs of which something is missing."""
+        planes = self.plane_coverage(need, blocks)
+        counts = {
+            token: sum(blocks - int(c.sum()) for (_, t), c in planes.items() if t == token) for token in need.views
+        }
+        lacking = [
+            ~np.logical_and.reduce([c for (v, _), c in planes.items() if v == view]) for view in {v for v, _ in planes}
+        ]
+        return counts, sum(int(np.count_nonzero(blocks_of_view)) for blocks_of_view in lacking)
+
+    def plane_coverage(self, need: FeatureNeed, blocks: int) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
+        """Which of blocks 0 to `blocks` - 1 are recorded, bool (blocks,), by view and token type."""
+        return self._covered(need, blocks, self.feature_folder(need))
+
+    def feature_folder(self, need: FeatureNeed) -> Path:
+        """Where a need's features are read: the working folder's own, or a complete one in `feature_roots` if that is
+        not complete. Folders are told by the digest in their manifest."""
+        own = need.folder(self.folder)
+        dataset = self.dataset(need.dataset).dataset
+        if dataset is None or not self.workspace.feature_roots:
+            return own
+        blocks = self.block_limit(dataset)
+        if not self._complete(need, blocks, own):
+            for root in self.workspace.feature_roots:
+                for folder in sorted(root.glob(f"*-{short(need.digest)}")):
+                    if not folder.is_symlink() and self._complete(need, blocks, folder):
+                        return folder
+        return own
+
+    def borrowed(self, need: FeatureNeed) -> Path | None:
+        """The folder of somebody else from which a need is read."""
+        folder = self.feature_folder(need)
+        return folder if folder != need.folder(self.folder) else None
+
+    def _complete(self, need: FeatureNeed, blocks: int, folder: Path) -> bool:
+        return all(covered.all() for covered in self._covered(need, blocks, folder).values())
+
+    def _covered(self, need: FeatureNeed, blocks: int, path: Path) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
         planes = need.planes()
         dataset = self.dataset(need.dataset).dataset
-        if dataset is None or self.manifest(need) is None:
-            return 0, blocks * len(planes)
-        folder = FeatureFolder(LocalStore(need.folder(self.folder)))
+        manifest = read_document(path / "manifest.json", FeatureManifest)
+        if dataset is None or manifest is None or manifest.digest != need.digest:
+            return {plane: np.zeros(blocks, bool) for plane in planes}
+        folder = FeatureFolder(LocalStore(path))
         rows = [dataset.block_digest(block) for block in range(blocks)]
-        done = sum(int(np.count_nonzero(folder.covered(view, token, rows))) for view, token in planes)
-        return done, blocks * len(planes)
+        return {(view, token): folder.covered(view, token, rows) for view, token in planes}
 
     def mixed_batches(self, need: FeatureNeed) -> str:
         """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
         if self.manifest(need) is None:
             return ""
-        folder = FeatureFolder(LocalStore(need.folder(self.folder)))
+        folder = FeatureFolder(LocalStore(self.feature_folder(need)))
         found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
         found.add(need.definition.compute.batch)
         return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""
-        manifest = read_document(need.folder(self.folder) / "manifest.json", FeatureManifest)
+        manifest = read_document(self.feature_folder(need) / "manifest.json", FeatureManifest)
         return manifest if manifest is not None and manifest.digest == need.digest else None
 
     def pointed(self, kind: str, name: str, document: type[D], expected: Path) -> D | None:
@@ -215,6 +258,8 @@ class Inventory:
             {need.encoder: need.definition for need in needs},
             self.block_limit(dataset),
             self.config.views.count,
+            patch_views=self.config.views.patch,
+            patch_every=self.config.views.patch_every,
             parent=parent.export.weights if parent is not None else None,
             live=self.live,
         )

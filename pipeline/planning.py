@@ -153,8 +153,13 @@ def _require_students(inventory: Inventory, teachers: tuple[str, ...]) -> None:
 def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     dataset = inventory.dataset(need.dataset).dataset
     assert dataset is not None
-    done, total = inventory.coverage(need, inventory.block_limit(dataset))
+    planes = inventory.plane_coverage(need, inventory.block_limit(dataset))
+    counts = {plane: int(covered.sum()) for plane, covered in planes.items()}
+    done, total = sum(counts.values()), sum(len(covered) for covered in planes.values())
     state, reason = _progress_state(done, total), inventory.mixed_batches(need)
+    folder = inventory.borrowed(need)
+    if folder is not None:
+        reason = "; ".join(filter(None, (f"read from {folder}", reason)))
     if done == 0:
         old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder(inventory.folder))
         if old is not None:
@@ -168,7 +173,10 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
         reason=reason,
         digest=need.digest,
         next=None if state == "fresh" else f"unic-pipe extract --teacher {need.encoder}",
-        path=_relative(inventory, need.folder(inventory.folder)),
+        path=_relative(inventory, inventory.feature_folder(need)),
+        coverage={
+            token: tuple(counts[view, token] for view in range(views)) for token, views in need.views.items() if views
+        },
     )
 
 

@@ -11,6 +11,7 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed, raw_bytes
 from pipeline.progress import duration, human_bytes
+from pipeline.sizes import Extent, codec_label, folder_size, read_measurement
 from pipeline.storage import Store
 from schemas.errors import StageError, UserError
 
@@ -31,7 +32,7 @@ def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: 
     needed = 0
     for need, store in needs:
         there = sum(store.size(key) or 0 for key in store.keys())  # noqa: SIM118
-        needed += max(0, int(raw_bytes(need, rows) * COMPRESSED[need.definition.codec.name]) - there)
+        needed += max(0, _bytes(workdir, need, rows) - there)
     free = shutil.disk_usage(workdir).free
     if needed > free:
         smaller = "" if needs[0][0].definition.codec.calibrated else "cache.codec: auto (a tenth of float16's size), "
@@ -39,6 +40,16 @@ def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: 
             f"Disk too small: the features need about {human_bytes(needed)}, {workdir} has {human_bytes(free)} free.",
             f"Make it fit with {smaller}fewer views.count, or a pilot (--rows 1%); --force starts all the same.",
         )
+
+
+def _bytes(workdir: Path, need: FeatureNeed, rows: int) -> int:
+    """What `plan` measured where it has, and otherwise what ViT tokens take."""
+    extent = Extent(rows, -(-rows // need.definition.block_rows))
+    for device in ("cpu", "cuda", "mps"):
+        measured = read_measurement(workdir, need, device)
+        if measured is not None and codec_label(need.definition.codec) in next(iter(measured.codecs.values())):
+            return int(folder_size(need, measured, extent).bytes)
+    return int(raw_bytes(need, rows) * COMPRESSED[need.definition.codec.name])
 
 
 def check_time(

@@ -71,6 +71,8 @@ def student_definition(
     blocks: int,
     views: int,
     *,
+    patch_views: int | None = None,
+    patch_every: int | None = None,
     parent: str | None = None,
     live: bool = False,
 ) -> StudentDefinition:
@@ -83,6 +85,8 @@ def student_definition(
         features: each teacher's feature definition, by teacher name; others are ignored.
         blocks: train on blocks 0 to `blocks` - 1.
         views: train on views 0 to `views` - 1.
+        patch_views: number of views that carry patches, all if None.
+        patch_every: an epoch in so many takes a view with patches.
         parent: weights digest of the student that it starts from.
         live: teachers run in the training loop.
 
@@ -91,6 +95,16 @@ def student_definition(
     """
     teachers = student_teachers(config, name)
     chosen = {teacher: features[teacher] for teacher in teachers}
+    tokens = config.students[name].loss.tokens
+    if patch_views == 0 and tokens != "cls":
+        raise UserError(
+            f"Student {name} is trained on patch tokens, and no view carries them (views.patch: 0).",
+            f"Set students.{name}.loss.tokens: cls, or views.patch.",
+        )
+    if patch_views is not None and tokens == "patch":
+        views = patch_views
+    if tokens != "both" or patch_views == views:
+        patch_views = patch_every = None
     _check_same_views(name, dataset, chosen)
     return StudentDefinition(
         # Named or by default, the same teachers make the same student.
@@ -98,6 +112,8 @@ def student_definition(
         dataset=dataset.digest,
         blocks=blocks,
         views=views,
+        patch_views=patch_views,
+        patch_every=patch_every,
         teachers=tuple(
             TeacherInput(
                 name=teacher,

@@ -54,6 +54,12 @@ class ViewsConfig(Model):
 
     recipe: str | Recipe = "unic"
     count: PositiveInt = 1
+    """Views of each sample; all of them carry `cls` tokens."""
+    patch: Annotated[int, Field(ge=0)] | None = None
+    """Views 0 to `patch` - 1 carry patch tokens as well; all of them by default. Patches are most of a cache."""
+    patch_every: PositiveInt | None = None
+    """Every so many epochs train on a view with patches, those between on one without, by the cls loss alone. By
+    default all views take equal turns."""
     seed: int = 0
 
     @field_validator("recipe")
@@ -62,6 +68,24 @@ class ViewsConfig(Model):
         if isinstance(recipe, str) and recipe not in RECIPES:
             raise ValueError(f"no view recipe has this name{did_you_mean(recipe, list(RECIPES))}")
         return recipe
+
+    @model_validator(mode="after")
+    def _patches_have_views(self) -> ViewsConfig:
+        wrong: tuple[str, str, object] | None = None
+        if self.patch is not None and self.patch > self.count:
+            wrong = "patch", f"more than count ({self.count})", self.patch
+        elif self.patch_every is not None and not 0 < self.patch_views < self.count:
+            wrong = "patch_every", f"needs views with and without patches: 0 < patch < count ({self.count})", self.patch
+        elif self.patch_every == 1:
+            wrong = "patch_every", "1 would never use the views without patches", 1
+        if wrong is not None:
+            raise ValidationError.from_exception_data("ViewsConfig", [_problem((wrong[0],), wrong[1], wrong[2])])
+        return self
+
+    @property
+    def patch_views(self) -> int:
+        """Number of views that carry patches."""
+        return self.count if self.patch is None else self.patch
 
 
 class EncoderConfig(Model):
@@ -228,6 +252,9 @@ class Config(Model):
 
     samples: SamplesConfig
     views: ViewsConfig = ViewsConfig()
+    feature_roots: tuple[str, ...] = ()
+    """Folders of finished features (`features/` of a colleague), which are only read. Searched by digest for what this
+    working folder lacks. Outside every digest."""
     weights_dir: str = "weights"
     """Searched first for every weights file. Outside every digest."""
     teachers: dict[Name, EncoderConfig] = {}

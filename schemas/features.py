@@ -175,6 +175,8 @@ class StatisticsDocument(Document):
 
     definition: Digest
     views: tuple[int, ...]
+    patch_views: tuple[int, ...] | None = None
+    """Views whose patches are covered; None: those of `views`."""
     blocks: int
     """Statistics cover blocks 0 to `blocks` - 1."""
     units: Digest

@@ -26,6 +26,8 @@ class Artefact(Model):
     """The command that makes it fresh."""
     path: str | None = None
     """Folder, relative to the working folder."""
+    coverage: dict[str, tuple[int, ...]] = {}
+    """Of features: finished blocks of each view, by token type."""
     waits_for: tuple[str, ...] = ()
     """Artefacts that have to be fresh before this one can be begun."""
 
@@ -46,7 +48,21 @@ class Problem(Model):
     view: int | None
     block: int | None
     kind: str
-    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `unexpected` (a file that nothing here wrote)."""
+    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `live`, `unexpected` (a file that nothing here wrote)."""
+
+
+class LiveFinding(Model):
+    """A teacher that was run again on cached samples; errors are root mean squares in standard deviations."""
+
+    teacher: str
+    dataset: str
+    token: str
+    samples: int
+    mean_error: float
+    max_error: float
+    mean_allowed: float
+    max_allowed: float
+    ok: bool
 
 
 class CacheLoss(Model):
@@ -102,3 +118,7 @@ class VerifyReport(Model):
     ok: bool
     checked: int
     problems: tuple[Problem, ...]
+    live: tuple[LiveFinding, ...] = ()
+    """With `--live`: one per teacher, dataset and token type that could be run."""
+    skipped: tuple[str, ...] = ()
+    """With `--live`: teachers that could not be run, and why."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from schemas.base import Digest, Document, Model, Name
-from schemas.config import StudentConfig
+from schemas.config import StudentConfig, TokenType
 
 
 class TeacherInput(Model):
@@ -28,11 +28,19 @@ class StudentDefinition(Model):
     """Trained on blocks 0 to `blocks` - 1 of the dataset."""
     views: int
     """Trained on views 0 to `views` - 1."""
+    patch_views: int | None = None
+    """Views 0 to `patch_views` - 1 carry patches, the others are trained on by the cls loss alone; None: all do."""
+    patch_every: int | None = None
+    """An epoch in so many takes a view with patches; None: all views take equal turns."""
     teachers: tuple[TeacherInput, ...]
     parent: Digest | None = None
     """Weights digest of the student that `config.init` names."""
     live: bool = False
     """Teachers ran in the training loop, on a fresh view every epoch: the reference that a cache is compared with."""
+
+    def token_views(self, token: TokenType) -> int:
+        """Number of views with tokens of a type."""
+        return self.views if token == "cls" or self.patch_views is None else self.patch_views
 
 
 class StudentManifest(Document):

@@ -54,6 +54,10 @@ def extract(
             "There is nothing to extract: no teacher is configured." if not chosen else "No dataset to extract from.",
             "Add teachers: and samples.datasets: to unic-pipe.yaml (unic-pipe teachers lists the known ones).",
         )
+    for need in needs:
+        if (folder := inventory.borrowed(need)) is not None:
+            reporter.say(f"extract {need.dataset} ({need.encoder}): nothing to do, read from {folder}")
+    needs = [need for need in needs if inventory.borrowed(need) is None]
     passes: dict[str, Extraction] = {}
     for name in dict.fromkeys(need.dataset for need in needs):
         if stop.requested:

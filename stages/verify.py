@@ -2,49 +2,144 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.cache.reader import FeatureCache
 from pipeline.cache.verify import verify_folder
 from pipeline.evaluations import RESULTS, read_record
 from pipeline.finished import read_document
 from pipeline.inventory import Inventory
-from pipeline.progress import Reporter
+from pipeline.planning import extraction_needs
+from pipeline.progress import Reporter, Task
 from pipeline.samples import Dataset, open_dataset
 from pipeline.storage import sha256_of_file
 from schemas.base import digest_of
-from schemas.errors import UnicPipeError, UserError
+from schemas.errors import StageError, UnicPipeError, UserError
 from schemas.features import FeatureManifest, StatisticsDocument
-from schemas.status import Problem, VerifyReport
+from schemas.status import LiveFinding, Problem, VerifyReport
 from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
 
 
-def verify(inventory: Inventory, read_only: bool, reporter: Reporter) -> tuple[VerifyReport, str | None]:
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What to check, and how."""
+
+    read_only: bool = False
+    """Set nothing aside for repair."""
+    quick: bool = False
+    """Documents and sizes only."""
+    live: int = 0
+    """Samples on which every teacher is run again."""
+    device: str = "auto"
+
+
+def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Reporter) -> tuple[VerifyReport, str | None]:
     """Check samples' indexes, feature caches, students and results; the report, and the command that repairs.
 
     Damage is reported, never raised. Without `read_only`, damaged units of caches are set aside for the next extract.
     """
+    if isinstance(options, bool):
+        options = VerifyOptions(read_only=options)
     problems: list[Problem] = []
     checked = 0
     features = _folders(inventory.folder, "features")
-    with reporter.task("verify", total=len(features), unit="caches") as task:
+    with reporter.task("verify", total=sum(map(_count_files, features)), unit="files") as task:
         for folder in features:
-            found, count = verify_folder(folder, _dataset_of(inventory, folder), read_only)
+            dataset, inner = _dataset_of(inventory, folder), _Onto(task)
+            found, count = verify_folder(folder, dataset, options.read_only, inner, options.quick)
             problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
             checked += count
-            task.advance()
+            task.advance(max(0, _count_files(folder) - inner.done))
     for kind, check in (
         ("samples", _index_problems),
         ("students", _student_problems),
         ("evaluations", _result_problems),
     ):
         for folder in _folders(inventory.folder, kind):
-            count, wrong = check(folder)
+            count, wrong = check(folder, options.quick)
             checked += count
             problems += [_problem(f"{kind}/{folder.name}/{path}", what) for path, what in wrong]
+    live, skipped = run_live(inventory, options, reporter) if options.live else ([], [])
+    problems += [
+        Problem(
+            path=f"features/{f.dataset}-{f.teacher}",
+            teacher=f.teacher,
+            token=f.token,
+            view=None,
+            block=None,
+            kind="live",
+        )
+        for f in live
+        if not f.ok
+    ]
     damaged = [p for p in problems if p.kind != "unexpected"]
-    report = VerifyReport(ok=not damaged, checked=checked, problems=tuple(problems))
+    report = VerifyReport(
+        ok=not damaged, checked=checked, problems=tuple(problems), live=tuple(live), skipped=tuple(skipped)
+    )
     return report, _next(damaged)
+
+
+def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -> tuple[list[LiveFinding], list[str]]:
+    """Run every teacher again on samples of every dataset; findings, and what could not be run and why."""
+    from pipeline.engine import pick_device
+    from pipeline.live import live_check
+
+    findings: list[LiveFinding] = []
+    skipped: list[str] = []
+    with reporter.task("verify --live", total=len(inventory.config.teachers), unit="teachers") as task:
+        for name in inventory.config.teachers:
+            try:
+                needs = extraction_needs(inventory, (name,))
+            except UnicPipeError as error:
+                skipped.append(f"{name}: {error.message}")
+                needs = []
+            for need in needs:
+                dataset = inventory.dataset(need.dataset).dataset
+                done, total = inventory.coverage(need, dataset.blocks if dataset is not None else 0)
+                if dataset is None or done < total:
+                    skipped.append(f"{name}: its features of {need.dataset} are not complete")
+                    continue
+                cache, encoder = FeatureCache.open(inventory.feature_folder(need)), inventory.teacher(name)
+                try:
+                    findings += live_check(
+                        cache, dataset, encoder, pick_device(options.device), options.live, need.views, dataset.blocks
+                    )
+                except StageError as error:
+                    skipped.append(f"{name}: {error.message}")
+            task.advance()
+    return findings, skipped
+
+
+class _Onto:
+    """A reporter that advances a task of another one."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self.done = task, 0
+
+    def say(self, text: str) -> None:
+        """Nothing is said here."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
+        """The other reporter's task."""
+        yield self
+
+    def advance(self, amount: int = 1) -> None:
+        """Advance it."""
+        self.done += amount
+        self._task.advance(amount)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._task.note(text)
+
+
+def _count_files(folder: Path) -> int:
+    return sum(len(files) for path, _, files in os.walk(folder) if Path(path).name != ".tmp")
 
 
 def _folders(workdir: Path, kind: str) -> list[Path]:
@@ -73,15 +168,15 @@ Findings = tuple[int, list[tuple[str, str]]]
 """Number of files checked, and (path inside the folder, kind of problem)."""
 
 
-def _index_problems(folder: Path) -> Findings:
+def _index_problems(folder: Path, quick: bool) -> Findings:
     try:
         dataset = open_dataset(folder, ())
     except UnicPipeError:
         return 1, [("manifest.json", "document")]
-    return 1 + len(dataset.manifest.segments), [(name, "content") for name in dataset.damaged()]
+    return 1 + len(dataset.manifest.segments), [] if quick else [(name, "content") for name in dataset.damaged()]
 
 
-def _student_problems(folder: Path) -> Findings:
+def _student_problems(folder: Path, quick: bool) -> Findings:
     """Manifest, frozen statistics, the checkpoint that `latest.json` names, and the exported files."""
     wrong: list[tuple[str, str]] = []
     manifest = read_document(folder / "manifest.json", StudentManifest)
@@ -98,19 +193,20 @@ def _student_problems(folder: Path) -> Findings:
         if entry is None:
             wrong.append(("latest.json", "document"))
         else:
-            wrong += list(_differs(folder, entry.file, entry.digest))
+            wrong += list(_differs(folder, entry.file, entry.digest, quick))
     if (folder / "export" / "manifest.json").exists():
         export = read_document(folder / "export" / "manifest.json", ExportManifest)
         checked += 3
         if export is None or export.student != manifest.digest:
             wrong.append(("export/manifest.json", "document"))
         else:
-            wrong += list(_differs(folder, "export/model.safetensors", export.weights))
-            wrong += list(_differs(folder, "export/config.json", export.config))
+            wrong += list(_differs(folder, "export/model.safetensors", export.weights, quick))
+            wrong += list(_differs(folder, "export/config.json", export.config, quick))
     return checked, wrong
 
 
-def _result_problems(folder: Path) -> Findings:
+def _result_problems(folder: Path, quick: bool) -> Findings:
+    del quick  # all of it is documents
     files = sorted((folder / RESULTS).glob("*.json"))
     records = ((path, read_record(path)) for path in files)
     return len(files), [
@@ -120,11 +216,11 @@ def _result_problems(folder: Path) -> Findings:
     ]
 
 
-def _differs(folder: Path, name: str, digest: str) -> Iterator[tuple[str, str]]:
+def _differs(folder: Path, name: str, digest: str, quick: bool) -> Iterator[tuple[str, str]]:
     path = folder / name
     if not path.is_file():
         yield name, "missing"
-    elif sha256_of_file(path) != digest:
+    elif not quick and sha256_of_file(path) != digest:
         yield name, "content"
 
 
@@ -134,6 +230,8 @@ def _problem(path: str, kind: str) -> Problem:
 
 def _next(problems: list[Problem]) -> str | None:
     """The command that repairs what can be repaired."""
+    if problems and all(p.kind == "live" for p in problems):
+        return "unic-pipe teachers   (a teacher's weights, or this machine's arithmetic, are not those of its features)"
     repairs: list[tuple[str, str]] = [
         ("samples/", "unic-pipe index   (after moving the damaged folder away)"),
         ("features/", "unic-pipe extract   (makes again only what is damaged)"),

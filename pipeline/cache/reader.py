@@ -24,6 +24,8 @@ from schemas.features import FeatureDefinition, FeatureManifest, FileEntry, Unit
 
 if TYPE_CHECKING:
     from pipeline.cache.coefficients import Coefficients
+    from pipeline.cache.loading import CachedBatches
+    from pipeline.samples.dataset import Dataset
 
 Bools = NDArray[np.bool_]
 
@@ -124,6 +126,42 @@ class FeatureCache:
             StageError: the unit is not extracted yet.
         """
         return valid_rows(self._record(view, token, block))
+
+    def loader(
+        self,
+        dataset: Dataset,
+        *,
+        batch: int,
+        view: int = 0,
+        tokens: tuple[TokenType, ...] | None = None,
+        size: int | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        window: int = 8,
+        shuffle: bool = True,
+    ) -> CachedBatches:
+        """Batches of (images, targets) for any PyTorch loop: uint8 (B, 3, S, S), and a dict of float32 tensors `cls`
+        (B, D) and `patch` (B, P, D) of the same view of the same rows.
+
+        Args:
+            dataset: the samples that the features were extracted from.
+            batch: rows of a batch.
+            view: which view.
+            tokens: token types to read; those that the view has by default.
+            size: image side in pixels; the encoder's own by default.
+            seed, epoch: of the order, which is the same in every process.
+            window: blocks that are shuffled together, and kept in memory.
+            shuffle: False: rows in order, the last batch smaller.
+
+        Raises:
+            UserError: other samples, or token types that the view does not have.
+        """
+        from pipeline.cache.loading import cached_batches
+
+        return cached_batches(
+            self, dataset, batch=batch, view=view, tokens=tokens, size=size, seed=seed, epoch=epoch, window=window,
+            shuffle=shuffle,
+        )  # fmt: skip
 
     def read_block(self, view: int, token: TokenType, block: int, rows_digest: str | None = None) -> Block:
         """Features of a unit as float32. With `rows_digest`, only if they are those of exactly these rows.

@@ -22,9 +22,13 @@ STD_FLOOR_OF_MEDIAN = 0.01
 
 
 def merge_statistics(
-    folder: FeatureFolder, views: Sequence[int], blocks: int, tokens: Sequence[TokenType] = TOKENS
+    folder: FeatureFolder,
+    views: Sequence[int],
+    blocks: int,
+    tokens: Sequence[TokenType] = TOKENS,
+    patch_views: Sequence[int] | None = None,
 ) -> StatisticsDocument:
-    """Statistics of blocks 0 to `blocks` - 1 of these views, each token type apart.
+    """Statistics of blocks 0 to `blocks` - 1 of these views, each token type apart; `patch_views`: those with patches.
 
     Merged block by block, and within a block view by view in the given order, so that neither the order nor the time
     of extraction changes a bit.
@@ -35,11 +39,12 @@ def merge_statistics(
     names = hashlib.sha256()
     found: dict[TokenType, TokenStatistics] = {}
     for token in [t for t in TOKENS if t in tokens]:
-        records = {view: _complete(folder, view, token, blocks) for view in views}
-        sidecars = {view: folder.statistics(view, token, records[view]) for view in views}
+        covered = views if token == "cls" or patch_views is None else patch_views
+        records = {view: _complete(folder, view, token, blocks) for view in covered}
+        sidecars = {view: folder.statistics(view, token, records[view]) for view in covered}
         total: Moments | None = None
         for block in range(blocks):
-            for view in views:
+            for view in covered:
                 unit = Moments.from_bytes(sidecars[view][block])
                 total = unit if total is None else merge(total, unit)
                 names.update("".join(f.xxh3 for f in records[view][block].files[:-1]).encode())
@@ -49,6 +54,7 @@ def merge_statistics(
     return StatisticsDocument(
         definition=folder.required_manifest().digest,
         views=tuple(views),
+        patch_views=None if patch_views is None else tuple(patch_views),
         blocks=blocks,
         units=names.hexdigest(),
         cls=found.get("cls"),

@@ -219,13 +219,14 @@ def find_dataset(workdir: Path, name: str) -> Path | None:
     return resolve_pointer(workdir / FOLDER, name)
 
 
-def open_dataset(folder: Path, roots: Sequence[Path]) -> Dataset:
-    """Open an index (`samples/<name>-<8 digits>/`); `roots` are the folders in which its shards are searched.
+def open_dataset(folder: str | Path, roots: Sequence[str | Path]) -> Dataset:
+    """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders in which its
+    shards are searched.
 
     Raises:
         UserError: no index there, or a damaged manifest.
     """
-    return Dataset(folder, roots, read_manifest(folder))
+    return Dataset(Path(folder), [Path(root) for root in roots], read_manifest(Path(folder)))
 
 
 def read_manifest(folder: Path) -> DatasetManifest:

@@ -21,7 +21,7 @@ from schemas.students import StudentDefinition
 from stages.distill.images import ViewImages
 from stages.distill.live import LiveTeacher, live_targets
 from stages.distill.loader import Batch, BatchPlan, Loader, sequential_plans, training_plans
-from stages.distill.targets import BlockWindow, Pair, Standard, TargetReader, Wanted
+from stages.distill.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 from stages.distill.training import Training
 
 VALIDATION_WINDOW = 4
@@ -74,7 +74,8 @@ class Feed:
             for batch in batches:
                 on_device = batch.to(self.device)
                 if live:
-                    on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, wanted))
+                    pairs = read_pairs(wanted, batch.plan.patches)
+                    on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, pairs))
                 yield on_device
 
     def validation_batches(self, students: Sequence[Training]) -> Generator[Batch]:
@@ -118,6 +119,8 @@ class Feed:
             window=config.window_blocks,
             start=start,
             fresh=self.definition.live,
+            patch_views=self.definition.patch_views,
+            patch_every=self.definition.patch_every,
         )
 
     def _loader(self, students: Sequence[Training], images: ViewImages, targets: TargetReader | None) -> Loader:

@@ -116,7 +116,8 @@ def _reread(
 
 def _merge(cache: FeatureCache, definition: StudentDefinition) -> StatisticsDocument:
     views, tokens = range(definition.views), trained_tokens(definition.config)
-    return merge_statistics(cache.folder, views, definition.blocks, tokens)
+    patch_views = None if definition.patch_views is None else range(definition.patch_views)
+    return merge_statistics(cache.folder, views, definition.blocks, tokens, patch_views)
 
 
 def _key(teacher: str) -> str:

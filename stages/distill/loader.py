@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.distill.draws import Purpose, uniforms
+from pipeline.draws import Purpose, uniforms
+from pipeline.order import epoch_order, epoch_view
 from stages.distill.images import ViewImages
-from stages.distill.order import epoch_order, epoch_view
 from stages.distill.targets import TargetReader, Targets
 
 READY = 3
@@ -34,6 +34,8 @@ class BatchPlan:
     rows_B: NDArray[np.int64]
     view: int
     epoch: int
+    patches: bool = True
+    """Whether the view carries patches."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,21 @@ def training_plans(
     window: int,
     start: int,
     fresh: bool = False,
+    patch_views: int | None = None,
+    patch_every: int | None = None,
 ) -> Iterator[BatchPlan]:
     """The batches of a whole training from step `start` on; arguments as for `epoch_order`.
 
-    Epochs take turns with the `views` cached views, or are a `fresh` view each: view number e in epoch e.
+    Epochs take turns with the `views` cached views (see `epoch_view`), or are a `fresh` view each: view number e in
+    epoch e, with patches where the cached view in its place would have them.
     """
     steps = len(rows_N) // batch
     for epoch in range(start // steps, epochs):
         order_SB = epoch_order(rows_N, block_rows, seed=seed, epoch=epoch, batch=batch, streams=streams, window=window)
-        view = epoch if fresh else epoch_view(seed, epoch, views)
+        cached = epoch_view(seed, epoch, views, patch_views, patch_every)
+        patches = patch_views is None or cached < patch_views
         for step in range(max(start - epoch * steps, 0), steps):
-            yield BatchPlan(order_SB[step], view, epoch)
+            yield BatchPlan(order_SB[step], epoch if fresh else cached, epoch, patches)
 
 
 def sequential_plans(rows_N: NDArray[np.int64], batch: int) -> Iterator[BatchPlan]:
@@ -116,7 +122,7 @@ class Loader:
         try:
             for plan in plans:
                 if self.targets is not None:
-                    assembler.submit(self.targets.request, plan.rows_B, plan.view)
+                    assembler.submit(self.targets.request, plan.rows_B, plan.view, plan.patches)
                 planned.append(plan)
                 if len(planned) > AHEAD:
                     ready.append(assembler.submit(self._assemble, planned.popleft()))
@@ -130,7 +136,7 @@ class Loader:
 
     def _assemble(self, plan: BatchPlan) -> Batch:
         images = self.images.batch(plan.rows_B, plan.view, self.pool)
-        targets = {} if self.targets is None else self.targets.read(plan.rows_B, plan.view)
+        targets = {} if self.targets is None else self.targets.read(plan.rows_B, plan.view, plan.patches)
         if self.pin:
             images = {size: x.pin_memory() for size, x in images.items()}
             targets = {pair: raw.pin() for pair, raw in targets.items()}

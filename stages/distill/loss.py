@@ -45,8 +45,8 @@ class TeacherLosses:
 
 
 def teacher_losses(predictions: Predictions, targets: Predictions, cosine: float, smooth_l1: float) -> TeacherLosses:
-    """Loss per image and teacher: the mean over token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1."""
-    tokens = tuple(predictions)
+    """Loss per image and teacher: the mean over the targets' token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1."""
+    tokens = tuple(token for token in predictions if token in targets)
     teachers = tuple(predictions[tokens[0]])
     terms = {
         (teacher, token): token_losses(predictions[token][teacher].float(), targets[token][teacher])

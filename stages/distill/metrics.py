@@ -37,35 +37,52 @@ class Meter:
     """Running sums of the measures, kept on the device so that a step does not wait for them."""
 
     def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self.sums: Tensor | None = None
-        self.weight = 0.0
+        self._parts: dict[tuple[str, ...], tuple[Tensor, float]] = {}
+        """Sums and total weight by the names that were added together: steps without patches have fewer."""
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of everything added."""
+        return sum(weight for _, weight in self._parts.values())
 
     def add(self, found: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Count one batch; `weight` is 1 for a step, and the number of images for a mean over images."""
         values = torch.stack([value.float() for value in found.values()]) * weight
-        self.sums = values if self.sums is None else self.sums.to(values.device) + values
-        self.names, self.weight = tuple(found), self.weight + weight
+        names = tuple(found)
+        if names in self._parts:
+            sums, before = self._parts[names]
+            values, weight = sums.to(values.device) + values, before + weight
+        self._parts[names] = values, weight
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Means of everything added, by `prefix` + name; empty when nothing was."""
-        if self.sums is None:
-            return {}
-        return {prefix + n: v / self.weight for n, v in zip(self.names, self.sums.tolist(), strict=True)}
+        """Means of everything added, by `prefix` + name; empty when nothing was. Each is over the steps that had it."""
+        sums: dict[str, float] = {}
+        weights: dict[str, float] = {}
+        for names, (values, weight) in self._parts.items():
+            for name, value in zip(names, values.tolist(), strict=True):
+                sums[name], weights[name] = sums.get(name, 0.0) + value, weights.get(name, 0.0) + weight
+        return {prefix + name: value / weights[name] for name, value in sums.items()}
 
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps, so that a row after a resume is the mean of the same steps."""
-        return {"names": list(self.names), "sums": self.sums, "weight": self.weight}
+        parts: list[dict[str, object]] = [
+            {"names": list(names), "sums": sums, "weight": weight} for names, (sums, weight) in self._parts.items()
+        ]
+        first = parts[0] if parts else {"names": [], "sums": None, "weight": 0.0}
+        return {**first, "more": parts[1:]} if len(parts) > 1 else first
 
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> Meter:
         """The meter that `state` was taken from."""
         meter = cls()
-        names, sums, weight = state["names"], state["sums"], state["weight"]
-        assert isinstance(names, Sequence)
-        assert isinstance(weight, float)
-        meter.names, meter.weight = tuple(names), weight
-        meter.sums = sums if isinstance(sums, Tensor) else None
+        more = state.get("more", [])
+        assert isinstance(more, Sequence)
+        for part in (state, *more):
+            names, sums, weight = part["names"], part["sums"], part["weight"]
+            assert isinstance(names, Sequence)
+            assert isinstance(weight, float)
+            if isinstance(sums, Tensor):
+                meter._parts[tuple(names)] = sums, weight
         return meter
 
 

@@ -76,12 +76,15 @@ class Distiller(nn.Module):
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT)
 
     def _targets(self, raw: Targets, momentum: float) -> Mapping[TokenType, Mapping[str, Tensor]]:
-        targets: dict[TokenType, dict[str, Tensor]] = {token: {} for token in trained_tokens(self.config)}
+        """The targets of each token type; a view without patches has none of them."""
+        targets: dict[TokenType, dict[str, Tensor]] = {}
         for (teacher, token), standard in self.standards.items():
+            if (teacher, token) not in raw:
+                continue
             target = raw[teacher, token].decode(standard.name)
             if self.running is not None:
                 target = self.running(teacher, token, target, momentum)
-            targets[token][teacher] = self.resample[teacher](target) if token == "patch" else target
+            targets.setdefault(token, {})[teacher] = self.resample[teacher](target) if token == "patch" else target
         return targets
 
     def _autocast(self) -> AbstractContextManager[object]:

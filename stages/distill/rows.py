@@ -25,8 +25,11 @@ def usable_rows(
     views: int,
     tokens: Iterable[TokenType],
     blocks: int,
+    patch_views: int | None = None,
 ) -> NDArray[np.int64]:
     """Row numbers, ascending, of blocks 0 to `blocks` - 1 that are valid in every cache, view and token type.
+
+    `patch_views`: number of views that carry patches, all if None.
 
     Raises:
         StageError: a cache lacks a unit, or was made from other rows than the dataset holds.
@@ -37,7 +40,8 @@ def usable_rows(
     for teacher, cache in caches.items():
         for view in range(views):
             for token in tokens:
-                _restrict(valid, digests, teacher, cache, view, token)
+                if token == "cls" or patch_views is None or view < patch_views:
+                    _restrict(valid, digests, teacher, cache, view, token)
     rows = [first + np.flatnonzero(bits) for (first, _), bits in zip(ranges, valid, strict=True)]
     return np.concatenate([np.empty(0, dtype=np.int64), *rows])
 

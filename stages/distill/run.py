@@ -138,7 +138,16 @@ class _Begun:
         d, feature = self.job.definition, next(iter(self.job.training.caches.values())).definition
         config = d.config
         validation = rows_digest(self.validation.rows_N) if self.validation is not None else None
-        data = d.dataset, d.blocks, d.views, d.live, digest_of(feature.recipe), feature.view_seed
+        data = (
+            d.dataset,
+            d.blocks,
+            d.views,
+            d.patch_views,
+            d.patch_every,
+            d.live,
+            digest_of(feature.recipe),
+            feature.view_seed,
+        )
         order = config.seed, config.optimizer.batch, config.streams, config.window_blocks, config.threads
         return *data, *order, self.frozen.manifest.rows_digest, validation
 
@@ -154,7 +163,7 @@ def _begin(job: StudentJob, folder: Path, settings: DistillConfig, reporter: Rep
     store.sweep()
     tokens = trained_tokens(definition.config)
     dataset, caches = job.training.dataset, job.training.caches
-    rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks)
+    rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks, definition.patch_views)
     frozen = freeze(store, job.name, definition, caches, rows_N)
     validation = None
     if job.validation is not None:

@@ -19,6 +19,7 @@ from schemas.errors import UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.students import StudentDefinition, StudentManifest
 from stages.distill.feed import Source
+from stages.distill.live_check import check_teachers
 from stages.distill.run import StudentJob, distill
 from stages.distill.training import Diverged
 
@@ -60,9 +61,17 @@ def with_variants(inventory: Inventory, names: Sequence[str]) -> tuple[Inventory
 
 
 def distill_students(
-    inventory: Inventory, names: Collection[str], device: str, restart: bool, reporter: Reporter, stop: Stop
+    inventory: Inventory,
+    names: Collection[str],
+    device: str,
+    restart: bool,
+    reporter: Reporter,
+    stop: Stop,
+    live_check: bool = True,
 ) -> None:
     """Train or resume students, parents first, and otherwise as many together as can be; finished ones are left alone.
+
+    With `live_check`, every teacher is run again on a few samples first.
 
     Raises:
         UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
@@ -78,7 +87,7 @@ def distill_students(
         for name, parent in lost.items():
             reporter.say(f"Student {name} is not trained: it needs {parent}, which failed.")
         able = [name for name in ready if name not in lost]
-        failed |= _distill_together(inventory, able, device, restart, reporter, stop)
+        failed |= _distill_together(inventory, able, device, restart, reporter, stop, live_check)
         failed |= {name: failed[parent] for name, parent in lost.items()}
     for error in failed.values():
         raise error
@@ -92,10 +101,18 @@ def distill_student(
 
 
 def _distill_together(
-    inventory: Inventory, names: Sequence[str], device: str, restart: bool, reporter: Reporter, stop: Stop
+    inventory: Inventory,
+    names: Sequence[str],
+    device: str,
+    restart: bool,
+    reporter: Reporter,
+    stop: Stop,
+    live_check: bool,
 ) -> dict[str, Diverged]:
     """Train students that do not wait for each other; those that diverged, by name."""
     jobs = [_job(inventory, name, restart, reporter) for name in names]
+    if live_check:
+        check_teachers(inventory, jobs, device, reporter)
     with ExitStack() as stack:
         for job in jobs:
             folder = student_folder(inventory.folder, job.name, job.definition)
@@ -146,7 +163,7 @@ def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> Source | Non
 
 
 def _open(inventory: Inventory, need: FeatureNeed) -> FeatureCache:
-    return FeatureCache.open(need.folder(inventory.folder))
+    return FeatureCache.open(inventory.feature_folder(need))
 
 
 def _require_complete(inventory: Inventory, needs: Sequence[FeatureNeed], blocks: int) -> None:

@@ -133,6 +133,11 @@ Wanted = Mapping[Pair, Mapping[str, Standard]]
 """For every teacher and token type, the standardizations that some student wants, by name."""
 
 
+def read_pairs(wanted: Wanted, patches: bool) -> Wanted:
+    """What is read of a view; without `patches`, its cls tokens alone."""
+    return wanted if patches else {pair: standards for pair, standards in wanted.items() if pair[1] == "cls"}
+
+
 class TargetReader:
     """Gathers the stored values of arbitrary rows for every teacher and token type."""
 
@@ -140,26 +145,29 @@ class TargetReader:
         self.window, self.wanted, self.block_rows = window, wanted, block_rows
         self._unfoldings: dict[Pair, dict[str, Unfolding]] = {}
 
-    def keys(self, rows_B: NDArray[np.int64], view: int) -> list[BlockKey]:
-        """The blocks that the rows need."""
+    def keys(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> list[BlockKey]:
+        """The blocks that the rows need; without `patches`, of cls tokens alone."""
         blocks = np.unique(rows_B // self.block_rows).tolist()
-        return [(teacher, token, view, block) for teacher, token in self.wanted for block in blocks]
+        return [
+            (teacher, token, view, block) for teacher, token in read_pairs(self.wanted, patches) for block in blocks
+        ]
 
-    def request(self, rows_B: NDArray[np.int64], view: int) -> None:
+    def request(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> None:
         """Start reading what the rows need."""
-        self.window.request(self.keys(rows_B, view))
+        self.window.request(self.keys(rows_B, view, patches))
 
-    def read(self, rows_B: NDArray[np.int64], view: int) -> dict[Pair, AnyTargets]:
+    def read(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> dict[Pair, AnyTargets]:
         """The rows' targets in stored form, by teacher and token type; all rows must be usable."""
         block_of_B = rows_B // self.block_rows
         _, which_B = np.unique(block_of_B, return_inverse=True)
-        keys = self.keys(rows_B, view)
+        keys = self.keys(rows_B, view, patches)
         blocks = self.window.get(keys)
-        per_pair = len(keys) // len(self.wanted)
+        wanted = read_pairs(self.wanted, patches)
+        per_pair = len(keys) // len(wanted)
         offset_B = rows_B % self.block_rows
         return {
             pair: self._gather(pair, blocks[i * per_pair : (i + 1) * per_pair], offset_B, which_B)
-            for i, pair in enumerate(self.wanted)
+            for i, pair in enumerate(wanted)
         }
 
     def _gather(

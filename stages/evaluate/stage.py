@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from pipeline.cache.reader import FeatureCache
 from pipeline.engine import pick_device
@@ -60,6 +59,8 @@ def _extract(
     datasets: dict[str, Dataset] = {}
     for plan in plans:
         for need, dataset in (plan.train, plan.test):
+            if inventory.borrowed(need) is not None:
+                continue
             datasets[need.dataset] = dataset
             wanted.setdefault(need.dataset, {})[need.encoder + need.digest] = (need, plan)
     for name, needs in wanted.items():
@@ -83,11 +84,11 @@ def _job(inventory: Inventory, plan: ProbePlan) -> ProbeJob:
         encoder=plan.encoder.name,
         role=plan.role,
         definition=plan.definition,
-        train=partial(_features, inventory.folder, *plan.train),
-        test=partial(_features, inventory.folder, *plan.test),
+        train=partial(_features, inventory, *plan.train),
+        test=partial(_features, inventory, *plan.test),
         note=plan.note,
     )
 
 
-def _features(workdir: Path, need: FeatureNeed, dataset: Dataset) -> Features:
-    return read_features(FeatureCache.open(need.folder(workdir)), dataset)
+def _features(inventory: Inventory, need: FeatureNeed, dataset: Dataset) -> Features:
+    return read_features(FeatureCache.open(inventory.feature_folder(need)), dataset)

@@ -15,6 +15,14 @@ from typing import Any
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder is of the fault suite: `make faults`, not `make test`."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.faults)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: exit code (negative: the signal that ended it), and the kinds of changes it made to files."""

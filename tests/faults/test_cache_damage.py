@@ -39,6 +39,8 @@ from schemas.recipes import CENTER
 from schemas.views import Probe, ProbesDocument, ViewParameters
 
 CLS, PATCH, GRID, BLOCK_ROWS, BLOCKS = 3, 2, (2, 2), 4, 3
+FLIPS = 500
+"""Of a folder with loose records, and as many of one with folded records."""
 END_ROW = BLOCKS * BLOCK_ROWS - 1
 TOKENS = ("cls", "patch")
 
@@ -189,6 +191,27 @@ def test_a_flipped_bit_in_any_file_is_named_and_repaired_alone(finished, tmp_pat
             assert verify_folder(path, Rows(), read_only=True)[0] == []
             after = contents(path)
             assert after == whole, f"byte {position} of {key}: {[k for k in whole if whole[k] != after.get(k)]}"
+
+
+def test_a_thousand_flipped_bits(finished, tmp_path):
+    """Single random bits over all files: every one is found, and none is ever returned as data."""
+    rng = np.random.default_rng(4)
+    whole = contents(finished)
+    path = shutil.copytree(finished, tmp_path / "features", ignore=shutil.ignore_patterns(".tmp"))
+    keys = sorted(whole)
+    missed = []
+    for flip in range(FLIPS):
+        key = keys[flip % len(keys)]
+        damaged = bytearray(whole[key])
+        place, bit = int(rng.integers(len(damaged))), int(rng.integers(8))
+        damaged[place] ^= 1 << bit
+        (path / key).write_bytes(damaged)
+        check_reads(path)
+        if not verify_folder(path, Rows(), read_only=True)[0]:
+            missed.append((key, place, bit))
+        (path / key).write_bytes(whole[key])
+    assert missed == []
+    assert verify_folder(path, Rows(), read_only=True)[0] == []
 
 
 def test_a_damaged_table_costs_at_most_the_unit_that_was_hit(tmp_path):

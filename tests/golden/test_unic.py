@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.draws import Purpose, uniforms
 from schemas.config import LadderConfig, StudentConfig
-from stages.distill.draws import Purpose, uniforms
 from stages.distill.ladder import Ladder, Projector, rungs
 from stages.distill.loss import TeacherLosses, coefficients, keep_teachers, teacher_losses, total_loss
 from stages.distill.running import RunningStandardization

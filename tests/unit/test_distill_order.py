@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.distill.draws import Purpose, permutation, uniforms
+from pipeline.draws import Purpose, permutation, uniforms
+from pipeline.order import epoch_order, epoch_view
 from stages.distill.loader import training_plans
-from stages.distill.order import epoch_order, epoch_view
 
 
 def test_draws_do_not_depend_on_the_split() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.distill.draws import Purpose, permutation, uniforms
+from pipeline.draws import Purpose, permutation, uniforms
 
 
 def epoch_order(
@@ -50,7 +50,24 @@ def epoch_order(
     return shuffled_CR.reshape(streams, steps, batch // streams).transpose(1, 0, 2).reshape(steps, batch).copy()
 
 
-def epoch_view(seed: int, epoch: int, views: int) -> int:
-    """The view that an epoch trains on: a fresh seeded permutation for every pass over the views."""
-    cycle, place = divmod(epoch, views)
-    return int(permutation(seed, Purpose.VIEW_ORDER, cycle, views)[place])
+def epoch_view(
+    seed: int, epoch: int, views: int, patch_views: int | None = None, patch_every: int | None = None
+) -> int:
+    """The view that an epoch trains on: a fresh seeded permutation for every pass over the views.
+
+    With `patch_every`, every so many epochs (0 is the first) take turns with views 0 to `patch_views` - 1, which carry
+    patches, and the epochs between with the others. Without it all views are equal.
+    """
+    if patch_every is None:
+        return _turn(seed, Purpose.VIEW_ORDER, epoch, views)
+    assert patch_views is not None, "patch_every needs views without patches"
+    before = epoch // patch_every
+    if epoch % patch_every == 0:
+        return _turn(seed, Purpose.VIEW_ORDER, before, patch_views)
+    return patch_views + _turn(seed, Purpose.CLS_VIEW_ORDER, epoch - before - 1, views - patch_views)
+
+
+def _turn(seed: int, purpose: Purpose, number: int, count: int) -> int:
+    """Item `number` of an endless sequence of seeded permutations of 0 … `count` - 1."""
+    cycle, place = divmod(number, count)
+    return int(permutation(seed, purpose, cycle, count)[place])

@@ -1,0 +1,55 @@
+"""How a plan looks on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.progress import duration, human_bytes
+from schemas.plans import PlanReport, PlanRow
+
+HOUR_S = 3600.0
+
+
+def plan_lines(report: PlanReport) -> RenderableType:
+    """The rows, the totals of each stage, and whether it fits; within 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("artefact", no_wrap=True, max_width=24)
+    for name in ("images", "views", "tokens", "codec", "bits", "size", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    notes = []
+    for row in report.rows:
+        if row.images:
+            table.add_row(*_cells(row))
+        else:
+            notes.append(Text(f"{row.name}: {row.note}", style="yellow"))
+    parts: list[RenderableType] = [table, *notes, Text()]
+    for stage, plan in report.stages.items():
+        hours = "" if plan.hours is None else f", {duration(plan.hours * HOUR_S)}"
+        what = (
+            f"{human_bytes(plan.bytes)} to write in {plan.files:,} files{hours}" if plan.files else "nothing left to do"
+        )
+        parts.append(Text(f"{stage:<9} {what}"))
+    rate = "" if report.mb_per_s is None else f", {report.mb_per_s:,.3g} MB/s"
+    slow = "" if report.bottleneck is None else f"; extraction waits for {report.bottleneck} first"
+    parts.append(Text(f"on {report.device}, {report.cores} cores{rate}{slow}", style="dim"))
+    total = f"{human_bytes(report.bytes)} and {report.inodes:,} inodes; {human_bytes(report.free_bytes)} free"
+    fits = (
+        Text(f"✔ fits: {total}", style="green") if report.fits else Text(f"✘ does not fit: {total}", style="bold red")
+    )
+    return Group(*parts, fits)
+
+
+def _cells(row: PlanRow) -> tuple[str, ...]:
+    name = row.name.removeprefix("features/")
+    return (
+        name if len(name) <= 24 else f"{name[:23]}…",
+        f"{row.images:,}",
+        str(row.views),
+        "" if row.token is None else row.token if row.token == "cls" else f"{row.tokens}×patch",
+        row.codec or "",
+        "" if row.bits_per_value is None else f"{row.bits_per_value:.2f}",
+        human_bytes(row.bytes),
+        "" if row.hours is None else duration(row.hours * HOUR_S) if row.hours else "done",
+    )

@@ -1,0 +1,92 @@
+"""What a training step costs on this machine: a few steps on made-up images and targets, before anything is trained.
+
+Shapes: B images, S image side in pixels, T teachers, U residual branches, P patch tokens, D dimensions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from schemas.students import StudentDefinition
+from stages.distill.limits import torch_threads
+from stages.distill.loader import Batch, BatchPlan
+from stages.distill.model import Distiller
+from stages.distill.schedule import make_optimizer
+from stages.distill.targets import Affine, RawTargets
+
+STEPS = 2
+"""Steps that are measured, after one that prepares."""
+CPU_IMAGES = 32
+"""Images of a measured step on a CPU, whose time grows with them; a whole batch may take minutes."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of a training step, and bytes of a checkpoint and of the exported encoder."""
+
+    seconds: float
+    checkpoint_bytes: int
+    export_bytes: int
+
+
+def step_cost(definition: StudentDefinition, device: str) -> StepCost:
+    """Measure the student of a definition; the optimizer's step and the loss are the real ones.
+
+    Raises:
+        UserError: the configuration does not make a vision transformer or a ladder.
+    """
+    config, on = definition.config, torch.device(device)
+    with torch_threads(on, config.threads):
+        model = Distiller(config, definition.teachers, on)
+        optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
+        count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
+        batch = _batch(definition, model, count).to(on)
+        seconds = [_step(model, optimizer, batch, on) for _ in range(1 + STEPS)][1:]
+    student = sum(p.numel() * p.element_size() for p in model.student.vit.parameters())
+    ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
+    copies = 3 if config.ema is None else 4
+    return StepCost(min(seconds) * config.optimizer.batch / count, copies * (student + ladder), student)
+
+
+def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch, device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    total = model(batch)[2]
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    optimizer.step()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _batch(definition: StudentDefinition, model: Distiller, count: int) -> Batch:
+    config = definition.config
+    size = config.image_size
+    random = torch.Generator().manual_seed(0)
+    grids = {t.name: t.grid[0] * t.grid[1] for t in definition.teachers}
+    dims = {
+        (t.name, token): d for t in definition.teachers for token, d in (("cls", t.cls_dim), ("patch", t.patch_dim))
+    }
+    targets = {}
+    for (teacher, token), standard in model.standards.items():
+        d = dims[teacher, token]
+        shape = (count, d) if token == "cls" else (count, grids[teacher], d)
+        affine = Affine(torch.ones(1, d), torch.zeros(1, d))
+        values = torch.randn(shape, generator=random).half()
+        targets[teacher, token] = RawTargets(values, torch.zeros(count, dtype=torch.int64), {standard.name: affine})
+    return Batch(
+        BatchPlan(np.arange(count), 0, 0),
+        {size: torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=random)},
+        targets,
+        torch.rand(count, len(definition.teachers), generator=random),
+        torch.rand(count, len(model.student.drop_paths), generator=random),
+    )

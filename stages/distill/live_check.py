@@ -1,0 +1,54 @@
+"""Before training: do the teachers still give the features that the caches hold?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.engine import pick_device
+from pipeline.finished import finished_student
+from pipeline.inventory import Inventory
+from pipeline.live import live_check
+from pipeline.progress import Reporter
+from pipeline.students import student_folder
+from schemas.config import TokenType
+from schemas.errors import StageError, UserError
+from stages.distill.rows import trained_tokens
+from stages.distill.run import StudentJob
+
+LIVE_SAMPLES = 4
+"""Samples of each teacher."""
+
+
+def check_teachers(inventory: Inventory, jobs: Sequence[StudentJob], device: str, reporter: Reporter) -> None:
+    """Run each teacher again on a few samples: a cache that is not what it says is found before days of training.
+
+    Raises:
+        StageError: a teacher gives other features than its cache.
+    """
+    views: dict[str, tuple[StudentJob, dict[TokenType, int]]] = {}
+    for job in jobs:
+        finished = finished_student(job.name, student_folder(inventory.folder, job.name, job.definition))
+        if finished is not None or job.definition.live:
+            continue
+        counts: dict[TokenType, int] = {t: job.definition.token_views(t) for t in trained_tokens(job.definition.config)}
+        views |= dict.fromkeys(job.training.caches, (job, counts))
+    for name, (job, counts) in views.items():
+        cache, dataset = job.training.caches[name], job.training.dataset
+        try:
+            encoder = inventory.teacher(name)
+            found = live_check(
+                cache, dataset, encoder, pick_device(device), LIVE_SAMPLES, counts, job.definition.blocks
+            )
+        except (UserError, FileNotFoundError) as error:
+            reporter.say(f"live check of {name} skipped: {str(error).splitlines()[0]}")
+            continue
+        for finding in found:
+            if not finding.ok:
+                raise StageError(
+                    f"Teacher {name} no longer gives the {finding.token} features of its cache: error "
+                    f"{finding.mean_error:.3g} std on {finding.samples} samples, {finding.mean_allowed:.2g} are allowed.",
+                    "Look closer with unic-pipe verify --live 64; --no-live-check trains all the same.",
+                )
+        if found:
+            worst = max(found, key=lambda f: f.mean_error)
+            reporter.say(f"live check of {name}: error {worst.mean_error:.2g} std, {worst.mean_allowed:.2g} allowed")

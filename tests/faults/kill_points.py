@@ -1,0 +1,159 @@
+"""Commits units and folds their records, and dies at a chosen point: before or after a write, fsync, link, rename,
+removal or new folder, or in the middle of a write. A script: imports once, and forks itself for every request.
+
+Reads lines `FOLDER POINT`; the forked process counts points and exits hard (status 9) at that one. With point -1 it
+first checks that nothing which can be read is wrong, and then runs to its end. Answers with `STATUS POINTS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cache.commit import commit_unit, prepare_view
+from pipeline.cache.ledger import write_ledger
+from pipeline.cache.reader import FeatureCache
+from pipeline.cache.records import FeatureFolder
+from pipeline.cache.statistics import freeze_statistics
+from pipeline.cache.verify import verify_folder
+from pipeline.storage import LocalStore
+from schemas.base import digest_of
+from schemas.errors import UnicPipeError
+from schemas.features import (
+    CodecDefinition,
+    ComputeDefinition,
+    EncoderDefinition,
+    FeatureDefinition,
+    FeatureManifest,
+)
+from schemas.recipes import CENTER
+
+KILLED = 9
+BLOCKS, ROWS = 1, 4
+DIGESTS = [hashlib.sha256(str(block).encode()).hexdigest() for block in range(BLOCKS)]
+
+
+class Points:
+    """Counts the points that a process passes, and ends it at one of them."""
+
+    def __init__(self, last: int) -> None:
+        self.passed, self.last = 0, last
+
+    def __call__(self) -> None:
+        if self.passed == self.last:
+            os._exit(KILLED)
+        self.passed += 1
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self()
+            result = function(*arguments, **named)
+            self()
+            return result
+
+        return wrapped
+
+    def install(self) -> None:
+        """Watch everything by which the store changes files."""
+        for name in ("fsync", "link", "replace", "unlink", "mkdir"):
+            setattr(os, name, self.around(getattr(os, name)))
+        whole = LocalStore._write_temporary
+
+        def write(store: LocalStore, data: bytes) -> Path:
+            self()
+            if self.passed == self.last:
+                (store.root / ".tmp").mkdir(parents=True, exist_ok=True)
+                (store.root / ".tmp" / f"{os.uname().nodename}@{os.getpid()}-half").write_bytes(data[: len(data) // 2])
+            self()
+            return whole(store, data)
+
+        LocalStore._write_temporary = write  # type: ignore[method-assign]
+
+
+def manifest() -> FeatureManifest:
+    encoder = EncoderDefinition(
+        architecture="vit_tiny_patch16_224", weights="random:0", readout="vit", image_size=32,
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=3, patch_dim=2, grid=(2, 2),
+    )  # fmt: skip
+    definition = FeatureDefinition(
+        dataset="0" * 64, block_rows=ROWS, encoder=encoder, recipe=CENTER, view_seed=0,
+        codec=CodecDefinition(name="int8"), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
+    )  # fmt: skip
+    return FeatureManifest(dataset="train", encoder="dino", definition=definition, digest=digest_of(definition))
+
+
+def values(token: str, block: int) -> np.ndarray:
+    shape = (ROWS, 3) if token == "cls" else (ROWS, 4, 2)
+    return np.random.default_rng([token == "cls", block]).normal(size=shape).astype(np.float32)
+
+
+def extract(path: Path) -> None:
+    """Commit what is missing, fold, and derive what is derived, as the extract stage does."""
+    store = LocalStore(path)
+    folder = FeatureFolder(store)
+    folder.create(manifest())
+    store.sweep()
+    for token in ("cls", "patch"):
+        prepare_view(folder, 0, token, BLOCKS * ROWS)
+        for block in np.flatnonzero(~folder.covered(0, token, DIGESTS)).tolist():
+            commit_unit(
+                folder, 0, token, block, values(token, block), np.ones(ROWS, bool), rows_digest=DIGESTS[block], batch=8
+            )
+        folder.fold(0, token)
+    write_ledger(folder)
+    freeze_statistics(folder, [0], BLOCKS)
+
+
+def check(path: Path) -> None:
+    """What a kill left: no damage, and every block reads as what was committed, or not at all."""
+    if not (path / "manifest.json").exists():
+        return
+    problems, _ = verify_folder(path, read_only=True)
+    assert problems == [], problems
+    cache = FeatureCache.open(path)
+    for token in ("cls", "patch"):
+        for block in range(BLOCKS):
+            try:
+                got = cache.read_block(0, token, block, rows_digest=DIGESTS[block])
+            except UnicPipeError:
+                continue
+            assert np.allclose(got.values, values(token, block), atol=0.05)
+
+
+def serve(path: Path, point: int) -> tuple[int, int]:
+    """Fork, run, and wait: exit status, and points passed."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            points = Points(point)
+            if point < 0:
+                check(path)
+            points.install()
+            extract(path)
+            os.write(write, str(points.passed).encode())
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    os.close(write)
+    _, status = os.waitpid(child, 0)
+    passed = os.read(read, 20)
+    os.close(read)
+    return os.waitstatus_to_exitcode(status), int(passed or 0)
+
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder, number = line.rsplit(" ", 1)
+        print(*serve(Path(folder), int(number)), flush=True)

@@ -1,0 +1,162 @@
+"""`plan`: what it predicts is what extraction then writes, and the settings that it proposes fit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import preflight
+from pipeline.features import FeatureNeed
+from pipeline.planning import extraction_needs
+from pipeline.preflight import check_disk
+from pipeline.progress import SilentReporter
+from pipeline.storage import LocalStore
+from schemas.errors import StageError, UserError
+from schemas.plans import PlanReport
+
+
+def plan(work: Any, *overrides: str, **options: Any) -> PlanReport:
+    from stages.distill.cost import step_cost
+    from stages.plan import PlanOptions
+    from stages.plan import plan as plan_stage
+
+    return plan_stage(work.inventory(*overrides), PlanOptions(device="cpu", **options), step_cost, SilentReporter())
+
+
+def taken(folder: Path) -> tuple[int, int, int]:
+    """Bytes, files and folders of a feature folder, without temporary files."""
+    size = files = folders = 0
+    for path, names, found in os.walk(folder):
+        names[:] = [n for n in names if n != ".tmp"]
+        folders += 1
+        files += len(found)
+        size += sum(os.path.getsize(os.path.join(path, f)) for f in found)
+    return size, files, folders
+
+
+@pytest.fixture(scope="module")
+def planned(raw_template: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, PlanReport]:
+    """A working folder that was indexed and planned, with uneven views."""
+    folder = tmp_path_factory.mktemp("planned") / "work"
+    shutil.copytree(raw_template.folder, folder, symlinks=True)
+    work = type(raw_template)(folder)
+    work.index()
+    return work, plan(work, "views.count=3", "views.patch=2")
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8"])
+def test_predicted_within_five_percent(planned: tuple[Any, PlanReport], codec: str) -> None:
+    work, report = planned
+    settings = ("views.count=3", "views.patch=2", f"cache.codec={codec}")
+    if codec != "float16":
+        report = plan(work, *settings)
+    work.extract(*settings)
+    rows = [row for row in report.rows if row.stage == "extract"]
+    names = {row.name for row in rows}
+    assert names == {
+        "features/train/lite0",
+        "features/train/lite1",
+        "features/val/lite0-center",
+        "features/val/lite1-center",
+    }
+    for name in names:
+        size, files, _ = taken(work.features(name.removeprefix("features/").replace("/", "-")))
+        mine = [row for row in rows if row.name == name]
+        assert sum(row.bytes for row in mine) == pytest.approx(size, rel=0.05)
+        assert sum(row.bytes_left for row in mine) == sum(row.bytes for row in mine)
+        assert sum(row.files for row in mine) == files
+    assert report.stages["extract"].hours is not None
+    assert report.stages["extract"].hours > 0
+    assert report.bottleneck in ("decoding", "rendering", "encoders", "encoding", "disk")
+    after = plan(work, *settings)
+    assert (after.stages["extract"].bytes, after.stages["extract"].files, after.stages["extract"].hours) == (0, 0, 0)
+    assert after.bottleneck is None
+
+
+def test_every_stage_is_planned_before_anything_runs(planned: tuple[Any, PlanReport]) -> None:
+    _, report = planned
+    students = [row for row in report.rows if row.name == "students/tiny"]
+    assert [row.stage for row in students] == ["distill"]
+    assert students[0].note.startswith("33 steps of ")
+    probes = {row.name for row in report.rows if row.stage == "evaluate"}
+    assert probes == {
+        f"features/{d}/{e}-center" for d in ("train", "test") for e in ("lite0", "lite1", "tiny", "tiny-random")
+    }
+    assert report.fits
+    assert report.bytes == sum(s.bytes for s in report.stages.values()) == sum(r.bytes_left for r in report.rows)
+    assert report.inodes > report.files > 0
+
+
+def test_throughput_replaces_the_measurement(planned: tuple[Any, PlanReport]) -> None:
+    """90 rows × 3 views × 2 teachers."""
+    work, _ = planned
+    report = plan(work, "views.count=3", "views.seed=1", "distill.validation=null", throughput=10.0)
+    assert report.stages["extract"].hours == pytest.approx(90 * 3 * 2 / 10 / 3600)
+
+
+def test_settings_that_fit_a_disk_and_a_deadline(planned: tuple[Any, PlanReport]) -> None:
+    work, _ = planned
+    settings = ("views.count=3", "views.seed=2", "distill.validation=null")
+    full = plan(work, *settings)
+    whole = plan(work, *settings, disk=1e12)
+    assert whole.advice is not None
+    assert "views: {count: 3, recipe: gentle, seed: 2}\ncache: {codec: float16}" in whole.advice
+    smaller = plan(work, *settings, disk=full.bytes * 0.93).advice
+    assert smaller is not None
+    assert "cache: {codec: int8}" in smaller
+    tight = plan(work, *settings, disk=full.bytes - full.stages["extract"].bytes * 0.75).advice
+    assert tight is not None
+    assert "patch: " in tight or "count: 1" in tight or "count: 2" in tight
+    hours = plan(work, *settings, throughput=1.0).hours
+    assert hours is not None
+    fast = plan(work, *settings, throughput=1.0, deadline=3600 * hours - 300).advice
+    assert fast is not None
+    assert "views: {count: 1, recipe: gentle, seed: 2}" in fast
+    assert plan(work, *settings, disk=1.0).advice.startswith("# Nothing fits")  # type: ignore[union-attr]
+
+
+def test_extract_checks_the_disk_by_what_was_measured(
+    planned: tuple[Any, PlanReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _ = planned
+    inventory = work.inventory("views.count=2", "distill.validation=null")
+    needs: list[FeatureNeed] = extraction_needs(inventory, ("lite0",))
+    report = plan(work, "views.count=2", "distill.validation=null")
+    predicted = sum(r.bytes for r in report.rows if r.name == "features/train/lite0")
+    store = LocalStore(work.folder / "nothing")
+
+    def free(size: float) -> None:
+        monkeypatch.setattr(
+            preflight.shutil, "disk_usage", lambda _: preflight.shutil._ntuple_diskusage(10**9, 0, size)
+        )
+
+    free(predicted * 1.01)
+    check_disk(work.folder, [(needs[0], store)], 90)
+    free(predicted * 0.99)
+    with pytest.raises(StageError, match="Disk too small"):
+        check_disk(work.folder, [(needs[0], store)], 90)
+
+
+def test_what_cannot_be_planned_yet_is_named(raw: Any) -> None:
+    report = plan(raw)
+    assert {r.name: r.note for r in report.rows} == {
+        "samples/train": "not indexed yet: unic-pipe index train",
+        "samples/val": "not indexed yet: unic-pipe index val",
+        "samples/test": "not indexed yet: unic-pipe index test",
+        "students/tiny": "its samples are not indexed yet",
+    }
+    assert (report.bytes, report.files) == (0, 0)
+
+
+def test_sizes_and_times_as_people_type_them() -> None:
+    from cli.units import parse_bytes, parse_seconds
+
+    assert [parse_bytes(t) for t in ("1TB", "200 gb", "1.5KiB", "12")] == [1e12, 2e11, 1536, 12]
+    assert [parse_seconds(t) for t in ("48h", "30 min", "2d")] == [172_800, 1800, 172_800]
+    for text in ("much", "1 parsec", "", "0h"):
+        with pytest.raises(UserError, match="expected for instance"):
+            parse_seconds(text)
