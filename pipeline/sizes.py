@@ -68,7 +68,9 @@ def token_size(measured: Measurement, token: TokenType, label: str, views: int, 
     per_view = extent.rows * codec.row_bytes + extent.blocks * codec.unit_bytes + codec.plane_bytes
     files = extent.blocks * codec.unit_files + codec.plane_files
     folders = extent.blocks * codec.unit_folders + codec.plane_folders
-    return Size(views * per_view, views * files, views * folders)
+    if not views:
+        return Size()
+    return Size(views * per_view + codec.once_bytes, views * files + codec.once_files, views * folders)
 
 
 def shared_size(measured: Measurement, views: int) -> Size:

@@ -25,6 +25,9 @@ class CodecMeasurement(Model):
     plane_folders: int
     row_seconds: float
     """Seconds of one core to encode, check and write a row."""
+    once_bytes: float = 0.0
+    """Bytes of the calibration, whatever the number of rows and views."""
+    once_files: int = 0
 
 
 class Measurement(Document):

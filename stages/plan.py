@@ -14,7 +14,7 @@ from typing import Protocol, get_args
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
-from pipeline.features import FeatureNeed
+from pipeline.features import FeatureNeed, codec_definition
 from pipeline.finished import finished_student
 from pipeline.fitting import Choice, advise
 from pipeline.inventory import Inventory
@@ -26,7 +26,6 @@ from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared
 from pipeline.students import student_folder
 from schemas.config import CacheConfig, TokenType
 from schemas.errors import UnicPipeError
-from schemas.features import CodecDefinition
 from schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
 from schemas.status import Stage
 from schemas.students import StudentDefinition
@@ -190,8 +189,9 @@ def _job(
     dataset = inventory.dataset(need.dataset).dataset
     assert dataset is not None, "its needs come from its manifest"
     blocks = inventory.block_limit(dataset) if stage == "extract" else dataset.blocks
-    definitions = [need.definition.codec]
-    definitions += [CodecDefinition(name=c) for c in codecs if c != need.definition.codec.name]  # type: ignore[arg-type]
+    recipe, cache = need.definition.recipe, inventory.config.cache
+    others = [codec_definition(cache.model_copy(update={"codec": name}), recipe) for name in codecs]
+    definitions = list({codec_label(c): c for c in (need.definition.codec, *others)}.values())
     # The probes' cls tokens are small: of a slow encoder, one dataset has to do for all.
     measured = seen.get(encoder.digest) if stage == "evaluate" else None
     if measured is None or measured.forward_seconds * FEW_ROWS < PATIENCE_S:
