@@ -81,11 +81,11 @@ class CacheLoss(Model):
     gaussian_rd_bits: float
     """Bits per value that Gaussian features with the same covariance of dimensions would need for this ratio."""
     encode_values_s: float
-    """Values per second from features to the bytes of shards, on one thread of this machine."""
+    """Values per CPU second from features to the bytes of shards."""
     decode_values_s: float
-    """Values per second from verified files to stored numbers, as training reads them, on one thread."""
+    """Values per CPU second from files to verified stored numbers, as training reads them."""
     features_values_s: float
-    """Values per second from files to float32 features on the CPU, as `FeatureCache.read_block` gives them."""
+    """Values per CPU second from files to float32 features, as `FeatureCache.read_block` gives them."""
 
 
 class RatePoint(Model):

@@ -125,6 +125,26 @@ def damaged_files(folder: FeatureFolder, document: CalibrationDocument) -> list[
     return found
 
 
+def check_calibrations(folder: FeatureFolder) -> tuple[set[str], list[tuple[str, str]]]:
+    """Keys of the calibrations' files, and (key, kind) of what is damaged, or missing although units rest on it."""
+    keys: set[str] = set()
+    damage: list[tuple[str, str]] = []
+    for token in calibrated_tokens(folder):
+        key = calibration_key(token)
+        try:
+            document = read_document(folder, token)
+        except StageError:
+            keys.add(key)
+            damage.append((key, "document"))
+            continue
+        if document is not None:
+            keys |= {key, *(entry.path for entry in document.files)}
+            damage += damaged_files(folder, document)
+        elif any(plane_token == token for _, plane_token in folder.planes()):
+            damage.append((key, "missing"))
+    return keys, damage
+
+
 def calibrated_tokens(folder: FeatureFolder) -> tuple[TokenType, ...]:
     """Token types that need a calibration."""
     return TOKENS if folder.required_manifest().definition.codec.calibrated else ()

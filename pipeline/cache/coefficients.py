@@ -122,12 +122,12 @@ class Transform:
         return y_NPD.flatten(1)[:, order_K]
 
     def quantise(self, values: Floats) -> Tensor:
-        """Integers (N, K), as float64, of rows (N, D) or (N, P, D).
+        """Integers (N, K), as float32, of rows (N, D) or (N, P, D).
 
         Raises:
             StageError: values beyond all reason.
         """
-        y_NK = self.forward(values).double()
+        y_NK = self.forward(values)
         q_NK = y_NK.abs().div_(self.step).add_(self.rounding).floor_()
         if not bool((q_NK < 2.0**31).all()):
             raise StageError(

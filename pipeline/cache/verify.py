@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.cache.calibration import bound_codec, calibrated_tokens, damaged_files, read_document
+from pipeline.cache.calibration import bound_codec, check_calibrations
 from pipeline.cache.codecs import TokenCodec, how_to_read
 from pipeline.cache.folded import FoldedContent, parse_record, placed, read_folded
 from pipeline.cache.layout import (
@@ -23,7 +23,6 @@ from pipeline.cache.layout import (
     ROOT_METADATA,
     array_key,
     array_metadata,
-    calibration_key,
     escape_key,
     folded_key,
     group_key,
@@ -133,21 +132,10 @@ class _Verification:
         """Documents and arrays that turn integers into features; what is damaged is made again before any unit."""
         if self.manifest is None:
             return
-        for token in calibrated_tokens(self.folder):
-            key = calibration_key(token)
-            try:
-                document = read_document(self.folder, token)
-            except StageError:
-                self.seen.add(key)
-                self._derivable(key, "document")
-                continue
-            if document is None:
-                if any(plane_token == token for _, plane_token in self.folder.planes()):
-                    self._problem(key, "missing")
-                continue
-            self.seen |= {key, *(entry.path for entry in document.files)}
-            for path, kind in damaged_files(self.folder, document):
-                self._derivable(path, kind)
+        keys, damage = check_calibrations(self.folder)
+        self.seen |= keys
+        for key, kind in damage:
+            self._derivable(key, kind)
         for token in TOKENS:
             with suppress(StageError):
                 self.codecs[token] = bound_codec(self.folder, token)

@@ -131,7 +131,7 @@ def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
 def _speeds(
     cache: FeatureCache, codec: TokenCodec, token: TokenType, block: int, stored: Block
 ) -> tuple[float, float, float]:
-    """Values per second of encoding, of decoding to stored numbers and to features; the best of three, one thread."""
+    """Values per CPU second of encoding, of decoding to stored numbers and to features; the best of three."""
     rows = np.ascontiguousarray(stored.values[stored.valid])
 
     def encode() -> None:
@@ -154,9 +154,9 @@ def _speeds(
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def codec_name(codec: object) -> str:
