@@ -102,7 +102,7 @@ def run_block(job: ExtractJob, task: BlockTask) -> BlockResult:
                 tokens = tuple(token for v, token in planes if v == view)
                 if tokens:
                     x_N3HW = rendered[_rendering(encoder_job, view)]
-                    features = _encode(job, encoder_job, x_N3HW)
+                    features = encode_images(encoder_job.encoder, encoder_job.need, job.device, job.batch, x_N3HW)
                     forwards += len(x_N3HW)
                     unit_rows = _Rows(dataset, task.block, count, unreadable)
                     bad |= _commit(job, encoder_job, unit_rows, view, tokens, features)
@@ -161,18 +161,20 @@ def _render_block(
     return {r: torch.stack(x) if x else none[r[2]] for r, x in rendered.items()}, unreadable
 
 
-def _encode(job: ExtractJob, encoder_job: EncoderJob, x_N3HW: torch.Tensor) -> dict[TokenType, np.ndarray]:
-    """cls (rows, D) and patch (rows, P, D) float32; batches are cut inside the block."""
-    compute = encoder_job.need.definition.compute
-    encoder = _encoder(encoder_job.encoder, job.device, compute.channels_last)
+def encode_images(
+    resolved: ResolvedEncoder, need: FeatureNeed, device: str, batch: int, x_N3HW: torch.Tensor
+) -> dict[TokenType, np.ndarray]:
+    """cls (rows, D) and patch (rows, P, D) float32; batches are cut inside the given rows."""
+    compute = need.definition.compute
+    encoder = _encoder(resolved, device, compute.channels_last)
     parts: dict[TokenType, list[np.ndarray]] = {"cls": [], "patch": []}
-    for start in range(0, len(x_N3HW), job.batch):
+    for start in range(0, len(x_N3HW), batch):
         # One forward at a time on an accelerator; on a CPU every block has its own thread.
-        with _DEVICE_LOCK if job.device != "cpu" else _NO_LOCK:
-            tokens = encoder.encode(x_N3HW[start : start + job.batch], compute)
+        with _DEVICE_LOCK if device != "cpu" else _NO_LOCK:
+            tokens = encoder.encode(x_N3HW[start : start + batch], compute)
         parts["cls"].append(tokens.cls.numpy())
         parts["patch"].append(tokens.patch.numpy())
-    definition = encoder_job.need.definition.encoder
+    definition = need.definition.encoder
     empty: dict[TokenType, tuple[int, ...]] = {
         "cls": (0, definition.cls_dim),
         "patch": (0, definition.grid[0] * definition.grid[1], definition.patch_dim),

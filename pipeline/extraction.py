@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.cache.commit import prepare_view
 from pipeline.cache.ledger import write_ledger
 from pipeline.cache.records import FeatureFolder
+from pipeline.calibrating import calibrate
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import BlockTask, EncoderJob, ExtractJob, Plane, pick_device
 from pipeline.executors import run_blocks
@@ -87,6 +88,9 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently.
     """
     folders = [_open_folder(work, need) for need, _ in work.jobs]
+    batch = options.batch or work.jobs[0][0].definition.compute.batch
+    for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
+        calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter)
     _prepare(work, folders)
     tasks, before, total = _missing(work, folders)
     if not tasks:
@@ -107,7 +111,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         roots=tuple(work.dataset.roots),
         encoders=tuple(EncoderJob(encoder, need, need.folder(work.workdir)) for need, encoder in work.jobs),
         device=device,
-        batch=options.batch or work.jobs[0][0].definition.compute.batch,
+        batch=batch,
     )
     try:
         with _ends(folders) as from_the_end:

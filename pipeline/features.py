@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from schemas.base import digest_of, short
-from schemas.config import ComputeConfig, Config, TokenType
+from schemas.config import CacheConfig, ComputeConfig, Config, TokenType
 from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
 from schemas.recipes import CENTER, Recipe, recipe_named
 from schemas.samples import DatasetManifest
@@ -60,6 +60,15 @@ def compute_definition(compute: ComputeConfig) -> ComputeDefinition:
     return ComputeDefinition(**compute.model_dump(exclude={"device"}))
 
 
+def codec_definition(cache: CacheConfig, recipe: Recipe) -> CodecDefinition:
+    """How features under a recipe are stored: those of centre crops are measured with, so they are never `klt`."""
+    if cache.codec in ("float16", "int8"):
+        return CodecDefinition(name=cache.codec)
+    return (
+        CodecDefinition(name="float16") if recipe == CENTER else CodecDefinition(name=cache.codec, snr_db=cache.snr_db)
+    )
+
+
 def feature_definition(
     config: Config, dataset: DatasetManifest, encoder: EncoderDefinition, recipe: Recipe, view_seed: int
 ) -> FeatureDefinition:
@@ -70,7 +79,7 @@ def feature_definition(
         encoder=encoder,
         recipe=recipe,
         view_seed=view_seed,
-        codec=CodecDefinition(name=config.cache.codec),
+        codec=codec_definition(config.cache, recipe),
         compute=compute_definition(config.compute),
     )
 
@@ -94,8 +103,12 @@ def raw_bytes(need: FeatureNeed, rows: int) -> int:
     """Upper estimate of the bytes of a cache over `rows` rows, before lossless compression."""
     encoder = need.definition.encoder
     values = {"cls": encoder.cls_dim, "patch": encoder.grid[0] * encoder.grid[1] * encoder.patch_dim}
-    per_value = {"float16": 2, "int8": 1}[need.definition.codec.name]
-    return rows * per_value * sum(values[token] * count for token, count in need.views.items())
+    total = rows * sum(values[token] * count for token, count in need.views.items())
+    codec = need.definition.codec
+    if codec.snr_db is not None:
+        # One bit for 6.02 dB is what independent Gaussian features would need; real ones need less.
+        return int(total * (codec.snr_db / 6.02 + 0.25) / 8)
+    return total * {"float16": 2, "int8": 1}[codec.name]
 
 
 def merge_needs(needs: list[FeatureNeed]) -> list[FeatureNeed]:

@@ -15,7 +15,7 @@ from pipeline.sizes import Extent, codec_label, folder_size, read_measurement
 from pipeline.storage import Store
 from schemas.errors import StageError, UserError
 
-COMPRESSED = {"float16": 0.95, "int8": 0.85}
+COMPRESSED = {"float16": 0.95, "int8": 0.85, "klt": 1.0, "auto": 1.0}
 """Bytes after lossless compression over bytes before, on ViT tokens (13.7 of 16 bits; 5.3 of 8), with a reserve."""
 PATIENCE_S = 12 * 3600.0
 """An extraction that a CPU would need longer for does not start by itself."""
@@ -35,8 +35,7 @@ def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: 
         needed += max(0, _bytes(workdir, need, rows) - there)
     free = shutil.disk_usage(workdir).free
     if needed > free:
-        codec = needs[0][0].definition.codec.name
-        smaller = "cache.codec: int8 (less than half the size), " if codec == "float16" else ""
+        smaller = "" if needs[0][0].definition.codec.calibrated else "cache.codec: auto (a tenth of float16's size), "
         raise StageError(
             f"Disk too small: the features need about {human_bytes(needed)}, {workdir} has {human_bytes(free)} free.",
             f"Make it fit with {smaller}fewer views.count, or a pilot (--rows 1%); --force starts all the same.",

@@ -109,7 +109,11 @@ class EncoderConfig(Model):
 class CacheConfig(Model):
     """How features are stored."""
 
-    codec: Literal["float16", "int8"] = "float16"
+    codec: Literal["float16", "int8", "klt", "auto"] = "float16"
+    """`klt`: calibrated transform and one step for `snr_db`. `auto`: whichever of all codecs meets `snr_db` in the
+    fewest bits, per teacher and token type. Centre crops, with which encoders are measured, are float16 under both."""
+    snr_db: Annotated[float, Field(ge=3, le=60)] = 20.0
+    """Signal-to-noise ratio that `klt` and `auto` aim for, in dB."""
 
 
 class ComputeConfig(Model):

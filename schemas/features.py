@@ -33,8 +33,15 @@ class EncoderDefinition(Model):
 class CodecDefinition(Model):
     """The codec of a feature cache; `version` changes when the bytes would."""
 
-    name: Literal["float16", "int8"]
+    name: Literal["float16", "int8", "klt", "auto"]
     version: int = 1
+    snr_db: float | None = None
+    """Signal-to-noise ratio that `klt` and `auto` aim for, in dB, of features standardized per dimension."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a calibration says how units are stored."""
+        return self.name in ("klt", "auto")
 
 
 class ComputeDefinition(Model):
@@ -81,6 +88,42 @@ class FileEntry(Model):
     xxh3: FastHash
 
 
+class CodecTrial(Model):
+    """What a codec achieved on the calibration's held-out rows."""
+
+    codec: Literal["float16", "int8", "scalar", "klt"]
+    bits_per_value: float
+    """Bytes of the shards that would be written, in bits per feature value."""
+    snr_db: float
+    """10 log10(variance / mean squared error) of the features standardized per dimension."""
+
+
+class CalibrationDocument(Document):
+    """`calibration/<token>.json`: how a token type is stored. Created once, before the first unit (R10).
+
+    `scalar` and `klt` store integers: coefficients divided by the step. The arrays that turn them into features lie in
+    Zarr arrays beside it, and `files` names them.
+    """
+
+    KIND: ClassVar[str] = "calibration"
+    SEALED: ClassVar[bool] = True
+
+    definition: Digest
+    token: TokenType
+    codec: Literal["float16", "int8", "scalar", "klt"]
+    step: float = 0.0
+    """Width of a quantisation interval, in standard deviations of a feature."""
+    rounding: float = 0.5
+    """Magnitudes are rounded down after adding this; less than a half widens the interval around zero."""
+    rows: int
+    """Rows on which it was calibrated, chosen at random."""
+    rows_digest: Digest
+    """SHA-256 over their row numbers."""
+    trials: tuple[CodecTrial, ...]
+    files: tuple[FileEntry, ...] = ()
+    """`zarr.json` and chunk of every array, in order."""
+
+
 class BadRow(Model):
     """A row that cannot be used, by its offset inside the block."""
 
@@ -97,6 +140,7 @@ class UnitRecord(Document):
 
     definition: Digest
     calibration: Digest | None = None
+    """Digest of the calibration document by which the unit is stored; None where the codec needs none."""
     view: int
     token: TokenType
     block: int
@@ -108,7 +152,7 @@ class UnitRecord(Document):
     """Number of rows in the block."""
     bad: tuple[BadRow, ...] = ()
     files: tuple[FileEntry, ...]
-    """The shard files, then the statistics sidecar last."""
+    """The shard files, then the escape table if there is one, then the statistics sidecar last."""
     batch: int
     """Batch size that was really used; differs from the definition's after a forced smaller batch."""
 

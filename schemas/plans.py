@@ -23,6 +23,9 @@ class CodecMeasurement(Model):
     unit_folders: int
     plane_files: int
     plane_folders: int
+    token_bytes: float = 0.0
+    """Bytes of the token type's calibration, once per feature folder."""
+    token_files: int = 0
     row_seconds: float
     """Seconds of one core to encode, check and write a row."""
 

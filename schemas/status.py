@@ -65,6 +65,53 @@ class LiveFinding(Model):
     ok: bool
 
 
+class CacheLoss(Model):
+    """One teacher and token type of a cache: what it takes, and what was lost (features standardized per dimension)."""
+
+    teacher: str
+    dataset: str
+    token: str
+    codec: str
+    bits_per_value: float
+    """Of all shards and escape tables, as they lie on disk."""
+    bytes: int
+    snr_db: float
+    cosine_mean: float
+    cosine_min: float
+    gaussian_rd_bits: float
+    """Bits per value that Gaussian features with the same covariance of dimensions would need for this ratio."""
+    encode_values_s: float
+    """Values per second from features to the bytes of shards, on one thread of this machine."""
+    decode_values_s: float
+    """Values per second from verified files to stored numbers, as training reads them, on one thread."""
+    features_values_s: float
+    """Values per second from files to float32 features on the CPU, as `FeatureCache.read_block` gives them."""
+
+
+class RatePoint(Model):
+    """A codec at one setting: bits per value, and the signal-to-noise ratio that they buy."""
+
+    codec: str
+    bits_per_value: float
+    snr_db: float
+
+
+class RateCurve(Model):
+    """All codecs on one teacher's tokens."""
+
+    teacher: str
+    dataset: str
+    token: str
+    points: tuple[RatePoint, ...]
+
+
+class CacheReport(Model):
+    """`unic-pipe report cache --json`."""
+
+    rows: tuple[CacheLoss, ...]
+    curves: tuple[RateCurve, ...] = ()
+
+
 class VerifyReport(Model):
     """`unic-pipe verify --json`."""
 

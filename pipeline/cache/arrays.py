@@ -6,6 +6,7 @@ before it saw it. That also keeps its thread pool from holding files, and makes 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from zarr.storage import MemoryStore
 
 from pipeline.cache.codecs import ArraySpec
 from pipeline.cache.layout import array_metadata
+
+# Said for every array that is opened. The specification of pcodec is public, and numcodecs reads it everywhere.
+warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
 
 
 def encode_part(spec: ArraySpec, part: NDArray[Any]) -> bytes:

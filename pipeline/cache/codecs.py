@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from schemas.config import TokenType
 from schemas.errors import StageError
 from schemas.features import FeatureDefinition
+
+if TYPE_CHECKING:
+    from pipeline.cache.coefficients import Coefficients
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -50,7 +53,7 @@ class ArraySpec:
     axis: int
     counts: Literal["rows", "blocks"]
     """What one step along `axis` is."""
-    dtype: Literal["float16", "float32", "int8"]
+    dtype: Literal["float16", "float32", "int8", "int16", "int32"]
     fill_value: int | str
     """As in `zarr.json`: what a reader sees where nothing was written. No encoder's value is stored as it."""
     codecs: tuple[dict[str, Any], ...]
@@ -92,8 +95,10 @@ class TokenCodec(Protocol):
     """A codec bound to the token type and the sizes of one feature folder."""
 
     arrays: tuple[ArraySpec, ...]
-    how: str
-    """How any Zarr reader turns the arrays into features, in a sentence."""
+    row_shape: tuple[int, ...]
+    """(D,) or (P, D)."""
+    calibration: str | None
+    """Digest of the calibration by which it works, if it needs one."""
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
         """K full parts, in the order of `arrays`, of values (N, *, D), N <= B; invalid rows become the sentinel.
@@ -102,16 +107,33 @@ class TokenCodec(Protocol):
             StageError: values that this codec cannot hold.
         """
 
-    def decode(self, parts: tuple[NDArray[Any], ...], count: int) -> Decoded:
-        """The first `count` rows of K parts."""
+    def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
+        """The table of what the parts of these values cannot hold; empty if they hold everything.
+
+        Raises:
+            StageError: it would hold too much.
+        """
+
+    def decode(self, parts: tuple[NDArray[Any], ...], count: int, escape: bytes = b"") -> Decoded | Coefficients:
+        """The first `count` rows of K parts and their escape table."""
 
 
-class Float16:
+class _Plain:
+    """What codecs without a calibration share."""
+
+    calibration: str | None = None
+
+    def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
+        """Empty: the parts hold everything."""
+        del parts, values
+        return b""
+
+
+class Float16(_Plain):
     """Half precision, as numbers: (rows, *, D), NaN where a row has no data."""
 
-    how = "Half-precision features; rows that cannot be used or are not extracted yet are NaN."
-
     def __init__(self, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> None:
+        self.row_shape = row_shape
         self._dim = row_shape[-1]
         self.arrays: tuple[ArraySpec, ...] = (
             _rows_array(token, row_shape, block_rows, "float16", "NaN", (_LITTLE, _ZSTD, _CRC)),
@@ -138,26 +160,23 @@ class Float16:
             )
         return (part,)
 
-    def decode(self, parts: tuple[NDArray[Any], ...], count: int) -> Decoded:
+    def decode(self, parts: tuple[NDArray[Any], ...], count: int, escape: bytes = b"") -> Decoded:
         """Stored float16 with scale 1 and offset 0."""
+        del escape
         stored = parts[0][:count]
         present = ~np.isnan(stored.reshape(count, -1)[:, 0])
         return Decoded(stored, np.ones(self._dim, np.float32), np.zeros(self._dim, np.float32), present)
 
 
-class Int8:
+class Int8(_Plain):
     """Eight bits, affine per dimension and block: value = q · scale + offset, q in [-127, 127], −128 without data.
 
     offset is the middle of the dimension's range over the block's valid rows and scale covers the wider half with 127
     steps, so a value is off by at most scale / 2 (and float32 rounding). A constant dimension has scale 0: exact.
     """
 
-    how = (
-        "feature = q * scale + offset per dimension, with scale = <name>_affine[row // block_rows, 0] and "
-        "offset = <name>_affine[row // block_rows, 1]; q = -128 marks rows that cannot be used or are not extracted yet."
-    )
-
     def __init__(self, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> None:
+        self.row_shape = row_shape
         self._dim = row_shape[-1]
         self.arrays: tuple[ArraySpec, ...] = (
             _rows_array(token, row_shape, block_rows, "int8", -128, (_BYTES, _ZSTD, _CRC)),
@@ -193,8 +212,9 @@ class Int8:
             part[start : start + len(values[rows])][valid_N[rows]] = q.astype(np.int8)
         return part, np.stack([scale_D, offset_D])[None]
 
-    def decode(self, parts: tuple[NDArray[Any], ...], count: int) -> Decoded:
+    def decode(self, parts: tuple[NDArray[Any], ...], count: int, escape: bytes = b"") -> Decoded:
         """Stored int8 and the block's affine."""
+        del escape
         stored, affine = parts[0][:count], parts[1][0]
         return Decoded(stored, affine[0], affine[1], stored.reshape(count, -1)[:, 0] != -128)
 
@@ -220,13 +240,37 @@ class Int8:
         return scale_D.astype(np.float32), offset_D
 
 
-def token_codec(definition: FeatureDefinition, token: TokenType) -> TokenCodec:
-    """The codec of a feature folder, bound to a token type."""
+HOW_TO_READ = {
+    "float16": "Half-precision features; rows that cannot be used or are not extracted yet are NaN.",
+    "int8": (
+        "feature = q * scale + offset per dimension, with scale = <name>_affine[row // block_rows, 0] and "
+        "offset = <name>_affine[row // block_rows, 1]; q = -128 marks rows that cannot be used or are not extracted yet."
+    ),
+    "calibrated": (
+        "calibration/<token>.json names the codec of each token type, and the arrays beside it. scalar and klt: the "
+        "integers q of a row, put to the places `order`, are a matrix Y (tokens, dimensions); features = "
+        "mean + Y * gain * scale (scalar) or mean + (spatial.T @ (Y * gain)) @ basis * scale (klt); q = -32768 marks rows "
+        "that cannot be used or are not extracted yet, and +-32767 what the escape table of the unit holds."
+    ),
+}
+"""How any Zarr reader turns the arrays into features, by codec."""
+
+
+def how_to_read(definition: FeatureDefinition) -> str:
+    """The sentence that stands in the Zarr group of these features."""
+    return HOW_TO_READ["calibrated" if definition.codec.calibrated else definition.codec.name]
+
+
+def row_shape(definition: FeatureDefinition, token: TokenType) -> tuple[int, ...]:
+    """Shape of one row's features: (D,) for `cls`, (P, D) for `patch`."""
     encoder = definition.encoder
-    grid = encoder.grid[0] * encoder.grid[1]
-    row_shape = (encoder.cls_dim,) if token == "cls" else (grid, encoder.patch_dim)
+    return (encoder.cls_dim,) if token == "cls" else (encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
+
+
+def plain_codec(name: str, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> TokenCodec:
+    """A codec that needs no calibration, by its name."""
     codecs: dict[str, type[Float16] | type[Int8]] = {"float16": Float16, "int8": Int8}
-    return codecs[definition.codec.name](token, row_shape, definition.block_rows)
+    return codecs[name](token, row_shape, block_rows)
 
 
 def _rows_array(

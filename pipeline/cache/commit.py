@@ -21,11 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.codecs import Floats, TokenCodec, token_codec
+from pipeline.cache.calibration import bound_codec
+from pipeline.cache.codecs import Floats, TokenCodec, how_to_read
 from pipeline.cache.layout import (
     ROOT_METADATA,
     array_key,
     array_metadata,
+    escape_key,
     group_key,
     group_metadata,
     record_key,
@@ -51,10 +53,10 @@ def prepare_view(folder: FeatureFolder, view: int, token: TokenType, end_row: in
     shrink: `end_row` may be smaller than what another run prepared.
     """
     manifest = folder.required_manifest()
-    codec = token_codec(manifest.definition, token)
+    codec = bound_codec(folder, token)
     block_rows = manifest.definition.block_rows
     with folder.lock():
-        _ensure(folder, ROOT_METADATA, root_metadata(manifest, codec.how))
+        _ensure(folder, ROOT_METADATA, root_metadata(manifest, how_to_read(manifest.definition)))
         _ensure(folder, group_key(view), group_metadata(view))
         for spec in codec.arrays:
             key = array_key(view, spec)
@@ -87,17 +89,20 @@ def commit_unit(
         ValueError: wrong shape or dtype, or a valid row that is not finite.
     """
     manifest = folder.required_manifest()
-    codec = token_codec(manifest.definition, token)
+    codec = bound_codec(folder, token)
     _check_values(codec, values, valid_N)
     try:
-        shards, statistics = _encode(codec, values, valid_N)
+        shards, escape, statistics = _encode(codec, values, valid_N)
     except StageError as error:
         where = f"{manifest.encoder}, view {view}, {token}, block {block}"
         raise StageError(f"{where}: {error.message}", error.hint) from error
     contents = {shard_key(view, s, block): shard for s, shard in zip(codec.arrays, shards, strict=True)}
+    if escape:
+        contents[escape_key(view, token, block)] = escape
     contents[statistics_key(view, token, block)] = statistics
     record = UnitRecord(
         definition=manifest.digest,
+        calibration=codec.calibration,
         view=view,
         token=token,
         block=block,
@@ -124,9 +129,11 @@ def commit_unit(
     )
 
 
-def _encode(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> tuple[list[bytes], bytes]:
-    """The shards and the statistics of what they decode to."""
-    parts = codec.encode(np.ascontiguousarray(values, np.float32), valid_N)
+def _encode(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> tuple[list[bytes], bytes, bytes]:
+    """The shards, the escape table, and the statistics of what they decode to."""
+    values = np.ascontiguousarray(values, np.float32)
+    parts = codec.encode(values, valid_N)
+    escape = codec.escape(parts, values)
     shards = [encode_part(spec, part) for spec, part in zip(codec.arrays, parts, strict=True)]
     decoded = tuple(decode_part(spec, shard) for spec, shard in zip(codec.arrays, shards, strict=True))
     for spec, part, back in zip(codec.arrays, parts, decoded, strict=True):
@@ -135,12 +142,12 @@ def _encode(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> tu
                 f"{spec.name} did not survive encoding: what decodes is not what went in.",
                 "This machine's memory or its zarr and numcodecs are faulty; try `pip install --upgrade zarr numcodecs`.",
             )
-    unit = codec.decode(decoded, len(values))
+    unit = codec.decode(decoded, len(values), escape)
     if not np.array_equal(unit.present, valid_N):
         raise StageError("A valid row looks like a missing one after encoding.", "Please report this.")
     stored = unit.values()
     rows = stored if valid_N.all() else stored[valid_N]
-    return shards, moments_of(rows.reshape(-1, stored.shape[-1])).to_bytes()
+    return shards, escape, moments_of(rows.reshape(-1, stored.shape[-1])).to_bytes()
 
 
 def _bits(part: NDArray[Any]) -> NDArray[np.uint8]:
@@ -149,13 +156,11 @@ def _bits(part: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _check_values(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> None:
-    rows_array = codec.arrays[0]
-    if values.ndim != len(rows_array.shard) or values.shape[1:] != rows_array.shard[1:] or values.dtype != np.float32:
-        raise ValueError(f"values are {values.dtype} {values.shape}, expected float32 (N, {rows_array.shard[1:]})")
-    if not 0 < len(values) <= rows_array.shard[0] or valid_N.shape != (len(values),) or valid_N.dtype != np.bool_:
-        raise ValueError(
-            f"{len(values)} rows and valid {valid_N.dtype} {valid_N.shape} for blocks of {rows_array.shard[0]}"
-        )
+    block_rows = codec.arrays[0].shard[codec.arrays[0].axis]
+    if values.shape[1:] != codec.row_shape or values.dtype != np.float32:
+        raise ValueError(f"values are {values.dtype} {values.shape}, expected float32 (N, {codec.row_shape})")
+    if not 0 < len(values) <= block_rows or valid_N.shape != (len(values),) or valid_N.dtype != np.bool_:
+        raise ValueError(f"{len(values)} rows and valid {valid_N.dtype} {valid_N.shape} for blocks of {block_rows}")
     # A sum is finite only if every value is (or it overflows: then look closely), and needs no temporary.
     with np.errstate(over="ignore", invalid="ignore"):
         finite_N = np.isfinite(values.reshape(len(values), -1).sum(axis=1))
@@ -176,8 +181,8 @@ def _publish(folder: FeatureFolder, contents: dict[str, bytes]) -> bool:
 
 
 def _same_unit(current: UnitRecord, mine: UnitRecord) -> bool:
-    return (current.definition, current.rows, current.valid, current.files) == (
-        mine.definition, mine.rows, mine.valid, mine.files,
+    return (current.definition, current.calibration, current.rows, current.valid, current.files) == (
+        mine.definition, mine.calibration, mine.rows, mine.valid, mine.files,
     )  # fmt: skip
 
 

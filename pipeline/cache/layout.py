@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 ROOT_METADATA = "zarr.json"
 LEDGER = "ledger.parquet"
 DAMAGED = "damaged"
+CALIBRATION = "calibration"
 
 
 def view_folder(view: int) -> str:
@@ -61,6 +62,16 @@ def shard_key(view: int, spec: ArraySpec, block: int) -> str:
     return f"{view_folder(view)}/{spec.name}/{spec.chunk_key(block)}"
 
 
+def calibration_key(token: TokenType) -> str:
+    """The calibration document of a token type."""
+    return f"{CALIBRATION}/{token}.json"
+
+
+def escape_key(view: int, token: TokenType, block: int) -> str:
+    """A unit's escape table; it exists only where something did not fit."""
+    return f"{view_folder(view)}/{token}_escape/c/{block}"
+
+
 def root_metadata(manifest: FeatureManifest, how: str) -> bytes:
     """The group at the top; its attributes tell a plain Zarr reader what it sees."""
     definition = manifest.definition
@@ -78,7 +89,7 @@ def root_metadata(manifest: FeatureManifest, how: str) -> bytes:
                     "patch_dim": encoder.patch_dim,
                     "grid": list(encoder.grid),
                     "block_rows": definition.block_rows,
-                    "codec": definition.codec.model_dump(mode="json"),
+                    "codec": definition.codec.model_dump(mode="json", exclude_none=True),
                     "reading": how,
                 }
             },

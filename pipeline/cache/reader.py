@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part
-from pipeline.cache.codecs import Decoded, Floats, TokenCodec, token_codec
-from pipeline.cache.layout import shard_key
+from pipeline.cache.calibration import bound_codec
+from pipeline.cache.codecs import Decoded, Floats, row_shape
+from pipeline.cache.layout import escape_key, shard_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
 from pipeline.storage import LocalStore, fast_hash
 from schemas.config import TokenType
@@ -22,6 +23,7 @@ from schemas.errors import StageError, UserError
 from schemas.features import FeatureDefinition, FeatureManifest, FileEntry, UnitRecord
 
 if TYPE_CHECKING:
+    from pipeline.cache.coefficients import Coefficients
     from pipeline.cache.loading import CachedBatches
     from pipeline.samples.dataset import Dataset
 
@@ -43,7 +45,6 @@ class FeatureCache:
     def __init__(self, folder: Path) -> None:
         self._folder = FeatureFolder(LocalStore(folder))
         self.manifest: FeatureManifest = self._folder.required_manifest()
-        self._codecs: dict[TokenType, TokenCodec] = {t: token_codec(self.definition, t) for t in TOKENS}
         self._records: dict[tuple[int, TokenType], dict[int, UnitRecord]] = {}
 
     @classmethod
@@ -105,7 +106,7 @@ class FeatureCache:
     @property
     def shapes(self) -> dict[TokenType, tuple[int, ...]]:
         """Shape of one row's features: (D,) and (P, D)."""
-        return {token: codec.arrays[0].shard[1:] for token, codec in self._codecs.items()}
+        return {token: row_shape(self.definition, token) for token in TOKENS}
 
     @property
     def block_rows(self) -> int:
@@ -171,8 +172,10 @@ class FeatureCache:
         decoded = self.read_block_raw(view, token, block, rows_digest)
         return Block(decoded.values(), decoded.present)
 
-    def read_block_raw(self, view: int, token: TokenType, block: int, rows_digest: str | None = None) -> Decoded:
-        """Stored numbers of a unit with their scale and offset, for decoding on the training device.
+    def read_block_raw(
+        self, view: int, token: TokenType, block: int, rows_digest: str | None = None
+    ) -> Decoded | Coefficients:
+        """Stored numbers of a unit with what turns them into features, for decoding on the training device.
 
         Raises:
             StageError: the unit is not extracted yet, is damaged, or belongs to other rows.
@@ -184,12 +187,16 @@ class FeatureCache:
                 f"{self.manifest.dataset} holds now.",
                 "Run `unic-pipe extract`: it makes again what does not match.",
             )
-        codec = self._codecs[token]
+        codec = bound_codec(self._folder, token)
+        if record.calibration != codec.calibration:
+            raise self._damage(record.files[0].path, record, "it was stored by another calibration")
         entries = {entry.path: entry for entry in record.files}
         keys = [shard_key(view, spec, block) for spec in codec.arrays]
         shards = [self._verified(entries.get(key), key, record) for key in keys]
         parts = tuple(decode_part(spec, shard) for spec, shard in zip(codec.arrays, shards, strict=True))
-        decoded = codec.decode(parts, record.count)
+        escape = escape_key(view, token, block)
+        table = self._verified(entries[escape], escape, record) if escape in entries else b""
+        decoded = codec.decode(parts, record.count, table)
         if not np.array_equal(decoded.present, valid_rows(record)):
             raise self._damage(keys[0], record, "its rows are not those of its record")
         return decoded

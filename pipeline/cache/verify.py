@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.cache.codecs import token_codec
+from pipeline.cache.calibration import bound_codec, calibrated_tokens, damaged_files, read_document
+from pipeline.cache.codecs import TokenCodec, how_to_read
 from pipeline.cache.folded import FoldedContent, parse_record, placed, read_folded
 from pipeline.cache.layout import (
     DAMAGED,
@@ -21,6 +23,8 @@ from pipeline.cache.layout import (
     ROOT_METADATA,
     array_key,
     array_metadata,
+    calibration_key,
+    escape_key,
     folded_key,
     group_key,
     group_metadata,
@@ -35,7 +39,8 @@ from pipeline.cache.tables import DamagedTable, read_sealed
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.storage import LocalStore, fast_hash, sha256
 from schemas.base import digest_of, short
-from schemas.errors import UnicPipeError, UserError
+from schemas.config import TokenType
+from schemas.errors import StageError, UnicPipeError, UserError
 from schemas.features import FeatureManifest, FileEntry, StatisticsDocument, UnitRecord
 from schemas.status import Problem
 from schemas.views import ProbesDocument
@@ -87,9 +92,12 @@ class _Verification:
         self.folded: dict[Plane, dict[int, str]] = {}
         """Hashes of the statistics in the folded tables."""
         self.manifest: FeatureManifest | None = None
+        self.codecs: dict[TokenType, TokenCodec] = {}
+        """Of the token types that can be read."""
 
     def run(self) -> tuple[list[Problem], int]:
         self._check_manifest()
+        self._check_calibrations()
         units = [unit for plane in self.folder.planes() for unit in self._plane_records(plane)]
         self._check_units(units)
         self._check_metadata()
@@ -120,6 +128,29 @@ class _Verification:
                 self._problem(MANIFEST, "missing")
         except UnicPipeError:
             self._problem(MANIFEST, "document")
+
+    def _check_calibrations(self) -> None:
+        """Documents and arrays that turn integers into features; what is damaged is made again before any unit."""
+        if self.manifest is None:
+            return
+        for token in calibrated_tokens(self.folder):
+            key = calibration_key(token)
+            try:
+                document = read_document(self.folder, token)
+            except StageError:
+                self.seen.add(key)
+                self._derivable(key, "document")
+                continue
+            if document is None:
+                if any(plane_token == token for _, plane_token in self.folder.planes()):
+                    self._problem(key, "missing")
+                continue
+            self.seen |= {key, *(entry.path for entry in document.files)}
+            for path, kind in damaged_files(self.folder, document):
+                self._derivable(path, kind)
+        for token in TOKENS:
+            with suppress(StageError):
+                self.codecs[token] = bound_codec(self.folder, token)
 
     def _plane_records(self, plane: Plane) -> list[UnitRecord]:
         """The intact records of a plane; damaged ones become problems."""
@@ -162,10 +193,12 @@ class _Verification:
         if (record.definition, record.rows) != expected:
             self._damaged_unit(key, "record", plane, block)
             return None
-        if self.manifest is not None:
-            codec = token_codec(self.manifest.definition, plane[1])
-            files = [shard_key(plane[0], spec, block) for spec in codec.arrays] + [statistics_key(*plane, block)]
-            if [f.path for f in record.files] != files:
+        codec = self.codecs.get(plane[1])
+        if codec is not None:
+            files = [shard_key(plane[0], spec, block) for spec in codec.arrays]
+            files += [f.path for f in record.files if f.path == escape_key(*plane, block)]
+            files += [statistics_key(*plane, block)]
+            if [f.path for f in record.files] != files or record.calibration != codec.calibration:
                 self._damaged_unit(key, "record", plane, block)
                 return None
         return record
@@ -206,9 +239,11 @@ class _Verification:
             return
         recorded = self.folder.planes()
         for view, token in self._prepared_planes() | set(recorded):
-            codec = token_codec(manifest.definition, token)
+            codec = self.codecs.get(token)
+            if codec is None:
+                continue
             end_row = self._end_of((view, token))
-            self._check_bytes(ROOT_METADATA, root_metadata(manifest, codec.how))
+            self._check_bytes(ROOT_METADATA, root_metadata(manifest, how_to_read(manifest.definition)))
             self._check_bytes(group_key(view), group_metadata(view))
             for spec in codec.arrays:
                 if (view, token) not in recorded and self._read(array_key(view, spec)) is None:
@@ -285,7 +320,9 @@ class _Verification:
 
     def _name_unexpected(self) -> None:
         """Files that nothing here wrote. Shards without a record are work that was cut off: the next extract has them."""
-        unfinished = re.compile(r"view-\d{3,}/\w+/(zarr\.json|c(/\d+)+)|view-\d{3,}/zarr\.json|zarr\.json")
+        unfinished = re.compile(
+            r"view-\d{3,}/\w+/(zarr\.json|c(/\d+)+)|view-\d{3,}/zarr\.json|zarr\.json|calibration/\w+-[0-9a-f]{8}/.+"
+        )
         sidecar = re.compile(r"records/view-\d{3,}/(cls|patch)/\d+\.stats")
         for key in self._keys(""):
             known = (

@@ -103,7 +103,7 @@ class Feed:
         for teacher, token in _wanted(students):
             encoder, codec = source.caches[teacher].definition.encoder, source.caches[teacher].definition.codec.name
             values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
-            row_bytes += values * (2 if codec == "float16" else 1)
+            row_bytes += values * (1 if codec == "int8" else 2)
         return 0 if self.definition.live else self.window * source.dataset.block_rows * row_bytes
 
     def _plans(self, students: Sequence[Training], start: int) -> Iterator[BatchPlan]:

@@ -2,8 +2,9 @@
 
 The target is (feature - mean) / std; the codec turns integers into features by value * scale + offset (int8), so both
 fold into value * (scale / std) + (offset - mean) / std. Students that train together share the stored values, and each
-has its own multiply-add. A teacher whose grid of patch tokens differs from the student's is resampled to it afterwards:
-bilinear between token centres, and antialiased (a triangle as wide as the reduction) where the grid shrinks.
+has its own multiply-add (calibrated codecs: a matrix product, see `stages.distill.coefficients`). A teacher whose grid
+of patch tokens differs from the student's is resampled to it afterwards: bilinear between token centres, and antialiased
+(a triangle as wide as the reduction) where the grid shrinks.
 
 Shapes: B rows of a batch, P patch tokens of the teacher, Q of the student, D teacher dimension, K blocks of a batch.
 """
@@ -23,11 +24,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.cache.codecs import Decoded
+from pipeline.cache.coefficients import Coefficients
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.statistics import standardization
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.features import StatisticsDocument
+from stages.distill.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
 Pair = tuple[str, TokenType]
 """(teacher, token type)."""
@@ -42,7 +45,7 @@ class BlockWindow:
     def __init__(self, caches: Mapping[str, FeatureCache], pool: Executor, capacity: int) -> None:
         """`capacity`: the number of (teacher, token type, view, block) that are kept."""
         self.caches, self.pool, self.capacity = caches, pool, capacity
-        self._blocks: OrderedDict[BlockKey, Future[Decoded]] = OrderedDict()
+        self._blocks: OrderedDict[BlockKey, Future[Decoded | Coefficients]] = OrderedDict()
 
     def request(self, keys: Sequence[BlockKey]) -> None:
         """Start reading what is not there, and drop what was not asked for longest."""
@@ -55,7 +58,7 @@ class BlockWindow:
         while len(self._blocks) > max(self.capacity, len(keys)):
             self._blocks.popitem(last=False)
 
-    def get(self, keys: Sequence[BlockKey]) -> list[Decoded]:
+    def get(self, keys: Sequence[BlockKey]) -> list[Decoded | Coefficients]:
         """The blocks. Raises StageError where one is missing or damaged."""
         self.request(keys)
         return [self._blocks[key].result() for key in keys]
@@ -124,7 +127,8 @@ class RawTargets:
         return RawTargets(change(self.values), change(self.block_B), affines)
 
 
-Targets = Mapping[Pair, RawTargets]
+AnyTargets = RawTargets | CoefficientTargets
+Targets = Mapping[Pair, AnyTargets]
 Wanted = Mapping[Pair, Mapping[str, Standard]]
 """For every teacher and token type, the standardizations that some student wants, by name."""
 
@@ -139,6 +143,7 @@ class TargetReader:
 
     def __init__(self, window: BlockWindow, wanted: Wanted, block_rows: int) -> None:
         self.window, self.wanted, self.block_rows = window, wanted, block_rows
+        self._unfoldings: dict[Pair, dict[str, Unfolding]] = {}
 
     def keys(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> list[BlockKey]:
         """The blocks that the rows need; without `patches`, of cls tokens alone."""
@@ -151,7 +156,7 @@ class TargetReader:
         """Start reading what the rows need."""
         self.window.request(self.keys(rows_B, view, patches))
 
-    def read(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> dict[Pair, RawTargets]:
+    def read(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> dict[Pair, AnyTargets]:
         """The rows' targets in stored form, by teacher and token type; all rows must be usable."""
         block_of_B = rows_B // self.block_rows
         _, which_B = np.unique(block_of_B, return_inverse=True)
@@ -159,10 +164,30 @@ class TargetReader:
         blocks = self.window.get(keys)
         wanted = read_pairs(self.wanted, patches)
         per_pair = len(keys) // len(wanted)
+        offset_B = rows_B % self.block_rows
         return {
-            pair: _gather(blocks[i * per_pair : (i + 1) * per_pair], rows_B % self.block_rows, which_B, standards)
-            for i, (pair, standards) in enumerate(wanted.items())
+            pair: self._gather(pair, blocks[i * per_pair : (i + 1) * per_pair], offset_B, which_B)
+            for i, pair in enumerate(wanted)
         }
+
+    def _gather(
+        self,
+        pair: Pair,
+        blocks: Sequence[Decoded | Coefficients],
+        offset_B: NDArray[np.int64],
+        which_B: NDArray[np.int64],
+    ) -> AnyTargets:
+        standards = self.wanted[pair]
+        coefficients = [block for block in blocks if isinstance(block, Coefficients)]
+        if not coefficients:
+            return _gather([b for b in blocks if isinstance(b, Decoded)], offset_B, which_B, standards)
+        if pair not in self._unfoldings:
+            # Every unit of a feature folder is of one calibration.
+            transform = coefficients[0].transform
+            self._unfoldings[pair] = {
+                name: Unfolding(transform.synthesis_to(s.mean_D, s.std_D)) for name, s in standards.items()
+            }
+        return gather_coefficients(coefficients, offset_B, which_B, self._unfoldings[pair])
 
 
 class GridResampler:

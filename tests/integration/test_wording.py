@@ -182,6 +182,7 @@ class TestConfiguration:
         typed(extracted.folder, "distill", "--student", "tinny").refuses("'tinny'", "did you mean tiny?")
 
     def test_a_folder_that_cannot_be_written(self, typed: Type, raw: Any) -> None:
+        shutil.rmtree(raw.folder / "runs", ignore_errors=True)
         (raw.folder / "runs").write_text("a file where a folder must be")
         typed(raw.folder, "index").refuses(f"{raw.folder}/runs", "may write to", code=1)
 

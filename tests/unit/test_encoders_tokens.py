@@ -202,9 +202,9 @@ def test_out_of_memory_says_what_to_set() -> None:
         architecture="hungry", weights="random:0", readout="vit", image_size=32,
         mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=1, patch_dim=1, grid=(1, 1),
     )  # fmt: skip
-    with pytest.raises(StageError, match=r"compute\.batch is 4") as caught:
+    with pytest.raises(StageError, match="Out of memory on cpu: 3 images of 32 x 32 pixels") as caught:
         Encoder(_Hungry(), definition).encode(images(), FLOAT32)
-    assert "--set compute.batch=2" in (caught.value.hint or "")
+    assert "unic-pipe extract --batch 1" in (caught.value.hint or "")
 
 
 def test_random_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_disk_that_is_too_small_says_what_is_needed_and_free_and_what_to_do(tm
     assert caught.value.message.startswith("Disk too small: the features need about 5,749.2 PB, ")
     assert str(tmp_path) in caught.value.message
     assert caught.value.message.endswith(" free.")
-    assert caught.value.hint.startswith("Make it fit with cache.codec: int8")
+    assert caught.value.hint.startswith("Make it fit with cache.codec: auto")
     assert "--rows 1%" in caught.value.hint
     with pytest.raises(StageError) as caught:
         check_disk(tmp_path, [(need("int8"), LocalStore(tmp_path / "a"))], 10**13)

@@ -1,0 +1,251 @@
+"""The calibration of a token type on disk: a document that is created once, and the Zarr arrays that it names (R10).
+
+The arrays are published first, in a folder named by their content, then the document is created conditionally; whoever
+loses that race adopts the winner's. A calibration is only ever read whole: document and arrays by their hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cache.arrays import decode_part, encode_part
+from pipeline.cache.codecs import ArraySpec, TokenCodec, plain_codec, row_shape
+from pipeline.cache.layout import array_metadata, calibration_key
+from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from pipeline.storage import fast_hash, sha256
+from schemas.base import digest_of
+from schemas.config import TokenType
+from schemas.errors import StageError, UserError
+from schemas.features import CalibrationDocument, FileEntry
+
+if TYPE_CHECKING:
+    from pipeline.cache.coefficients import Transform
+
+_ARRAYS = ("mean", "scale", "gain", "order", "basis", "spatial")
+_CODECS: tuple[dict[str, Any], ...] = ({"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"})
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A calibration that is not in force yet: its document, and its files by key."""
+
+    document: CalibrationDocument
+    contents: dict[str, bytes]
+
+
+def propose(document: CalibrationDocument, transform: Transform | None) -> Proposal:
+    """A document without files, completed by the arrays of a transform."""
+    files = {} if transform is None else _array_files(transform)
+    identity = sha256(b"".join(files.values()))[:8]
+    contents = {f"calibration/{document.token}-{identity}/{name}": raw for name, raw in files.items()}
+    entries = tuple(FileEntry(path=k, size=len(v), xxh3=fast_hash(v)) for k, v in contents.items())
+    return Proposal(document.model_copy(update={"files": entries}), contents)
+
+
+def ensure_calibration(folder: FeatureFolder, token: TokenType, make: Callable[[], Proposal]) -> bool:
+    """Create the calibration unless there is one, and repair it where it is damaged; whether `make` was called.
+
+    Units that were stored by a calibration that is no longer there go out of force.
+    """
+    made = False
+    if _state(folder, token) != "sound":
+        proposal, made = make(), True
+        _publish(folder, proposal)
+        if _state(folder, token) != "sound":
+            # The document is damaged, or names arrays that these are not: it was made on other hardware.
+            with folder.lock():
+                if _state(folder, token) != "sound":
+                    folder.set_aside(calibration_key(token))
+            _publish(folder, proposal)
+    digest = bound_codec(folder, token).calibration
+    for view, plane_token in folder.planes():
+        if made and plane_token == token:
+            others = [b for b, record in folder.records(view, token).items() if record.calibration != digest]
+            if others:
+                folder.void(view, token, others)
+    return made
+
+
+def bound_codec(folder: FeatureFolder, token: TokenType) -> TokenCodec:
+    """The codec of a folder's token type.
+
+    Raises:
+        StageError: it needs a calibration, and that is missing or damaged.
+    """
+    definition = folder.required_manifest().definition
+    shape = row_shape(definition, token)
+    if not definition.codec.calibrated:
+        return plain_codec(definition.codec.name, token, shape, definition.block_rows)
+    path = folder.store.path(calibration_key(token))
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StageError(f"{path} is missing: without it {token} features cannot be read.", REPAIR) from None
+    return _loaded(folder.store.root, token, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocument | None:
+    """The calibration document, or None if there is none.
+
+    Raises:
+        StageError: it is damaged, or of another definition.
+    """
+    key = calibration_key(token)
+    try:
+        raw = folder.store.get(key)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        document = CalibrationDocument.from_bytes(raw, str(folder.store.path(key)))
+    except UserError as error:
+        raise StageError(error.message, REPAIR) from error
+    if document.token != token or document.definition != folder.required_manifest().digest:
+        raise StageError(f"{folder.store.path(key)} is the calibration of something else.", REPAIR)
+    return document
+
+
+def damaged_files(folder: FeatureFolder, document: CalibrationDocument) -> list[tuple[str, str]]:
+    """(key, kind of damage) of the arrays' files that are not as recorded."""
+    found = []
+    for entry in document.files:
+        try:
+            raw = folder.store.get(entry.path)
+        except (FileNotFoundError, NotADirectoryError):
+            found.append((entry.path, "missing"))
+            continue
+        if len(raw) != entry.size or fast_hash(raw) != entry.xxh3:
+            found.append((entry.path, "size" if len(raw) != entry.size else "content"))
+    return found
+
+
+def calibrated_tokens(folder: FeatureFolder) -> tuple[TokenType, ...]:
+    """Token types that need a calibration."""
+    return TOKENS if folder.required_manifest().definition.codec.calibrated else ()
+
+
+def _publish(folder: FeatureFolder, proposal: Proposal) -> None:
+    """Arrays, then the document; if another one is in force, ours vanish again."""
+    for key, raw in proposal.contents.items():
+        folder.store.put(key, raw)
+        if folder.store.get(key) != raw:
+            raise StageError(f"{folder.store.path(key)} does not read back as written.", "The disk is faulty.")
+    token = proposal.document.token
+    if folder.store.create(calibration_key(token), proposal.document.to_bytes()):
+        return
+    try:
+        winner = read_document(folder, token)
+    except StageError:
+        return
+    if winner is not None:
+        for key in proposal.contents.keys() - {entry.path for entry in winner.files}:
+            folder.store.delete(key)
+
+
+def _state(folder: FeatureFolder, token: TokenType) -> str:
+    try:
+        document = read_document(folder, token)
+    except StageError:
+        return "damaged"
+    if document is None:
+        return "missing"
+    return "damaged" if damaged_files(folder, document) else "sound"
+
+
+@lru_cache(maxsize=64)
+def _loaded(root: Path, token: TokenType, signature: tuple[int, int, int]) -> TokenCodec:
+    """The codec of a calibration document; read once per process as long as the file is the same."""
+    del signature
+    from pipeline.cache.coefficients import Calibrated
+    from pipeline.storage import LocalStore
+
+    folder = FeatureFolder(LocalStore(root))
+    document = read_document(folder, token)
+    if document is None:
+        raise StageError(f"{root / calibration_key(token)} is missing.", REPAIR)
+    definition = folder.required_manifest().definition
+    shape = row_shape(definition, token)
+    digest = digest_of(document)
+    if document.codec in ("float16", "int8"):
+        codec = plain_codec(document.codec, token, shape, definition.block_rows)
+        codec.calibration = digest
+        return codec
+    return Calibrated(token, _read_transform(folder, document, shape), definition.block_rows, digest)
+
+
+def _read_transform(folder: FeatureFolder, document: CalibrationDocument, shape: tuple[int, ...]) -> Transform:
+    from pipeline.cache.coefficients import Transform
+
+    # The bytes that were checked are the bytes that are decoded.
+    raw: dict[str, bytes] = {}
+    for entry in document.files:
+        try:
+            content = folder.store.get(entry.path)
+        except (FileNotFoundError, NotADirectoryError):
+            content = b""
+        if len(content) != entry.size or fast_hash(content) != entry.xxh3:
+            raise StageError(f"Damaged: {folder.store.path(entry.path)} (calibration of {document.token}).", REPAIR)
+        raw["/".join(entry.path.split("/")[2:])] = content
+    tokens, dims = (1, *shape)[-2:]
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean": (tokens, dims), "scale": (dims,), "gain": (dims,), "order": (tokens * dims,),
+        "basis": (dims, dims), "spatial": (tokens, tokens),
+    }  # fmt: skip
+    arrays: dict[str, NDArray[Any] | None] = dict.fromkeys(_ARRAYS)
+    for name in _ARRAYS:
+        spec = _spec(name, shapes[name])
+        chunk = raw.get(f"{name}/{spec.chunk_key(0)}")
+        arrays[name] = None if chunk is None else decode_part(spec, chunk)
+    found = {name: array for name, array in arrays.items() if array is not None}
+    return Transform(
+        row_shape=shape,
+        step=document.step,
+        rounding=document.rounding,
+        mean_PD=found["mean"],
+        scale_D=found["scale"],
+        gain_D=found["gain"],
+        order_K=found["order"],
+        basis_DD=arrays["basis"],
+        spatial_PP=arrays["spatial"],
+    )
+
+
+def _array_files(transform: Transform) -> dict[str, bytes]:
+    """`zarr.json` and the one chunk of each array, by key below the calibration's folder."""
+    arrays = {
+        "mean": transform.mean_PD,
+        "scale": transform.scale_D,
+        "gain": transform.gain_D,
+        "order": transform.order_K,
+        "basis": transform.basis_DD,
+        "spatial": transform.spatial_PP,
+    }
+    files: dict[str, bytes] = {}
+    for name, array in arrays.items():
+        if array is not None:
+            spec = _spec(name, array.shape)
+            files[f"{name}/zarr.json"] = array_metadata(spec, array.shape[0], array.shape[0])
+            files[f"{name}/{spec.chunk_key(0)}"] = encode_part(spec, np.ascontiguousarray(array, spec.dtype))
+    return files
+
+
+def _spec(name: str, shape: tuple[int, ...]) -> ArraySpec:
+    axes = {"mean": ("token", "dimension"), "scale": ("dimension",), "gain": ("component",), "order": ("coefficient",)}
+    axes |= {"basis": ("component", "dimension"), "spatial": ("token_component", "token")}
+    return ArraySpec(
+        name=name,
+        shard=shape,
+        inner=shape,
+        axis=0,
+        counts="rows",
+        dtype="int32" if name == "order" else "float32",
+        fill_value=-1 if name == "order" else "NaN",
+        codecs=_CODECS,
+        dimensions=axes[name],
+    )

@@ -1,0 +1,89 @@
+"""`unic-pipe report cache`: what compression cost, per teacher and token type, and what other codecs would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline.cache.reader import FeatureCache
+from pipeline.engine import pick_device
+from pipeline.features import TOKENS
+from pipeline.inventory import Inventory
+from pipeline.planning import extraction_needs
+from pipeline.progress import Reporter, human_bytes
+from pipeline.storage import LocalStore
+from schemas.errors import UserError
+from schemas.status import CacheLoss, CacheReport, RateCurve
+from stages.report.losses import compare, curves, loss_of
+from stages.report.rate_chart import write_cache_report
+
+FILE = "runs/cache-report.html"
+
+
+def cache_report(inventory: Inventory, device: str, plot: bool, reporter: Reporter) -> tuple[CacheReport, Path | None]:
+    """Losses of all training features that exist; with `plot`, also the page with the curves of all codecs.
+
+    Raises:
+        UserError: nothing is extracted yet.
+        StageError: damaged features, or samples that are not what was indexed.
+    """
+    training = {student.dataset for student in inventory.config.students.values()} or set(
+        inventory.config.samples.datasets
+    )
+    needs = [need for need in extraction_needs(inventory) if need.dataset in training]
+    rows: list[CacheLoss] = []
+    found_curves: list[RateCurve] = []
+    with reporter.task("compare", total=len(needs), unit="caches") as task:
+        for need in needs:
+            path, dataset = need.folder(inventory.folder), inventory.dataset(need.dataset).dataset
+            if dataset is None or not (path / "manifest.json").is_file():
+                continue
+            found = compare(
+                dataset, FeatureCache.open(path), need, inventory.teacher(need.encoder), pick_device(device)
+            )
+            for token in TOKENS if found is not None else ():
+                if need.views.get(token, 0):
+                    assert found is not None
+                    rows.append(loss_of(found, token))
+                    if plot:
+                        points = tuple(curves(found, token))
+                        found_curves.append(
+                            RateCurve(teacher=need.encoder, dataset=need.dataset, token=token, points=points)
+                        )
+            task.advance(1)
+    if not rows:
+        raise UserError("There are no training features to report on.", "Run `unic-pipe extract`.")
+    report = CacheReport(rows=tuple(rows), curves=tuple(found_curves))
+    if not plot:
+        return report, None
+    path = inventory.folder / FILE
+    LocalStore(inventory.folder).put(FILE, write_cache_report(path, report))
+    return report, path
+
+
+def loss_table(rows: Sequence[CacheLoss]) -> Table:
+    """The rows for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (
+        "teacher",
+        "token",
+        "codec",
+        "bits/value",
+        "size",
+        "SNR",
+        "cosine",
+        "worst",
+        "Gaussian R(D)",
+        "encode",
+        "read",
+    ):
+        table.add_column(column, justify="left" if column in ("teacher", "token", "codec") else "right")
+    for row in rows:
+        table.add_row(
+            row.teacher, row.token, row.codec, f"{row.bits_per_value:.3f}", human_bytes(row.bytes),
+            f"{row.snr_db:.1f} dB", f"{row.cosine_mean:.4f}", f"{row.cosine_min:.4f}", f"{row.gaussian_rd_bits:.3f}",
+            f"{row.encode_values_s / 1e6:,.0f} M/s", f"{row.decode_values_s / 1e6:,.0f} M/s",
+        )  # fmt: skip
+    return table

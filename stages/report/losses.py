@@ -1,0 +1,185 @@
+"""What compression cost: features as they were written, compared with the teacher run again on a sample of rows.
+
+Everything is measured on features standardized per dimension, which is what a student sees. Originals are not stored, so
+the teacher runs again; sizes are those of all files that units own.
+
+Legend: N rows, P tokens, D dimensions, M tokens of all rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.cache.arrays import encode_part
+from pipeline.cache.calibration import bound_codec
+from pipeline.cache.codecs import TokenCodec, plain_codec, row_shape
+from pipeline.cache.coefficients import Calibrated
+from pipeline.cache.fitting import Sample, axes_of, fit_step, measure
+from pipeline.cache.rates import gaussian_bits
+from pipeline.cache.reader import Block, FeatureCache, valid_rows
+from pipeline.calibrating import sample_features
+from pipeline.encoders import ResolvedEncoder
+from pipeline.features import TOKENS, FeatureNeed
+from pipeline.samples.dataset import Dataset
+from schemas.config import TokenType
+from schemas.status import CacheLoss, RatePoint
+
+BLOCKS, ROWS_OF_BLOCK = 8, 64
+"""Rows that are compared: so many of so many blocks, chosen at random."""
+TARGETS_DB = (6.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0)
+"""Signal-to-noise ratios at which the curves are measured."""
+CURVE_ROWS = 256
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Sample rows of one teacher: where they are, and what the teacher says about them now."""
+
+    cache: FeatureCache
+    blocks: tuple[int, ...]
+    rows_N: NDArray[np.int64]
+    live: dict[TokenType, Floats]
+
+
+def compare(
+    dataset: Dataset, cache: FeatureCache, need: FeatureNeed, encoder: ResolvedEncoder, device: str
+) -> Compared | None:
+    """Run the teacher again on random rows of view 0; None if there are no finished blocks.
+
+    Raises:
+        StageError: samples that are not what was indexed.
+    """
+    tokens = [token for token in TOKENS if need.views.get(token, 0)]
+    records = [cache.records(0, token) for token in tokens]
+    finished = sorted(set.intersection(*(set(r) for r in records))) if records else []
+    generator = np.random.Generator(
+        np.random.Philox(key=int(hashlib.sha256(cache.digest.encode()).hexdigest()[:32], 16))
+    )
+    blocks = sorted(generator.permutation(finished)[:BLOCKS].tolist())
+    chosen = []
+    for block in blocks:
+        valid_N = np.logical_and.reduce([valid_rows(r[block]) for r in records])
+        offsets = generator.permutation(np.flatnonzero(valid_N))[:ROWS_OF_BLOCK]
+        chosen.append(block * cache.block_rows + np.sort(offsets))
+    rows_N = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+    if not len(rows_N):
+        return None
+    live = sample_features(dataset, rows_N, need, encoder, device, need.definition.compute.batch)
+    return Compared(cache, tuple(blocks), rows_N, live)
+
+
+def loss_of(found: Compared, token: TokenType) -> CacheLoss:
+    """The row of one token type."""
+    cache, live = found.cache, found.live[token]
+    sample = Sample.of(live)
+    stored = {block: cache.read_block(0, token, block) for block in found.blocks}
+    back = np.stack([stored[int(row // cache.block_rows)].values[row % cache.block_rows] for row in found.rows_N])
+    back_NPD = back.reshape(sample.values_NPD.shape)
+    snr_db = sample.snr_db(sample.values_NPD, back_NPD)
+    cosine = _cosines(sample, back_NPD)
+    all_rows = np.concatenate([block.values[block.valid] for block in stored.values()])
+    records = [r for view, t in cache.folder.planes() if t == token for r in cache.records(view, token).values()]
+    size = sum(entry.size for record in records for entry in record.files[:-1])
+    values = sum(record.count for record in records) * back[0].size
+    codec = bound_codec(cache.folder, token)
+    speeds = _speeds(cache, codec, token, found.blocks[0], stored[found.blocks[0]])
+    return CacheLoss(
+        teacher=cache.manifest.encoder,
+        dataset=cache.manifest.dataset,
+        token=token,
+        codec=codec.transform.codec if isinstance(codec, Calibrated) else codec_name(codec),
+        bits_per_value=8 * size / values,
+        bytes=size,
+        snr_db=snr_db,
+        cosine_mean=float(cosine.mean()),
+        cosine_min=float(cosine.min()),
+        gaussian_rd_bits=gaussian_bits(_variances(sample, all_rows), snr_db),
+        encode_values_s=speeds[0],
+        decode_values_s=speeds[1],
+        features_values_s=speeds[2],
+    )
+
+
+def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
+    """Every codec on the same rows: fitted to three quarters of them, measured on the others."""
+    live = found.live[token][:CURVE_ROWS]
+    sample, shape = Sample.of(live), row_shape(found.cache.definition, token)
+    block_rows = min(found.cache.block_rows, int(sample.held_N.sum()))
+    for name in ("float16", "int8"):
+        bits, snr_db, _, _ = measure(plain_codec(name, token, shape, block_rows), sample)
+        yield RatePoint(codec=name, bits_per_value=bits, snr_db=snr_db)
+    for name in ("scalar", "klt"):
+        places = axes_of(sample, shape, name == "klt")
+        for target in TARGETS_DB:
+            codec = Calibrated(token, fit_step(places, sample, target), block_rows, None)
+            bits, snr_db, _, _ = measure(codec, sample)
+            yield RatePoint(codec=name, bits_per_value=bits, snr_db=snr_db)
+    variance_D = _variances(sample, live)
+    for target in TARGETS_DB:
+        yield RatePoint(codec="Gaussian R(D)", bits_per_value=gaussian_bits(variance_D, target), snr_db=target)
+
+
+def _speeds(
+    cache: FeatureCache, codec: TokenCodec, token: TokenType, block: int, stored: Block
+) -> tuple[float, float, float]:
+    """Values per second of encoding, of decoding to stored numbers and to features; the best of three, one thread."""
+    rows = np.ascontiguousarray(stored.values[stored.valid])
+
+    def encode() -> None:
+        parts = codec.encode(rows, np.ones(len(rows), bool))
+        for spec, part in zip(codec.arrays, parts, strict=True):
+            encode_part(spec, part)
+
+    works = (
+        encode,
+        lambda: cache.read_block_raw(0, token, block),
+        lambda: cache.read_block(0, token, block),
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        encoded, decoded, features = (rows.size / min(_seconds(work) for _ in range(3)) for work in works)
+    finally:
+        torch.set_num_threads(threads)
+    return encoded, decoded, features
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def codec_name(codec: object) -> str:
+    """`float16` or `int8`."""
+    return type(codec).__name__.lower()
+
+
+def _cosines(sample: Sample, back_NPD: Floats) -> NDArray[np.float64]:
+    """Of each standardized token with what came back."""
+    a_MD, b_MD = (
+        ((x - sample.mean_D) / sample.scale_D).reshape(-1, x.shape[-1]) for x in (sample.values_NPD, back_NPD)
+    )
+    product_M = (a_MD * b_MD).sum(axis=1, dtype=np.float64)
+    norms_M = np.linalg.norm(a_MD, axis=1).astype(np.float64) * np.linalg.norm(b_MD, axis=1)
+    cosine_M: NDArray[np.float64] = np.where(norms_M > 0, product_M / np.maximum(norms_M, 1e-30), 1.0)
+    return cosine_M
+
+
+def _variances(sample: Sample, axes_rows: Floats) -> NDArray[np.float64]:
+    """Variance of the sample along the principal axes of (more) rows: on its own axes it would look too uneven."""
+    dims = axes_rows.shape[-1]
+    z_MD = (axes_rows.reshape(-1, dims) - sample.mean_D) / sample.scale_D
+    _, axes_DD = np.linalg.eigh((z_MD.T @ z_MD).astype(np.float64))
+    y_MD = ((sample.values_NPD.reshape(-1, dims) - sample.mean_D) / sample.scale_D) @ axes_DD
+    variance_D: NDArray[np.float64] = np.square(y_MD).mean(axis=0)
+    return variance_D

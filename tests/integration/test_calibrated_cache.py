@@ -1,0 +1,151 @@
+"""klt and auto from extraction to a student: the wanted ratio, the same bytes whoever works, training and resume.
+
+Legend: N rows, P tokens, D dimensions.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.cache.calibration import read_document
+from pipeline.cache.coefficients import Calibrated
+from pipeline.cache.fitting import Sample, axes_of, fit_step
+from pipeline.cache.reader import FeatureCache
+from pipeline.cache.verify import verify_folder
+from schemas.features import ComputeDefinition
+
+KLT = ("cache.codec=klt", "cache.snr_db=15")
+AUTO = ("cache.codec=auto", "cache.snr_db=15")
+TEACHERS = ("lite0", "lite1")
+
+
+@pytest.fixture(scope="module")
+def klt_template(raw_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Features of both teachers under klt, extracted by threads of one process."""
+    folder = tmp_path_factory.mktemp("klt") / "work"
+    shutil.copytree(raw_template.folder, folder, symlinks=True)
+    work = type(raw_template)(folder)
+    assert all(extraction.complete for extraction in work.extract(*KLT).values())
+    return work
+
+
+@pytest.fixture
+def klt(klt_template: Any, tmp_path: Any) -> Any:
+    shutil.copytree(klt_template.folder, tmp_path / "work", symlinks=True)
+    return type(klt_template)(tmp_path / "work")
+
+
+def features(work: Any, teacher: str, token: str) -> np.ndarray:
+    cache = FeatureCache.open(work.features(f"train-{teacher}"))
+    blocks = sorted(cache.records(0, token))
+    return np.concatenate([cache.read_block(0, token, block).values for block in blocks])
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("token", ["cls", "patch"])
+def test_extracted_features_are_at_least_as_good_as_asked(
+    klt_template: Any, extracted_template: Any, teacher: str, token: str
+) -> None:
+    """Most of these few rows gave the axes, so that they come back better than others would."""
+    original, stored = features(extracted_template, teacher, token), features(klt_template, teacher, token)
+    assert original.shape == stored.shape
+    sample = Sample.of(original)
+    assert 14.5 < sample.snr_db(sample.values_NPD, stored.reshape(sample.values_NPD.shape)) < 30
+
+
+@pytest.fixture(scope="module")
+def lite0_features(tools: Any) -> dict[str, np.ndarray]:
+    """EfficientNet-Lite0 with its ImageNet weights on 1,024 scanned digits."""
+    from pipeline.encoders import load_encoder
+
+    encoder = load_encoder("efficientnet-lite0")
+    images = [Image.open(io.BytesIO(data)) for name, data in tools.digit_members(0, 1024) if name.endswith(".png")]
+    pixels = np.stack([np.asarray(image.resize((64, 64))) for image in images]).transpose(0, 3, 1, 2)
+    compute = ComputeDefinition(dtype="float32", batch=64, threads=2)
+    parts = [encoder.encode(torch.from_numpy(pixels[i : i + 64].copy()), compute) for i in range(0, 1024, 64)]
+    return {
+        "cls": torch.cat([part.cls for part in parts]).numpy(),
+        "patch": torch.cat([part.patch for part in parts]).numpy(),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", ["cls", "patch"])
+@pytest.mark.parametrize("transform", [True, False], ids=["klt", "scalar"])
+def test_real_tokens_that_were_never_seen_come_back_at_the_wanted_ratio(
+    lite0_features: dict[str, np.ndarray], token: Any, transform: bool
+) -> None:
+    values = lite0_features[token][np.random.default_rng(0).permutation(1024)]
+    seen, new = Sample.of(values[:768]), values[768:]
+    places = axes_of(seen, values.shape[1:], transform)
+    for wanted in (20.0, 10.0):
+        codec = Calibrated(token, fit_step(places, seen, wanted), len(new), None)
+        parts = codec.encode(new, np.ones(len(new), bool))
+        back = codec.decode(parts, len(new), codec.escape(parts, new)).values()
+        shape = (len(new), -1, values.shape[-1])
+        assert seen.snr_db(new.reshape(shape), back.reshape(shape)) == pytest.approx(wanted, abs=0.5)
+
+
+def test_what_measures_encoders_is_not_quantised(klt_template: Any) -> None:
+    assert FeatureCache.open(klt_template.features("val-lite0-center")).definition.codec.name == "float16"
+    assert FeatureCache.open(klt_template.features("train-lite0")).definition.codec.name == "klt"
+
+
+def test_a_rerun_changes_nothing_and_verify_is_content(klt: Any) -> None:
+    before, times = klt.content("features"), klt.times("features")
+    assert all(extraction.done == 0 for extraction in klt.extract(*KLT).values())
+    assert (klt.content("features"), klt.times("features")) == (before, times)
+    for teacher in TEACHERS:
+        assert verify_folder(klt.features(f"train-{teacher}"), klt.dataset())[0] == []
+
+
+def test_another_ratio_is_another_artefact_beside_the_old(klt: Any) -> None:
+    old = klt.features("train-lite1")
+    klt.extract("cache.codec=klt", "cache.snr_db=10", teachers=["lite1"])
+    new = klt.features("train-lite1")
+    assert old != new
+    assert old.is_dir()
+    size = {path: sum(f.stat().st_size for f in (path / "view-000").rglob("c/*/*")) for path in (old, new)}
+    assert size[new] < size[old]
+
+
+@pytest.mark.slow
+def test_a_worker_process_writes_the_same_bytes(raw: Any, klt_template: Any) -> None:
+    raw.extract(*KLT, "distill.validation=null", workers=1)
+    mine, theirs = raw.content("features"), klt_template.content("features")
+    assert mine.items() <= theirs.items()
+
+
+def test_auto_says_what_it_chose_and_takes_the_fewest_bits(raw: Any) -> None:
+    raw.extract(*AUTO, "distill.validation=null", teachers=["lite1"])
+    cache = FeatureCache.open(raw.features("train-lite1"))
+    for token in ("cls", "patch"):
+        document = read_document(cache.folder, token)
+        assert document is not None
+        assert [t.codec for t in document.trials] == ["float16", "int8", "scalar", "klt"]
+        enough = [t for t in document.trials if t.snr_db >= 14.9]
+        assert document.codec == min(enough, key=lambda t: t.bits_per_value).codec
+        assert any(f"{token} is stored by {document.codec} for 15 dB" in line for line in raw.said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", [KLT, AUTO], ids=["klt", "auto"])
+def test_a_student_learns_and_resumes_to_the_same_weights(klt: Any, tmp_path: Any, codec: tuple[str, ...]) -> None:
+    if codec is AUTO:
+        klt.extract(*AUTO)
+    shutil.copytree(klt.folder, tmp_path / "again", symlinks=True)
+    again = type(klt)(tmp_path / "again")
+    klt.distill(*codec)
+    again.distill(*codec, stop_at=100)
+    again.distill(*codec)
+    mine, theirs = again.content("students"), klt.content("students")
+    weights = [name for name in theirs if name.endswith("model.safetensors")]
+    assert weights
+    assert [name for name in weights if mine[name] != theirs[name]] == []
