@@ -62,7 +62,7 @@ def calibrate(
                 features.update(sample_features(dataset, rows_N, need, encoder, pick_device(device), batch))
                 task.advance(len(rows_N))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
-        return proposal_of(need, token, rows_N, features[token][: ROWS[token]])
+        return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
 
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
@@ -136,10 +136,10 @@ def summary(folder: FeatureFolder, token: TokenType) -> str:
     return f"{token} is stored by {document.codec} for {snr_db:g} dB ({trials})"
 
 
-def proposal_of(
+def calibration_of(
     need: FeatureNeed, token: TokenType, rows_N: NDArray[np.int64], values: NDArray[np.float32]
 ) -> Proposal:
-    """The calibration that features (N, D) or (N, P, D) of these rows suggest: every candidate is tried on them."""
+    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows."""
     from pipeline.cache.coefficients import Calibrated
     from pipeline.cache.fitting import Sample, candidate, choose, measure
 

@@ -96,7 +96,8 @@ def _cost(config: Config, setting: Setting, choices: Sequence[Choice], report: P
         if choice.stage == "extract":
             before += choice.forwards
         if not choice.trains:
-            label = setting.codec if all(setting.codec in codecs for codecs in choice.measured.codecs.values()) else own
+            label = "float16" if "@" in setting.codec else setting.codec
+            label = label if all(label in codecs for codecs in choice.measured.codecs.values()) else own
             left = 1.0 if label != own else _missing(choice)
             size += left * _folder(choice, choice.need.views, label).bytes
             forwards += choice.forwards if choice.stage == "extract" else 0

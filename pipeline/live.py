@@ -128,12 +128,11 @@ def _codec_noise(
 ) -> float:
     """Root mean square error of the codec alone, in standard deviations."""
     codec = cache.definition.codec
-    target_db = getattr(codec, "snr_db", None)
-    if target_db is not None:
-        return float(10 ** (-target_db / 20))
-    raw = cache.read_block_raw(view, token, block)
-    if codec.name == "int8" and isinstance(raw, Decoded):
-        return float(np.sqrt(np.square(raw.scale_D / std_D / np.sqrt(12)).mean()))
+    if codec.snr_db is not None:
+        return float(10 ** (-codec.snr_db / 20))
+    stored = cache.read_block_raw(view, token, block)
+    if codec.name == "int8" and isinstance(stored, Decoded):
+        return float(np.sqrt(np.square(stored.scale_D / std_D / np.sqrt(12)).mean()))
     size_D = np.sqrt(np.square(mean_D) + np.square(std_D))
     return float(np.sqrt(np.square(size_D * 2.0**-11 / std_D).mean()))
 

@@ -11,19 +11,17 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from pipeline.cache.calibration import calibrated_tokens, ensure_calibration
+from pipeline.cache.calibration import ensure_calibration
 from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.layout import CALIBRATION, folded_key, record_key, statistics_key, view_folder
+from pipeline.cache.layout import folded_key, record_key, statistics_key, view_folder
 from pipeline.cache.ledger import write_ledger
 from pipeline.cache.records import FeatureFolder
-from pipeline.calibrating import proposal_of
+from pipeline.calibrating import calibration_of
 from pipeline.encoders import ResolvedEncoder
 from pipeline.features import FeatureNeed
 from pipeline.samples.dataset import Dataset
@@ -33,7 +31,7 @@ from pipeline.storage import LocalStore
 from pipeline.views.probes import write_probes
 from schemas.base import digest_of
 from schemas.config import TokenType
-from schemas.features import CodecDefinition, FeatureDefinition, FeatureManifest
+from schemas.features import CodecDefinition, FeatureManifest
 from schemas.plans import CodecMeasurement, Measurement
 
 MEMORY_BYTES = 256 << 20
@@ -67,9 +65,14 @@ def measure(
     labels = {codec_label(codec) for codec in codecs}
     if known is not None and all(labels <= known.codecs.get(token, {}).keys() for token in tokens):
         return known
-    images, decode_s = _images(dataset, min(limit, _row_limit(need, tokens)))
-    features, render_s, forward_s = _encode(need, encoder, device, images, tokens)
-    written = [_write(dataset, need, codec, features, images) for codec in codecs]
+    limit = min(limit, _row_limit(need, tokens))
+    calibrated = any(codec.calibrated for codec in codecs)
+    images, decode_s = _images(dataset, 2 * limit if calibrated else limit)
+    features, render_s, forward_s = _encode(need, encoder, device, images, tokens, 2 if calibrated else 1)
+    # Codecs are calibrated on other rows than those that tell what they take.
+    others = {token: values[1::2] for token, values in features.items()} if calibrated else {}
+    features = {token: values[::2] for token, values in features.items()} if calibrated else features
+    written = [_write(dataset, need, codec, features, others, images) for codec in codecs]
     found = Measurement(
         encoder=encoder.digest,
         dataset=dataset.digest,
@@ -115,6 +118,7 @@ def _encode(
     device: str,
     images: Sequence[tuple[str, np.ndarray]],
     tokens: Sequence[TokenType],
+    times: int,
 ) -> tuple[dict[TokenType, np.ndarray], float, float]:
     """Features of view 0, (N, D) and (N, P, D) float32, of as many images as fit the time; seconds per image to render
     one view and for a forward pass. Times of a CPU are those of one core."""
@@ -148,7 +152,7 @@ def _encode(
             done += len(batch)
             for token in tokens:
                 parts[token].append((out.cls if token == "cls" else out.patch).numpy())
-            if render_s + forward_s > SECONDS:
+            if render_s + forward_s > SECONDS * times:
                 break
     finally:
         torch.set_num_threads(threads)
@@ -170,6 +174,7 @@ def _write(
     need: FeatureNeed,
     codec: CodecDefinition,
     features: Mapping[TokenType, np.ndarray],
+    others: Mapping[TokenType, np.ndarray],
     images: Sequence[tuple[str, np.ndarray]],
 ) -> _Written:
     """Write the rows as one block, and a block without usable rows beside it, as extraction would."""
@@ -184,8 +189,15 @@ def _write(
             )
         )
         write_probes(folder.store, recipe, definition.view_seed, 0, size, images[:PROBES])
-        _calibrate(folder, need, definition, features)
         for token, values in features.items():
+            if codec.calibrated:
+                chosen = FeatureNeed(need.dataset, need.encoder, definition, need.views)
+                rows = np.arange(len(others[token]))
+                ensure_calibration(
+                    folder,
+                    token,
+                    lambda c=chosen, t=token, r=rows: calibration_of(c, t, r, others[t]),  # type: ignore[misc]
+                )
             found.tokens[token] = _write_token(folder, token, values, dataset)
         write_ledger(folder)
         sizes = {key: folder.store.size(key) or 0 for key in folder.store.keys()}  # noqa: SIM118
@@ -193,17 +205,6 @@ def _write(
         base = [size for key, size in sizes.items() if "/" not in key]
         found.view, found.folder = (sum(view), len(view)), (sum(base), len(base))
     return found
-
-
-def _calibrate(
-    folder: FeatureFolder, need: FeatureNeed, definition: FeatureDefinition, features: Mapping[TokenType, np.ndarray]
-) -> None:
-    """Calibrate on the measured rows themselves: fewer than extraction takes, but as good for a size."""
-    measured = replace(need, definition=definition)
-    for token in calibrated_tokens(folder):
-        if token in features:
-            rows_N = np.arange(len(features[token]))
-            ensure_calibration(folder, token, partial(proposal_of, measured, token, rows_N, features[token]))
 
 
 def _write_token(folder: FeatureFolder, token: TokenType, values: np.ndarray, dataset: Dataset) -> CodecMeasurement:
@@ -221,12 +222,8 @@ def _write_token(folder: FeatureFolder, token: TokenType, values: np.ndarray, da
     arrays = [key for key in folder.store.keys(view_folder(0)) if key.endswith("/zarr.json") and f"/{token}" in key]
     named = {key.split("/")[1] for key in arrays}
     folders = sum(1 for name in named for f in folder.store.path(f"{view_folder(0)}/{name}").rglob("*") if f.is_dir())
+    calibration = [k for k in folder.store.keys("calibration") if k.startswith(f"calibration/{token}")]
     rest = table - 2 * (record + statistics) + sum(folder.store.size(key) or 0 for key in arrays)
-    once = [
-        folder.store.size(key) or 0
-        for key in folder.store.keys(CALIBRATION)
-        if key.startswith(f"{CALIBRATION}/{token}")
-    ]
     shards, nothing = (sum(f.size for f in r.files[:-1]) for r in (full, empty))
     return CodecMeasurement(
         row_bytes=max(0, shards - nothing) / len(values),
@@ -237,8 +234,8 @@ def _write_token(folder: FeatureFolder, token: TokenType, values: np.ndarray, da
         plane_files=len(arrays) + 1,
         plane_folders=2 * len(named) + 1,
         row_seconds=seconds / len(values),
-        once_bytes=sum(once),
-        once_files=len(once),
+        token_bytes=sum(folder.store.size(key) or 0 for key in calibration),
+        token_files=len(calibration),
     )
 
 

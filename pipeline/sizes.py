@@ -21,8 +21,7 @@ DECODED_AT_ONCE = 4
 
 def codec_label(codec: CodecDefinition) -> str:
     """The codec's name, with its target where it has one: `klt@20dB`."""
-    target = getattr(codec, "snr_db", None)
-    return codec.name if target is None else f"{codec.name}@{target:g}dB"
+    return codec.name if codec.snr_db is None else f"{codec.name}@{codec.snr_db:g}dB"
 
 
 def measurement_key(need: FeatureNeed, device: str) -> str:
@@ -68,9 +67,8 @@ def token_size(measured: Measurement, token: TokenType, label: str, views: int, 
     per_view = extent.rows * codec.row_bytes + extent.blocks * codec.unit_bytes + codec.plane_bytes
     files = extent.blocks * codec.unit_files + codec.plane_files
     folders = extent.blocks * codec.unit_folders + codec.plane_folders
-    if not views:
-        return Size()
-    return Size(views * per_view + codec.once_bytes, views * files + codec.once_files, views * folders)
+    once = min(views, 1)
+    return Size(views * per_view + once * codec.token_bytes, views * files + once * codec.token_files, views * folders)
 
 
 def shared_size(measured: Measurement, views: int) -> Size:

@@ -23,11 +23,11 @@ class CodecMeasurement(Model):
     unit_folders: int
     plane_files: int
     plane_folders: int
+    token_bytes: float = 0.0
+    """Bytes of the token type's calibration, once per feature folder."""
+    token_files: int = 0
     row_seconds: float
     """Seconds of one core to encode, check and write a row."""
-    once_bytes: float = 0.0
-    """Bytes of the calibration, whatever the number of rows and views."""
-    once_files: int = 0
 
 
 class Measurement(Document):

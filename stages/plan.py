@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Protocol
 
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
-from pipeline.features import FeatureNeed, codec_definition
+from pipeline.features import FeatureNeed
 from pipeline.finished import finished_student
 from pipeline.fitting import Choice, advise
 from pipeline.inventory import Inventory
@@ -24,14 +24,22 @@ from pipeline.probing import probe_plans
 from pipeline.progress import Reporter
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from pipeline.students import student_folder
-from schemas.config import CacheConfig, TokenType
+from schemas.config import TokenType
 from schemas.errors import UnicPipeError
+from schemas.features import CodecDefinition
 from schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
+from schemas.recipes import CENTER
 from schemas.status import Stage
 from schemas.students import StudentDefinition
 
 HOUR_S = 3600.0
 DISK_PROBE_BYTES = 32_000_000
+CANDIDATES = (
+    CodecDefinition(name="float16"),
+    CodecDefinition(name="int8"),
+    *(CodecDefinition(name="klt", snr_db=snr_db) for snr_db in (20.0, 15.0, 10.0)),
+)
+"""Codecs to choose from, beside the configured one. Centre crops are never calibrated."""
 FEW_ROWS = 64
 """Rows on which the features of a benchmark are measured."""
 PATIENCE_S = 2.0
@@ -103,8 +111,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
         StageError: samples cannot be read.
     """
     device, cores = pick_device(options.device), usable_cores()
-    codecs = _codecs(inventory) if options.disk or options.deadline else {inventory.config.cache.codec}
-    jobs, notes = _jobs(inventory, device, sorted(codecs), reporter)
+    codecs = CANDIDATES if options.disk or options.deadline else ()
+    jobs, notes = _jobs(inventory, device, codecs, reporter)
     disk_rate = _disk_rate(inventory.folder)
     result = _Plan(rows=list(notes))
     total = Work()
@@ -125,14 +133,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     return report
 
 
-def _codecs(inventory: Inventory) -> set[str]:
-    """Codecs to choose from: those that need no calibration, and the configured one."""
-    known = {"float16", "int8"} & set(get_args(CacheConfig.model_fields["codec"].annotation))
-    return known | {inventory.config.cache.codec}
-
-
 def _jobs(
-    inventory: Inventory, device: str, codecs: Sequence[str], reporter: Reporter
+    inventory: Inventory, device: str, codecs: Sequence[CodecDefinition], reporter: Reporter
 ) -> tuple[list[Job], list[PlanRow]]:
     """Every feature folder of extract and evaluate, measured; and what cannot be planned."""
     notes = [
@@ -183,15 +185,15 @@ def _job(
     need: FeatureNeed,
     encoder: ResolvedEncoder,
     device: str,
-    codecs: Sequence[str],
+    codecs: Sequence[CodecDefinition],
     seen: dict[str, Measurement],
 ) -> Job:
     dataset = inventory.dataset(need.dataset).dataset
     assert dataset is not None, "its needs come from its manifest"
     blocks = inventory.block_limit(dataset) if stage == "extract" else dataset.blocks
-    recipe, cache = need.definition.recipe, inventory.config.cache
-    others = [codec_definition(cache.model_copy(update={"codec": name}), recipe) for name in codecs]
-    definitions = list({codec_label(c): c for c in (need.definition.codec, *others)}.values())
+    centre = need.definition.recipe == CENTER
+    definitions = [need.definition.codec]
+    definitions += [c for c in codecs if c not in definitions and not (centre and c.calibrated)]
     # The probes' cls tokens are small: of a slow encoder, one dataset has to do for all.
     measured = seen.get(encoder.digest) if stage == "evaluate" else None
     if measured is None or measured.forward_seconds * FEW_ROWS < PATIENCE_S:

@@ -160,3 +160,17 @@ def test_sizes_and_times_as_people_type_them() -> None:
     for text in ("much", "1 parsec", "", "0h"):
         with pytest.raises(UserError, match="expected for instance"):
             parse_seconds(text)
+
+
+def test_a_calibrated_codec_is_predicted_from_other_rows_than_it_is_measured_on(raw: Any) -> None:
+    """12 blocks of 16 rows; the calibration's arrays are counted too."""
+    settings = ("cache.codec=klt", "cache.snr_db=15", "distill.validation=null")
+    raw.index()
+    report = plan(raw, *settings)
+    raw.extract(*settings)
+    for teacher in ("lite0", "lite1"):
+        size, files, _ = taken(raw.features(f"train-{teacher}"))
+        mine = [row for row in report.rows if row.name == f"features/train/{teacher}"]
+        assert {row.codec for row in mine} == {"klt@15dB"}
+        assert sum(row.bytes for row in mine) == pytest.approx(size, rel=0.10)
+        assert sum(row.files for row in mine) == files
