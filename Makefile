@@ -32,7 +32,7 @@ faults: .venv/.test
 
 lint: .venv/.test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check cli pipeline schemas stages tests unic_pipe.py
 
 types: .venv/.test
 	$(BIN)/mypy
