@@ -111,9 +111,9 @@ def running_table(runs: Sequence[RunDocument]) -> RenderableType:
 
 
 def _live_table(findings: Sequence[LiveFinding]) -> RenderableType:
-    """Errors of the teachers that were run again, in standard deviations of their features."""
+    """Errors of the teachers that were run again, relative to the spread of their features."""
     table = Table(
-        box=None, pad_edge=False, header_style="bold", title="live teachers: error in std", title_justify="left"
+        box=None, pad_edge=False, header_style="bold", title="live teachers: relative error", title_justify="left"
     )
     table.add_column("")
     table.add_column("teacher", overflow="fold")

@@ -1,9 +1,10 @@
 """The live check: run a teacher again on a few cached samples and compare with what the cache gives back.
 
 Everything else compares bytes with records; this compares the features themselves, so it also finds a cache that was
-made by other weights, pixels or kernels than it says. The error of a sample is the root mean square over its tokens and
-dimensions of (cached - live) / std, with the standard deviations by which targets are standardized. What the codec alone
-may add is known: half a step of `int8`, float16's rounding, or the target of a codec that has one.
+made by other weights, pixels or kernels than it says. The error of a sample is relative: the square root of
+sum (cached - live)² / sum var over its tokens and dimensions, with the cache's variances, so that channels which hardly
+ever fire do not decide. What the codec alone may add is known: half a step of `int8`, float16's rounding, or the target
+of a codec that has one. Features of something unrelated have an error of about 1.4.
 
 Shapes: N rows of a block, P patch tokens, D dimensions.
 """
@@ -17,7 +18,7 @@ import numpy as np
 
 from pipeline.cache.codecs import Decoded
 from pipeline.cache.reader import FeatureCache
-from pipeline.cache.statistics import merge_statistics, standardization
+from pipeline.cache.statistics import merge_statistics
 from pipeline.encoders import ResolvedEncoder
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import decode_image
@@ -25,7 +26,7 @@ from schemas.config import TokenType
 from schemas.status import LiveFinding
 
 EXACT = 2e-3
-"""Error that other batch sizes, libraries and processors may make in float32, in standard deviations."""
+"""Error that other batch sizes, libraries and processors may make in float32, relative."""
 REDUCED = 5e-2
 """The same with TF32 or 16-bit arithmetic."""
 MEAN_OF_NOISE, MAX_OF_NOISE = 2.0, 6.0
@@ -118,33 +119,34 @@ def _compare(
     scales: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """Add the errors of some rows; `live` is (rows, D) or (rows, P, D) float32."""
-    mean_D, std_D = scales
     stored = cache.read_block(view, token, block).values[list(offsets)].astype(np.float64)
-    error = ((stored - live) / std_D).reshape(len(offsets), -1)
-    found.errors += np.sqrt(np.square(error).mean(axis=1)).tolist()
-    found.noise.append(_codec_noise(cache, view, token, block, mean_D, std_D))
+    mean_D, var_D = scales
+    tokens = stored[0].size // len(var_D)
+    error = (stored - live).reshape(len(offsets), -1)
+    total = tokens * float(var_D.sum()) + 1e-30
+    found.errors += np.sqrt(np.square(error).sum(axis=1) / total).tolist()
+    found.noise.append(_codec_noise(cache, view, token, block, mean_D, var_D))
 
 
 def _scales(cache: FeatureCache, token: TokenType, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and floored standard deviation of view 0, as targets are standardized."""
+    """Mean and variance of each dimension in view 0, (D,) each."""
     document = merge_statistics(cache.folder, [0], min(blocks, STATISTICS_BLOCKS), [token])
     found = document.cls if token == "cls" else document.patch
     assert found is not None
-    return standardization(found)
+    return np.asarray(found.mean), np.asarray(found.m2) / found.count
 
 
 def _codec_noise(
-    cache: FeatureCache, view: int, token: TokenType, block: int, mean_D: np.ndarray, std_D: np.ndarray
+    cache: FeatureCache, view: int, token: TokenType, block: int, mean_D: np.ndarray, var_D: np.ndarray
 ) -> float:
-    """Root mean square error of the codec alone, in standard deviations."""
+    """Relative error of the codec alone."""
     codec = cache.definition.codec
     if codec.snr_db is not None:
         return float(10 ** (-codec.snr_db / 20))
     stored = cache.read_block_raw(view, token, block)
     if codec.name == "int8" and isinstance(stored, Decoded):
-        return float(np.sqrt(np.square(stored.scale_D / std_D / np.sqrt(12)).mean()))
-    size_D = np.sqrt(np.square(mean_D) + np.square(std_D))
-    return float(np.sqrt(np.square(size_D * 2.0**-11 / std_D).mean()))
+        return float(np.sqrt((np.square(stored.scale_D) / 12).sum() / (var_D.sum() + 1e-30)))
+    return float(2.0**-11 * np.sqrt((np.square(mean_D) + var_D).sum() / (var_D.sum() + 1e-30)))
 
 
 def _finding(cache: FeatureCache, token: TokenType, found: _Errors, tolerance: float) -> LiveFinding:

@@ -52,7 +52,7 @@ class Problem(Model):
 
 
 class LiveFinding(Model):
-    """A teacher that was run again on cached samples; errors are root mean squares in standard deviations."""
+    """A teacher that was run again on cached samples; errors are relative to the features' variance."""
 
     teacher: str
     dataset: str

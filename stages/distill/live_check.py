@@ -46,9 +46,9 @@ def check_teachers(inventory: Inventory, jobs: Sequence[StudentJob], device: str
             if not finding.ok:
                 raise StageError(
                     f"Teacher {name} no longer gives the {finding.token} features of its cache: error "
-                    f"{finding.mean_error:.3g} std on {finding.samples} samples, {finding.mean_allowed:.2g} are allowed.",
+                    f"{finding.mean_error:.3g} on {finding.samples} samples, {finding.mean_allowed:.2g} are allowed.",
                     "Look closer with unic-pipe verify --live 64; --no-live-check trains all the same.",
                 )
         if found:
             worst = max(found, key=lambda f: f.mean_error)
-            reporter.say(f"live check of {name}: error {worst.mean_error:.2g} std, {worst.mean_allowed:.2g} allowed")
+            reporter.say(f"live check of {name}: error {worst.mean_error:.2g}, {worst.mean_allowed:.2g} allowed")
