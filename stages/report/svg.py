@@ -12,7 +12,7 @@ from stages.report.data import EncoderEntry
 
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "down")
-STUDENT_COLOURS = (0, 1, 2)
+STUDENT_COLOURS = (0, 1, 2, 8, 7, 6, 5, 4)
 TEACHER_COLOURS = (3, 4, 5, 6, 7, 8)
 
 

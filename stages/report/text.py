@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 from rich.text import Text
 
-from stages.report.data import ReportData
+from stages.report.data import EncoderEntry, ReportData
 from stages.report.summary import headline, main_view
 from stages.report.tables import Cell, Row, score_table
 
 COLOURS = {"up": "green", "down": "yellow", "even": "dim"}
+
+
+WIDE = 6
+"""More encoders than this stand one below the other: their names would not fit side by side."""
 
 
 def results_table(data: ReportData) -> Table:
@@ -17,15 +23,28 @@ def results_table(data: ReportData) -> Table:
     shown = score_table(data, main_view(data).probe)
     caption = Text(headline(data).replace("`", ""))
     table = Table(title=Text(f"{shown.title}: top-1 in %"), caption=caption, caption_justify="left")
+    rows = [*shown.rows, *([shown.mean] if shown.mean is not None else [])]
+    if len(shown.columns) > WIDE:
+        return _one_below_the_other(table, shown.columns, rows)
     table.add_column("benchmark", overflow="fold")
     for encoder in shown.columns:
         table.add_column(
             Text(encoder.name), justify="right", overflow="fold", style="" if encoder.role == "student" else "dim"
         )
-    for row in shown.rows:
+    for row in rows:
         table.add_row(_name(row), *(_text(cell) for cell in row.cells), end_section=row is shown.rows[-1])
-    if shown.mean is not None:
-        table.add_row(_name(shown.mean), *(_text(cell) for cell in shown.mean.cells))
+    return table
+
+
+def _one_below_the_other(table: Table, encoders: Sequence[EncoderEntry], rows: Sequence[Row]) -> Table:
+    """A row for each encoder, grouped by role, and a column for each benchmark."""
+    table.add_column("encoder", overflow="fold")
+    for row in rows:
+        table.add_column(Text(row.name), justify="right", overflow="fold")
+    for place, encoder in enumerate(encoders):
+        last = place + 1 == len(encoders) or encoders[place + 1].role != encoder.role
+        cells = (_text(row.cells[place], " ") for row in rows)
+        table.add_row(encoder.name, *cells, end_section=last, style="" if encoder.role == "student" else "dim")
     return table
 
 
@@ -36,8 +55,8 @@ def _name(row: Row) -> Text:
     return name
 
 
-def _text(cell: Cell) -> Text:
+def _text(cell: Cell, gap: str = "\n") -> Text:
     found = Text(cell.text, "bold not dim" if cell.best else "red" if cell.failed else "")
     if cell.difference:
-        found.append(f"\n{cell.difference}", f"not bold {COLOURS[cell.direction]}")
+        found.append(f"{gap}{cell.difference}", f"not bold {COLOURS[cell.direction]}")
     return found
