@@ -14,12 +14,12 @@ SCRIPT = """
 import sys
 import pipeline.engine as engine
 from pipeline.executors import usable_cores
-whole, rows = engine._encode, 0
-def counted(job, encoder_job, x_N3HW):
+whole, rows = engine.encode_images, 0
+def counted(encoder, need, device, batch, x_N3HW):
     global rows
     rows += len(x_N3HW)
-    return whole(job, encoder_job, x_N3HW)
-engine._encode = counted
+    return whole(encoder, need, device, batch, x_N3HW)
+engine.encode_images = counted
 import pipeline.extraction
 from cli.main import app
 sys.stdin.readline()
