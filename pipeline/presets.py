@@ -92,7 +92,7 @@ COMMENTS: Mapping[tuple[str, ...], str] = {
     ("views", "count"): "ours; the paper draws a fresh view every epoch: more views, more disk, nearer to it",
     ("weights_dir",): "searched first for teachers' weights (unic-pipe teachers)",
     ("teachers",): "paper; their weights and licences: unic-pipe teachers",
-    ("cache", "codec"): "ours; float16 keeps half precision at three times the size",
+    ("cache", "codec"): "ours; float16 keeps half precision at about twice the size",
     ("compute", "device"): "auto: cuda when there is one; outside every identity",
     ("compute", "dtype"): "ours; the paper's code runs in float16",
     ("students", "*", "architecture"): "paper",

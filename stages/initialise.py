@@ -137,7 +137,7 @@ def _text(
         *(f"  {line}" for line in _teachers(teachers)),
         "",
         "cache:",
-        "  codec: int8         # a third of float16's size at 35 dB; float16 keeps half precision",
+        "  codec: int8         # at most half of float16's size; klt and auto go far below (report cache)",
         "",
         "compute:              # part of a feature's identity, except device",
         "  device: auto",
