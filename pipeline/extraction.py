@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.cache.commit import prepare_view
 from pipeline.cache.ledger import write_ledger
+from pipeline.cache.losses import read_losses, write_losses
 from pipeline.cache.records import FeatureFolder
 from pipeline.calibrating import calibrate
 from pipeline.encoders import ResolvedEncoder
@@ -95,6 +96,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     tasks, before, total = _missing(work, folders)
     if not tasks:
         _fold(work, folders)
+        _write_losses([folder for folder in folders if read_losses(folder) is None])
         return Extraction(0, before, total, len(_bad_keys(work, folders)))
     _check_views(work, folders, reporter)
     device = pick_device(options.device)
@@ -119,6 +121,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
             done = _run(work, job, order, folders, options.workers, reporter, stop)
     finally:
         _fold(work, folders)
+    _write_losses(folders)
     return Extraction(done, before, total, len(_bad_keys(work, folders)))
 
 
@@ -176,6 +179,12 @@ def _fold(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
         for view, token in need.planes():
             folder.fold(view, token)
         write_ledger(folder)
+
+
+def _write_losses(folders: Sequence[FeatureFolder]) -> None:
+    """What storing the features lost, as the records in force say."""
+    for folder in folders:
+        write_losses(folder)
 
 
 def _probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
