@@ -145,6 +145,21 @@ class LocalStore:
         """All keys below a folder with their bytes; one that vanishes meanwhile is left out."""
         return {key: size for key in self.keys(prefix) if (size := self.size(key)) is not None}
 
+    def listing(self, prefix: str = "", deep: bool = True) -> dict[str, tuple[int, Hashable] | None]:
+        """Keys below a folder with (bytes, version); not `deep`: immediate children, with None for folders."""
+        if deep:
+            found = self.keys(prefix)
+        else:
+            top = self.root / prefix
+            names = sorted(os.listdir(top)) if top.is_dir() else []
+            found = iter((Path(prefix) / name).as_posix() for name in names if name != _TEMP)
+        listed: dict[str, tuple[int, Hashable] | None] = {}
+        for key in found:
+            version = self.version(key)
+            if version is not None:
+                listed[key] = None if self.path(key).is_dir() else (version[1], version)
+        return listed
+
     def names(self, prefix: str = "") -> list[str]:
         """Immediate children of a folder, without hidden ones."""
         try:

@@ -59,8 +59,9 @@ class Requests(Protocol):
     def delete(self, key: str, only: Version | None) -> None:
         """Remove; `only`: if the key has this version."""
 
-    def listing(self, prefix: str, deep: bool) -> Iterator[tuple[str, int | None]]:
-        """(key, bytes) of the objects that begin with `prefix`; not `deep`: up to the next slash, folders have None."""
+    def listing(self, prefix: str, deep: bool) -> Iterator[tuple[str, tuple[int, Version] | None]]:
+        """(key, (bytes, version)) of the objects that begin with `prefix`; not `deep`: up to the next slash, folders
+        have None."""
 
 
 class ObjectStore:
@@ -140,18 +141,23 @@ class ObjectStore:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys below a folder, in sorted order, with their bytes."""
-        found = self._listing(prefix, deep=True)
-        return {key: size for key, size in sorted(found) if size is not None}
+        return {key: entry[0] for key, entry in self.listing(prefix).items() if entry is not None}
+
+    def listing(self, prefix: str = "", deep: bool = True) -> dict[str, tuple[int, Version] | None]:
+        """Keys below a folder with (bytes, version), sorted; not `deep`: immediate children, with None for folders."""
+        start = self._prefix + (f"{prefix.rstrip('/')}/" if prefix else "")
+        found = self._do(lambda r: list(r.listing(start, deep)), prefix)
+        # Consoles mark an empty folder by an object whose name ends in a slash.
+        inside = ((key.removeprefix(self._prefix), entry) for key, entry in found if entry is None or key[-1:] != "/")
+        return {key.rstrip("/"): entry for key, entry in sorted(inside, key=lambda pair: pair[0])}
 
     def names(self, prefix: str = "") -> list[str]:
         """Immediate children of a folder, without hidden ones."""
-        found = {key.rstrip("/").rpartition("/")[2] for key, _ in self._listing(prefix, deep=False)}
-        return sorted(name for name in found if not name.startswith("."))
+        return self._children(self.listing(prefix, deep=False))
 
     def folders(self, prefix: str = "") -> list[str]:
         """Immediate children of a folder that are folders themselves, without hidden ones."""
-        found = (key.rstrip("/").rpartition("/")[2] for key, size in self._listing(prefix, deep=False) if size is None)
-        return sorted(name for name in found if not name.startswith("."))
+        return self._children(key for key, entry in self.listing(prefix, deep=False).items() if entry is None)
 
     def size(self, key: str) -> int | None:
         """Bytes under a key, or None if there is nothing."""
@@ -202,12 +208,8 @@ class ObjectStore:
         except FileNotFoundError:
             return None
 
-    def _listing(self, prefix: str, deep: bool) -> list[tuple[str, int | None]]:
-        """Below a folder: (key of this store, bytes)."""
-        start = self._prefix + (f"{prefix.rstrip('/')}/" if prefix else "")
-        found = self._do(lambda r: list(r.listing(start, deep)), prefix)
-        # Consoles mark an empty folder by an object whose name ends in a slash.
-        return [(k.removeprefix(self._prefix), size) for k, size in found if size is None or not k.endswith("/")]
+    def _children(self, keys: Iterable[str]) -> list[str]:
+        return sorted(name for key in keys if not (name := key.rpartition("/")[2]).startswith("."))
 
     def _at_once(self, action: Callable[[str], T], keys: list[str]) -> list[T]:
         if len(keys) < 2:
@@ -217,7 +219,13 @@ class ObjectStore:
 
     def _do(self, action: Callable[[Requests], T], key: str) -> T:
         """Send a request, again and again while it may be repeated."""
-        from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+        from tenacity import (
+            Retrying,
+            before_sleep_log,
+            retry_if_exception_type,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
 
         retrying = Retrying(
             retry=retry_if_exception_type(Busy),

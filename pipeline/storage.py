@@ -108,6 +108,10 @@ class Store(Protocol):
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys below a folder `prefix`, in sorted order, with their bytes: one listing."""
 
+    def listing(self, prefix: str = "", deep: bool = True) -> dict[str, tuple[int, Version] | None]:
+        """Keys below a folder with (bytes, version), sorted, in few requests. Not `deep`: immediate children, with None
+        for folders (their keys without a slash). Hidden ones are included."""
+
     def names(self, prefix: str = "") -> list[str]:
         """Immediate children of a folder, files and folders alike, without hidden ones, sorted."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# The module beside this file; tests/ is no package, and its folder is on no path.
+sys.path.insert(0, str(Path(__file__).parent))
+import object_server
 
 if TYPE_CHECKING:
     from pipeline.extraction import Extraction
@@ -297,3 +302,19 @@ def extracted(extracted_template: Work, tmp_path: Path) -> Work:
 def trained(trained_template: Work, tmp_path: Path) -> Work:
     """A working folder with a finished student."""
     return copy_of(trained_template, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of a real S3 server, a process of its own."""
+    yield from object_server.serve()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object_server.Bucket]:
+    """An empty bucket behind a proxy that can misbehave; the environment's credentials and endpoint are its."""
+    bucket = object_server.fresh_bucket(s3_server)
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    yield bucket
+    bucket.proxy.stop()
