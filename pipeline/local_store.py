@@ -20,7 +20,6 @@ except ImportError:  # Windows has no flock; there two replacements at once are 
 
 _counter = itertools.count()
 _TEMP = ".tmp"
-_LOCK = "replace.lock"
 _DAY_S = 86_400
 
 
@@ -115,7 +114,7 @@ class LocalStore:
 
     def replace(self, key: str, data: bytes | None, version: Hashable | None) -> bool:
         """Write or delete under a lock if the version is still this one; a kill releases the lock."""
-        with self._lock():
+        with self.locked("replace"):
             if self.version(key) != version:
                 return False
             if data is None:
@@ -201,9 +200,9 @@ class LocalStore:
                 entry.unlink(missing_ok=True)
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One process or thread at a time among those that replace."""
-        path = self.root / _TEMP / _LOCK
+    def locked(self, name: str) -> Iterator[None]:
+        """One process or thread at a time among those that take the lock of this name; a kill releases it."""
+        path = self.root / _TEMP / f"{name}.lock"
         self._make_folder(path.parent)
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -243,6 +243,16 @@ class ObjectStore:
 _opening = threading.Lock()
 
 
+def _new_lock() -> None:
+    """A child that was forked while another thread held the lock would wait for ever."""
+    global _opening
+    _opening = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def _requests(scheme: str, bucket: str, options: str) -> Requests:
     """The connections of this process: those of a parent must not be used after a fork."""
     with _opening:

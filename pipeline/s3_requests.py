@@ -42,7 +42,7 @@ class S3Requests:
     def __init__(self, bucket: str, settings: dict[str, Any]) -> None:
         self.bucket = bucket
         config = {**settings.pop("config_kwargs", {}), "retries": {"total_max_attempts": 1}}
-        config.setdefault("max_pool_connections", 32)
+        config.setdefault("max_pool_connections", 64)
         try:
             self._fs = s3fs.S3FileSystem(
                 **settings, config_kwargs=config, skip_instance_cache=True, use_listings_cache=False

@@ -56,6 +56,8 @@ def sha256_of_file(path: Path) -> str:
 class Store(Protocol):
     """What the cache and the documents need of a place to live in. Equal locations are equal stores."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def location(self) -> str:
         """The folder's path, or `s3://bucket/prefix`: what `open_store` takes."""
