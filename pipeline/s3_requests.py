@@ -112,6 +112,8 @@ class S3Requests:
             raise Busy(f"no answer ({type(error).__name__}: {error})") from error
         if isinstance(error, aws.BotoCoreError):
             raise UserError(f"s3://{self.bucket}: {error}", "Check storage.options and the AWS_… variables.") from error
+        if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+            raise UserError(f"storage.options: s3fs does not take these options ({error}).") from error
         raise error
 
     def _explain_answer(self, answer: aws.ClientError) -> NoReturn:

@@ -96,7 +96,10 @@ class Store(Protocol):
         """
 
     def replace(self, key: str, data: bytes | None, version: Version | None) -> bool:
-        """Write (None: delete) only if the key still has this version (None: is not there); False when it has not."""
+        """Write (None: delete) only if the key still has this version (None: is not there); False when it has not.
+
+        Equal bytes that somebody else wrote meanwhile may count as written, as with `create`.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a key; no error if it is not there."""
