@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -258,15 +259,19 @@ def find_dataset(samples: Store, name: str) -> Store | None:
     return pointed(samples, name)
 
 
-def open_dataset(folder: str | Path | Store, roots: Sequence[str | Path | Store]) -> Dataset:
+def open_dataset(
+    folder: str | Path | Store, roots: Sequence[str | Path | Store], options: Mapping[str, Any] | None = None
+) -> Dataset:
     """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders or URLs
-    (`s3://bucket/prefix`) below which its shards are searched.
+    (`s3://bucket/prefix`) below which its shards are searched, `options` those of fsspec for URLs.
 
     Raises:
         UserError: no index there, or a damaged manifest.
     """
-    store = open_store(folder) if isinstance(folder, str | Path) else folder
-    return Dataset(store, [as_root(root) for root in roots], read_manifest(store))
+    store = open_store(folder, options) if isinstance(folder, str | Path) else folder
+    if isinstance(folder, str) and store.remote:  # a path follows its links by itself
+        store = pointed(open_store(store.location.rpartition("/")[0], options), store.name) or store
+    return Dataset(store, [as_root(root, options=options) for root in roots], read_manifest(store))
 
 
 def read_manifest(store: Store) -> DatasetManifest:
