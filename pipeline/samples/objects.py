@@ -34,6 +34,9 @@ class Listings:
         """Objects whose path matches a pattern of literal parts and `*`, `?`, `[]`; None for folders."""
         if pattern == ".":
             return {".": None}
+        # A folder is found by what is in it: who may list a prefix may not always list what is around it.
+        if not glob.has_magic(pattern) and not pattern.lower().endswith(".tar") and self.entries(store, pattern):
+            return {pattern: None}
         *parents, last = pattern.split("/")
         folders = [""]
         for part in parents:

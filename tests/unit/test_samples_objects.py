@@ -104,6 +104,13 @@ def test_ways_to_name_tars_in_a_bucket(bucket, s3, source, roots, recorded):
     assert dataset.read(7) == local.read(7)
 
 
+def test_a_folder_needs_no_right_to_list_what_is_around_it(bucket, s3):
+    around = s3.proxy.fail(r"list-type=2&prefix=&", 403, 100)
+    assert index(bucket, s3, "imagenet", (s3.url,)).digest == index_local(bucket).digest
+    assert look(f"{s3.url}/imagenet")["train"].rows == 120
+    assert around.met == 0
+
+
 def test_a_block_takes_few_requests(bucket, s3):
     dataset = index(bucket, s3)
     s3.proxy.log.clear()
