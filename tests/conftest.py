@@ -6,6 +6,7 @@ The tests of `tests/faults` and `tests/integration` work on copies of it, so tha
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -318,3 +319,11 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object_serve
         monkeypatch.setenv(name, value)
     yield bucket
     bucket.proxy.stop()
+
+
+@pytest.fixture
+def remote(raw: Work, s3: object_server.Bucket) -> Work:
+    """A working folder whose configuration puts sample indexes and features into the bucket."""
+    path = raw.folder / "unic-pipe.yaml"
+    path.write_text(f"storage: {{url: '{s3.url}/unic', options: {json.dumps(s3.options)}}}\n{path.read_text()}")
+    return raw

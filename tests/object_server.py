@@ -1,9 +1,10 @@
 """A real S3 server (moto, a process of its own) and a proxy in front of it that can misbehave on command.
 
-Fixtures, for a test module that says `from object_server import ...` or through `tests/conftest.py`:
+Fixtures (`tests/conftest.py`):
 
 - `s3_server` (session): `http://127.0.0.1:PORT` of moto's server.
 - `s3` (function): a fresh bucket behind a fresh proxy; see `Bucket`. AWS_… variables of the process are set to it.
+- `remote` (function): the digits' working folder, its samples and features in that bucket.
 """
 
 from __future__ import annotations
@@ -223,6 +224,19 @@ class Bucket:
     def environment(self) -> dict[str, str]:
         """Variables under which any AWS client, in this or another process, finds the bucket."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.proxy.url}
+
+    def store(self) -> Any:
+        """What a configuration with `storage.url: s3://NAME/unic` writes to."""
+        from pipeline.storage import open_store
+
+        return open_store(f"{self.url}/unic", self.options)
+
+    def content(self) -> dict[str, bytes]:
+        """Everything in it, pointers as the tests show a working folder's links."""
+        store = self.store()
+        found = store.get_many(key for key in store.keys() if ".conditions" not in key)  # noqa: SIM118
+        links = {k.removesuffix(".pointer"): b"-> " + v.strip() for k, v in found.items() if k.endswith(".pointer")}
+        return {key: raw for key, raw in found.items() if not key.endswith(".pointer")} | links
 
     def client(self) -> Any:
         """fsspec's view of it, past the proxy."""
