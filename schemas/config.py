@@ -28,7 +28,8 @@ class DatasetConfig(Model):
 
     source: str
     """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars, one tar), a folder of class folders, or a flat
-    folder of images; relative paths are searched in `samples.roots`."""
+    folder of images; relative paths are searched in `samples.roots`. Tars may also be in an object store, as
+    `s3://BUCKET/PREFIX/train-*.tar`."""
     labels: str | None = None
     """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names (counted
     from 1 if the smallest is 1), or with lines `FILENAME CLASS`. For ImageNet's validation ground truth, keep the
@@ -43,7 +44,8 @@ class SamplesConfig(Model):
     """The datasets, and how their rows are cut into blocks."""
 
     roots: tuple[str, ...] = (".",)
-    """Folders in which sources and shards are searched, in this order. Outside every digest: data may move."""
+    """Folders, or `s3://BUCKET/PREFIX`, in which sources and shards are searched, in this order. Outside every digest:
+    data may move."""
     datasets: dict[Name, DatasetConfig]
     block_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     """Rows per block: the grain of work, of resume and of Zarr sharding."""
