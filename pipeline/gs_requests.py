@@ -64,11 +64,14 @@ class GsRequests:
         body = head.encode() + data + f"\r\n--{_BOUNDARY}--".encode()
         address = f"{self._fs._location}/upload/storage/v1/b/{self.bucket}/o"
         headers = {"Content-Type": f'multipart/related; boundary="{_BOUNDARY}"'}
-        self._send(
-            lambda: self._fs.call(
-                "POST", address, uploadType="multipart", headers=headers, data=body, **self._condition(only)
+        try:
+            self._send(
+                lambda: self._fs.call(
+                    "POST", address, uploadType="multipart", headers=headers, data=body, **self._condition(only)
+                )
             )
-        )
+        except FileNotFoundError:
+            raise no_bucket("gs", self.bucket) from None
 
     def delete(self, key: str, only: Version | None) -> None:
         """Remove; `only`: if the key has this generation."""

@@ -321,6 +321,23 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object_serve
     bucket.proxy.stop()
 
 
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[str]:
+    """Address of an emulator of Google Cloud Storage, a process of its own."""
+    yield from object_server.serve(object_server.GS_SERVER)
+
+
+@pytest.fixture
+def gs(gs_server: str) -> Iterator[object_server.Proxy]:
+    """A proxy in front of it, with conditional writes, and the bucket `bucket`."""
+    proxy = object_server.Proxy(gs_server)
+    proxy.start()
+    host = {"Host": gs_server.removeprefix("http://"), "Content-Type": "application/json", "Content-Length": "18"}
+    proxy.forward("POST", "/storage/v1/b?project=test", host, b'{"name": "bucket"}')
+    yield proxy
+    proxy.stop()
+
+
 @pytest.fixture
 def remote(raw: Work, s3: object_server.Bucket) -> Work:
     """A working folder whose configuration puts sample indexes and features into the bucket."""

@@ -10,6 +10,7 @@ Fixtures (`tests/conftest.py`):
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 SERVER = """
 import sys
@@ -32,6 +34,18 @@ from werkzeug.serving import make_server
 server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
 print(server.port, flush=True)
 server.serve_forever()
+"""
+GS_SERVER = """
+import socket, sys
+from gcp_storage_emulator.server import create_server
+with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+server = create_server("127.0.0.1", port, in_memory=True)
+server.start()
+print(port, flush=True)
+sys.stdin.read()
+server.stop()
 """
 ERRORS = {
     403: "AccessDenied",
@@ -95,17 +109,33 @@ class Proxy:
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, list[Any], bytes]:
         """Send on, and the answer."""
+        # The servers check a condition and write in two steps: a real store does it in one.
+        with self._writes if method in ("PUT", "DELETE", "POST") else threading.Lock():
+            wanted = re.search(r"[?&]ifGenerationMatch=(\d+)", path)
+            if wanted is not None and not self.ignore_conditions and self._generation(path, body) != wanted[1]:
+                return 412, [("Content-Type", "application/json")], b'{"error": {"code": 412, "message": "condition"}}'
+            return self._forward(method, path, headers, body)
+
+    def _generation(self, path: str, body: bytes) -> str:
+        """Generation of the object that a conditional request to Google's API is about: the emulator knows no conditions."""
+        bucket = path.split("/b/")[1].split("/")[0]
+        named = re.search(r"/o/([^?]+)", path)
+        found = re.search(rb'\{"name": .*?\}', body)
+        key = named[1] if named else quote(json.loads(found[0])["name"], safe="") if found else ""
+        host = {"Host": self.target.removeprefix("http://")}
+        status, _, content = self._forward("GET", f"/storage/v1/b/{bucket}/o/{key}", host, b"")
+        return str(json.loads(content)["generation"]) if status == 200 else "0"
+
+    def _forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, list[Any], bytes]:
         host, port = self.target.removeprefix("http://").split(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=60)
         try:
-            # moto checks a condition and writes in two steps: a real store does it in one.
-            with self._writes if method in ("PUT", "DELETE", "POST") else threading.Lock():
-                connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-                for name, value in headers.items():
-                    connection.putheader(name, value)
-                connection.endheaders(body or None)
-                answer = connection.getresponse()
-                return answer.status, answer.getheaders(), answer.read()
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
         finally:
             connection.close()
 
@@ -255,11 +285,12 @@ CREDENTIALS = {
 }
 
 
-def serve() -> Iterator[str]:
-    """Run moto's server; its address."""
+def serve(script: str = SERVER) -> Iterator[str]:
+    """Run a server, moto's or the emulator of Google's; its address."""
     folder = Path(__file__).parent
+    command, pipe = [sys.executable, "-c", script], subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=folder, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
     ) as process:
         assert process.stdout is not None
         try:

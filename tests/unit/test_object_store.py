@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from object_server import LOST, RESET, SLOW, Bucket
+from object_server import LOST, RESET, SLOW, Bucket, Proxy
 
 from pipeline.object_store import ObjectStore
 from pipeline.pointers import point, pointed, pointers
@@ -24,10 +25,13 @@ from schemas.errors import StageError, UserError
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return LocalStore(tmp_path / "root")
+    if request.param == "gs":
+        options = {"endpoint_url": request.getfixturevalue("gs").url, "token": "anon"}
+        return open_store(f"gs://bucket/{tmp_path.name}", options)
     bucket: Bucket = request.getfixturevalue("s3")
     return open_store(f"{bucket.url}/some/root", bucket.options)
 
@@ -168,6 +172,28 @@ def test_a_passing_failure_changes_no_result(s3: Bucket, remote: Store, what: in
         fault = s3.proxy.fail(pattern, what)
         assert (name, do(store)) == (name, expected)
         assert fault.met == 1
+
+
+@pytest.mark.parametrize("what", [503, LOST])
+def test_google_storage_repeats_too(gs: Proxy, what: int | str) -> None:
+    options = {"endpoint_url": gs.url, "token": "anon"}
+    store = ObjectStore(f"gs://bucket/{what}", json.dumps(options))
+    steps: list[tuple[str, Callable[[], Any], Any]] = [
+        ("POST", lambda: store.create("k", b"1"), True),
+        ("POST", lambda: store.replace("k", b"2", store.version("k")), True),
+        ("GET .*alt=media", lambda: store.get("k"), b"2"),
+        ("DELETE", lambda: store.delete("k"), None),
+        ("GET .*prefix", store.names, []),
+    ]
+    for pattern, do, expected in steps:
+        fault = gs.fail(pattern, what)
+        assert do() == expected
+        assert fault.met == 1
+    assert store.honours_conditions()
+    gs.ignore_conditions = True
+    assert not store.honours_conditions()
+    with pytest.raises(UserError, match="There is no bucket gs://nothing"):
+        open_store("gs://nothing/x", options).put("k", b"1")
 
 
 def test_a_store_that_stays_busy_is_given_up(s3: Bucket, remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
