@@ -62,7 +62,12 @@ def demo(
 
 def init(
     data: Annotated[
-        Path, typer.Option("--data", metavar="PATH", help="Tars, class folders, a flat folder, or a folder of splits.")
+        str,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Tars (also s3://BUCKET/PREFIX), class folders, a flat folder, or a folder of splits.",
+        ),
     ],
     preset: Annotated[
         str | None,

@@ -100,9 +100,9 @@ def sample_features(
     def encode(part: NDArray[np.int64]) -> dict[TokenType, NDArray[np.float32]]:
         torch.set_num_threads(definition.compute.threads)
         rendered = []
-        for row in part.tolist():
+        for row, read in zip(part.tolist(), dataset.read_many(part.tolist()), strict=True):
             try:
-                image_HWC = decode_image(dataset.read(row))
+                image_HWC = decode_image(read())
             except UndecodableImage:
                 continue
             size, seed = definition.encoder.image_size, definition.view_seed

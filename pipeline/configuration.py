@@ -16,6 +16,8 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.explaining import Place, explain
+from pipeline.samples.places import Root, as_root
+from pipeline.storage import LocalStore, Store, open_store
 from schemas.config import Config
 from schemas.errors import UserError
 
@@ -31,14 +33,30 @@ class Workspace:
     file: Path
 
     @property
-    def roots(self) -> tuple[Path, ...]:
-        """Folders in which samples are searched; relative ones start at the working folder."""
-        return tuple(self.folder / Path(root).expanduser() for root in self.config.samples.roots)
+    def roots(self) -> tuple[Root, ...]:
+        """Places in which samples are searched; relative folders start at the working folder."""
+        return tuple(as_root(root, self.folder, self.config.storage.options) for root in self.config.samples.roots)
 
     @property
-    def feature_roots(self) -> tuple[Path, ...]:
+    def feature_roots(self) -> tuple[Store, ...]:
         """Folders in which finished features of others are searched."""
-        return tuple(self.folder / Path(root).expanduser() for root in self.config.feature_roots)
+        return tuple(self._place(root) for root in self.config.feature_roots)
+
+    @property
+    def features(self) -> Store:
+        """Where feature folders, and the pointers to them, live."""
+        return self._place(self.config.storage.url or ".").child("features")
+
+    @property
+    def samples(self) -> Store:
+        """Where sample indexes, and the pointers to them, live."""
+        return self._place(self.config.storage.url or ".").child("samples")
+
+    def _place(self, text: str) -> Store:
+        """A folder, relative ones from the working folder on, or an address in an object store."""
+        if "://" in text:
+            return open_store(text, self.config.storage.options)
+        return LocalStore(self.folder / Path(text).expanduser())
 
     @property
     def weights_dir(self) -> Path:

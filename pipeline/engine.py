@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,8 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.features import FeatureNeed
 from pipeline.samples.dataset import Dataset, open_dataset
 from pipeline.samples.images import UndecodableImage, decode_image
-from pipeline.storage import LocalStore
+from pipeline.samples.places import Root
+from pipeline.storage import Store, Version
 from schemas.config import TokenType
 from schemas.errors import UserError
 from schemas.features import BadRow
@@ -45,15 +45,15 @@ class EncoderJob:
 
     encoder: ResolvedEncoder
     need: FeatureNeed
-    folder: Path
+    folder: Store
 
 
 @dataclass(frozen=True)
 class ExtractJob:
     """Everything a worker needs, small enough to send: paths and definitions, no models and no data."""
 
-    dataset: Path
-    roots: tuple[Path, ...]
+    dataset: Store
+    roots: tuple[Root, ...]
     encoders: tuple[EncoderJob, ...]
     device: str
     batch: int
@@ -87,7 +87,7 @@ def run_block(job: ExtractJob, task: BlockTask) -> BlockResult:
     import torch
 
     torch.set_num_threads(job.encoders[0].need.definition.compute.threads)
-    dataset = _dataset(job.dataset, job.roots, (job.dataset / "manifest.json").stat().st_mtime_ns)
+    dataset = _dataset(job.dataset, job.roots, job.dataset.version("manifest.json"))
     task = _still_missing(job, task, dataset.block_digest(task.block))
     count = dataset.block_range(task.block)[1]
     bad: dict[int, BadRow] = {}
@@ -149,9 +149,9 @@ def _render_block(
     keys = dataset.block_keys(block)
     rendered: dict[Rendering, list[torch.Tensor]] = {rendering: [] for rendering in renderings}
     unreadable: dict[int, BadRow] = {}
-    for offset in range(count):
+    for offset, read in enumerate(dataset.read_many(range(first, first + count))):
         try:
-            image_HWC = decode_image(dataset.read(first + offset))
+            image_HWC = decode_image(read())
         except UndecodableImage as error:
             unreadable[offset] = BadRow(offset=offset, key=keys[offset], reason=f"undecodable: {error}")
             continue
@@ -237,15 +237,15 @@ _LOAD_LOCK = threading.Lock()
 
 
 @lru_cache(maxsize=8)
-def _dataset(folder: Path, roots: tuple[Path, ...], written_ns: int) -> Dataset:
+def _dataset(index: Store, roots: tuple[Root, ...], version: Version | None) -> Dataset:
     """The dataset, opened again when its index has grown since."""
-    del written_ns
-    return open_dataset(folder, roots)
+    del version
+    return open_dataset(index, roots)
 
 
 @lru_cache(maxsize=64)
-def _folder(path: Path) -> FeatureFolder:
-    return FeatureFolder(LocalStore(path))
+def _folder(store: Store) -> FeatureFolder:
+    return FeatureFolder(store)
 
 
 _encoders: dict[tuple[str, str, bool], Encoder] = {}

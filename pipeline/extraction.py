@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cache.commit import prepare_view
+from pipeline.cache.layout import LEDGER
 from pipeline.cache.ledger import write_ledger
 from pipeline.cache.losses import read_losses, write_losses
 from pipeline.cache.records import FeatureFolder
@@ -25,8 +26,9 @@ from pipeline.progress import Reporter
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.stopping import Stop
-from pipeline.storage import LocalStore
+from pipeline.storage import LocalStore, Store
 from pipeline.views.probes import check_probes, write_probes
+from pipeline.writers import check_writers
 from schemas.errors import StageError
 from schemas.features import FeatureManifest
 from schemas.recipes import Recipe
@@ -70,6 +72,8 @@ class ExtractPass:
     """One pass over blocks 0 to `blocks` - 1 of a dataset, for several encoders."""
 
     workdir: Path
+    features: Store
+    """Where the feature folders are."""
     dataset: Dataset
     jobs: Sequence[tuple[FeatureNeed, ResolvedEncoder]]
     blocks: int
@@ -88,6 +92,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     Raises:
         StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently.
     """
+    check_writers(work.features, several=bool(options.workers), reporter=reporter)
     folders = [_open_folder(work, need) for need, _ in work.jobs]
     batch = options.batch or work.jobs[0][0].definition.compute.batch
     for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
@@ -101,22 +106,21 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     _check_views(work, folders, reporter)
     device = pick_device(options.device)
     if not options.force:
-        check_disk(
-            work.workdir,
-            [(need, folder.store) for folder, (need, _) in zip(folders, work.jobs, strict=True)],
-            work.rows,
-        )
+        stores = [folder.store for folder in folders]
+        check_disk(work.workdir, [(need, s) for s, (need, _) in zip(stores, work.jobs, strict=True)], work.rows)
         if device == "cpu" and options.device == "auto":
             check_time(work.jobs, [(t.planes, work.dataset.block_range(t.block)[1]) for t in tasks])
     job = ExtractJob(
-        dataset=work.dataset.folder,
+        dataset=work.dataset.store,
         roots=tuple(work.dataset.roots),
-        encoders=tuple(EncoderJob(encoder, need, need.folder(work.workdir)) for need, encoder in work.jobs),
+        encoders=tuple(
+            EncoderJob(encoder, need, f.store) for (need, encoder), f in zip(work.jobs, folders, strict=True)
+        ),
         device=device,
         batch=batch,
     )
     try:
-        with _ends(folders) as from_the_end:
+        with _ends(work.workdir, folders) as from_the_end:
             order = tasks[::-1] if from_the_end else tasks
             done = _run(work, job, order, folders, options.workers, reporter, stop)
     finally:
@@ -126,25 +130,31 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
 
 
 @contextmanager
-def _ends(folders: Sequence[FeatureFolder]) -> Iterator[bool]:
+def _ends(workdir: Path, folders: Sequence[FeatureFolder]) -> Iterator[bool]:
     """Whether another process of this host is extracting to one of the folders: then this one begins at the other end,
     and they meet with no more in common than what is in flight."""
     with ExitStack() as stack:
-        taken = [stack.enter_context(try_lock(folder.path / ".tmp" / "extract.lock")) for folder in folders]
+        locks = [
+            f.store.path(".tmp/extract.lock")
+            if isinstance(f.store, LocalStore)
+            else workdir / "runs" / f"{f.name}.extract.lock"
+            for f in folders
+        ]
+        taken = [stack.enter_context(try_lock(lock)) for lock in locks]
         yield not all(taken)
 
 
 def _open_folder(work: ExtractPass, need: FeatureNeed) -> FeatureFolder:
     """The feature folder, created if this is its first time; the pointer is moved to it."""
-    path = need.folder(work.workdir)
-    store = LocalStore(path)
+    store = work.features.child(need.folder_name)
     folder = FeatureFolder(store)
     manifest = FeatureManifest(
         dataset=need.dataset, encoder=need.encoder, definition=need.definition, digest=need.digest
     )
     folder.create(manifest)
-    store.sweep()
-    point(work.workdir / "features", need.pointer, path.name)
+    if isinstance(store, LocalStore):
+        store.sweep()
+    point(work.features, need.pointer, store.name)
     return folder
 
 
@@ -249,7 +259,7 @@ def _run(
             if len(bad) > limit:
                 break
     if len(bad) > limit:
-        ledgers = ", ".join(str(need.folder(Path()) / "ledger.parquet") for need, _ in work.jobs)
+        ledgers = ", ".join(f.store.describe(LEDGER) for f in folders)
         raise StageError(
             f"{len(bad):,} of {work.rows:,} rows of {work.dataset.manifest.name} cannot be used "
             f"(limit {work.max_bad_fraction:.2%}, samples.max_bad_fraction).",

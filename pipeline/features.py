@@ -45,9 +45,14 @@ class FeatureNeed:
         # Training views and centre crops of one dataset exist side by side.
         return "-center" if self.definition.recipe == CENTER else ""
 
+    @property
+    def folder_name(self) -> str:
+        """Name of the feature folder in `features/`."""
+        return f"{self.pointer}-{short(self.digest)}"
+
     def folder(self, workdir: Path) -> Path:
-        """The feature folder."""
-        return workdir / "features" / f"{self.pointer}-{short(self.digest)}"
+        """The feature folder in a working folder that keeps its features itself."""
+        return workdir / "features" / self.folder_name
 
     def planes(self) -> list[tuple[int, TokenType]]:
         """All (view, token type) pairs."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.storage import LocalStore, Store
 from schemas.base import Document
 from schemas.errors import UserError
 from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
@@ -45,7 +46,16 @@ def checkpoint_step(folder: Path) -> int | None:
 
 def read_document(path: Path, kind: type[D]) -> D | None:
     """The document in a file; None when there is none. Damage is for `verify` to report, and counts as none."""
+    return stored_document(LocalStore(path.parent), path.name, kind)
+
+
+def stored_document(store: Store, key: str, kind: type[D]) -> D | None:
+    """The document under a key; None when there is none or it is damaged."""
     try:
-        return kind.from_bytes(path.read_bytes(), str(path))
-    except (FileNotFoundError, NotADirectoryError, UserError):
+        raw = store.get(key)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return kind.from_bytes(raw, store.describe(key))
+    except UserError:
         return None

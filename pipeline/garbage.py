@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.ablation import ablation
 from pipeline.evaluations import RESULTS, read_record
-from pipeline.finished import finished_student, read_document
+from pipeline.finished import finished_student, read_document, stored_document
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path, extraction_needs
-from pipeline.pointers import resolve_pointer
+from pipeline.pointers import pointed, pointers
 from pipeline.probing import probe_plans
 from pipeline.samples.dataset import read_manifest
-from pipeline.storage import abandoned
+from pipeline.storage import LocalStore, Store, abandoned
 from schemas.base import short
 from schemas.errors import UnicPipeError
 from schemas.features import FeatureManifest
@@ -30,8 +30,11 @@ from schemas.runs import RunDocument
 from schemas.students import StudentDefinition, StudentManifest
 
 KINDS = ("features", "students", "evaluations", "samples")
+MANIFEST = "manifest.json"
 TRASH = ".trash-"
 """Begins the name of a folder that is being removed."""
+REMOVING = ".removing"
+"""The object that says the same where folders cannot be renamed: it comes first and goes last."""
 OLD_S = 30 * 86_400
 """Runs that ended longer ago are old."""
 
@@ -50,8 +53,11 @@ class Garbage:
     def __init__(self, inventory: Inventory) -> None:
         self.inventory, self.base = inventory, inventory.folder
         self.unknown: list[str] = []
-        self._features = {f: read_document(f / "manifest.json", FeatureManifest) for f in self._artefacts("features")}
-        self._students = {f: read_document(f / "manifest.json", StudentManifest) for f in self._artefacts("students")}
+        self._folders: dict[str, list[Store]] = {}
+        self.places: dict[str, Store] = {kind: LocalStore(self.base / kind) for kind in KINDS}
+        self.places |= {"features": inventory.workspace.features, "samples": inventory.workspace.samples}
+        self._features = {f: stored_document(f, MANIFEST, FeatureManifest) for f in self._artefacts("features")}
+        self._students = {f: stored_document(f, MANIFEST, StudentManifest) for f in self._artefacts("students")}
 
     def find(self) -> list[GarbageItem]:
         """Everything that could go, artefacts first."""
@@ -62,22 +68,32 @@ class Garbage:
             for folder in self._artefacts(kind)
             if folder not in kept and (item := self._artefact(kind, folder)) is not None
         ]
-        gone = {self.base / item.path for item in items}
-        items += [item for kind in KINDS for f in self._artefacts(kind) if f not in gone for item in self._inside(f)]
+        gone = {item.path for item in items}
+        for kind in KINDS:
+            for folder in self._artefacts(kind):
+                if self._path(folder) not in gone:
+                    items += self._inside(folder)
         return [*items, *self._leftovers(), *self._runs()]
 
-    def _artefacts(self, kind: str) -> list[Path]:
-        top = self.base / kind
-        names = sorted(top.iterdir()) if top.is_dir() else []
-        return [f for f in names if f.is_dir() and not f.is_symlink() and re.fullmatch(r".+-[0-9a-f]{8}", f.name)]
+    def _artefacts(self, kind: str) -> list[Store]:
+        if kind not in self._folders:
+            place = self.places[kind]
+            self._folders[kind] = [place.child(n) for n in place.folders() if re.fullmatch(r".+-[0-9a-f]{8}", n)]
+        return self._folders[kind]
 
-    def _kept(self) -> set[Path]:
+    def _path(self, folder: Store, key: str = "") -> str:
+        """How a folder, or something in it, is shown: from the working folder on where it is there."""
+        text = folder.describe(key) if key else folder.location
+        path = Path(text)
+        return path.relative_to(self.base).as_posix() if path.is_relative_to(self.base) else text
+
+    def _kept(self) -> set[Store]:
         """Folders that something names, and what they were made from."""
         kept = {
             found
             for kind in KINDS
-            for name in self._pointers(kind)
-            if (found := resolve_pointer(self.base / kind, name))
+            for name in pointers(self.places[kind])
+            if (found := pointed(self.places[kind], name))
         }
         kept |= self._wanted()
         kept |= {f for f, m in self._students.items() if f in kept and m is not None}
@@ -90,7 +106,7 @@ class Garbage:
             parents |= {m.definition.parent for f in more if (m := self._students[f]) is not None}
         digests = {t.features for f, m in self._students.items() if f in kept and m for t in m.definition.teachers}
         for folder in [f for f in self._artefacts("evaluations") if f in kept]:
-            for path in (folder / RESULTS).glob("*.json"):
+            for path in (Path(folder.location) / RESULTS).glob("*.json"):
                 record = read_record(path)
                 digests |= {record.definition.features_train, record.definition.features_test} if record else set()
         kept |= {f for f, m in self._features.items() if m is not None and m.digest in digests}
@@ -98,16 +114,12 @@ class Garbage:
         datasets |= {m.definition.dataset for f, m in self._students.items() if f in kept and m is not None}
         return kept | {f for f in self._artefacts("samples") if _dataset_digest(f) in datasets}
 
-    def _pointers(self, kind: str) -> list[str]:
-        top = self.base / kind
-        return [f.name for f in top.iterdir() if f.is_symlink()] if top.is_dir() else []
-
-    def _wanted(self) -> set[Path]:
+    def _wanted(self) -> set[Store]:
         """Folders that the configuration asks for, with every folder of teachers and students that cannot be planned."""
-        inventory, found = self.inventory, set[Path]()
+        inventory, found = self.inventory, set[Store]()
         for name in inventory.config.teachers:
             try:
-                found |= {need.folder(self.base) for need in extraction_needs(inventory, (name,))}
+                found |= {inventory.own_features(need) for need in extraction_needs(inventory, (name,))}
             except UnicPipeError:
                 found |= {f for f, m in self._features.items() if m is not None and m.encoder == name}
         for name in inventory.config.students:
@@ -115,9 +127,10 @@ class Garbage:
                 f for f, m in self._students.items() if m is not None and m.definition in self._definitions(name, m)
             }
         try:
-            found |= {need.folder(self.base) for p in probe_plans(inventory)[0] for need, _ in (p.train, p.test)}
+            plans = probe_plans(inventory)[0]
+            found |= {inventory.own_features(need) for plan in plans for need, _ in (plan.train, plan.test)}
             evaluation = evaluation_path(inventory)
-            found |= {evaluation} if evaluation is not None else set()
+            found |= {LocalStore(evaluation)} if evaluation is not None else set()
         except UnicPipeError:
             found |= {*self._features, *self._artefacts("evaluations")}
         return found
@@ -144,22 +157,25 @@ class Garbage:
                     found.append(definition.model_copy(update={"blocks": like.definition.blocks}))
         return found
 
-    def _weights(self, folder: Path) -> str | None:
+    def _weights(self, folder: Store) -> str | None:
         """Digest of a finished student's weights."""
         manifest = self._students[folder]
-        student = finished_student(manifest.name, folder) if manifest is not None else None
+        student = finished_student(manifest.name, Path(folder.location)) if manifest is not None else None
         return student.export.weights if student is not None else None
 
-    def _artefact(self, kind: str, folder: Path) -> GarbageItem | None:
+    def _artefact(self, kind: str, folder: Store) -> GarbageItem | None:
         """A folder that nothing names, if it is what its name says and holds nothing else."""
+        sizes = _sizes(folder)
+        if folder.remote and REMOVING in sizes and MANIFEST not in sizes:
+            return self._item(folder, "", sizes, "temporary", "its removal was cut off")
         why = self._identity(kind, folder)
-        pattern = re.compile(f"{_FILES[kind]}|{_TEMPORARY}")
-        if why is None or not all(pattern.fullmatch(f.relative_to(folder).as_posix()) for f in _files(folder)):
-            self.unknown.append(folder.relative_to(self.base).as_posix())
+        pattern = re.compile(f"{_FILES[kind]}|{_TEMPORARY}|{re.escape(REMOVING)}")
+        if why is None or not all(pattern.fullmatch(key) for key in sizes):
+            self.unknown.append(self._path(folder))
             return None
-        return self._item(folder, kind, why)
+        return self._item(folder, "", sizes, kind, why)
 
-    def _identity(self, kind: str, folder: Path) -> str | None:
+    def _identity(self, kind: str, folder: Store) -> str | None:
         """Why the folder is garbage; None if it is not what its name says."""
         digits = folder.name[-8:]
         if kind == "features":
@@ -173,61 +189,73 @@ class Garbage:
             student = self._students[folder]
             if student is None or short(student.digest) != digits:
                 return None
-            done = finished_student(student.name, folder) is not None
+            done = finished_student(student.name, Path(folder.location)) is not None
             return "an earlier one of that name" if done else "not finished, and its settings are no longer configured"
         if kind == "samples":
             digest = _dataset_digest(folder)
             return "no pointer, features or student names it" if digest and short(digest) == digits else None
-        records = [read_record(path) for path in (folder / RESULTS).glob("*.json")]
+        records = [read_record(path) for path in (Path(folder.location) / RESULTS).glob("*.json")]
         return "an earlier evaluation" if records and all(records) else None
 
-    def _inside(self, folder: Path) -> Iterator[GarbageItem]:
+    def _inside(self, folder: Store) -> Iterator[GarbageItem]:
         """What may go of a folder that stays."""
-        if (folder / "damaged").is_dir() and not (folder / "damaged").is_symlink():
-            yield self._item(folder / "damaged", "damaged", "set aside by verify")
-        yield from self._stale(folder / ".tmp", lambda entry: entry.name)
+        if "damaged" in folder.folders():
+            yield self._item(folder, "damaged", folder.sizes("damaged"), "damaged", "set aside by verify")
+        if isinstance(folder, LocalStore):
+            yield from self._stale(folder.root / ".tmp", lambda entry: entry.name)
 
     def _leftovers(self) -> Iterator[GarbageItem]:
         """What killed processes left beside the artefacts: temporary files, half-made pointers, half-removed folders."""
         yield from self._stale(self.base / "runs" / ".tmp", lambda entry: entry.name)
-        for kind in KINDS:
-            top = self.base / kind
+        for place in self.places.values():
+            if not isinstance(place, LocalStore):
+                continue
+            top = place.root
             for entry in sorted(top.glob(".*")) if top.is_dir() else []:
                 if entry.name.startswith(TRASH) and entry.is_dir() and not entry.is_symlink():
-                    yield self._item(entry, "temporary", "its removal was cut off")
+                    yield self._file(entry, "temporary", "its removal was cut off")
                 owner = re.fullmatch(r"\..+?\.([^.@]+[^@]*@\d+-\d+)", entry.name)
                 if owner is not None and entry.is_symlink() and abandoned(entry, owner[1]):
-                    yield self._item(entry, "temporary", "left by a killed process")
+                    yield self._file(entry, "temporary", "left by a killed process")
 
     def _stale(self, folder: Path, owner: Callable[[Path], str]) -> Iterator[GarbageItem]:
         for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
             known = re.fullmatch(r"[^@]+@\d+-\d+", entry.name) and entry.is_file() and not entry.is_symlink()
             if known and abandoned(entry, owner(entry)):
-                yield self._item(entry, "temporary", "left by a killed process")
+                yield self._file(entry, "temporary", "left by a killed process")
 
     def _runs(self) -> Iterator[GarbageItem]:
         """Provenance of runs that ended long ago."""
         for path in sorted((self.base / "runs").glob("*.json")):
             run = read_document(path, RunDocument)
             if run is not None and time.time() - path.stat().st_mtime > OLD_S:
-                yield self._item(path, "run", f"{run.stage}, ended over 30 days ago")
+                yield self._file(path, "run", f"{run.stage}, ended over 30 days ago")
 
-    def _item(self, path: Path, kind: str, why: str) -> GarbageItem:
-        files = list(_files(path)) if path.is_dir() and not path.is_symlink() else [path]
-        size = sum(f.lstat().st_size for f in files)
-        relative = path.relative_to(self.base).as_posix()
-        return GarbageItem(path=relative, kind=kind, bytes=size, files=len(files), why=why)  # type: ignore[arg-type]
+    def _item(self, folder: Store, key: str, sizes: Mapping[str, int], kind: str, why: str) -> GarbageItem:
+        return GarbageItem(
+            path=self._path(folder, key), kind=kind, bytes=sum(sizes.values()), files=len(sizes), why=why,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def _file(self, path: Path, kind: str, why: str) -> GarbageItem:
+        """A file, link or folder of the disk."""
+        whole = path.is_dir() and not path.is_symlink()
+        sizes = _sizes(LocalStore(path)) if whole else {"": path.lstat().st_size}
+        return self._item(LocalStore(path), "", sizes, kind, why)
 
 
-def _dataset_digest(folder: Path) -> str | None:
+def _dataset_digest(folder: Store) -> str | None:
     try:
         return read_manifest(folder).digest
     except (UnicPipeError, OSError):
         return None
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files and links below a folder; links are not followed."""
-    for path, folders, files in os.walk(folder):
-        yield from (Path(path, name) for name in files)
-        yield from (Path(path, name) for name in folders if Path(path, name).is_symlink())
+def _sizes(folder: Store) -> dict[str, int]:
+    """Bytes of everything below a folder, temporary files and links (which are not followed) among them."""
+    if not isinstance(folder, LocalStore):
+        return folder.sizes()
+    found: list[Path] = []
+    for path, folders, files in os.walk(folder.root):
+        found += [Path(path, name) for name in files]
+        found += [Path(path, name) for name in folders if Path(path, name).is_symlink()]
+    return {f.relative_to(folder.root).as_posix(): f.lstat().st_size for f in found}

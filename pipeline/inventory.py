@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,11 @@ from pipeline.cache.records import FeatureFolder
 from pipeline.configuration import Workspace
 from pipeline.encoders import ResolvedEncoder, resolve_encoder
 from pipeline.features import FeatureNeed, center_need, training_need
-from pipeline.finished import D, FinishedStudent, finished_student, read_document
-from pipeline.pointers import resolve_pointer
+from pipeline.finished import D, FinishedStudent, finished_student, read_document, stored_document
+from pipeline.pointers import pointed, resolve_pointer
 from pipeline.rows import rows_wanted
 from pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
-from pipeline.storage import LocalStore, sha256_of_file
+from pipeline.storage import LocalStore, Store, sha256_of_file
 from pipeline.students import baseline_config, student_definition, student_folder, student_teachers
 from schemas.base import digest_of, short
 from schemas.chains import named_student
@@ -60,13 +59,13 @@ class Inventory:
         """The dataset of that name as it is on disk."""
         if name not in self._datasets:
             config = self.config.samples.datasets[name]
-            roots = data_roots(self.folder, config, self.config.samples)
-            folder = find_dataset(self.folder, name)
-            state, reason = dataset_state(folder, roots, config, self.config.samples.block_rows)
+            roots = data_roots(self.folder, config, self.config.samples, self.config.storage.options)
+            index = find_dataset(self.workspace.samples, name)
+            state, reason = dataset_state(index, roots, config, self.config.samples.block_rows)
             dataset = None
-            if folder is not None and state != "missing":
+            if index is not None and state != "missing":
                 try:
-                    dataset = open_dataset(folder, roots)
+                    dataset = open_dataset(index, roots)
                 except UserError as error:
                     state, reason = "stale", error.message
             self._datasets[name] = DatasetView(name, dataset, state, reason)
@@ -160,36 +159,40 @@ class Inventory:
         """Which of blocks 0 to `blocks` - 1 are recorded, bool (blocks,), by view and token type."""
         return self._covered(need, blocks, self.feature_folder(need))
 
-    def feature_folder(self, need: FeatureNeed) -> Path:
+    def own_features(self, need: FeatureNeed) -> Store:
+        """Where this working folder keeps a need's features."""
+        return self.workspace.features.child(need.folder_name)
+
+    def feature_folder(self, need: FeatureNeed) -> Store:
         """Where a need's features are read: the working folder's own, or a complete one in `feature_roots` if that is
         not complete. Folders are told by the digest in their manifest."""
-        own = need.folder(self.folder)
+        own = self.own_features(need)
         dataset = self.dataset(need.dataset).dataset
         if dataset is None or not self.workspace.feature_roots:
             return own
         blocks = self.block_limit(dataset)
         if not self._complete(need, blocks, own):
             for root in self.workspace.feature_roots:
-                for folder in sorted(root.glob(f"*-{short(need.digest)}")):
-                    if not folder.is_symlink() and self._complete(need, blocks, folder):
-                        return folder
+                for name in root.folders():
+                    if name.endswith(f"-{short(need.digest)}") and self._complete(need, blocks, root.child(name)):
+                        return root.child(name)
         return own
 
-    def borrowed(self, need: FeatureNeed) -> Path | None:
+    def borrowed(self, need: FeatureNeed) -> str | None:
         """The folder of somebody else from which a need is read."""
         folder = self.feature_folder(need)
-        return folder if folder != need.folder(self.folder) else None
+        return folder.location if folder != self.own_features(need) else None
 
-    def _complete(self, need: FeatureNeed, blocks: int, folder: Path) -> bool:
+    def _complete(self, need: FeatureNeed, blocks: int, folder: Store) -> bool:
         return all(covered.all() for covered in self._covered(need, blocks, folder).values())
 
-    def _covered(self, need: FeatureNeed, blocks: int, path: Path) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
+    def _covered(self, need: FeatureNeed, blocks: int, store: Store) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
         planes = need.planes()
         dataset = self.dataset(need.dataset).dataset
-        manifest = read_document(path / "manifest.json", FeatureManifest)
+        manifest = stored_document(store, "manifest.json", FeatureManifest)
         if dataset is None or manifest is None or manifest.digest != need.digest:
             return {plane: np.zeros(blocks, bool) for plane in planes}
-        folder = FeatureFolder(LocalStore(path))
+        folder = FeatureFolder(store, frozen=store.remote)
         rows = [dataset.block_digest(block) for block in range(blocks)]
         return {(view, token): folder.covered(view, token, rows) for view, token in planes}
 
@@ -197,22 +200,24 @@ class Inventory:
         """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
         if self.manifest(need) is None:
             return ""
-        folder = FeatureFolder(LocalStore(self.feature_folder(need)))
+        store = self.feature_folder(need)
+        folder = FeatureFolder(store, frozen=store.remote)
         found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
         found.add(need.definition.compute.batch)
         return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""
-        manifest = read_document(self.feature_folder(need) / "manifest.json", FeatureManifest)
+        manifest = stored_document(self.feature_folder(need), "manifest.json", FeatureManifest)
         return manifest if manifest is not None and manifest.digest == need.digest else None
 
-    def pointed(self, kind: str, name: str, document: type[D], expected: Path) -> D | None:
+    def pointed(self, kind: str, name: str, document: type[D], expected: str) -> D | None:
         """The manifest that a pointer leads to, when that is another folder than the expected one."""
-        folder = resolve_pointer(self.folder / kind, name)
-        if folder is None or folder.name == expected.name:
+        places = {"features": self.workspace.features, "samples": self.workspace.samples}
+        folder = pointed(places.get(kind, LocalStore(self.folder / kind)), name)
+        if folder is None or folder.name == expected:
             return None
-        return read_document(folder / "manifest.json", document)
+        return stored_document(folder, "manifest.json", document)
 
     def unfinished_student(self, label: str) -> StudentManifest | None:
         """A training under this name that was begun and not finished; the one with the newest checkpoint."""

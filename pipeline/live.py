@@ -77,7 +77,8 @@ def live_check(
             rows = [first + offset for offset in offsets]
             size, recipe, seed = definition.encoder.image_size, definition.recipe, definition.view_seed
             images = [
-                render_view(decode_image(dataset.read(r)), recipe, seed, dataset.key(r), view, size) for r in rows
+                render_view(decode_image(read()), recipe, seed, dataset.key(r), view, size)
+                for r, read in zip(rows, dataset.read_many(rows), strict=True)
             ]
             tokens = model.encode(torch.stack(images), definition.compute)
             for token in [t for t, count in views.items() if view < count]:

@@ -104,9 +104,9 @@ def _images(dataset: Dataset, limit: int) -> tuple[list[tuple[str, np.ndarray]],
     chosen = np.sort(np.random.default_rng(0).choice(rows, min(limit, len(rows)), replace=False))
     found: list[tuple[str, np.ndarray]] = []
     started = time.process_time()
-    for row in chosen.tolist():
+    for row, read in zip(chosen.tolist(), dataset.read_many(chosen.tolist()), strict=True):
         try:
-            found.append((dataset.key(row), decode_image(dataset.read(row))))
+            found.append((dataset.key(row), decode_image(read())))
         except UndecodableImage:
             continue
     return found, (time.process_time() - started) / max(1, len(found))
@@ -182,7 +182,8 @@ def _write(
     recipe, size = definition.recipe, definition.encoder.image_size
     found = _Written(codec_label(codec))
     with tempfile.TemporaryDirectory(prefix="unic-pipe-") as path:
-        folder = FeatureFolder(LocalStore(Path(path)))
+        store = LocalStore(Path(path))
+        folder = FeatureFolder(store)
         folder.create(
             FeatureManifest(
                 dataset=need.dataset, encoder=need.encoder, definition=definition, digest=digest_of(definition)
@@ -198,7 +199,7 @@ def _write(
                     token,
                     lambda c=chosen, t=token, r=rows: calibration_of(c, t, r, others[t]),  # type: ignore[misc]
                 )
-            found.tokens[token] = _write_token(folder, token, values, dataset)
+            found.tokens[token] = _write_token(folder, store, token, values, dataset)
         write_ledger(folder)
         sizes = {key: folder.store.size(key) or 0 for key in folder.store.keys()}  # noqa: SIM118
         view = [size for key, size in sizes.items() if key in (f"{view_folder(0)}/zarr.json",) or "probes/" in key]
@@ -207,7 +208,9 @@ def _write(
     return found
 
 
-def _write_token(folder: FeatureFolder, token: TokenType, values: np.ndarray, dataset: Dataset) -> CodecMeasurement:
+def _write_token(
+    folder: FeatureFolder, store: LocalStore, token: TokenType, values: np.ndarray, dataset: Dataset
+) -> CodecMeasurement:
     block_rows = folder.required_manifest().definition.block_rows
     prepare_view(folder, 0, token, dataset.manifest.end_row)
     none = np.zeros_like(values[:1])
@@ -221,7 +224,7 @@ def _write_token(folder: FeatureFolder, token: TokenType, values: np.ndarray, da
     table = folder.store.size(folded_key(0, token)) or 0
     arrays = [key for key in folder.store.keys(view_folder(0)) if key.endswith("/zarr.json") and f"/{token}" in key]
     named = {key.split("/")[1] for key in arrays}
-    folders = sum(1 for name in named for f in folder.store.path(f"{view_folder(0)}/{name}").rglob("*") if f.is_dir())
+    folders = sum(1 for name in named for f in store.path(f"{view_folder(0)}/{name}").rglob("*") if f.is_dir())
     calibration = [k for k in folder.store.keys("calibration") if k.startswith(f"calibration/{token}")]
     rest = table - 2 * (record + statistics) + sum(folder.store.size(key) or 0 for key in arrays)
     shards, nothing = (sum(f.size for f in r.files[:-1]) for r in (full, empty))

@@ -15,6 +15,7 @@ from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import checkpoint_step, finished_student, read_document
 from pipeline.inventory import Inventory
 from pipeline.probing import ProbePlan, probe_plans
+from pipeline.storage import Store
 from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
 from schemas.chains import named_student
@@ -114,7 +115,7 @@ def _datasets(inventory: Inventory) -> Iterator[Artefact]:
             reason=view.reason or labelled,
             digest=manifest.digest if manifest is not None else None,
             next=None if view.state == "fresh" else f"unic-pipe index {name}",
-            path=_relative(inventory, view.dataset.folder) if view.dataset is not None else None,
+            path=_relative(inventory, view.dataset.store) if view.dataset is not None else None,
         )
 
 
@@ -161,7 +162,7 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     if folder is not None:
         reason = "; ".join(filter(None, (f"read from {folder}", reason)))
     if done == 0:
-        old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder(inventory.folder))
+        old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder_name)
         if old is not None:
             state, reason = "stale", f"differs: {describe(old.definition, need.definition)}"
     return Artefact(
@@ -201,7 +202,7 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     elif manifest is not None:
         state = "partial"
     else:
-        old = inventory.pointed("students", label, StudentManifest, folder)
+        old = inventory.pointed("students", label, StudentManifest, folder.name)
         begun = inventory.unfinished_student(label)
         if begun is not None:
             reason = f"a training with other settings is unfinished; differs: {describe(begun.definition, definition)}"
@@ -291,5 +292,8 @@ def _blocked(name: str, stage: Stage, why: str | UnicPipeError, command: str) ->
     )  # fmt: skip
 
 
-def _relative(inventory: Inventory, path: Path) -> str:
+def _relative(inventory: Inventory, place: Path | Store) -> str:
+    if not isinstance(place, Path) and place.remote:
+        return place.location
+    path = place if isinstance(place, Path) else Path(place.location)
     return path.relative_to(inventory.folder).as_posix() if path.is_relative_to(inventory.folder) else str(path)

@@ -1,6 +1,7 @@
-"""Pointers: a relative symbolic link `<folder>/<name>` to the artefact folder that is in force.
+"""Pointers: what `<folder>/<name>` means now, one of the artefact folders `<folder>/<name>-<8 digits>` beside it.
 
 Artefact folders end in digits of their identity and are never overwritten (R5); the pointer says which one a name means.
+In a local folder it is a relative symbolic link; object stores have none, there it is the small object `<name>.pointer`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,64 @@ import os
 import socket
 from pathlib import Path
 
-from pipeline.storage import abandoned, sync_folder
+from pipeline.storage import LocalStore, Store, abandoned, sync_folder
 from schemas.errors import UserError
+
+SUFFIX = ".pointer"
+"""Ends the name of the object that is a pointer, where there are no links."""
 
 _counter = itertools.count()
 
 
-def point(folder: Path, name: str, target: str) -> None:
+def point(folder: Path | Store, name: str, target: str) -> None:
     """Make `<folder>/<name>` point to `<folder>/<target>`, atomically and durably.
 
     Raises:
         UserError: something that is not a pointer already has that name, or links cannot be made here.
     """
+    if isinstance(folder, Path):
+        _link(folder, name, target)
+    elif isinstance(folder, LocalStore):
+        _link(folder.root, name, target)
+    elif _target(folder, name) != target:
+        folder.put(name + SUFFIX, f"{target}\n".encode())
+
+
+def pointed(folder: Store, name: str) -> Store | None:
+    """The store that `<folder>/<name>` points to, or None when there is no such pointer or its target is gone."""
+    if isinstance(folder, LocalStore):
+        found = resolve_pointer(folder.root, name)
+        return None if found is None else LocalStore(found)
+    target = _target(folder, name)
+    return folder.child(target) if target is not None and folder.names(target) else None
+
+
+def pointers(folder: Store) -> list[str]:
+    """Names of the pointers in a folder, sorted."""
+    if isinstance(folder, LocalStore):
+        return [name for name in folder.names() if folder.path(name).is_symlink()]
+    return [name.removesuffix(SUFFIX) for name in folder.names() if name.endswith(SUFFIX)]
+
+
+def resolve_pointer(folder: Path, name: str) -> Path | None:
+    """The folder that the link `<folder>/<name>` points to, or None when there is no such link or its target is gone."""
+    try:
+        target = folder / os.readlink(folder / name)
+    except OSError:
+        return None
+    return target if target.is_dir() else None
+
+
+def _target(folder: Store, name: str) -> str | None:
+    try:
+        target = folder.get(name + SUFFIX).decode().strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    # Only a folder beside the pointer: a damaged or foreign object must not lead elsewhere.
+    return target if target and "/" not in target else None
+
+
+def _link(folder: Path, name: str, target: str) -> None:
     link = folder / name
     if link.is_symlink() and os.readlink(link) == target:
         return
@@ -41,12 +88,3 @@ def point(folder: Path, name: str, target: str) -> None:
     for leftover in folder.glob(f".{name}.*@*"):
         if abandoned(leftover, leftover.name.removeprefix(f".{name}.")):
             leftover.unlink(missing_ok=True)
-
-
-def resolve_pointer(folder: Path, name: str) -> Path | None:
-    """The folder that `<folder>/<name>` points to, or None when there is no such pointer or its target is gone."""
-    try:
-        target = folder / os.readlink(folder / name)
-    except OSError:
-        return None
-    return target if target.is_dir() else None

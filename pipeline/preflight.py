@@ -12,7 +12,7 @@ from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed, raw_bytes
 from pipeline.progress import duration, human_bytes
 from pipeline.sizes import Extent, codec_label, folder_size, read_measurement
-from pipeline.storage import Store
+from pipeline.storage import LocalStore, Store
 from schemas.errors import StageError, UserError
 
 COMPRESSED = {"float16": 0.95, "int8": 1.0, "klt": 1.0, "auto": 1.0}
@@ -24,22 +24,28 @@ SMALL_WORK = 50_000
 
 
 def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: int) -> None:
-    """Compare what the caches will take, less what they hold already, with the free disk.
+    """Compare what the caches will take, less what they hold already, with the free disk. An object store has no end.
 
     Raises:
         StageError: too little room; says how much is needed and what would make it fit.
     """
-    needed = 0
-    for need, store in needs:
-        there = sum(store.size(key) or 0 for key in store.keys())  # noqa: SIM118
-        needed += max(0, _bytes(workdir, need, rows) - there)
-    free = shutil.disk_usage(workdir).free
+    local = [(need, store) for need, store in needs if isinstance(store, LocalStore)]
+    if not local:
+        return
+    needed = sum(max(0, _bytes(workdir, need, rows) - sum(store.sizes().values())) for need, store in local)
+    place = existing_folder(local[0][1])
+    free = shutil.disk_usage(place).free
     if needed > free:
         smaller = "" if needs[0][0].definition.codec.calibrated else "cache.codec: auto (a tenth of float16's size), "
         raise StageError(
-            f"Disk too small: the features need about {human_bytes(needed)}, {workdir} has {human_bytes(free)} free.",
+            f"Disk too small: the features need about {human_bytes(needed)}, {place} has {human_bytes(free)} free.",
             f"Make it fit with {smaller}fewer views.count, or a pilot (--rows 1%); --force starts all the same.",
         )
+
+
+def existing_folder(store: LocalStore) -> Path:
+    """The folder of a store, or the nearest one above it that exists."""
+    return next(folder for folder in (store.root, *store.root.parents) if folder.is_dir())
 
 
 def _bytes(workdir: Path, need: FeatureNeed, rows: int) -> int:

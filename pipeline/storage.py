@@ -1,29 +1,40 @@
-"""Durable, atomic files. Everything that must survive a kill is written through a `Store`.
+"""Where artefacts live: a `Store` is a place of slash-separated keys, a local folder or a prefix of an object store.
 
-A store is a folder addressed by slash-separated keys. `put` replaces atomically; `create` succeeds for exactly one of
-several writers. Both return only when the bytes and the folder entries that lead to them are on disk.
+`put` replaces atomically; `create` and `replace` are conditional, so that several writers need no lock between them.
+What returned is durable. A store pickles as its location, and every process opens its own connections.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import itertools
-import os
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import xxhash
 
-from schemas.errors import StageError, UserError
+from pipeline.local_store import LocalStore, abandoned, process_runs, sync_folder
+from schemas.errors import UserError
 
-_counter = itertools.count()
-_TEMP = ".tmp"
-_DAY_S = 86_400
+__all__ = [
+    "LocalStore",
+    "Store",
+    "Version",
+    "abandoned",
+    "fast_hash",
+    "is_remote",
+    "open_store",
+    "process_runs",
+    "sha256",
+    "sha256_of_file",
+    "sync_folder",
+]
+
+Version = Hashable
+"""Tells one content of a key from the next: an ETag, a generation, or (mtime_ns, size, inode)."""
+
+SCHEMES = ("s3", "gs")
 
 
 def sha256(data: bytes) -> str:
@@ -43,176 +54,103 @@ def sha256_of_file(path: Path) -> str:
 
 
 class Store(Protocol):
-    """What the cache and the documents need of a place to live in."""
+    """What the cache and the documents need of a place to live in. Equal locations are equal stores."""
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def location(self) -> str:
+        """The folder's path, or `s3://bucket/prefix`: what `open_store` takes."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the location."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is an object store: no free disk to ask for, no links, no locks, no temporary files."""
+
+    def child(self, name: str) -> Store:
+        """The store below a folder of this one."""
+
+    def describe(self, key: str) -> str:
+        """A key's full address, for messages."""
 
     def get(self, key: str) -> bytes:
         """The bytes under a key. Raises FileNotFoundError."""
+
+    def get_range(self, key: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset` on. Raises FileNotFoundError."""
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of those keys that are there, in the given order; many requests at a time where that helps."""
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace, atomically and durably."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write only if nothing is there; False when somebody else was first."""
+        """Write only if nothing is there; False when somebody else was first with other bytes.
+
+        With equal bytes there already the answer may be either: an object store cannot tell a success whose response
+        was lost from an equal write of somebody else.
+        """
+
+    def replace(self, key: str, data: bytes | None, version: Version | None) -> bool:
+        """Write (None: delete) only if the key still has this version (None: is not there); False when it has not.
+
+        Equal bytes that somebody else wrote meanwhile may count as written, as with `create`.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a key; no error if it is not there."""
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove keys; many requests at a time where that helps."""
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys below a folder `prefix`, in sorted order."""
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """All keys below a folder `prefix`, in sorted order, with their bytes: one listing."""
+
+    def listing(self, prefix: str = "", deep: bool = True) -> dict[str, tuple[int, Version] | None]:
+        """Keys below a folder with (bytes, version), sorted, in few requests. Not `deep`: immediate children, with None
+        for folders (their keys without a slash). Hidden ones are included."""
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Immediate children of a folder, files and folders alike, without hidden ones, sorted."""
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Immediate children of a folder that are folders themselves (no links, no hidden ones), sorted."""
+
     def size(self, key: str) -> int | None:
         """Bytes under a key, or None if there is nothing."""
 
+    def version(self, key: str) -> Version | None:
+        """The version of what is under a key, or None if there is nothing."""
 
-class LocalStore:
-    """A `Store` in a local (or network) folder with POSIX rename and link.
 
-    Temporary files live in `.tmp/` of the root and carry host and process id, so that `sweep` can tell what a killed
-    process left behind from what a live one is writing.
+def is_remote(location: str) -> bool:
+    """Whether a text names a place in an object store."""
+    return location.partition("://")[0] in SCHEMES and "://" in location
+
+
+def open_store(location: str | Path, options: Mapping[str, Any] | None = None) -> Store:
+    """The store at a path, or at `s3://bucket/prefix` or `gs://bucket/prefix`. Nothing is asked of it yet.
+
+    `options` are those of fsspec's file system for object stores (endpoint_url, anon, profile …).
+
+    Raises:
+        UserError: no such kind of store, or no bucket.
     """
+    text = str(location)
+    if isinstance(location, Path) or "://" not in text:
+        return LocalStore(Path(text))
+    scheme, _, rest = text.partition("://")
+    if scheme not in SCHEMES:
+        raise UserError(f"{text}: there is no store of kind {scheme}://.", "Use a folder, s3://… or gs://….")
+    if not rest.partition("/")[0]:
+        raise UserError(f"{text} names no bucket.", f"Write it as {scheme}://BUCKET/PREFIX.")
+    from pipeline.object_store import ObjectStore
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-
-    def path(self, key: str) -> Path:
-        """The file of a key."""
-        return self.root / key
-
-    def get(self, key: str) -> bytes:
-        """The bytes under a key. Raises FileNotFoundError."""
-        return self.path(key).read_bytes()
-
-    def put(self, key: str, data: bytes) -> None:
-        """Write or replace: temporary file, fsync, rename, fsync of the folder."""
-        target = self.path(key)
-        with _plain_words(target, len(data)):
-            temporary = self._write_temporary(data)
-            try:
-                self._make_folder(target.parent)
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            sync_folder(target.parent)
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Write only if nothing is there. A hard link either appears whole or not at all."""
-        target = self.path(key)
-        with _plain_words(target, len(data)):
-            temporary = self._write_temporary(data)
-            try:
-                self._make_folder(target.parent)
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync_folder(target.parent)
-        return True
-
-    def delete(self, key: str) -> None:
-        """Remove a key; no error if it is not there."""
-        self.path(key).unlink(missing_ok=True)
-
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """All keys below a folder, in sorted order, without temporary files."""
-        top = self.root / prefix
-        for folder, folders, files in os.walk(top):
-            folders[:] = sorted(f for f in folders if f != _TEMP)
-            for name in sorted(files):
-                yield Path(folder, name).relative_to(self.root).as_posix()
-
-    def size(self, key: str) -> int | None:
-        """Bytes under a key, or None if there is nothing."""
-        try:
-            return self.path(key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def sweep(self) -> None:
-        """Remove temporary files of processes of this host that no longer run, and any older than a day."""
-        folder = self.root / _TEMP
-        if not folder.is_dir():
-            return
-        for entry in list(folder.iterdir()):
-            if abandoned(entry, entry.name):
-                entry.unlink(missing_ok=True)
-
-    def _write_temporary(self, data: bytes) -> Path:
-        folder = self.root / _TEMP
-        self._make_folder(folder)
-        path = folder / f"{socket.gethostname()}@{os.getpid()}-{next(_counter)}"
-        try:
-            with path.open("xb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        self._make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot fsync a folder; their renames are durable on return.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def abandoned(entry: Path, owner: str) -> bool:
-    """Whether a temporary file of `owner`, `HOST@PID-NUMBER`, is of a dead process of this host, or older than a day."""
-    host, _, rest = owner.rpartition("@")
-    pid = rest.partition("-")[0]
-    try:
-        age_s = time.time() - entry.lstat().st_mtime
-    except FileNotFoundError:
-        return False
-    ours = host == socket.gethostname() and pid.isdecimal()
-    return (ours and not process_runs(int(pid))) or age_s > _DAY_S
-
-
-def process_runs(pid: int) -> bool:
-    """Whether a process of this host with that number exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-_NO_ROOM = {errno.ENOSPC: "Disk full", errno.EDQUOT: "Disk quota used up", errno.EFBIG: "File size limit reached"}
-
-
-@contextmanager
-def _plain_words(target: Path, size: int) -> Iterator[None]:
-    """Turn the operating system's refusals into messages that say what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise StageError(
-                f"{_NO_ROOM[error.errno]}: could not write {size:,} bytes to {target}.",
-                "Finished work is kept. Free some space and run the same command again.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"Cannot write {target}: {error.strerror}.",
-                "Choose a working folder that you may write to (cd there, or --config FOLDER/unic-pipe.yaml).",
-            ) from error
-        raise
+    return ObjectStore(text, json.dumps(dict(options or {}), sort_keys=True))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Model, Name
@@ -17,6 +18,7 @@ Scalar = bool | int | float | str
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 TokenType = Literal["cls", "patch"]
+_SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
 CONSISTENCY = "consistency"
 """Type of the pydantic problems about values that do not go together; their locations are exact."""
 
@@ -26,7 +28,8 @@ class DatasetConfig(Model):
 
     source: str
     """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars, one tar), a folder of class folders, or a flat
-    folder of images; relative paths are searched in `samples.roots`."""
+    folder of images; relative paths are searched in `samples.roots`. Tars may also be in an object store, as
+    `s3://BUCKET/PREFIX/train-*.tar`."""
     labels: str | None = None
     """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names (counted
     from 1 if the smallest is 1), or with lines `FILENAME CLASS`. For ImageNet's validation ground truth, keep the
@@ -41,12 +44,47 @@ class SamplesConfig(Model):
     """The datasets, and how their rows are cut into blocks."""
 
     roots: tuple[str, ...] = (".",)
-    """Folders in which sources and shards are searched, in this order. Outside every digest: data may move."""
+    """Folders, or `s3://BUCKET/PREFIX`, in which sources and shards are searched, in this order. Outside every digest:
+    data may move."""
     datasets: dict[Name, DatasetConfig]
     block_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     """Rows per block: the grain of work, of resume and of Zarr sharding."""
     max_bad_fraction: Fraction = 0.001
     """A stage stops when more than this fraction of rows cannot be used."""
+
+
+class StorageConfig(Model):
+    """Where the large artefacts live; everything else stays in the working folder. Outside every digest."""
+
+    url: str | None = None
+    """`samples/` and `features/` live below this folder, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; by default in the
+    working folder."""
+    options: dict[str, JsonValue] = {}
+    """Options of fsspec's file systems (s3fs, gcsfs) for every such address: endpoint_url, anon, profile, project …
+    Credentials come from the environment or the tools' own files, never from here."""
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> StorageConfig:
+        found = sorted(_secret_names(self.options))
+        if found:
+            raise PydanticCustomError(
+                CONSISTENCY,
+                "{name} does not belong into a file: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or profile:), "
+                "or GOOGLE_APPLICATION_CREDENTIALS, in the environment",
+                {"name": found[0]},
+            )
+        return self
+
+
+def _secret_names(options: Mapping[str, Any]) -> Iterator[str]:
+    """Names of options that hold secrets. gcsfs's `token` may name a way to log in (`anon`, `cloud`), which is none."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secret_names(value)
+        elif name == "token" and value in ("anon", "cloud", "cache", "browser", "google_default"):
+            continue
+        elif _SECRET.search(name.lower()):
+            yield name
 
 
 class ViewsConfig(Model):
@@ -251,10 +289,11 @@ class Config(Model):
     """The whole of `unic-pipe.yaml`."""
 
     samples: SamplesConfig
+    storage: StorageConfig = StorageConfig()
     views: ViewsConfig = ViewsConfig()
     feature_roots: tuple[str, ...] = ()
-    """Folders of finished features (`features/` of a colleague), which are only read. Searched by digest for what this
-    working folder lacks. Outside every digest."""
+    """Folders of finished features (`features/` of a colleague, also `s3://…/features`), which are only read. Searched by
+    digest for what this working folder lacks. Outside every digest."""
     weights_dir: str = "weights"
     """Searched first for every weights file. Outside every digest."""
     teachers: dict[Name, EncoderConfig] = {}

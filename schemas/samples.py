@@ -18,9 +18,11 @@ class ShardEntry(Model):
     size: int
     """Bytes of the tar, or of the folder's images that this segment indexed."""
     mtime_ns: int
-    """Information only: copied data stay the same data."""
+    """Information only: copied data stay the same data. 0 for objects."""
     files: int | None = None
     """Images that this segment indexed from a folder; None for a tar."""
+    etag: str | None = None
+    """ETag (or generation) of an object when indexed: another one means that it was written again. None for files."""
 
 
 class Segment(Model):

@@ -81,6 +81,7 @@ def _extract_dataset(
     names = ", ".join(need.encoder for need in needs)
     work = ExtractPass(
         workdir=inventory.folder,
+        features=inventory.workspace.features,
         dataset=dataset,
         jobs=[(need, inventory.teacher(need.encoder)) for need in needs],
         blocks=inventory.block_limit(dataset),

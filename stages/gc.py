@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline.garbage import KINDS, TRASH, Garbage
+from pipeline.garbage import KINDS, MANIFEST, REMOVING, TRASH, Garbage
 from pipeline.inventory import Inventory
 from pipeline.locks import exclusive
 from pipeline.progress import Reporter, duration
 from pipeline.runs import running, silent_for
-from pipeline.storage import sync_folder
+from pipeline.storage import Store, is_remote, open_store, sync_folder
 from schemas.errors import StageError
 from schemas.garbage import GarbageItem, GarbageReport
 
@@ -40,7 +40,10 @@ def collect(inventory: Inventory, shown: GarbageReport, reporter: Reporter) -> G
         with reporter.task("gc", total=len(items), unit="items") as task:
             for item in items:
                 require_quiet(inventory.folder)
-                _remove(inventory.folder, item)
+                if is_remote(item.path):
+                    _remove_objects(open_store(item.path, inventory.config.storage.options))
+                else:
+                    _remove(inventory.folder, item)
                 task.advance()
     return shown.model_copy(update={"removed": True, "items": tuple(items), "bytes": sum(i.bytes for i in items)})
 
@@ -74,6 +77,16 @@ def _remove(workdir: Path, item: GarbageItem) -> None:
             shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_objects(folder: Store) -> None:
+    """Manifest first, then records, so that a stage which begins now never takes half of it for finished work."""
+    keys = [key for key in folder.keys() if key != REMOVING]  # noqa: SIM118
+    folder.put(REMOVING, b"")
+    folder.delete(MANIFEST)
+    folder.delete_many(key for key in keys if key.startswith("records/"))
+    folder.delete_many(key for key in keys if key != MANIFEST and not key.startswith("records/"))
+    folder.delete(REMOVING)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -29,7 +29,16 @@ def index(inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: 
         if inventory.dataset(name).state == "fresh":
             continue
         try:
-            dataset = index_dataset(inventory.folder, name, known[name], inventory.config.samples, reporter, stop)
+            dataset = index_dataset(
+                inventory.folder,
+                name,
+                known[name],
+                inventory.config.samples,
+                reporter,
+                stop,
+                place=inventory.workspace.samples,
+                options=inventory.config.storage.options,
+            )
         except IndexingStopped:
             return
         inventory.refresh(name, dataset)

@@ -11,8 +11,9 @@ from pipeline.encoders.locate import find_weights
 from pipeline.encoders.registry import parse_choice
 from pipeline.encoders.resolve import encoder_card, find_file
 from pipeline.presets import COMMENTS, PRESETS
+from pipeline.samples.places import Root, where
 from pipeline.samples.survey import Survey, survey_splits
-from pipeline.storage import LocalStore
+from pipeline.storage import LocalStore, is_remote
 from schemas.config import BenchmarkConfig, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from schemas.errors import UserError, did_you_mean
 
@@ -23,12 +24,15 @@ PAPER_DROP = {1: 0.0, 2: 0.25}
 """Drop probability by number of teachers (UNIC: .25 for two, .5 for four)."""
 
 
-def look(path: Path) -> dict[str, Survey]:
-    """What is below a path, by split (`train`, `val` ...), with counts and the time that indexing will take.
+def look(path: str | Path) -> dict[str, Survey]:
+    """What is below a path or URL, by split (`train`, `val` ...), with counts and the time that indexing will take.
 
     Raises:
         UserError: nothing there that can be a source.
     """
+    if is_remote(str(path)):
+        return survey_splits(str(path).rstrip("/"))
+    path = Path(path)
     if not path.exists() and not any(c in str(path) for c in "*?{["):
         raise UserError(f"{path}: no such file or folder.", "Give --data a folder of tars or images, or a tar pattern.")
     return survey_splits(path)
@@ -207,6 +211,8 @@ def _flow(values: Sequence[str]) -> str:
     return "[" + ", ".join(f'"{value}"' for value in values) + "]"
 
 
-def _from(folder: Path, root: Path) -> str:
-    """A root as it is written: relative when it lies in the working folder, absolute otherwise."""
-    return os.path.relpath(root, folder) if root.is_relative_to(folder) else str(root)
+def _from(folder: Path, root: Root) -> str:
+    """A root as it is written: a URL, or a path: relative when it lies in the working folder, absolute otherwise."""
+    if isinstance(root, Path) and root.is_relative_to(folder):
+        return os.path.relpath(root, folder)
+    return where(root)

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,11 @@ from pipeline.fitting import Choice, advise
 from pipeline.inventory import Inventory
 from pipeline.measuring import measure
 from pipeline.planning import extraction_needs, used_datasets
+from pipeline.preflight import existing_folder
 from pipeline.probing import probe_plans
 from pipeline.progress import Reporter
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
+from pipeline.storage import LocalStore, Store
 from pipeline.students import student_folder
 from schemas.config import TokenType
 from schemas.errors import UnicPipeError
@@ -113,7 +116,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     device, cores = pick_device(options.device), usable_cores()
     codecs = CANDIDATES if options.disk or options.deadline else ()
     jobs, notes = _jobs(inventory, device, codecs, reporter)
-    disk_rate = _disk_rate(inventory.folder)
+    features = inventory.workspace.features
+    disk_rate = _disk_rate(features)
     result = _Plan(rows=list(notes))
     total = Work()
     for stage in ("extract", "evaluate"):
@@ -125,8 +129,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
         result.folders += sum(_left(job).folders for job in jobs if job.stage == stage)
         total += work if stage == "extract" else Work()
     result.rows += _student_rows(inventory, device, step_cost, jobs, cores, result, reporter)
-    free = shutil.disk_usage(inventory.folder).free
-    report = _report(result, total, free, inventory.folder, device, cores)
+    disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
+    report = _report(result, total, disk, features.remote, device, cores)
     if options.disk or options.deadline:
         advice = advise(inventory.config, [_choice(j) for j in jobs], report, options.disk, options.deadline)
         report = report.model_copy(update={"advice": advice})
@@ -327,7 +331,8 @@ def _student_rows(
     return rows
 
 
-def _report(result: _Plan, work: Work, free: int, folder: Path, device: str, cores: int) -> PlanReport:
+def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int) -> PlanReport:
+    """The sums. `disk`: a folder on the disk that is asked for room; `remote`: features do not go there."""
     order: tuple[Stage, ...] = ("index", "extract", "distill", "evaluate")
     rows = sorted(result.rows, key=lambda row: order.index(row.stage))
     stages: dict[Stage, StagePlan] = {}
@@ -340,6 +345,8 @@ def _report(result: _Plan, work: Work, free: int, folder: Path, device: str, cor
     total = sum(s.bytes for s in stages.values())
     files = sum(s.files for s in stages.values())
     inodes = files + result.folders
+    local = stages["distill"] if remote else StagePlan(bytes=total, files=inodes, hours=0.0)
+    free = shutil.disk_usage(disk).free
     extracting = result.work.get("extract", 0.0)
     return PlanReport(
         bytes=total,
@@ -347,7 +354,7 @@ def _report(result: _Plan, work: Work, free: int, folder: Path, device: str, cor
         inodes=inodes,
         hours=sum(s.hours or 0.0 for s in stages.values()),
         free_bytes=free,
-        fits=total <= free and inodes <= _free_inodes(folder),
+        fits=local.bytes <= free and local.files <= _free_inodes(disk),
         device=device,
         cores=cores,
         mb_per_s=stages["extract"].bytes / 1e6 / extracting if extracting else None,
@@ -363,10 +370,17 @@ def _free_inodes(folder: Path) -> float:
     return found.f_favail if found.f_files else float("inf")
 
 
-def _disk_rate(folder: Path) -> float:
-    """Bytes per second of durable writes."""
+def _disk_rate(store: Store) -> float:
+    """Bytes per second of durable writes; to an object store by one object that is removed again."""
     data = os.urandom(DISK_PROBE_BYTES)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".unic-pipe-plan-") as handle:
+    if not isinstance(store, LocalStore):
+        key = f".plan-{uuid.uuid4().hex}"
+        started = time.perf_counter()
+        store.put(key, data)
+        seconds = time.perf_counter() - started
+        store.delete(key)
+        return len(data) / seconds
+    with tempfile.NamedTemporaryFile(dir=existing_folder(store), prefix=".unic-pipe-plan-") as handle:
         started = time.perf_counter()
         handle.write(data)
         handle.flush()

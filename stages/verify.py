@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from pathlib import Path
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.verify import verify_folder
 from pipeline.evaluations import RESULTS, read_record
-from pipeline.finished import read_document
+from pipeline.finished import read_document, stored_document
 from pipeline.inventory import Inventory
 from pipeline.planning import extraction_needs
 from pipeline.progress import Reporter, Task
 from pipeline.samples import Dataset, open_dataset
-from pipeline.storage import sha256_of_file
+from pipeline.storage import Store, sha256_of_file
 from schemas.base import digest_of
-from schemas.errors import StageError, UnicPipeError, UserError
+from schemas.errors import StageError, UnicPipeError
 from schemas.features import FeatureManifest, StatisticsDocument
 from schemas.status import LiveFinding, Problem, VerifyReport
 from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
@@ -46,7 +45,7 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
         options = VerifyOptions(read_only=options)
     problems: list[Problem] = []
     checked = 0
-    features = _folders(inventory.folder, "features")
+    features = _artefacts(inventory.workspace.features)
     with reporter.task("verify", total=sum(map(_count_files, features)), unit="files") as task:
         for folder in features:
             dataset, inner = _dataset_of(inventory, folder), _Onto(task)
@@ -54,15 +53,18 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
             problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
             checked += count
             task.advance(max(0, _count_files(folder) - inner.done))
+    for index in _artefacts(inventory.workspace.samples):
+        count, wrong = _index_problems(index, options.quick)
+        checked += count
+        problems += [_problem(f"samples/{index.name}/{path}", what) for path, what in wrong]
     for kind, check in (
-        ("samples", _index_problems),
         ("students", _student_problems),
         ("evaluations", _result_problems),
     ):
-        for folder in _folders(inventory.folder, kind):
-            count, wrong = check(folder, options.quick)
+        for path in _folders(inventory.folder, kind):
+            count, wrong = check(path, options.quick)
             checked += count
-            problems += [_problem(f"{kind}/{folder.name}/{path}", what) for path, what in wrong]
+            problems += [_problem(f"{kind}/{path.name}/{file}", what) for file, what in wrong]
     live, skipped = run_live(inventory, options, reporter) if options.live else ([], [])
     problems += [
         Problem(
@@ -103,7 +105,7 @@ def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -
                 if dataset is None or done < total:
                     skipped.append(f"{name}: its features of {need.dataset} are not complete")
                     continue
-                cache, encoder = FeatureCache.open(inventory.feature_folder(need)), inventory.teacher(name)
+                cache, encoder = FeatureCache(inventory.feature_folder(need)), inventory.teacher(name)
                 try:
                     findings += live_check(
                         cache, dataset, encoder, pick_device(options.device), options.live, need.views, dataset.blocks
@@ -138,8 +140,12 @@ class _Onto:
         self._task.note(text)
 
 
-def _count_files(folder: Path) -> int:
-    return sum(len(files) for path, _, files in os.walk(folder) if Path(path).name != ".tmp")
+def _count_files(folder: Store) -> int:
+    return sum(1 for _ in folder.keys())  # noqa: SIM118
+
+
+def _artefacts(place: Store) -> list[Store]:
+    return [place.child(name) for name in place.folders() if name[-9:-8] == "-"]
 
 
 def _folders(workdir: Path, kind: str) -> list[Path]:
@@ -148,15 +154,15 @@ def _folders(workdir: Path, kind: str) -> list[Path]:
     return sorted(f for f in named if f.is_dir() and not f.is_symlink() and f.name[-9:-8] == "-")
 
 
-def _dataset_of(inventory: Inventory, folder: Path) -> Dataset | None:
+def _dataset_of(inventory: Inventory, folder: Store) -> Dataset | None:
     """The indexed dataset of a feature folder, for checking that records are of its rows."""
-    try:
-        manifest = FeatureManifest.from_bytes((folder / "manifest.json").read_bytes(), str(folder))
-    except (OSError, UserError):
+    manifest = stored_document(folder, "manifest.json", FeatureManifest)
+    if manifest is None:
         return None
-    for index in sorted((inventory.folder / "samples").glob(f"*-{manifest.definition.dataset[:8]}")):
+    samples = inventory.workspace.samples
+    for name in [n for n in samples.folders() if n.endswith(f"-{manifest.definition.dataset[:8]}")]:
         try:
-            dataset = open_dataset(index, inventory.workspace.roots)
+            dataset = open_dataset(samples.child(name), inventory.workspace.roots)
         except UnicPipeError:
             continue
         if dataset.digest == manifest.definition.dataset:
@@ -168,7 +174,7 @@ Findings = tuple[int, list[tuple[str, str]]]
 """Number of files checked, and (path inside the folder, kind of problem)."""
 
 
-def _index_problems(folder: Path, quick: bool) -> Findings:
+def _index_problems(folder: Store, quick: bool) -> Findings:
     try:
         dataset = open_dataset(folder, ())
     except UnicPipeError:

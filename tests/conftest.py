@@ -6,8 +6,10 @@ The tests of `tests/faults` and `tests/integration` work on copies of it, so tha
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# The module beside this file; tests/ is no package, and its folder is on no path.
+sys.path.insert(0, str(Path(__file__).parent))
+import object_server
 
 if TYPE_CHECKING:
     from pipeline.extraction import Extraction
@@ -297,3 +303,44 @@ def extracted(extracted_template: Work, tmp_path: Path) -> Work:
 def trained(trained_template: Work, tmp_path: Path) -> Work:
     """A working folder with a finished student."""
     return copy_of(trained_template, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of a real S3 server, a process of its own."""
+    yield from object_server.serve()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[object_server.Bucket]:
+    """An empty bucket behind a proxy that can misbehave; the environment's credentials and endpoint are its."""
+    bucket = object_server.fresh_bucket(s3_server)
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    yield bucket
+    bucket.proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[str]:
+    """Address of an emulator of Google Cloud Storage, a process of its own."""
+    yield from object_server.serve(object_server.GS_SERVER)
+
+
+@pytest.fixture
+def gs(gs_server: str) -> Iterator[object_server.Proxy]:
+    """A proxy in front of it, with conditional writes, and the bucket `bucket`."""
+    proxy = object_server.Proxy(gs_server)
+    proxy.start()
+    host = {"Host": gs_server.removeprefix("http://"), "Content-Type": "application/json", "Content-Length": "18"}
+    proxy.forward("POST", "/storage/v1/b?project=test", host, b'{"name": "bucket"}')
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def remote(raw: Work, s3: object_server.Bucket) -> Work:
+    """A working folder whose configuration puts sample indexes and features into the bucket."""
+    path = raw.folder / "unic-pipe.yaml"
+    path.write_text(f"storage: {{url: '{s3.url}/unic', options: {json.dumps(s3.options)}}}\n{path.read_text()}")
+    return raw

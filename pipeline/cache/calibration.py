@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from pipeline.cache.arrays import decode_part, encode_part
 from pipeline.cache.codecs import ArraySpec, TokenCodec, plain_codec, row_shape
 from pipeline.cache.layout import array_metadata, calibration_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
-from pipeline.storage import fast_hash, sha256
+from pipeline.storage import Store, Version, fast_hash, sha256
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
@@ -83,12 +82,12 @@ def bound_codec(folder: FeatureFolder, token: TokenType) -> TokenCodec:
     shape = row_shape(definition, token)
     if not definition.codec.calibrated:
         return plain_codec(definition.codec.name, token, shape, definition.block_rows)
-    path = folder.store.path(calibration_key(token))
-    try:
-        stat = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise StageError(f"{path} is missing: without it {token} features cannot be read.", REPAIR) from None
-    return _loaded(folder.store.root, token, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    key = calibration_key(token)
+    version = folder.store.version(key)
+    if version is None:
+        where = folder.store.describe(key)
+        raise StageError(f"{where} is missing: without it {token} features cannot be read.", REPAIR)
+    return _loaded(folder.store, token, version)
 
 
 def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocument | None:
@@ -103,11 +102,11 @@ def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocumen
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        document = CalibrationDocument.from_bytes(raw, str(folder.store.path(key)))
+        document = CalibrationDocument.from_bytes(raw, folder.store.describe(key))
     except UserError as error:
         raise StageError(error.message, REPAIR) from error
     if document.token != token or document.definition != folder.required_manifest().digest:
-        raise StageError(f"{folder.store.path(key)} is the calibration of something else.", REPAIR)
+        raise StageError(f"{folder.store.describe(key)} is the calibration of something else.", REPAIR)
     return document
 
 
@@ -155,7 +154,7 @@ def _publish(folder: FeatureFolder, proposal: Proposal) -> None:
     for key, raw in proposal.contents.items():
         folder.store.put(key, raw)
         if folder.store.get(key) != raw:
-            raise StageError(f"{folder.store.path(key)} does not read back as written.", "The disk is faulty.")
+            raise StageError(f"{folder.store.describe(key)} does not read back as written.", "The disk is faulty.")
     token = proposal.document.token
     if folder.store.create(calibration_key(token), proposal.document.to_bytes()):
         return
@@ -179,16 +178,15 @@ def _state(folder: FeatureFolder, token: TokenType) -> str:
 
 
 @lru_cache(maxsize=64)
-def _loaded(root: Path, token: TokenType, signature: tuple[int, int, int]) -> TokenCodec:
+def _loaded(store: Store, token: TokenType, version: Version) -> TokenCodec:
     """The codec of a calibration document; read once per process as long as the file is the same."""
-    del signature
+    del version
     from pipeline.cache.coefficients import Calibrated
-    from pipeline.storage import LocalStore
 
-    folder = FeatureFolder(LocalStore(root))
+    folder = FeatureFolder(store)
     document = read_document(folder, token)
     if document is None:
-        raise StageError(f"{root / calibration_key(token)} is missing.", REPAIR)
+        raise StageError(f"{store.describe(calibration_key(token))} is missing.", REPAIR)
     definition = folder.required_manifest().definition
     shape = row_shape(definition, token)
     digest = digest_of(document)
@@ -210,7 +208,7 @@ def _read_transform(folder: FeatureFolder, document: CalibrationDocument, shape:
         except (FileNotFoundError, NotADirectoryError):
             content = b""
         if len(content) != entry.size or fast_hash(content) != entry.xxh3:
-            raise StageError(f"Damaged: {folder.store.path(entry.path)} (calibration of {document.token}).", REPAIR)
+            raise StageError(f"Damaged: {folder.store.describe(entry.path)} (calibration of {document.token}).", REPAIR)
         raw["/".join(entry.path.split("/")[2:])] = content
     tokens, dims = (1, *shape)[-2:]
     shapes: dict[str, tuple[int, ...]] = {

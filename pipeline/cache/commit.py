@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part, encode_part
 from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import Floats, TokenCodec, how_to_read
+from pipeline.cache.codecs import ArraySpec, Floats, TokenCodec, how_to_read
 from pipeline.cache.layout import (
     ROOT_METADATA,
     array_key,
@@ -55,16 +55,11 @@ def prepare_view(folder: FeatureFolder, view: int, token: TokenType, end_row: in
     manifest = folder.required_manifest()
     codec = bound_codec(folder, token)
     block_rows = manifest.definition.block_rows
-    with folder.lock():
-        _ensure(folder, ROOT_METADATA, root_metadata(manifest, how_to_read(manifest.definition)))
-        _ensure(folder, group_key(view), group_metadata(view))
-        for spec in codec.arrays:
-            key = array_key(view, spec)
-            raw = folder.store.get(key) if folder.store.size(key) is not None else b""
-            stated = stated_end_row(raw)
-            if stated is not None and stated >= end_row and raw == array_metadata(spec, stated, block_rows):
-                continue
-            _ensure(folder, key, array_metadata(spec, end_row, block_rows))
+    _ensure(folder, ROOT_METADATA, root_metadata(manifest, how_to_read(manifest.definition)))
+    _ensure(folder, group_key(view), group_metadata(view))
+    for spec in codec.arrays:
+        while not _grown(folder, array_key(view, spec), spec, end_row, block_rows):
+            pass
 
 
 def commit_unit(
@@ -124,7 +119,7 @@ def commit_unit(
         # Another process committed other bytes at the same time, or an old or damaged record stood there.
         folder.void(view, token, [block])
     raise StageError(
-        f"Could not commit view {view}, {token}, block {block} of {folder.path}: what is there is not what was written.",
+        f"Could not commit view {view}, {token}, block {block} of {folder.location}: what is there is not what was written.",
         "Either the disk is faulty, or another extract writes different bytes to this folder. Finished work is kept: "
         "stop the other one and run `unic-pipe extract` again.",
     )
@@ -178,8 +173,9 @@ def _publish(folder: FeatureFolder, contents: dict[str, bytes]) -> bool:
     for key, raw in contents.items():
         folder.store.put(key, raw)
     try:
-        return all(folder.store.get(key) == raw for key, raw in contents.items())
-    except FileNotFoundError:
+        found = folder.store.get_many(contents)
+        return all(found[key] == raw for key, raw in contents.items())
+    except KeyError:
         # Another process committed the same unit meanwhile, and folded its record with this sidecar.
         return False
 
@@ -193,6 +189,16 @@ def _same_unit(current: UnitRecord, mine: UnitRecord) -> bool:
 def _on_disk(folder: FeatureFolder, record: UnitRecord) -> bool:
     """Whether the shards are those of the record (its sidecar may have been folded already)."""
     return all(fast_hash(folder.store.get(f.path)) == f.xxh3 for f in record.files[:-1])
+
+
+def _grown(folder: FeatureFolder, key: str, spec: ArraySpec, end_row: int, block_rows: int) -> bool:
+    """Make an array reach `end_row`; False if another coordinator replaced its metadata meanwhile."""
+    version = folder.store.version(key)
+    raw = folder.store.get_many([key]).get(key, b"")
+    stated = stated_end_row(raw)
+    if stated is not None and stated >= end_row and raw == array_metadata(spec, stated, block_rows):
+        return True
+    return folder.store.replace(key, array_metadata(spec, end_row, block_rows), version)
 
 
 def _ensure(folder: FeatureFolder, key: str, raw: bytes) -> None:

@@ -11,14 +11,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.cache.moments import MOMENTS_MAGIC
 from pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
-from pipeline.storage import fast_hash
+from pipeline.storage import Store, fast_hash
 from schemas.base import seal_holds
 from schemas.config import TokenType
 from schemas.errors import UserError
@@ -64,15 +63,17 @@ def folded_bytes(entries: Mapping[int, Entry]) -> bytes:
 
 
 class FoldedTable:
-    """The records of a folded table, without their statistics; empty if there is none."""
+    """The records of a folded table, without their statistics; empty if there is none (or no store to look in)."""
 
-    def __init__(self, path: Path, view: int, token: TokenType) -> None:
+    def __init__(self, store: Store | None, key: str, view: int, token: TokenType) -> None:
         self.damaged = False
         self._salvaged: dict[int, bytes] = {}
         self._core: pa.Table | None = None
         self._position: dict[int, int] | None = None
+        if store is None:
+            return
         try:
-            core = read_core(path, list(_CORE))
+            core = read_core(store, key, list(_CORE))
             self._core = core if _is_of(core, view, token) else None
             self.damaged = self._core is None
         except FileNotFoundError:
@@ -80,7 +81,7 @@ class FoldedTable:
         except DamagedTable:
             self.damaged = True
         if self.damaged:
-            self._salvaged, _ = salvage_documents(path.read_bytes(), view, token)
+            self._salvaged, _ = salvage_documents(_all_of(store, key), view, token)
 
     def planning(self) -> Iterator[tuple[int, str, str]]:
         """(block, definition digest, rows digest) of every record."""
@@ -202,6 +203,13 @@ def _salvage_statistics(raw: bytes, documents: Mapping[int, bytes]) -> Iterator[
             for block in wanted.get((size, fast_hash(statistics)), []):
                 yield block, statistics
         start = raw.find(MOMENTS_MAGIC, start + 1)
+
+
+def _all_of(store: Store, key: str) -> bytes:
+    try:
+        return store.get(key)
+    except FileNotFoundError:
+        return b""
 
 
 def _is_of(table: pa.Table, view: int, token: TokenType) -> bool:

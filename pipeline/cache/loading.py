@@ -106,8 +106,9 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
     def _images(self, rows_B: NDArray[np.int64]) -> Tensor:
         definition = self.cache.definition
         images = []
-        for row in rows_B.tolist():
-            image_HWC, key = decode_image(self.dataset.read(row)), self.dataset.key(row)
+        rows = rows_B.tolist()
+        for row, read in zip(rows, self.dataset.read_many(rows), strict=True):
+            image_HWC, key = decode_image(read()), self.dataset.key(row)
             images.append(render_view(image_HWC, definition.recipe, definition.view_seed, key, self.view, self.size))
         return torch.stack(images)
 
@@ -154,7 +155,7 @@ def cached_batches(
     """See `FeatureCache.loader`."""
     if dataset.digest != cache.definition.dataset or dataset.block_rows != cache.block_rows:
         raise UserError(
-            f"{cache.path.name} was not extracted from {dataset.manifest.name}: dataset digest differs "
+            f"{cache.name} was not extracted from {dataset.manifest.name}: dataset digest differs "
             f"({cache.definition.dataset[:8]}, not {dataset.digest[:8]}).",
             "Open the dataset that it names: Dataset.open('samples/" + cache.manifest.dataset + "').",
         )
@@ -162,7 +163,7 @@ def cached_batches(
     chosen = tuple(there) if tokens is None else tokens
     if not chosen or not set(chosen) <= set(there):
         raise UserError(
-            f"View {view} of {cache.path.name} has {' and '.join(there) or 'no'} tokens, not {', '.join(chosen) or 'any'}.",
+            f"View {view} of {cache.name} has {' and '.join(there) or 'no'} tokens, not {', '.join(chosen) or 'any'}.",
             "Choose another view, or extract it: unic-pipe extract",
         )
     blocks = 1 + min(max(cache.records(view, token)) for token in chosen)

@@ -5,9 +5,10 @@ Legend: N rows of a block, P tokens per row, D dimensions.
 
 from __future__ import annotations
 
-from os import PathLike
+from collections.abc import Mapping
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from pipeline.cache.arrays import decode_part
 from pipeline.cache.calibration import bound_codec
 from pipeline.cache.codecs import Decoded, Floats, row_shape
-from pipeline.cache.layout import escape_key, shard_key
+from pipeline.cache.layout import MANIFEST, escape_key, shard_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
-from pipeline.storage import LocalStore, fast_hash
+from pipeline.pointers import pointed
+from pipeline.storage import LocalStore, Store, fast_hash, is_remote, open_store
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
 from schemas.features import FeatureDefinition, FeatureManifest, FileEntry, UnitRecord
@@ -40,30 +42,41 @@ class Block(NamedTuple):
 
 
 class FeatureCache:
-    """One encoder's features of one dataset, read-only. It pickles as its path, and each process opens its own."""
+    """One encoder's features of one dataset, read-only. It pickles as its location, and each process opens its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = FeatureFolder(LocalStore(folder))
+    def __init__(self, folder: Path | Store) -> None:
+        self._folder = FeatureFolder(LocalStore(folder) if isinstance(folder, Path) else folder)
         self.manifest: FeatureManifest = self._folder.required_manifest()
         self._records: dict[tuple[int, TokenType], dict[int, UnitRecord]] = {}
 
     @classmethod
-    def open(cls, path: str | PathLike[str]) -> FeatureCache:
-        """Open a feature folder, or the pointer `features/<dataset>-<encoder>` to one.
+    def open(cls, path: str | PathLike[str], options: Mapping[str, Any] | None = None) -> FeatureCache:
+        """Open a feature folder, or the pointer `features/<dataset>-<encoder>` to one: a path, or an `s3://` or `gs://`
+        address with fsspec's `options`.
 
         Raises:
             UserError: there is no such folder.
             StageError: it holds no features, or its manifest is damaged.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            beside = sorted(p.name for p in folder.parent.glob("*") if (p / "manifest.json").is_file())
-            known = f"There are: {', '.join(beside)}." if beside else "Run `unic-pipe extract` to make one."
-            raise UserError(f"No feature folder {folder}.", known)
-        return cls(folder.resolve())
+        text = fspath(path)
+        if not is_remote(text):
+            folder = Path(text)
+            if folder.is_dir():
+                return cls(folder.resolve())
+            store: Store = LocalStore(folder)
+            beside = [n for n in LocalStore(folder.parent).names() if (folder.parent / n / MANIFEST).is_file()]
+        else:
+            store = open_store(text, options)
+            above = open_store(store.location.rpartition("/")[0], options)
+            store = pointed(above, store.name) or store
+            if store.names():
+                return cls(store)
+            beside = above.folders()
+        known = f"There are: {', '.join(beside)}." if beside else "Run `unic-pipe extract` to make one."
+        raise UserError(f"No feature folder {store.location}.", known)
 
-    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Path]]:
-        return type(self), (self._folder.path,)
+    def __reduce__(self) -> tuple[type[FeatureCache], tuple[Store]]:
+        return type(self), (self._folder.store,)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{token} {'×'.join(map(str, shape))}" for token, shape in self.shapes.items())
@@ -74,9 +87,14 @@ class FeatureCache:
         )
 
     @property
-    def path(self) -> Path:
-        """The feature folder."""
-        return self._folder.path
+    def name(self) -> str:
+        """Name of the feature folder."""
+        return self._folder.name
+
+    @property
+    def location(self) -> str:
+        """Where it is: a path, or an address in an object store."""
+        return self._folder.location
 
     @property
     def folder(self) -> FeatureFolder:
@@ -230,7 +248,7 @@ class FeatureCache:
 
     def _damage(self, key: str, record: UnitRecord, what: str) -> StageError:
         where = f"{self.manifest.encoder}, view {record.view}, {record.token}, block {record.block}"
-        return StageError(f"Damaged: {self._folder.store.path(key)} ({where}): {what}.", REPAIR)
+        return StageError(f"Damaged: {self._folder.store.describe(key)} ({where}): {what}.", REPAIR)
 
 
 def valid_rows(record: UnitRecord) -> Bools:

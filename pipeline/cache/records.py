@@ -9,13 +9,10 @@ Free of torch and zarr, so that planning is quick.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import get_args
 
 import numpy as np
@@ -30,7 +27,7 @@ from pipeline.cache.layout import (
     records_folder,
     statistics_key,
 )
-from pipeline.storage import LocalStore, fast_hash
+from pipeline.storage import LocalStore, Store, Version, fast_hash
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
@@ -44,23 +41,32 @@ REPAIR = "Run `unic-pipe verify`, then `unic-pipe extract`: it makes again only 
 
 
 class FeatureFolder:
-    """One encoder's features of one dataset, seen through its documents. Safe to share between threads and to pickle."""
+    """One encoder's features of one dataset, seen through its documents. Safe to share between threads and to pickle.
 
-    def __init__(self, store: LocalStore) -> None:
+    `frozen`: seen at one moment, by one listing of its records; for planning, where each request counts.
+    """
+
+    def __init__(self, store: Store, frozen: bool = False) -> None:
         self.store = store
         self._manifest: FeatureManifest | None = None
-        self._tables: dict[Plane, tuple[tuple[int, int, int] | None, FoldedTable]] = {}
+        self._tables: dict[Plane, tuple[Version | None, FoldedTable]] = {}
+        self._listing = store.listing("records") if frozen else None
 
-    def __reduce__(self) -> tuple[type[FeatureFolder], tuple[LocalStore]]:
+    def __reduce__(self) -> tuple[type[FeatureFolder], tuple[Store]]:
         return type(self), (self.store,)
 
     def __repr__(self) -> str:
-        return f"FeatureFolder({self.store.root})"
+        return f"FeatureFolder({self.store.location})"
 
     @property
-    def path(self) -> Path:
-        """The folder."""
-        return self.store.root
+    def name(self) -> str:
+        """The folder's name."""
+        return self.store.name
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        return self.store.location
 
     @property
     def manifest(self) -> FeatureManifest | None:
@@ -74,7 +80,7 @@ class FeatureFolder:
                 raw = self.store.get(MANIFEST)
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            self._manifest = _parse_manifest(raw, str(self.store.path(MANIFEST)))
+            self._manifest = _parse_manifest(raw, self.store.describe(MANIFEST))
         return self._manifest
 
     def required_manifest(self) -> FeatureManifest:
@@ -85,7 +91,7 @@ class FeatureFolder:
         """
         manifest = self.manifest
         if manifest is None:
-            raise StageError(f"{self.path} holds no features (no {MANIFEST}).", "Run `unic-pipe extract`.")
+            raise StageError(f"{self.location} holds no features (no {MANIFEST}).", "Run `unic-pipe extract`.")
         return manifest
 
     def create(self, manifest: FeatureManifest) -> FeatureManifest:
@@ -95,32 +101,33 @@ class FeatureFolder:
             StageError: the folder belongs to another definition.
         """
         raw = manifest.to_bytes()
-        if not self.store.create(MANIFEST, raw):
-            with self.lock():
-                existing = self.store.get(MANIFEST)
-                try:
-                    found = _parse_manifest(existing, str(self.store.path(MANIFEST)))
-                except StageError:
-                    self.keep_damaged(MANIFEST, existing)
-                    self.store.put(MANIFEST, raw)
-                    found = manifest
+        while not self.store.create(MANIFEST, raw):
+            version, existing = self.store.version(MANIFEST), self._get(MANIFEST)
+            if existing is None:
+                continue
+            try:
+                found = _parse_manifest(existing, self.store.describe(MANIFEST))
+            except StageError:
+                self.keep_damaged(MANIFEST, existing)
+                if not self.store.replace(MANIFEST, raw, version):
+                    continue
+                found = manifest
             if found.digest != manifest.digest:
                 raise StageError(
-                    f"{self.path} holds features of another definition ({found.digest[:8]}, not {manifest.digest[:8]}).",
+                    f"{self.location} holds features of another definition ({found.digest[:8]}, not {manifest.digest[:8]}).",
                     "Rename that folder, then run `unic-pipe extract` again.",
                 )
             manifest = found
+            break
         self._manifest = manifest
         return manifest
 
     def planes(self) -> list[Plane]:
         """Every (view, token type) that has records, loose or folded."""
-        views = [(int(f.name.removeprefix("view-")), f) for f in sorted(self.store.path("records").glob("view-[0-9]*"))]
+        named = [name for name in self.store.folders("records") if re.fullmatch(r"view-\d+", name)]
+        found = [(int(name.removeprefix("view-")), self.store.names(f"records/{name}")) for name in named]
         return [
-            (view, token)
-            for view, folder in views
-            for token in TOKENS
-            if (folder / token).is_dir() or (folder / f"{token}.parquet").is_file()
+            (v, token) for v, names in sorted(found) for token in TOKENS if {token, f"{token}.parquet"} & set(names)
         ]
 
     def covered(self, view: int, token: TokenType, rows_digests: Sequence[str]) -> NDArray[np.bool_]:
@@ -156,19 +163,17 @@ class FeatureFolder:
 
     def loose(self, view: int, token: TokenType) -> dict[int, bytes]:
         """Documents of undamaged loose records in their place, by block."""
-        found: dict[int, bytes] = {}
-        for block in self.loose_blocks(view, token):
-            document = self._loose_document(view, token, block)
-            if document is not None:
-                found[block] = document
-        return found
+        keys = {record_key(view, token, block): block for block in self.loose_blocks(view, token)}
+        documents = self.store.get_many(keys)
+        return {keys[k]: document for k, document in documents.items() if placed(document, view, token) == keys[k]}
 
     def loose_blocks(self, view: int, token: TokenType, suffix: str = ".json") -> list[int]:
         """Blocks for which a loose file of this kind exists, damaged or not."""
-        try:
-            names = os.listdir(self.store.path(records_folder(view, token)))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        folder = records_folder(view, token)
+        if self._listing is not None:
+            names = [k.removeprefix(f"{folder}/") for k in self._listing if k.startswith(f"{folder}/")]
+        else:
+            names = self.store.names(folder)
         stems = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
@@ -178,11 +183,8 @@ class FeatureFolder:
         Raises:
             StageError: a sidecar is missing or damaged.
         """
-        found: dict[int, bytes] = {}
-        for block, record in records.items():
-            raw = self._get(statistics_key(view, token, block))
-            if raw is not None and fast_hash(raw) == record.files[-1].xxh3:
-                found[block] = raw
+        loose = self._sidecars(view, token, [b for b in self.loose_blocks(view, token, ".stats") if b in records])
+        found = {block: raw for block, raw in loose.items() if fast_hash(raw) == records[block].files[-1].xxh3}
         missing = [block for block in records if block not in found]
         if missing:
             folded = self._get(folded_key(view, token))
@@ -191,7 +193,7 @@ class FeatureFolder:
                 entry = entries.get(block)
                 if entry is None or fast_hash(entry.statistics) != records[block].files[-1].xxh3:
                     raise StageError(
-                        f"{self.store.path(statistics_key(view, token, block))} is missing or damaged "
+                        f"{self.store.describe(statistics_key(view, token, block))} is missing or damaged "
                         f"(statistics of view {view}, {token}, block {block}).",
                         REPAIR,
                     )
@@ -224,15 +226,17 @@ class FeatureFolder:
                         self.keep_damaged(key, document)
                 self.store.delete(key)
                 self.store.delete(statistics_key(view, token, block))
+            # Read again: another process may have folded one of them before its record went.
+            table = self._table(view, token)
             if not blocks or table.damaged or any(table.document(block) is not None for block in blocks):
                 self._rewrite(view, token, frozenset(blocks))
 
     def set_aside(self, key: str) -> None:
-        """Move a damaged file that can be derived again to `damaged/`."""
-        raw = self._get(key)
+        """Move a damaged file that can be derived again to `damaged/`; one that was replaced meanwhile stays."""
+        version, raw = self.store.version(key), self._get(key)
         if raw is not None:
             self.keep_damaged(key, raw)
-            self.store.delete(key)
+            self.store.replace(key, None, version)
 
     def keep_damaged(self, key: str, raw: bytes) -> None:
         """Copy a damaged file to `damaged/`, beside earlier ones of the same name."""
@@ -241,69 +245,82 @@ class FeatureFolder:
             copy += 1
             name = f"{DAMAGED}/{key}.{copy}"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """One process or thread at a time among those that rewrite shared files; a kill releases it."""
-        path = self.store.path(".tmp/records.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # A sweep of old temporary files may have removed the file while we waited for it.
-                if _same_file(descriptor, path):
-                    os.utime(descriptor, (time.time(),) * 2)
-                    yield
-                    return
-            finally:
-                os.close(descriptor)
+    def lock(self) -> AbstractContextManager[None]:
+        """One process or thread at a time among those that rewrite shared files of a local folder; a kill releases it.
+
+        Object stores have no locks: there what is shared is only ever replaced conditionally.
+        """
+        return self.store.locked("records") if isinstance(self.store, LocalStore) else nullcontext()
 
     def _rewrite(self, view: int, token: TokenType, without: frozenset[int]) -> None:
-        key, definition = folded_key(view, token), self.required_manifest().digest
-        old = self._get(key)
-        folded = read_folded(old, view, token) if old is not None else FoldedContent({})
-        if old is not None and folded.damaged:
-            self.keep_damaged(key, old)
-        entries = dict(folded.entries)
-        loose = self._whole_loose(view, token)
-        entries |= {b: e for b, e in loose.items() if json.loads(e.document)["definition"] == definition}
-        entries = {b: e for b, e in entries.items() if b not in without}
-        new = folded_bytes(entries) if entries else None
-        if new is None:
-            self.store.delete(key)
-        elif new != old:
-            self.store.put(key, new)
-        for block in self.loose_blocks(view, token, ".stats"):
-            entry = entries.get(block)
-            if entry is not None and self._get(statistics_key(view, token, block)) == entry.statistics:
-                self.store.delete(statistics_key(view, token, block))
-        for block in self.loose_blocks(view, token):
-            entry = entries.get(block)
-            if entry is not None and self._get(record_key(view, token, block)) == entry.document:
-                self.store.delete(record_key(view, token, block))
+        """The table with what is loose and without some blocks; begins again when somebody else replaced it."""
+        key = folded_key(view, token)
+        while True:
+            version, old = self.store.version(key), self._get(key)
+            folded = read_folded(old, view, token) if old is not None else FoldedContent({})
+            if old is not None and folded.damaged:
+                if self.store.version(key) != version:
+                    continue
+                self.keep_damaged(key, old)
+            loose = self._whole_loose(view, token)
+            entries = {b: e for b, e in (folded.entries | loose).items() if b not in without}
+            new = folded_bytes(entries) if entries else None
+            if new != old and not self.store.replace(key, new, version):
+                continue
+            voided = self._voided(view, token, {b: e for b, e in loose.items() if folded.entries.get(b) != e})
+            if voided <= without:
+                break
+            without |= voided
+        sidecars = [b for b in self.loose_blocks(view, token, ".stats") if b in entries]
+        self._delete_equal({statistics_key(view, token, b): entries[b].statistics for b in sidecars})
+        records = [b for b in self.loose_blocks(view, token) if b in entries]
+        self._delete_equal({record_key(view, token, b): entries[b].document for b in records})
+
+    def _voided(self, view: int, token: TokenType, folded: Mapping[int, Entry]) -> set[int]:
+        """Which of the records that were just folded another process took out of force while they were being folded:
+        they are no longer loose, and stand in `damaged/`. Cannot happen under a lock."""
+        gone = folded.keys() - set(self.loose_blocks(view, token))
+        aside = self.store.get_many(f"{DAMAGED}/{record_key(view, token, block)}" for block in sorted(gone))
+        return {b for b in gone if aside.get(f"{DAMAGED}/{record_key(view, token, b)}") == folded[b].document}
+
+    def _delete_equal(self, contents: Mapping[str, bytes]) -> None:
+        """Delete those keys that still hold these bytes."""
+        found = self.store.get_many(contents)
+        self.store.delete_many([key for key, raw in found.items() if raw == contents[key]])
 
     def _whole_loose(self, view: int, token: TokenType) -> dict[int, Entry]:
-        whole: dict[int, Entry] = {}
-        for block, document in self.loose(view, token).items():
-            statistics = self._get(statistics_key(view, token, block))
-            if statistics is not None and fast_hash(statistics) == json.loads(document)["files"][-1]["xxh3"]:
-                whole[block] = Entry(document, statistics)
-        return whole
+        definition = self.required_manifest().digest
+        bodies = {block: (document, json.loads(document)) for block, document in self.loose(view, token).items()}
+        bodies = {block: pair for block, pair in bodies.items() if pair[1]["definition"] == definition}
+        sidecars = self._sidecars(view, token, list(bodies))
+        return {
+            block: Entry(document, sidecars[block])
+            for block, (document, body) in bodies.items()
+            if block in sidecars and fast_hash(sidecars[block]) == body["files"][-1]["xxh3"]
+        }
+
+    def _sidecars(self, view: int, token: TokenType, blocks: Sequence[int]) -> dict[int, bytes]:
+        """Loose statistics of these blocks, as far as they are there."""
+        keys = {statistics_key(view, token, block): block for block in blocks}
+        return {keys[key]: raw for key, raw in self.store.get_many(keys).items()}
 
     def _loose_document(self, view: int, token: TokenType, block: int) -> bytes | None:
         document = self._get(record_key(view, token, block))
         return document if document is not None and placed(document, view, token) == block else None
 
     def _table(self, view: int, token: TokenType) -> FoldedTable:
-        path = self.store.path(folded_key(view, token))
-        try:
-            stat = path.stat()
-            signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        except (FileNotFoundError, NotADirectoryError):
-            signature = None
+        key = folded_key(view, token)
+        if self._listing is None:
+            version = self.store.version(key)
+        else:
+            version = entry[1] if (entry := self._listing.get(key)) is not None else None
         cached = self._tables.get((view, token))
-        if cached is None or cached[0] != signature:
-            cached = signature, FoldedTable(path, view, token)
+        if cached is None or cached[0] != version:
+            table = FoldedTable(self.store if version is not None else None, key, view, token)
+            # Read in pieces: one that was replaced meanwhile looks damaged.
+            while table.damaged and (now := self.store.version(key)) != version:
+                version, table = now, FoldedTable(self.store if now is not None else None, key, view, token)
+            cached = version, table
             self._tables[view, token] = cached
         return cached[1]
 
@@ -324,10 +341,3 @@ def _parse_manifest(raw: bytes, source: str) -> FeatureManifest:
             error.message, "Run `unic-pipe extract`: it writes the manifest again and keeps finished units."
         ) from error
     return manifest
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

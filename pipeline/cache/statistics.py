@@ -97,7 +97,7 @@ def _complete(folder: FeatureFolder, view: int, token: TokenType, blocks: int) -
     missing = [block for block in range(blocks) if block not in records]
     if missing:
         raise StageError(
-            f"{folder.path.name} is not extracted yet: view {view}, {token}, "
+            f"{folder.name} is not extracted yet: view {view}, {token}, "
             f"{len(missing)} of {blocks} blocks (first: {missing[0]}).",
             "Run `unic-pipe extract`.",
         )

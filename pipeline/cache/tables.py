@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import io
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+
+from pipeline.storage import Store
 
 _MAGIC = b"UNICSEAL"
 _SEAL = struct.Struct("<8sQQ16s")
@@ -59,30 +60,25 @@ def sealed_parquet(table: pa.Table, payload: str | None = None) -> bytes:
     return raw[:footer] + head + _core_hash(raw[:start], head, raw[footer:]) + raw[footer:]
 
 
-def read_core(path: Path, columns: list[str]) -> pa.Table:
+def read_core(store: Store, key: str, columns: list[str]) -> pa.Table:
     """Small columns of a sealed file, verified, without reading the payload.
 
     Raises:
         FileNotFoundError: there is no such file.
         DamagedTable: the core is not what was written.
     """
-    with path.open("rb") as handle:
-        size = handle.seek(0, io.SEEK_END)
-        tail_size = min(size, _TAIL_GUESS)
-        handle.seek(size - tail_size)
-        tail = handle.read(tail_size)
-        wanted = int.from_bytes(tail[-8:-4], "little") + 8 + _SEAL_BYTES
-        if wanted > size:
-            raise DamagedTable(f"{path}: no footer")
-        if wanted > tail_size:
-            handle.seek(size - wanted)
-            tail = handle.read(wanted)
-        tail = tail[-wanted:]
-        start, length = _check_seal(tail, size)
-        handle.seek(0)
-        head = handle.read(start)
+    size = store.size(key)
+    if size is None:
+        raise FileNotFoundError(store.describe(key))
+    end = store.get_range(key, max(0, size - _TAIL_GUESS), min(size, _TAIL_GUESS))
+    wanted = int.from_bytes(end[-8:-4], "little") + 8 + _SEAL_BYTES
+    if wanted > size:
+        raise DamagedTable(f"{store.describe(key)}: no footer")
+    tail = end[-wanted:] if wanted <= len(end) else store.get_range(key, size - wanted, wanted)
+    start, length = _check_seal(tail, size)
+    head = end[:start] if len(end) == size else store.get_range(key, 0, start)
     if _core_hash(head, tail[: _SEAL.size], tail[_SEAL_BYTES:]) != tail[_SEAL.size : _SEAL_BYTES]:
-        raise DamagedTable(f"{path}: the core's hash does not match")
+        raise DamagedTable(f"{store.describe(key)}: the core's hash does not match")
     # The payload's place is left as zeros; pages of it that nobody touches take no memory.
     sparse = np.zeros(size, np.uint8)
     sparse[:start] = np.frombuffer(head, np.uint8)

@@ -38,7 +38,7 @@ from pipeline.cache.losses import read_losses
 from pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from pipeline.cache.tables import DamagedTable, read_sealed
 from pipeline.progress import Reporter, SilentReporter
-from pipeline.storage import LocalStore, fast_hash, sha256
+from pipeline.storage import LocalStore, Store, fast_hash, sha256
 from schemas.base import digest_of, short
 from schemas.config import TokenType
 from schemas.errors import StageError, UnicPipeError, UserError
@@ -62,7 +62,7 @@ class Rows(Protocol):
 
 
 def verify_folder(
-    path: Path,
+    place: Path | Store,
     dataset: Rows | None = None,
     read_only: bool = False,
     progress: Reporter | None = None,
@@ -73,7 +73,7 @@ def verify_folder(
     With a `dataset`, records must also be of its rows. `read_only` reports and changes nothing.
     `quick` looks at documents, and at the sizes of shards without reading them.
     """
-    folder = FeatureFolder(LocalStore(path))
+    folder = FeatureFolder(LocalStore(place) if isinstance(place, Path) else place)
     return _Verification(folder, dataset, read_only, progress or SilentReporter(), quick).run()
 
 
@@ -86,6 +86,8 @@ class _Verification:
         self.folder, self.dataset, self.read_only, self.progress = folder, dataset, read_only, progress
         self.quick = quick
         self.store = folder.store
+        self.sizes = folder.store.sizes() if quick else {}
+        """Of all files, by one listing."""
         self.problems: list[Problem] = []
         self.seen: set[str] = set()
         """Keys that have been checked, or need no check."""
@@ -198,7 +200,7 @@ class _Verification:
         """Size and hash of every shard, and of every sidecar: loose, or folded in the sealed table."""
         files = [(unit, entry) for unit in units for entry in unit.files]
         with (
-            self.progress.task(f"verify {self.folder.path.name}", total=len(files), unit="files") as task,
+            self.progress.task(f"verify {self.folder.name}", total=len(files), unit="files") as task,
             ThreadPoolExecutor(THREADS) as pool,
         ):
             kinds = pool.map(self._file_damage, (entry for _, entry in files))
@@ -214,7 +216,7 @@ class _Verification:
 
     def _file_damage(self, entry: FileEntry) -> str | None:
         if self.quick:
-            size = self.store.size(entry.path)
+            size = self.sizes.get(entry.path)
             return "missing" if size is None else "size" if size != entry.size else None
         raw = self._read(entry.path)
         if raw is None:
@@ -246,10 +248,9 @@ class _Verification:
 
     def _prepared_planes(self) -> set[Plane]:
         found: set[Plane] = set()
-        for folder in self.folder.path.glob("view-[0-9]*"):
-            found |= {
-                (int(folder.name.removeprefix("view-")), t) for t in TOKENS if (folder / t / "zarr.json").is_file()
-            }
+        for folder in [name for name in self.store.folders() if re.fullmatch(r"view-\d+", name)]:
+            view = int(folder.removeprefix("view-"))
+            found |= {(view, t) for t in TOKENS if self.store.size(f"{folder}/{t}/zarr.json") is not None}
         return found
 
     def _check_bytes(self, key: str, expected: bytes) -> None:

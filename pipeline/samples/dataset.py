@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from functools import cached_property
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.pointers import resolve_pointer
+from pipeline.pointers import pointed
+from pipeline.samples.ahead import ReadAhead
 from pipeline.samples.descriptors import ShardFiles
+from pipeline.samples.places import Root, as_root, where
 from pipeline.samples.table import hashes_of, labels_of, one_array, rows_digest
+from pipeline.storage import LocalStore, Store, open_store
 from schemas.errors import StageError, UserError
 from schemas.samples import DatasetManifest, Segment
 
@@ -32,34 +37,45 @@ _WAIT_S = 0.1
 class SegmentTable:
     """One segment's columns, each loaded from Parquet when it is first used (all checked against the manifest)."""
 
-    def __init__(self, path: Path, segment: Segment, layout: str) -> None:
+    def __init__(self, store: Store, segment: Segment, layout: str) -> None:
         self.segment = segment
-        self._path, self._layout = path, layout
+        self._store, self._layout = store, layout
         self._lock = threading.RLock()
-        self._checked = False
+        self._content: Path | bytes | None = None
 
     def check(self) -> None:
         """Compare the file with the manifest. Raises StageError."""
-        hash_ = xxhash.xxh3_128()
+        self._checked()
+
+    def _checked(self) -> Path | bytes:
+        """What Parquet is read from: the file, or an object's bytes."""
+        name, hash_ = self.segment.file, xxhash.xxh3_128()
+        content: Path | bytes = b""
         try:
-            with self._path.open("rb") as handle:
-                while piece := handle.read(1 << 20):
-                    hash_.update(piece)
+            if isinstance(self._store, LocalStore):
+                content = self._store.path(name)
+                with content.open("rb") as handle:
+                    while piece := handle.read(1 << 20):
+                        hash_.update(piece)
+            else:
+                content = self._store.get(name)
+                hash_.update(content)
             problem = None if hash_.hexdigest() == self.segment.file_digest else "its content changed"
         except OSError as error:
             problem = error.strerror or "cannot be read"
         if problem:
             raise StageError(
-                f"{self._path}: the sample index is damaged ({problem}).",
-                f"Restore the file, or move {self._path.parent} away and index again: equal data give an equal index.",
+                f"{self._store.describe(name)}: the sample index is damaged ({problem}).",
+                f"Restore the file, or move {self._store.location} away and index again: equal data give an equal index.",
             )
+        return content
 
     def _column(self, name: str) -> pa.Array:
         with self._lock:
-            if not self._checked:
-                self.check()
-                self._checked = True
-            return one_array(pq.read_table(self._path, columns=[name])[name])
+            if self._content is None:
+                self._content = self._checked()
+            source = self._content if isinstance(self._content, Path) else pa.BufferReader(self._content)
+            return one_array(pq.read_table(source, columns=[name])[name])
 
     @cached_property
     def keys(self) -> pa.Array:
@@ -94,18 +110,18 @@ class SegmentTable:
 
 
 class Dataset:
-    """Read access to an indexed dataset. Safe in threads, after a fork, and when pickled (as folder and roots)."""
+    """Read access to an indexed dataset. Safe in threads, after a fork, and when pickled (as places, without data)."""
 
-    def __init__(self, folder: Path, roots: Sequence[Path], manifest: DatasetManifest) -> None:
-        self.folder = Path(folder)
-        self.roots = tuple(Path(root) for root in roots)
+    def __init__(self, store: Store, roots: Sequence[Root], manifest: DatasetManifest) -> None:
+        self.store = store
+        self.roots = tuple(roots)
         self.manifest = manifest
-        self.segments = tuple(SegmentTable(self.folder / s.file, s, manifest.layout) for s in manifest.segments)
-        self._firsts = np.array([s.first_row for s in manifest.segments])
+        self.segments = tuple(SegmentTable(store, s, manifest.layout) for s in manifest.segments)
+        self._firsts = [s.first_row for s in manifest.segments]
         self._files = ShardFiles(self.roots)
 
-    def __reduce__(self) -> tuple[object, tuple[Path, tuple[Path, ...]]]:
-        return open_dataset, (self.folder, self.roots)
+    def __reduce__(self) -> tuple[object, tuple[Store, tuple[Root, ...]]]:
+        return open_dataset, (self.store, self.roots)
 
     @property
     def digest(self) -> str:
@@ -160,12 +176,10 @@ class Dataset:
         """The bytes of a row's image: those that were indexed, or an error; never others.
 
         Raises:
-            UserError: the shard is under none of the roots.
+            UserError: the shard is under none of the roots, or the object store refuses.
             StageError: three tries gave an I/O error or other bytes.
         """
-        segment, at = self._locate(row)
-        shard, offset, size = self.shard(row), int(segment.offsets[at]), int(segment.sizes[at])
-        expected, problem = segment.hashes[at].tobytes(), ""
+        (shard, offset, size), problem = self._place(row), ""
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(_WAIT_S * attempt)
@@ -174,22 +188,48 @@ class Dataset:
             except FileNotFoundError:
                 problem = "missing"
             except OSError as error:
-                problem = f"cannot be read ({error.strerror})"
+                problem = f"cannot be read ({error.strerror or error})"
             else:
-                if len(data) == size and xxhash.xxh3_128_digest(data) == expected:
+                if self._indexed(row, data):
                     return data
                 problem = "is not the data that was indexed"
             self._files.forget(shard)
         name = self.manifest.name
         if problem == "missing":
             raise UserError(
-                f"dataset {name}: {shard} is not there (looked in {', '.join(map(str, self.roots))}).",
+                f"dataset {name}: {shard} is not there (looked in {', '.join(map(where, self.roots))}).",
                 "Has the data moved? Set `samples.roots` to the folder that holds it.",
             )
         raise StageError(
             f"dataset {name}: {shard}, byte {offset:,} ({size:,} bytes, key {self.key(row)!r}) {problem}.",
             "Restore the file from its source; or index the changed data as another dataset (a new name).",
         )
+
+    def read_many(self, rows: Iterable[int]) -> list[Callable[[], bytes]]:
+        """One function per row, in order; each gives what `read` gives, is called once, and from any thread.
+
+        Files are read when their function is called. Objects are requested ahead, neighbours together, as long as no
+        more than `ahead.AHEAD_BYTES` are waiting to be used: call the functions in about the order of the rows.
+        """
+        wanted = list(rows)
+        if not self._files.remote:
+            return [partial(self.read, row) for row in wanted]
+        ahead = ReadAhead(self._files.read, [self._place(row) for row in wanted])
+        return [partial(self._taken, ahead, i, row) for i, row in enumerate(wanted)]
+
+    def _taken(self, ahead: ReadAhead, number: int, row: int) -> bytes:
+        data = ahead.take(number)
+        return data if data is not None and self._indexed(row, data) else self.read(row)
+
+    def _place(self, row: int) -> tuple[str, int, int]:
+        """Shard, offset and bytes of a row's image."""
+        segment, at = self._locate(row)
+        return self.shard(row), int(segment.offsets[at]), int(segment.sizes[at])
+
+    def _indexed(self, row: int, data: bytes) -> bool:
+        """Whether bytes are those of a row's image when it was indexed."""
+        segment, at = self._locate(row)
+        return len(data) == int(segment.sizes[at]) and xxhash.xxh3_128_digest(data) == segment.hashes[at].tobytes()
 
     def damaged(self) -> tuple[str, ...]:
         """Segment files that are missing or changed; hashes all of them."""
@@ -207,35 +247,41 @@ class Dataset:
         return segment, start, count
 
     def _locate(self, row: int) -> tuple[SegmentTable, int]:
-        segment = self.segments[max(0, int(np.searchsorted(self._firsts, row, side="right")) - 1)]
+        segment = self.segments[max(0, bisect_right(self._firsts, row) - 1)]
         offset = row - segment.segment.first_row
         if not 0 <= offset < segment.segment.rows:
             raise IndexError(f"dataset {self.manifest.name} has no row {row}")
-        return segment, int(offset)
+        return segment, offset
 
 
-def find_dataset(workdir: Path, name: str) -> Path | None:
-    """The index folder that `samples/<name>` points to, or None."""
-    return resolve_pointer(workdir / FOLDER, name)
+def find_dataset(samples: Store, name: str) -> Store | None:
+    """The index that `samples/<name>` points to, or None."""
+    return pointed(samples, name)
 
 
-def open_dataset(folder: str | Path, roots: Sequence[str | Path]) -> Dataset:
-    """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders in which its
-    shards are searched.
+def open_dataset(
+    folder: str | Path | Store, roots: Sequence[str | Path | Store], options: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders or URLs
+    (`s3://bucket/prefix`) below which its shards are searched, `options` those of fsspec for URLs.
 
     Raises:
         UserError: no index there, or a damaged manifest.
     """
-    return Dataset(Path(folder), [Path(root) for root in roots], read_manifest(Path(folder)))
+    store = open_store(folder, options) if isinstance(folder, str | Path) else folder
+    if isinstance(folder, str) and store.remote:  # a path follows its links by itself
+        store = pointed(open_store(store.location.rpartition("/")[0], options), store.name) or store
+    return Dataset(store, [as_root(root, options=options) for root in roots], read_manifest(store))
 
 
-def read_manifest(folder: Path) -> DatasetManifest:
-    """The manifest of an index folder. Raises UserError when it is missing or damaged."""
-    path = Path(folder) / "manifest.json"
+def read_manifest(store: Store) -> DatasetManifest:
+    """The manifest of an index. Raises UserError when it is missing or damaged."""
+    where = store.describe("manifest.json")
     try:
-        raw = path.read_bytes()
+        raw = store.get("manifest.json")
     except OSError as error:
         raise UserError(
-            f"{path}: no sample index there ({error.strerror}).", "Index the dataset: unic-pipe index"
+            f"{where}: no sample index there ({error.strerror or 'no such object'}).",
+            "Index the dataset: unic-pipe index",
         ) from None
-    return DatasetManifest.from_bytes(raw, str(path))
+    return DatasetManifest.from_bytes(raw, where)

@@ -1,4 +1,4 @@
-"""Reading byte ranges of shards, with few open files, from any thread and after a fork."""
+"""Reading byte ranges of shards under several roots, with few open files, from any thread and after a fork."""
 
 from __future__ import annotations
 
@@ -8,25 +8,39 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.samples.places import Root
+from pipeline.samples.ranges import LocalRanges
+from pipeline.storage import Store
+
 MOST_OPEN = 32
 
 
-class _Descriptor:
+class _File(LocalRanges):
     """An open file; closed when the last reader lets go of it."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "size"):
+            self.close()
+
+
+class _Object:
+    """An object: nothing is open between two requests."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store, self._key = store, key
+
+    def read(self, size: int, offset: int) -> bytes:
+        """One range request."""
+        return self._store.get_range(self._key, offset, size)
 
 
 class ShardFiles:
-    """Shards found under roots, the most recently used ones open."""
+    """Shards found under roots, the most recently used files open."""
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Root]) -> None:
         self._roots = tuple(roots)
+        self.remote = any(not isinstance(root, Path) for root in self._roots)
+        """Whether reading may mean requests, of which several should be under way at a time."""
         self._reset()
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
@@ -35,45 +49,50 @@ class ShardFiles:
         Raises:
             FileNotFoundError: under no root.
             OSError: the disk's errors.
+            UserError, StageError: the object store's.
         """
-        descriptor = self._open(shard)
-        data = os.pread(descriptor.number, size, offset)
-        while len(data) < size:
-            more = os.pread(descriptor.number, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
+        return self._open(shard).read(size, offset)
 
     def forget(self, shard: str) -> None:
-        """Open the shard anew at its next read."""
+        """Look for the shard anew at its next read."""
         with self._lock:
-            self._open_files.pop(shard, None)
+            self._files.pop(shard, None)
+            self._objects.pop(shard, None)
 
     def _reset(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._open_files: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._objects: dict[str, _Object] = {}
 
-    def _open(self, shard: str) -> _Descriptor:
+    def _open(self, shard: str) -> _File | _Object:
         if self._process != os.getpid():  # after a fork: the parent's lock may be held by a thread that is not here
             self._reset()
         with self._lock:
-            found = self._open_files.get(shard)
+            found = self._files.get(shard)
             if found is not None:
-                self._open_files.move_to_end(shard)
+                self._files.move_to_end(shard)
                 return found
+            if shard in self._objects:
+                return self._objects[shard]
         opened = self._find(shard)
         with self._lock:
-            self._open_files[shard] = opened
-            while len(self._open_files) > MOST_OPEN:
-                self._open_files.popitem(last=False)
+            if isinstance(opened, _Object):
+                self._objects[shard] = opened
+                return opened
+            self._files[shard] = opened
+            while len(self._files) > MOST_OPEN:
+                self._files.popitem(last=False)
         return opened
 
-    def _find(self, shard: str) -> _Descriptor:
-        for root in self._roots:
-            try:
-                return _Descriptor(root / shard)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
+    def _find(self, shard: str) -> _File | _Object:
+        for number, root in enumerate(self._roots, start=1):
+            if isinstance(root, Path):
+                try:
+                    return _File(root / shard)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+            # The last root is not asked: reading will tell.
+            if number == len(self._roots) or root.size(shard) is not None:
+                return _Object(root, shard)
         raise FileNotFoundError(shard)

@@ -14,7 +14,9 @@ from pathlib import Path
 from pipeline.samples.dataset import read_manifest
 from pipeline.samples.folders import count_images
 from pipeline.samples.labels import label_source
+from pipeline.samples.places import Root, stamp
 from pipeline.samples.sources import Source, find_source, relative_source
+from pipeline.storage import Store
 from schemas.config import DatasetConfig
 from schemas.errors import UserError
 from schemas.samples import DatasetManifest
@@ -29,6 +31,8 @@ class Changes:
     """Recorded, but no longer there (or with fewer images)."""
     resized: tuple[str, ...]
     """Recorded tars with another size, as `PATH (OLD → NEW bytes)`."""
+    rewritten: tuple[str, ...]
+    """Recorded objects of the same size with another ETag: the same data in another copy, or other data."""
     added: tuple[str, ...]
     """Not recorded (folders: with more images than recorded)."""
     new: int
@@ -52,16 +56,16 @@ def recorded_counts(manifest: DatasetManifest) -> dict[str, tuple[int, int]]:
 
 
 def dataset_state(
-    folder: Path | None, roots: Sequence[Path], config: DatasetConfig, block_rows: int | None = None
+    index: Store | None, roots: Sequence[Root], config: DatasetConfig, block_rows: int | None = None
 ) -> tuple[State, str]:
-    """Whether the index in `folder` is that of `config`'s data, from listings and sizes alone (no hashing, no torch).
+    """Whether an index is that of `config`'s data, from listings and sizes alone (no hashing, no torch).
 
     Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason.
     """
-    if folder is None:
+    if index is None:
         return "missing", "not indexed"
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(index)
         source = find_source(manifest.name, config, roots)
         if block_rows is not None and manifest.block_rows != block_rows:
             return "stale", f"samples.block_rows is {block_rows}, indexed with {manifest.block_rows}"
@@ -71,7 +75,7 @@ def dataset_state(
             return "stale", "labels changed"
         changes = compare(manifest, source, trust_mtimes=True)
     except UserError as error:
-        return "stale", error.message.removeprefix(f"dataset {folder.name[:-9]}: ")
+        return "stale", error.message.removeprefix(f"dataset {index.name[:-9]}: ")
     unit = "tars" if source.layout == "tars" else "images"
     if changes.missing:
         if relative_source(config, roots) != manifest.source:
@@ -79,6 +83,8 @@ def dataset_state(
         return "stale", f"{len(changes.missing)} indexed shards are not there (first: {changes.missing[0]})"
     if changes.resized:
         return "stale", f"changed since indexing: {changes.resized[0]}"
+    if changes.rewritten:
+        return "stale", f"written again since indexing (unic-pipe index compares): {changes.rewritten[0]}"
     if changes.new:
         return "partial", f"{changes.new:,} new {unit if changes.new > 1 else unit[:-1]} since indexing"
     if config.rows is not None and config.rows != manifest.rows:
@@ -87,19 +93,28 @@ def dataset_state(
 
 
 def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
-    recorded = {entry.path: entry.size for segment in manifest.segments for entry in segment.shards}
-    sizes = {path: os.stat(file).st_size for path, file in source.tars.items()}
-    added = tuple(path for path in sizes if path not in recorded)
+    recorded = {entry.path: entry for segment in manifest.segments for entry in segment.shards}
+    now = {path: stamp(file) for path, file in source.tars.items()}
+    there = [(entry, now[path]) for path, entry in recorded.items() if path in now]
+    added = tuple(path for path in now if path not in recorded)
     return Changes(
-        missing=tuple(path for path in recorded if path not in sizes),
+        missing=tuple(path for path in recorded if path not in now),
         resized=tuple(
-            f"{path} ({size:,} → {sizes[path]:,} bytes)"
-            for path, size in recorded.items()
-            if sizes.get(path, size) != size
+            f"{entry.path} ({entry.size:,} → {found.size:,} bytes)"
+            for entry, found in there
+            if found.size != entry.size
+        ),
+        rewritten=tuple(
+            entry.path for entry, found in there if found.size == entry.size and _other_etag(entry.etag, found.etag)
         ),
         added=added,
         new=len(added),
     )
+
+
+def _other_etag(recorded: str | None, now: str | None) -> bool:
+    """Data that were files, or are now, have no ETag to compare."""
+    return recorded is not None and now is not None and recorded != now
 
 
 def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
@@ -122,4 +137,4 @@ def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bo
             new += now - count
         elif now < count:
             missing.append(f"{path} ({count:,} → {now:,} images)")
-    return Changes(tuple(missing), (), tuple(added), new)
+    return Changes(tuple(missing), (), (), tuple(added), new)

@@ -6,10 +6,12 @@ the new one. What a segment holds never changes, so rows keep their numbers and 
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +23,12 @@ from pipeline.samples.folders import ImageFolder, list_folders
 from pipeline.samples.freshness import Changes, compare
 from pipeline.samples.keys import class_sorted, random_order, unique_keys
 from pipeline.samples.labels import find_labels, label_source, read_labels
+from pipeline.samples.places import Root, where
 from pipeline.samples.scan import Piece, TarPiece, entries_of, folder_pieces, scan_pieces
 from pipeline.samples.sources import Source, data_roots, find_source
 from pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
 from pipeline.stopping import Stop
-from pipeline.storage import LocalStore, fast_hash
+from pipeline.storage import LocalStore, Store, fast_hash
 from schemas.base import short
 from schemas.config import DatasetConfig, SamplesConfig
 from schemas.errors import UserError
@@ -41,43 +44,51 @@ def index_dataset(
     samples: SamplesConfig,
     progress: Reporter | None = None,
     stop: Stop | None = None,
+    *,
+    place: Store | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Index dataset `name`, or return the existing index when its data are unchanged; added data become a new segment.
+
+    The index is written to `place`, by default `samples/` of the working folder; `options` are those of object stores
+    that hold samples (`storage.open_store`).
 
     Raises:
         UserError: data that cannot be found or used, that changed or went away since they were indexed, another number of
             rows than `config.rows`.
         IndexingStopped: `stop` was requested before the end; the next call goes on.
     """
-    roots = data_roots(workdir, config, samples)
+    roots = data_roots(workdir, config, samples, options)
     source = find_source(name, config, roots)
     labels = label_source(config, source.layout, roots)
-    work = _Work(workdir, name, config, samples.block_rows, roots, source, labels, progress or SilentReporter(), stop)
+    place = LocalStore(workdir / FOLDER) if place is None else place
+    scratch = LocalStore(workdir / "runs" / "index" / name)
+    reporter = progress or SilentReporter()
+    work = _Work(place, scratch, name, config, samples.block_rows, roots, source, labels, reporter, stop)
     found = _existing(work)
     if found is None:
         return _build(work, (), [_all_pieces(work)], None)
     old, changes = found
+    old = _compared(work, old, changes.rewritten)
     new = _new_pieces(work, old, changes)
     same = old.manifest.label_source == labels
     if same and not new:
         _expect_rows(work, old.manifest.rows)
-        point(workdir / FOLDER, name, old.folder.name)
-        if old.manifest.source != source.text:
-            manifest = old.manifest.model_copy(update={"source": source.text})
-            LocalStore(old.folder).put("manifest.json", manifest.to_bytes())
-            return Dataset(old.folder, roots, manifest)
-        return old
+        point(place, name, old.store.name)
+        shutil.rmtree(scratch.root, ignore_errors=True)
+        return _described(old, source=source.text)
     groups = ([] if same else _old_pieces(work, old)) + ([new] if new else [])
     return _build(work, old.manifest.segments if same else (), groups, old)
 
 
 @dataclass(frozen=True)
 class _Work:
-    workdir: Path
+    place: Store
+    scratch: LocalStore
     name: str
     config: DatasetConfig
     block_rows: int
-    roots: tuple[Path, ...]
+    roots: tuple[Root, ...]
     source: Source
     label_source: str
     progress: Reporter
@@ -86,12 +97,13 @@ class _Work:
 
 def _existing(work: _Work) -> tuple[Dataset, Changes] | None:
     """The index to continue: the one in force if its data are there, else an earlier one of that name, else None."""
-    current = find_dataset(work.workdir, work.name)
-    earlier = sorted((work.workdir / FOLDER).glob(f"{work.name}-{'[0-9a-f]' * 8}"))
-    for folder in dict.fromkeys([*([current] if current else []), *earlier]):
-        if not (folder / "manifest.json").is_file():
+    current = find_dataset(work.place, work.name)
+    pattern = re.compile(re.escape(work.name) + "-[0-9a-f]{8}")
+    earlier = [work.place.child(folder) for folder in work.place.folders() if pattern.fullmatch(folder)]
+    for store in dict.fromkeys([*([current] if current else []), *earlier]):
+        if store.size("manifest.json") is None:
             continue
-        old = open_dataset(folder, work.roots)
+        old = open_dataset(store, work.roots)
         if old.manifest.layout != work.source.layout:
             continue
         changes = compare(old.manifest, work.source, trust_mtimes=False)
@@ -99,9 +111,47 @@ def _existing(work: _Work) -> tuple[Dataset, Changes] | None:
             if old.block_rows != work.block_rows:
                 raise _other_block_rows(work, old.block_rows)
             return old, changes
-        if folder == current and old.manifest.source == work.source.text:
+        if store == current and old.manifest.source == work.source.text:
             _refuse(work, old, changes)
     return None
+
+
+def _compared(work: _Work, old: Dataset, rewritten: Sequence[str]) -> Dataset:
+    """Objects that were written again are read again: the same data in another copy are as good, other data are not.
+
+    Raises:
+        UserError: other data.
+    """
+    if not rewritten:
+        return old
+    pieces = _tar_pieces(work, rewritten)
+    tables = scan_pieces(pieces, work.scratch, work.progress, f"comparing {work.name}", work.stop)
+    known = {
+        (shard, offset): content.tobytes()
+        for table in old.segments
+        for shard, offset, content in zip(table.shards.to_pylist(), table.offsets.tolist(), table.hashes, strict=True)
+    }
+    for shard, table in zip(rewritten, tables, strict=True):
+        found = {(shard, row["offset"]): row["xxh3"] for row in table.select(["offset", "xxh3"]).to_pylist()}
+        if found != {place: content for place, content in known.items() if place[0] == shard}:
+            raise UserError(
+                f"dataset {work.name}: {shard} changed since it was indexed.", f"Restore it. Or: {_NEW_NAME}"
+            )
+    now = {entry.path: entry for entry in entries_of(pieces, tables)}
+    segments = tuple(
+        segment.model_copy(update={"shards": tuple(now.get(entry.path, entry) for entry in segment.shards)})
+        for segment in old.manifest.segments
+    )
+    return _described(old, segments=segments)
+
+
+def _described(old: Dataset, **fields: Any) -> Dataset:
+    """An index whose manifest says something else of the same data."""
+    manifest = old.manifest.model_copy(update=fields)
+    if manifest == old.manifest:
+        return old
+    old.store.put("manifest.json", manifest.to_bytes())
+    return Dataset(old.store, old.roots, manifest)
 
 
 def _refuse(work: _Work, old: Dataset, changes: Changes) -> None:
@@ -114,7 +164,7 @@ def _refuse(work: _Work, old: Dataset, changes: Changes) -> None:
     total = sum(len(segment.shards) for segment in old.manifest.segments)
     raise UserError(
         f"dataset {work.name}: {len(changes.missing)} of {total} indexed shards are not there "
-        f"(first: {changes.missing[0]}; looked in {', '.join(map(str, work.roots))}).",
+        f"(first: {changes.missing[0]}; looked in {', '.join(map(where, work.roots))}).",
         f"Has the data moved? Set `samples.roots`. Or: {_NEW_NAME}",
     )
 
@@ -179,9 +229,8 @@ def _old_pieces(work: _Work, old: Dataset) -> list[list[Piece]]:
 
 def _build(work: _Work, kept: tuple[Segment, ...], groups: Sequence[Sequence[Piece]], old: Dataset | None) -> Dataset:
     """Scan groups of pieces into segments after the `kept` ones, and write the index."""
-    scratch = LocalStore(work.workdir / "runs" / "index" / work.name)
     pieces = [piece for group in groups for piece in group]
-    scanned = scan_pieces(pieces, scratch, work.progress, f"indexing {work.name}", work.stop)
+    scanned = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
     earlier = [table.keys for table in old.segments] if kept and old else []
     segments, files = list(kept), {}
     classes, sources = _classes(work)
@@ -218,7 +267,7 @@ def _build(work: _Work, kept: tuple[Segment, ...], groups: Sequence[Sequence[Pie
         segments=tuple(segments),
     )
     dataset = _write(work, manifest, files)
-    shutil.rmtree(scratch.root, ignore_errors=True)
+    shutil.rmtree(work.scratch.root, ignore_errors=True)
     return dataset
 
 
@@ -242,10 +291,10 @@ def _segment(
 
 
 def _write(work: _Work, manifest: DatasetManifest, files: dict[int, bytes]) -> Dataset:
-    folder = work.workdir / FOLDER / f"{work.name}-{short(manifest.digest)}"
-    store = LocalStore(folder)
-    if store.size("manifest.json") is not None and read_manifest(folder).block_rows != work.block_rows:
-        raise _other_block_rows(work, read_manifest(folder).block_rows)
+    folder = f"{work.name}-{short(manifest.digest)}"
+    store = work.place.child(folder)
+    if store.size("manifest.json") is not None and read_manifest(store).block_rows != work.block_rows:
+        raise _other_block_rows(work, read_manifest(store).block_rows)
     segments = list(manifest.segments)
     for number, data in files.items():
         name = segments[number].file
@@ -256,9 +305,10 @@ def _write(work: _Work, manifest: DatasetManifest, files: dict[int, bytes]) -> D
         store.put(name, data)
     manifest = manifest.model_copy(update={"segments": tuple(segments)})
     store.put("manifest.json", manifest.to_bytes())
-    point(folder.parent, work.name, folder.name)
-    store.sweep()
-    return Dataset(folder, work.roots, manifest)
+    point(work.place, work.name, folder)
+    if isinstance(store, LocalStore):
+        store.sweep()
+    return Dataset(store, work.roots, manifest)
 
 
 def _classes(work: _Work) -> tuple[tuple[str, ...] | None, dict[str, int] | None]:

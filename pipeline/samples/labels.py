@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.samples.places import Root, where
 from pipeline.samples.shards import LARGEST_LABEL
 from pipeline.storage import sha256_of_file
 from schemas.config import DatasetConfig
@@ -15,25 +16,25 @@ from schemas.errors import UserError
 DEVKIT_FILE = "ILSVRC2012_validation_ground_truth.txt"
 
 
-def find_labels(config: DatasetConfig, roots: Sequence[Path]) -> Path | None:
-    """The labels file that the configuration names (searched in the roots), or None without one.
+def find_labels(config: DatasetConfig, roots: Sequence[Root]) -> Path | None:
+    """The labels file that the configuration names (searched in the roots that are folders), or None without one.
 
     Raises:
         UserError: it is not there.
     """
     if config.labels is None:
         return None
-    for root in roots:
+    for root in (root for root in roots if isinstance(root, Path)):
         path = root / Path(config.labels).expanduser()
         if path.is_file():
             return path
     raise UserError(
-        f"labels file {config.labels!r} is not there (looked in {', '.join(map(str, roots))}).",
+        f"labels file {config.labels!r} is not there (looked in {', '.join(map(where, roots))}).",
         "Set `labels`, or add its folder to `samples.roots`.",
     )
 
 
-def label_source(config: DatasetConfig, layout: str, roots: Sequence[Path]) -> str:
+def label_source(config: DatasetConfig, layout: str, roots: Sequence[Root]) -> str:
     """Where labels come from, as manifests record it (`DatasetManifest.label_source`)."""
     if layout == "tars":
         return "cls" if config.label_field is None else f"json:{config.label_field}"

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ import xxhash
 
 from pipeline.progress import Reporter
 from pipeline.samples.folders import ImageFolder, scan_folder
+from pipeline.samples.places import Shard, Stamp, stamp, stamp_now
 from pipeline.samples.shards import scan_tar
 from pipeline.samples.table import ROW_SCHEMA, from_parquet, to_parquet
 from pipeline.stopping import Stop
@@ -56,31 +56,35 @@ class TarPiece:
     """One tar."""
 
     shard: str
-    path: Path
+    file: Shard
     label_field: str | None
 
     @property
     def weight(self) -> int:
         """Bytes."""
-        return self.path.stat().st_size
+        return stamp(self.file).size
 
     def identity(self) -> str:
-        """Path, size and mtime, and where labels are."""
-        status = self.path.stat()
-        return f"{self.shard}\0{status.st_size}\0{status.st_mtime_ns}\0{self.label_field}"
+        """Path, size, mtime (and ETag of an object), and where labels are."""
+        return self._identity(stamp(self.file))
 
     def scan(self) -> pa.Table:
         """Rows in the order of the tar's images."""
         before = self.identity()
-        rows = scan_tar(self.path, self.shard, self.label_field)
-        if self.identity() != before:
+        rows = scan_tar(self.file, self.shard, self.label_field)
+        now = stamp_now(self.file)
+        if now is None or self._identity(now) != before:
             raise UserError(f"{self.shard}: changed while it was indexed.", "Wait until it is written, then run again.")
         return rows
 
     def entry(self, rows: pa.Table) -> ShardEntry:
-        """Path, size and mtime now."""
-        status = self.path.stat()
-        return ShardEntry(path=self.shard, size=status.st_size, mtime_ns=status.st_mtime_ns)
+        """Path, size, mtime and ETag now."""
+        now = stamp(self.file)
+        return ShardEntry(path=self.shard, size=now.size, mtime_ns=now.mtime_ns, etag=now.etag)
+
+    def _identity(self, now: Stamp) -> str:
+        etag = "" if now.etag is None else f"\0{now.etag}"
+        return f"{self.shard}\0{now.size}\0{now.mtime_ns}\0{self.label_field}{etag}"
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def scan_pieces(
     scale, unit = (1 << 20, "MiB") if tars else (1, "img")
     tables: list[pa.Table] = [ROW_SCHEMA.empty_table()] * len(pieces)
     problems: dict[int, UserError] = {}
-    pool = ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1), max(1, len(pieces))))
+    pool = ThreadPoolExecutor(threads(len(pieces)))
     try:
         with progress.task(title, total=sum(weights) // scale, unit=unit) as task:
             futures = {pool.submit(_scan, piece, scratch): i for i, piece in enumerate(pieces)}
@@ -169,6 +173,11 @@ def scan_pieces(
     if problems:
         raise _together([problems[i] for i in sorted(problems)])
     return tables
+
+
+def threads(pieces: int) -> int:
+    """How many pieces are read at a time."""
+    return min(16, 4 * (os.cpu_count() or 1), max(1, pieces))
 
 
 def _scan(piece: Piece, scratch: LocalStore) -> pa.Table:

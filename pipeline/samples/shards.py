@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import xxhash
 
+from pipeline.samples.places import Shard, open_shard
+from pipeline.samples.ranges import Ranged
 from pipeline.samples.table import make_rows
-from pipeline.samples.tars import Member, open_tar, walk
+from pipeline.samples.tars import Member, walk
 from schemas.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
@@ -36,7 +36,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (folder + slash + stem, extension.lower()) if stem and dot else None
 
 
-def scan_tar(path: Path, shard: str, label_field: str | None) -> pa.Table:
+def scan_tar(file: Shard, shard: str, label_field: str | None) -> pa.Table:
     """Rows of one tar in the order of its images. `shard` is its path relative to a root.
 
     Raises:
@@ -44,9 +44,9 @@ def scan_tar(path: Path, shard: str, label_field: str | None) -> pa.Table:
     """
     samples: dict[str, _Sample] = {}
     seen: set[str] = set()
-    descriptor = open_tar(path, shard)
+    tar = open_shard(file, shard)
     try:
-        for member in walk(descriptor, shard):
+        for member in walk(tar, shard):
             parts = split_name(member.name)
             if parts is None:
                 seen.add(member.name.rpartition("/")[2][:20])
@@ -54,13 +54,13 @@ def scan_tar(path: Path, shard: str, label_field: str | None) -> pa.Table:
             key, extension = parts
             seen.add(f".{extension}")
             if extension in IMAGE_EXTENSIONS:
-                _add_image(samples.setdefault(key, _Sample()), key, member, descriptor, shard)
+                _add_image(samples.setdefault(key, _Sample()), key, member, tar, shard)
             elif extension == ("cls" if label_field is None else "json"):
-                _add_label(samples.setdefault(key, _Sample()), key, member, descriptor, shard, label_field)
+                _add_label(samples.setdefault(key, _Sample()), key, member, tar, shard, label_field)
     except OSError as error:
-        raise UserError(f"{shard}: cannot be read ({error.strerror}: {path}).", "Check the disk.") from error
+        raise UserError(f"{shard}: cannot be read ({error.strerror or error}: {file}).", "Check the disk.") from error
     finally:
-        os.close(descriptor)
+        tar.close()
     if not samples:
         found = ", ".join(sorted(seen)[:6]) or "only folders"
         raise UserError(
@@ -90,7 +90,7 @@ def _rows(samples: dict[str, _Sample], shard: str) -> pa.Table:
     )
 
 
-def _add_image(sample: _Sample, key: str, member: Member, descriptor: int, shard: str) -> None:
+def _add_image(sample: _Sample, key: str, member: Member, tar: Ranged, shard: str) -> None:
     first = sample.image
     if first is not None:
         what = f"key {key!r} appears twice" if first.name == member.name else f"sample {key!r} has two images"
@@ -99,16 +99,16 @@ def _add_image(sample: _Sample, key: str, member: Member, descriptor: int, shard
             "A key may appear once in a tar, with one image: write the tar again.",
         )
     sample.image = member
-    sample.content = xxhash.xxh3_128_digest(_content(descriptor, member, shard))
+    sample.content = xxhash.xxh3_128_digest(_content(tar, member, shard))
 
 
-def _add_label(sample: _Sample, key: str, member: Member, descriptor: int, shard: str, field: str | None) -> None:
+def _add_label(sample: _Sample, key: str, member: Member, tar: Ranged, shard: str, field: str | None) -> None:
     where = f"{member.name!r} at byte {member.header:,}"
     if sample.label_member is not None:
         raise UserError(f"{shard}: key {key!r} appears twice ({where}).", "Write the tar again.")
     if member.size > _MAX_LABEL_BYTES:
         raise UserError(f"{shard}: {where} is too large to be a label ({member.size:,} bytes).", "Check the tar.")
-    data = _content(descriptor, member, shard)
+    data = _content(tar, member, shard)
     sample.label_member = member
     value: Any = data
     try:
@@ -137,13 +137,10 @@ def class_number(value: Any) -> int:
     return number
 
 
-def _content(descriptor: int, member: Member, shard: str) -> bytes:
-    data = os.pread(descriptor, member.size, member.offset)
-    while len(data) < member.size:
-        more = os.pread(descriptor, member.size - len(data), member.offset + len(data))
-        if not more:
-            raise UserError(f"{shard}: became shorter while it was read ({member.name!r}).", "Is it being written?")
-        data += more
+def _content(tar: Ranged, member: Member, shard: str) -> bytes:
+    data = tar.read(member.size, member.offset)
+    if len(data) < member.size:
+        raise UserError(f"{shard}: became shorter while it was read ({member.name!r}).", "Is it being written?")
     return data
 
 

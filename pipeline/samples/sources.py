@@ -6,12 +6,15 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from pipeline.samples.objects import Listings
+from pipeline.samples.places import Root, Shard, as_root, where
 from pipeline.samples.shards import IMAGE_EXTENSIONS
+from pipeline.storage import Store, is_remote
 from schemas.config import DatasetConfig, SamplesConfig
 from schemas.errors import UserError
 
@@ -28,12 +31,12 @@ _DECOMPRESS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset's data as found on disk now."""
+    """A dataset's data as found now, on disk or in an object store."""
 
     text: str
     """`source` relative to a root."""
     layout: Layout
-    tars: dict[str, Path]
+    tars: dict[str, Shard]
     """Tars by their path relative to a root, in row order; empty for folders."""
     folder: Path | None
     """The folder of images."""
@@ -41,38 +44,42 @@ class Source:
     """`folder` relative to its root."""
 
 
-def data_roots(workdir: Path, config: DatasetConfig, samples: SamplesConfig) -> tuple[Path, ...]:
-    """The folders in which a dataset's files are searched: `samples.roots` (relative to the working folder), then the
-    folder of an absolute `source`."""
-    roots = tuple(workdir / Path(root).expanduser() for root in samples.roots)
-    implicit = _split_absolute(config.source, roots)[1]
+def data_roots(
+    workdir: Path, config: DatasetConfig, samples: SamplesConfig, options: Mapping[str, Any] | None = None
+) -> tuple[Root, ...]:
+    """The places in which a dataset's files are searched: `samples.roots` (folders are relative to the working folder),
+    then the folder of an absolute `source`. `options` are those of object stores (`storage.open_store`)."""
+    roots = tuple(as_root(root, workdir, options) for root in samples.roots)
+    implicit = _split_absolute(config.source, roots, options)[1]
     return roots if implicit is None or implicit in roots else (*roots, implicit)
 
 
-def relative_source(config: DatasetConfig, roots: Sequence[Path]) -> str:
+def relative_source(config: DatasetConfig, roots: Sequence[Root]) -> str:
     """`config.source` relative to one of the roots, as manifests record it."""
     return _split_absolute(config.source, roots)[0]
 
 
-def find_source(name: str, config: DatasetConfig, roots: Sequence[Path]) -> Source:
+def find_source(name: str, config: DatasetConfig, roots: Sequence[Root]) -> Source:
     """Find the data of dataset `name`.
 
     Raises:
-        UserError: nothing there, compressed tars, URLs or pipes, split folders taken for classes.
+        UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of images
+            in an object store.
     """
-    _refuse_remote(name, config.source)
+    _refuse_commands(name, config.source)
     text, implicit = _split_absolute(config.source, roots)
     roots = roots if implicit is None else (*roots, implicit)
-    found: dict[str, Path] = {}
+    listings = Listings()
+    found: dict[str, _Found] = {}
     missing = []
     for pattern in expand_braces(text):
-        matches = _matches(pattern, roots)
+        matches = _matches(pattern, roots, listings)
         if not matches:
             missing.append(pattern)
         found |= {path: file for path, file in matches.items() if path not in found}
     if not found:
-        _refuse_compressed(name, [p.name for root in roots for p in _siblings(root / text)])
-        looked = ", ".join(str(root / text) for root in roots)
+        _refuse_compressed(name, [file for root in roots for file in _siblings(root, text, listings)])
+        looked = ", ".join(f"{where(root)}/{text}" for root in roots)
         raise UserError(
             f"dataset {name}: nothing found for source {config.source!r} (looked for {looked}).",
             "Set `source`, or `samples.roots` to the folder that it is relative to.",
@@ -83,15 +90,16 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Path]) -> Sour
             f"(first: {missing[0]}).",
             "Shorten the range, or add the folder that holds them to `samples.roots`.",
         )
-    folders = [path for path, file in found.items() if file.is_dir()]
+    folders = [path for path, file in found.items() if file is None or (isinstance(file, Path) and file.is_dir())]
     if len(folders) == 1 and len(found) == 1:
-        return _folder_source(name, text, folders[0], roots, config)
+        return _folder_source(name, text, folders[0], roots, config, listings)
     if folders:
         raise UserError(
-            f"dataset {name}: {config.source!r} matches the folder {folders[0]} and {len(found) - 1} more paths.",
+            f"dataset {name}: {config.source!r} matches the folder {found[folders[0]] or folders[0]} and "
+            f"{len(found) - 1} more paths.",
             "Give one folder, or a pattern that matches tars only.",
         )
-    return _tar_source(name, text, found)
+    return _tar_source(name, text, {path: file for path, file in found.items() if file is not None})
 
 
 def expand_braces(text: str) -> list[str]:
@@ -114,12 +122,33 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".") and "." in name
 
 
-def _split_absolute(source: str, roots: Sequence[Path]) -> tuple[str, Path | None]:
+_Found = Shard | None
+"""A file, an object, or a folder: a `Path` on disk, None in an object store."""
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The folder that is to be the root of a `source` in an object store, and the source relative to it."""
+    scheme, _, rest = url.partition("://")
+    parts = rest.rstrip("/").split("/")
+    first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[{]", part)), len(parts) - 1)
+    cut = max(1, min(first, len(parts) - 1))
+    return f"{scheme}://{'/'.join(parts[:cut])}", "/".join(parts[cut:]) or "."
+
+
+def _split_absolute(
+    source: str, roots: Sequence[Root], options: Mapping[str, Any] | None = None
+) -> tuple[str, Root | None]:
+    if is_remote(source):
+        for root in roots:
+            if not isinstance(root, Path) and source.startswith(f"{root.location}/"):
+                return os.path.normpath(source.removeprefix(f"{root.location}/")), None
+        folder, text = split_url(source)
+        return text, as_root(folder, options=options)
     path = Path(source).expanduser()
     if not path.is_absolute():
         return os.path.normpath(source), None
     for root in roots:
-        absolute = Path(os.path.abspath(root))
+        absolute = Path(os.path.abspath(root)) if isinstance(root, Path) else path
         if path.is_relative_to(absolute) and path != absolute:
             return str(path.relative_to(absolute)), None
     parts = path.parts
@@ -128,19 +157,24 @@ def _split_absolute(source: str, roots: Sequence[Path]) -> tuple[str, Path | Non
     return os.path.join(*parts[cut:]) if len(parts) > 1 else ".", Path(*parts[:cut])
 
 
-def _refuse_remote(name: str, source: str) -> None:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", source):
-        kind = "a command" if source.startswith("pipe:") else "a URL"
-        raise UserError(
-            f"dataset {name}: source {source!r} is {kind}; samples are read by offset from local or mounted files.",
-            "Download the data, or mount the bucket, and give its path.",
-        )
+def _refuse_commands(name: str, source: str) -> None:
+    if is_remote(source) or not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", source):
+        return
+    kind = "a command" if source.startswith("pipe:") else "a URL that samples cannot be read from"
+    raise UserError(
+        f"dataset {name}: source {source!r} is {kind}; samples are read by offset from files, s3:// and gs://.",
+        "Download the data, or mount the bucket, and give its path.",
+    )
 
 
-def _matches(pattern: str, roots: Iterable[Path]) -> dict[str, Path]:
+def _matches(pattern: str, roots: Iterable[Root], listings: Listings) -> dict[str, _Found]:
     """Paths relative to a root, sorted; the first root that has a path wins."""
-    found: dict[str, Path] = {}
+    found: dict[str, _Found] = {}
     for root in roots:
+        if not isinstance(root, Path):
+            for path, file in listings.matches(root, pattern).items():
+                found.setdefault(path, file)
+            continue
         literal = root / pattern
         if literal.exists():
             names = [pattern]
@@ -151,7 +185,7 @@ def _matches(pattern: str, roots: Iterable[Path]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _tar_source(name: str, text: str, found: dict[str, Path]) -> Source:
+def _tar_source(name: str, text: str, found: dict[str, Shard]) -> Source:
     _refuse_compressed(name, list(found))
     other = [path for path in found if not path.lower().endswith(".tar")]
     if other:
@@ -160,18 +194,18 @@ def _tar_source(name: str, text: str, found: dict[str, Path]) -> Source:
     return Source(text, "tars", found, None, "")
 
 
-def _folder_source(name: str, text: str, base: str, roots: Sequence[Path], config: DatasetConfig) -> Source:
-    places = [root / base for root in roots if (root / base).is_dir()]
-    folder = places[0]
-    entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    tars = {
-        (Path(base) / path.name).as_posix(): path
-        for place in reversed(places)
-        for path in place.glob("*.tar")
-        if not path.name.startswith(".")
-    }
+def _folder_source(
+    name: str, text: str, base: str, roots: Sequence[Root], config: DatasetConfig, listings: Listings
+) -> Source:
+    tars: dict[str, Shard] = {}
+    for root in reversed(roots):
+        tars |= _tars_in(root, base, listings)
     if tars:
         return Source(text, "tars", dict(sorted(tars.items())), None, "")
+    folder = next((root / base for root in roots if isinstance(root, Path) and (root / base).is_dir()), None)
+    if folder is None:
+        raise _no_tars(name, base, next(root for root in roots if not isinstance(root, Path)), listings)
+    entries = sorted(os.scandir(folder), key=lambda e: e.name)
     if any(is_image(entry.name) for entry in entries):
         return Source(text, "flat-folder", {}, folder, base)
     classes = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
@@ -194,10 +228,39 @@ def _folder_source(name: str, text: str, base: str, roots: Sequence[Path], confi
     return Source(text, "class-folders", {}, folder, base)
 
 
-def _siblings(path: Path) -> list[Path]:
-    """Files that a pattern might have meant, with anything after their names."""
-    matches = glob.glob(glob.escape(str(path.parent)) + "/" + path.name.replace("{", "*").partition("*")[0] + "*")
-    return [Path(match) for match in matches[:1000]]
+def _tars_in(root: Root, base: str, listings: Listings) -> dict[str, Shard]:
+    """Tars directly in the folder `base` of a root, by their path relative to the root."""
+    pattern = f"{base}/*.tar" if base != "." else "*.tar"
+    if not isinstance(root, Path):
+        return {path: file for path, file in listings.matches(root, pattern).items() if file is not None}
+    return {
+        (Path(base) / path.name).as_posix(): path
+        for path in (root / base).glob("*.tar")
+        if not path.name.startswith(".")
+    }
+
+
+def _no_tars(name: str, base: str, store: Store, listings: Listings) -> UserError:
+    entries = listings.entries(store, "" if base == "." else base)
+    _refuse_compressed(name, list(entries))
+    place = store.describe(base)
+    if any(map(is_image, entries)) or any(stamp is None for stamp in entries.values()):
+        return UserError(
+            f"dataset {name}: {place} holds no tars, and single images are not read from object stores "
+            "(each would cost a request).",
+            f"Pack them where they are files (unic-pipe pack {name} FOLDER), and upload the tars.",
+        )
+    return UserError(f"dataset {name}: no tars in {place}.", "Set `source` to the folder that holds them.")
+
+
+def _siblings(root: Root, text: str, listings: Listings) -> list[str]:
+    """Names of files that a pattern might have meant, with anything after their names."""
+    folder, _, last = text.rpartition("/")
+    start = last.replace("{", "*").partition("*")[0]
+    if not isinstance(root, Path):
+        return [name for name in listings.entries(root, folder) if name.startswith(start)]
+    matches = glob.glob(glob.escape(str(root / folder)) + "/" + start + "*")
+    return [Path(match).name for match in matches[:1000]]
 
 
 def _refuse_compressed(name: str, files: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,14 @@ import xxhash
 
 from pipeline.samples.folders import count_images
 from pipeline.samples.labels import DEVKIT_FILE
+from pipeline.samples.objects import Listings
+from pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
+from pipeline.samples.ranges import WINDOW_BYTES
+from pipeline.samples.scan import threads
 from pipeline.samples.shards import IMAGE_EXTENSIONS, split_name
-from pipeline.samples.sources import SPLITS, Layout, Source, find_source, is_image
-from pipeline.samples.tars import open_tar, walk
+from pipeline.samples.sources import SPLITS, Layout, Source, find_source, is_image, split_url
+from pipeline.samples.tars import walk
+from pipeline.storage import is_remote
 from schemas.config import DatasetConfig
 from schemas.errors import UserError
 
@@ -30,7 +36,7 @@ class Survey:
 
     config: DatasetConfig
     """For `samples.datasets`; `source` and `labels` are relative to `root`."""
-    root: Path
+    root: Root
     """For `samples.roots`."""
     layout: Layout
     files: int
@@ -50,12 +56,17 @@ class Survey:
         return self.bytes / self.bytes_per_s
 
 
-def survey(path: Path) -> Survey:
-    """Look at tars (a path with `*` or `{000..146}`, a folder, one tar), class folders or a flat folder of images.
+def survey(path: str | Path) -> Survey:
+    """Look at tars (a path or URL with `*` or `{000..146}`, a folder, one tar), class folders or a flat folder of images.
 
     Raises:
         UserError: nothing there that can be a source.
     """
+    if isinstance(path, str) and is_remote(path):
+        folder, text = split_url(path)
+        root = as_root(folder)
+        config = DatasetConfig(source=text)
+        return _measure(find_source(path.rstrip("/").rpartition("/")[2], config, [root]), config, root)
     path = Path(os.path.abspath(path))
     root, text = path.parent, path.name
     while re.search(r"[*?{\[]", root.name):
@@ -68,24 +79,36 @@ def survey(path: Path) -> Survey:
     return _measure(source, DatasetConfig(source=text, labels=labels), root)
 
 
-def survey_splits(path: Path) -> dict[str, Survey]:
-    """Datasets below a folder, by name: its `train`, `val`, `test` ... folders or tars (`imagenet1k-train-0001.tar`).
+def survey_splits(path: str | Path) -> dict[str, Survey]:
+    """Datasets below a folder or URL, by name: its `train`, `val`, `test` ... folders or tars
+    (`imagenet1k-train-0001.tar`).
 
     Without such splits, the folder itself is the one dataset `train`.
 
     Raises:
         UserError: nothing there that can be a source.
     """
-    found: dict[str, Survey] = {}
-    if path.is_dir():
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.is_dir() and entry.name.lower() in SPLITS:
-                found[entry.name.lower()] = survey(Path(entry.path))
-        tars = [entry.name for entry in entries if entry.name.lower().endswith(".tar")]
-        for split, pattern in ({} if found else _tar_splits(tars)).items():
-            found[split] = survey(path / pattern)
+    folders, files = _children(path)
+    found = {name.lower(): survey(f"{path}/{name}") for name in folders if name.lower() in SPLITS}
+    tars = [name for name in files if name.lower().endswith(".tar")]
+    for split, pattern in ({} if found else _tar_splits(tars)).items():
+        found[split] = survey(f"{path}/{pattern}")
     return found or {"train": survey(path)}
+
+
+def _children(path: str | Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, sorted; none when it is not a folder."""
+    if isinstance(path, str) and is_remote(path):
+        if re.search(r"[*?{\[]", path):
+            return [], []
+        store = as_root(path)
+        assert not isinstance(store, Path)
+        entries = Listings().entries(store, "")
+        return [n for n, found in entries.items() if found is None], [n for n, found in entries.items() if found]
+    if not Path(path).is_dir():
+        return [], []
+    listed = sorted(os.scandir(path), key=lambda entry: entry.name)
+    return [e.name for e in listed if e.is_dir()], [e.name for e in listed if not e.is_dir()]
 
 
 def _tar_splits(tars: Sequence[str]) -> dict[str, str]:
@@ -105,11 +128,11 @@ def _tar_splits(tars: Sequence[str]) -> dict[str, str]:
     return splits if len(splits) == len(patterns) else patterns
 
 
-def _measure(source: Source, config: DatasetConfig, root: Path) -> Survey:
+def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
     if source.layout == "tars":
-        total = sum(path.stat().st_size for path in source.tars.values())
+        total = sum(stamp(file).size for file in source.tars.values())
         rows, classes, exact = _look_into_tars(list(source.tars.items()), total)
-        speed = _hash_speed(list(source.tars.values()))
+        speed = _read_speed(list(source.tars.values()))
         return Survey(config, root, "tars", len(source.tars), total, rows, classes, exact, speed)
     assert source.folder is not None
     if source.layout == "flat-folder":
@@ -126,30 +149,30 @@ def _measure(source: Source, config: DatasetConfig, root: Path) -> Survey:
     sample = _some_images(folders)
     size = round(rows * sum(path.stat().st_size for path in sample) / max(1, len(sample)))
     exact = len(counts) == len(folders)
-    return Survey(config, root, source.layout, rows, size, rows, classes, exact, _hash_speed(sample))
+    return Survey(config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample))
 
 
-def _look_into_tars(tars: Sequence[tuple[str, Path]], total: int) -> tuple[int, int | None, bool]:
+def _look_into_tars(tars: Sequence[tuple[str, Shard]], total: int) -> tuple[int, int | None, bool]:
     """Images and classes, from as many headers as `LOOK_S` allows; damage ends the look, indexing will name it."""
     started, images, seen_bytes, labels = time.monotonic(), 0, 0, set()
-    for shard, path in tars:
-        descriptor = open_tar(path, shard)
+    for shard, file in tars:
+        tar = open_shard(file, shard)
         reached = 0
         try:
-            for member in walk(descriptor, shard):
+            for member in walk(tar, shard):
                 reached = member.offset + member.size
                 parts = split_name(member.name)
                 if parts is not None and parts[1] in IMAGE_EXTENSIONS:
                     images += 1
                 elif parts is not None and parts[1] == "cls" and member.size < 32:
-                    labels.add(os.pread(descriptor, member.size, member.offset))
+                    labels.add(tar.read(member.size, member.offset))
                 if time.monotonic() - started > LOOK_S:
                     return round(images * total / (seen_bytes + reached)), len(labels) or None, False
         except UserError:
             return round(images * total / max(1, seen_bytes + reached)), len(labels) or None, False
         finally:
-            os.close(descriptor)
-        seen_bytes += path.stat().st_size
+            tar.close()
+        seen_bytes += tar.size
     return images, len(labels) or None, True
 
 
@@ -162,18 +185,28 @@ def _some_images(folders: Sequence[Path]) -> list[Path]:
     return chosen[:200]
 
 
-def _hash_speed(paths: Sequence[Path]) -> float:
-    """Bytes per second of reading and hashing some files (at most 64 MiB of each, within `LOOK_S`)."""
+def _read_speed(files: Sequence[Shard]) -> float:
+    """Bytes per second of reading and hashing some files (at most 64 MiB of each, within `LOOK_S`).
+
+    Objects are read as indexing reads them: several at a time, in large requests.
+    """
     started, done = time.monotonic(), 0
-    for path in paths:
-        with path.open("rb") as handle:
-            left = _PROBE_BYTES
-            while left > 0 and (piece := handle.read(1 << 20)):
+    some = [file for file in files if isinstance(file, ObjectFile)][: threads(len(files))]
+    if some:
+        with ThreadPoolExecutor(len(some)) as pool:
+            done = sum(pool.map(lambda file: len(open_shard(file, file.name).read(WINDOW_BYTES, 0)), some))
+        return max(1, done) / max(1e-6, time.monotonic() - started)
+    for file in files:
+        shard = open_shard(file, file.name)
+        try:
+            for at in range(0, min(shard.size, _PROBE_BYTES), 1 << 20):
+                piece = shard.read(1 << 20, at)
                 xxhash.xxh3_128_digest(piece)
-                left -= len(piece)
                 done += len(piece)
                 if time.monotonic() - started > LOOK_S:
                     return done / (time.monotonic() - started)
+        finally:
+            shard.close()
     return max(1, done) / max(1e-6, time.monotonic() - started)
 
 

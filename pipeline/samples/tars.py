@@ -6,13 +6,12 @@ refused. Formats: POSIX ustar and pax, GNU long names, old V7 tars (IEEE Std 100
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from pipeline.samples.ranges import Ranged
 from schemas.errors import UserError
 
 BLOCK = 512
@@ -39,18 +38,18 @@ class Member:
     size: int
 
 
-def walk(descriptor: int, shard: str) -> Iterator[Member]:
+def walk(tar: Ranged, shard: str) -> Iterator[Member]:
     """All regular members of an open tar, in order. `shard` names the tar in errors.
 
     Raises:
         UserError: compressed, cut, damaged or empty tar; links, devices, and names that leave the folder.
     """
-    size = os.fstat(descriptor).st_size
-    _check_kind(descriptor, shard, size)
+    size = tar.size
+    _check_kind(tar, shard)
     at, last, members = 0, "", 0
     extra: dict[str, str] = {}
     while True:
-        block = os.pread(descriptor, BLOCK, at)
+        block = tar.read(BLOCK, at)
         where = f"byte {at:,}" + (f", after member {last!r}" if last else "")
         if len(block) < BLOCK:
             what = "inside a header" if block else "before its end-of-archive blocks"
@@ -68,24 +67,16 @@ def walk(descriptor: int, shard: str) -> Iterator[Member]:
                 _AGAIN,
             )
         if header.kind in (b"x", b"X", b"L"):
-            extra |= _extension(os.pread(descriptor, length, start), header.kind, shard, where)
+            extra |= _extension(tar.read(length, start), header.kind, shard, where)
         elif header.kind not in (b"g", b"K"):
             members += 1
             if _is_file(header, name, extra, shard, where):
                 yield Member(_clean(name, shard, where), at, start, length)
             extra, last = {}, name
         at = start + -(-length // BLOCK) * BLOCK
-    _check_end(descriptor, shard, at, size)
+    _check_end(tar, shard, at)
     if members == 0:
         raise UserError(f"{shard}: the tar is empty (no members).", "Delete it, or leave it out of `source`.")
-
-
-def open_tar(path: Path, shard: str) -> int:
-    """A read-only file descriptor. Raises UserError when the tar cannot be opened."""
-    try:
-        return os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{shard}: cannot be opened ({error.strerror}: {path}).", "Check the file.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +170,10 @@ def _clean(name: str, shard: str, where: str) -> str:
     return name
 
 
-def _check_kind(descriptor: int, shard: str, size: int) -> None:
-    if size == 0:
+def _check_kind(tar: Ranged, shard: str) -> None:
+    if tar.size == 0:
         raise UserError(f"{shard}: the file is empty (0 bytes).", _AGAIN)
-    first = os.pread(descriptor, BLOCK, 0)
+    first = tar.read(BLOCK, 0)
     for magic, kind, command in _COMPRESSED:
         if first.startswith(magic):
             raise UserError(
@@ -195,13 +186,14 @@ def _check_kind(descriptor: int, shard: str, size: int) -> None:
         raise UserError(f"{shard}: not a tar file, or its first header is damaged (byte 0).", _AGAIN)
 
 
-def _check_end(descriptor: int, shard: str, at: int, size: int) -> None:
+def _check_end(tar: Ranged, shard: str, at: int) -> None:
     """Two zero blocks end a tar, and only zeros may follow: a hole in the middle must not pass as the end."""
+    size = tar.size
     if at + 2 * BLOCK > size:
         raise UserError(f"{shard}: the tar is cut inside its end-of-archive blocks (byte {at:,}).", _AGAIN)
     place = at
     while place < size:
-        piece = os.pread(descriptor, 1 << 20, place)
+        piece = tar.read(1 << 20, place)
         if not piece:
             return
         if piece.count(0) != len(piece):

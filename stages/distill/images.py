@@ -6,8 +6,10 @@ Shapes: B images of a batch, N usable rows, V views, S image side in pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -57,21 +59,26 @@ class ViewImages:
             StageError: a sample that was readable during extraction no longer is.
         """
         if not self._kept:
-            rendered = list(pool.map(lambda row: self._render(int(row), view), rows_B))
+            rendered = list(self._rendered(rows_B, view, pool))
             return {size: torch.from_numpy(np.stack([x[i] for x in rendered])) for i, size in enumerate(self.sizes)}
         place_B = np.searchsorted(self.rows_N, rows_B)
         new = place_B[~self._have_VN[view, place_B]]
-        for place, images in zip(new, pool.map(lambda p: self._render(int(self.rows_N[p]), view), new), strict=True):
+        for place, images in zip(new, self._rendered(self.rows_N[new], view, pool), strict=True):
             for kept_VN3SS, image_3SS in zip(self._kept.values(), images, strict=True):
                 kept_VN3SS[view, place] = image_3SS
         self._have_VN[view, new] = True
         return {size: torch.from_numpy(kept_VN3SS[view, place_B]) for size, kept_VN3SS in self._kept.items()}
 
-    def _render(self, row: int, view: int) -> list[NDArray[np.uint8]]:
+    def _rendered(self, rows: NDArray[np.int64], view: int, pool: Executor) -> Iterator[list[NDArray[np.uint8]]]:
+        """Each row at every size, in order."""
+        wanted = [int(row) for row in rows]
+        return pool.map(self._render, wanted, self.dataset.read_many(wanted), repeat(view))
+
+    def _render(self, row: int, read: Callable[[], bytes], view: int) -> list[NDArray[np.uint8]]:
         """One image at every size."""
         key = self.dataset.key(row)
         try:
-            image_HWC = decode_image(self.dataset.read(row))
+            image_HWC = decode_image(read())
         except UndecodableImage as error:
             raise StageError(
                 f"Sample {key!r} was decoded during extraction, and cannot be now: {error}.",

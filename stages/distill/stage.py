@@ -163,7 +163,7 @@ def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> Source | Non
 
 
 def _open(inventory: Inventory, need: FeatureNeed) -> FeatureCache:
-    return FeatureCache.open(inventory.feature_folder(need))
+    return FeatureCache(inventory.feature_folder(need))
 
 
 def _require_complete(inventory: Inventory, needs: Sequence[FeatureNeed], blocks: int) -> None:
@@ -171,7 +171,7 @@ def _require_complete(inventory: Inventory, needs: Sequence[FeatureNeed], blocks
     for need in needs:
         done, total = inventory.coverage(need, blocks)
         if done < total:
-            old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder(inventory.folder))
+            old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder_name)
             changed = f" Differs from what was extracted: {describe(old.definition, need.definition)}." if old else ""
             rows = f" --rows {inventory.rows}" if inventory.rows else ""
             raise UserError(
@@ -196,7 +196,7 @@ def _refuse_changes(
             f"differs: {describe(begun.definition, definition)}.",
             f"Restore them to go on; --student NEW keeps both; --restart trains the new ones as {label}.",
         )
-    old = inventory.pointed("students", label, StudentManifest, folder)
+    old = inventory.pointed("students", label, StudentManifest, folder.name)
     if old is not None:
         kept = student_folder(inventory.folder, label, old.definition).name
         reporter.say(

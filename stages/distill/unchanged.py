@@ -24,7 +24,7 @@ def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> No
     for source, views in sources:
         for teacher, cache in source.caches.items():
             for view in range(views):
-                caches[cache.path, view] = (teacher, cache, source.dataset)
+                caches[cache.location, view] = (teacher, cache, source.dataset)
     for (_, view), (teacher, cache, dataset) in caches.items():
         feature, store = cache.definition, cache.folder.store
         probes = read_probes(store, view)

@@ -69,6 +69,7 @@ def _extract(
         dataset = datasets[name]
         work = ExtractPass(
             workdir=inventory.folder,
+            features=inventory.workspace.features,
             dataset=dataset,
             jobs=[(need, plan.encoder) for need, plan in needs.values()],
             blocks=dataset.blocks,
@@ -91,4 +92,4 @@ def _job(inventory: Inventory, plan: ProbePlan) -> ProbeJob:
 
 
 def _features(inventory: Inventory, need: FeatureNeed, dataset: Dataset) -> Features:
-    return read_features(FeatureCache.open(inventory.feature_folder(need)), dataset)
+    return read_features(FeatureCache(inventory.feature_folder(need)), dataset)

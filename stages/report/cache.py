@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from pipeline.cache.layout import MANIFEST
 from pipeline.cache.reader import FeatureCache
 from pipeline.engine import pick_device
 from pipeline.features import TOKENS
@@ -37,12 +38,10 @@ def cache_report(inventory: Inventory, device: str, plot: bool, reporter: Report
     found_curves: list[RateCurve] = []
     with reporter.task("compare", total=len(needs), unit="caches") as task:
         for need in needs:
-            path, dataset = need.folder(inventory.folder), inventory.dataset(need.dataset).dataset
-            if dataset is None or not (path / "manifest.json").is_file():
+            store, dataset = inventory.own_features(need), inventory.dataset(need.dataset).dataset
+            if dataset is None or store.size(MANIFEST) is None:
                 continue
-            found = compare(
-                dataset, FeatureCache.open(path), need, inventory.teacher(need.encoder), pick_device(device)
-            )
+            found = compare(dataset, FeatureCache(store), need, inventory.teacher(need.encoder), pick_device(device))
             for token in TOKENS if found is not None else ():
                 if need.views.get(token, 0):
                     assert found is not None

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.ablation import origins
 from pipeline.cache.records import FeatureFolder
-from pipeline.storage import LocalStore
+from pipeline.storage import LocalStore, Store
 from schemas.base import short
 from schemas.config import Scalar, TokenType
 from schemas.errors import StageError
@@ -50,11 +50,13 @@ def gather(
     commands: Sequence[str] = (),
     evaluation_digest: str = "",
     title: str = "",
+    features: Store | None = None,
 ) -> ReportData:
     """Read everything that a report shows. What has gone missing since is left out, not an error.
 
     Args:
-        workdir: the working folder; features are looked up in it by digest.
+        workdir: the working folder.
+        features: where feature folders are looked up by digest; by default `features/` of the working folder.
         evaluation_folder: `evaluations/<name>-<8>`; its name stands in the provenance.
         students: folder of each student whose training is shown, by name.
         results: the records in force, in the order of the configuration.
@@ -73,10 +75,11 @@ def gather(
     benchmarks = dict.fromkeys(record.benchmark for record in results)
     trained_on = {t.features for m in manifests.values() for t in m.definition.teachers}
     evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
-    folders = [f for d in sorted(trained_on | evaluated) if (f := _feature_folder(workdir, d)) is not None]
-    features = [row for folder in folders for row in feature_rows(folder, roles, trained_on)]
+    places = features or LocalStore(workdir / "features")
+    folders = [f for d in sorted(trained_on | evaluated) if (f := _feature_folder(places, d)) is not None]
+    rows = [row for folder in folders for row in feature_rows(folder, roles, trained_on)]
     order = {name: place for place, name in enumerate(roles)}
-    features.sort(key=lambda f: (f.dataset, order.get(f.encoder, len(order)), f.encoder, f.token))
+    rows.sort(key=lambda f: (f.dataset, order.get(f.encoder, len(order)), f.encoder, f.token))
     name, _, digits = evaluation_folder.name.rpartition("-")
     return ReportData(
         title=title or name or evaluation_folder.name,
@@ -84,7 +87,7 @@ def gather(
         encoders=tuple(EncoderEntry(n, role, _baseline_of(n, roles)) for n, role in roles.items()),
         scores=tuple(_score(record) for record in results),
         training=tuple(training_curves(manifests[n], students[n], n) for n in manifests),
-        features=tuple(features),
+        features=tuple(rows),
         origins=tuple(_origins(manifests, folders, results, trained_on, evaluation_digest or digits, name)),
         protocol=", ".join(sorted({record.definition.protocol for record in results})),
         commands=tuple(commands),
@@ -161,9 +164,9 @@ def _series(epochs: Iterable[float | None], values: Iterable[float | None]) -> S
     return Series(tuple(e for e, _ in pairs), tuple(v for _, v in pairs))
 
 
-def _feature_folder(workdir: Path, digest: str) -> tuple[FeatureManifest, FeatureFolder] | None:
-    for path in sorted((workdir / "features").glob(f"*-{short(digest)}")):
-        folder = FeatureFolder(LocalStore(path))
+def _feature_folder(features: Store, digest: str) -> tuple[FeatureManifest, FeatureFolder] | None:
+    for name in [n for n in features.folders() if n.endswith(f"-{short(digest)}")]:
+        folder = FeatureFolder(features.child(name))
         try:
             manifest = folder.manifest
         except StageError:

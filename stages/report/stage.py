@@ -37,5 +37,6 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
     shown = {record.encoder for record in records if record.role == "student"}
     students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
     notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
-    data = gather(inventory.folder, folder, students, records, notes=notes, commands=COMMANDS)
+    place = inventory.workspace.features
+    data = gather(inventory.folder, folder, students, records, notes=notes, commands=COMMANDS, features=place)
     return write_report(folder, data), results_table(data)

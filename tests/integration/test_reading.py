@@ -82,7 +82,7 @@ class TestLoader:
             cache.loader(extracted.dataset(), batch=4, view=2)
 
     def test_damage_is_never_data(self, extracted: Any, cache: FeatureCache) -> None:
-        flip(next(p for p in (cache.path / "view-000/cls/c").rglob("*") if p.is_file()))
+        flip(next(p for p in (Path(cache.location) / "view-000/cls/c").rglob("*") if p.is_file()))
         with pytest.raises(StageError, match=r"Damaged: .*its content has changed"):
             list(cache.loader(extracted.dataset(), batch=4, tokens=("cls",), shuffle=False))
 
@@ -124,7 +124,7 @@ class TestFeatureRoots:
 
 class TestVerify:
     def test_quick_reads_no_shards_but_finds_other_sizes(self, extracted: Any, cache: FeatureCache) -> None:
-        shards = sorted(p for p in (cache.path / "view-000/cls/c").rglob("*") if p.is_file())
+        shards = sorted(p for p in (Path(cache.location) / "view-000/cls/c").rglob("*") if p.is_file())
         flip(shards[0])
         quick = VerifyOptions(read_only=True, quick=True)
         assert verify(extracted.inventory(), quick, SilentReporter())[0].ok

@@ -110,7 +110,7 @@ def make_cache(
             prepare_view(features, view, token, dataset.manifest.end_row)
             for block in range(dataset.blocks):
                 commit_block(features, dataset, view, token, block, shape, maps[token], bad)
-    return FeatureCache.open(features.path)
+    return FeatureCache.open(features.store.root)
 
 
 def commit_block(

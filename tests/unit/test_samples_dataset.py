@@ -67,7 +67,7 @@ def test_a_shortened_shard_and_swapped_shards(indexed):
     os.rename(folder / "t-0000.tar", folder / "x")
     os.rename(folder / "t-0002.tar", folder / "t-0000.tar")
     os.rename(folder / "x", folder / "t-0002.tar")
-    fresh = open_dataset(indexed.folder, indexed.roots)
+    fresh = open_dataset(indexed.store, indexed.roots)
     for row in (0, 5, 12, 17):
         with pytest.raises(StageError, match="is not the data"):
             fresh.read(row)
@@ -95,7 +95,7 @@ def test_io_errors_are_retried_then_stop(indexed, monkeypatch):
 
 
 def test_a_missing_shard_says_where_it_was_looked_for(indexed, tmp_path):
-    elsewhere = open_dataset(indexed.folder, [tmp_path / "a", tmp_path / "b"])
+    elsewhere = open_dataset(indexed.store, [tmp_path / "a", tmp_path / "b"])
     with pytest.raises(UserError, match=r"data/t-0000.tar is not there \(looked in .*/a, .*/b\)"):
         elsewhere.read(0)
 
@@ -147,17 +147,17 @@ def test_a_fresh_process_reads_the_same_from_a_small_pickle(indexed, tmp_path):
 
 
 def test_a_damaged_index_is_noticed(indexed):
-    path = indexed.folder / "segment-000.parquet"
+    path = indexed.store.root / "segment-000.parquet"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    damaged = open_dataset(indexed.folder, indexed.roots)
+    damaged = open_dataset(indexed.store, indexed.roots)
     with pytest.raises(StageError, match="the sample index is damaged"):
         damaged.read(0)
     assert damaged.damaged() == ("segment-000.parquet",)
     assert indexed.damaged() == ("segment-000.parquet",)
     with pytest.raises(UserError, match="no sample index there"):
-        open_dataset(indexed.folder / "nothing", [])
+        open_dataset(indexed.store.root / "nothing", [])
 
 
 def test_block_digests_follow_keys_and_content():

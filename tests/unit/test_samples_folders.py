@@ -86,15 +86,15 @@ def test_class_folders_grow(classes):
     old = index(work, "train")
     before = [old.key(int(r)) for r in old.rows()]
     config = DatasetConfig(source="train")
-    assert dataset_state(old.folder, old.roots, config)[0] == "fresh"
+    assert dataset_state(old.store, old.roots, config)[0] == "fresh"
     classes(start=10, count=3)
-    assert dataset_state(old.folder, old.roots, config) == ("partial", "9 new images since indexing")
+    assert dataset_state(old.store, old.roots, config) == ("partial", "9 new images since indexing")
     new = index(work, "train")
-    assert new.folder == old.folder
+    assert new.store == old.store
     assert [new.key(int(r)) for r in old.rows()] == before
     assert new.manifest.rows == 39
     assert new.manifest.segments[1].first_row == 32
-    assert dataset_state(new.folder, new.roots, config)[0] == "fresh"
+    assert dataset_state(new.store, new.roots, config)[0] == "fresh"
     again = index(work, "train")
     assert again.manifest == new.manifest
 
@@ -117,7 +117,7 @@ def test_removed_and_renamed_images(classes):
     os.remove(work / "train/n02/n02_3.JPEG")
     with pytest.raises(UserError, match=r"train/n02 \(10 → 9 images\)"):
         index(work, "train")
-    assert dataset_state(dataset.folder, dataset.roots, DatasetConfig(source="train"))[0] == "stale"
+    assert dataset_state(dataset.store, dataset.roots, DatasetConfig(source="train"))[0] == "stale"
     (work / "train/n02/other1.JPEG").write_bytes(b"x")
     (work / "train/n02/other2.JPEG").write_bytes(b"y")
     with pytest.raises(UserError, match="removed or renamed"):
@@ -166,11 +166,11 @@ def test_changed_labels_keep_the_identity(flat):
     old = index(flat, "val", labels="l.txt")
     (flat / "l.txt").write_text("1\n1\n2\n3\n1\n2\n")
     config = DatasetConfig(source="val", labels="l.txt")
-    assert dataset_state(old.folder, old.roots, config) == ("stale", "labels changed")
+    assert dataset_state(old.store, old.roots, config) == ("stale", "labels changed")
     new = index(flat, "val", labels="l.txt")
     assert new.digest == old.digest
     assert new.labels()[0] == 0
-    assert dataset_state(new.folder, new.roots, config)[0] == "fresh"
+    assert dataset_state(new.store, new.roots, config)[0] == "fresh"
 
 
 def test_name_and_class_lines(flat):

@@ -53,7 +53,7 @@ def test_packing_keeps_the_datasets_identity(folders):
     packed = index(folders, "tars/t-*.tar")
     assert packed.manifest.layout == "tars"
     assert packed.digest == dataset.digest
-    assert packed.folder == dataset.folder
+    assert packed.store == dataset.store
     assert [packed.block_digest(b) for b in range(packed.blocks)] == [dataset.block_digest(b) for b in range(6)]
     assert packed.labels().tolist() == dataset.labels().tolist()
     assert packed.read(3) == dataset.read(3)
