@@ -79,6 +79,7 @@ class MakeStudent(Protocol):
         teachers: Mapping[str, ResolvedEncoder],
         device: str,
         folder: Path,
+        stop: Stop,
     ) -> StudentTrial:
         """The trial, ready to be prepared."""
 
@@ -239,6 +240,7 @@ class _Run:
             teachers={teacher: self.inventory.teacher(teacher) for teacher in features},
             device=self.device,
             folder=self.folder / "students",
+            stop=self.stop,
         )
         with closing(trial):
             trial.prepare(self.seconds)

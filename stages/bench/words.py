@@ -7,7 +7,7 @@ from schemas.bench import BenchReport, BenchRow, Part
 TARGETS = {"cpu": 0.85, "gpu": 0.95}
 """Efficiency that a stage should reach; on a GPU also of the speed-up over live teachers against its bound."""
 TITLES: dict[Part, str] = {
-    "extract": "Extraction",
+    "extract": "Extraction, per forward pass",
     "distill": "Distillation from the cache",
     "live": "Distillation with live teachers",
     "ladder": "The ladder alone",
@@ -24,7 +24,7 @@ def headlines(report: BenchReport) -> dict[Part, str]:
         unit = "forward passes" if bound.part == "extract" else "images"
         found[bound.part] = (
             f"{bound.ratio:.2f} of what its pieces allow (target {target:.2f}); {rate:,.1f} {unit}/s; "
-            f"most of the bound is {bound.limit}; pieces are {bound.cpu_ratio:.2f} of the CPU time"
+            f"most of the bound is {bound.limit}; they make up {bound.cpu_ratio:.2f} of its CPU time"
         )
     if report.live_speedup is not None and report.live_bound is not None:
         share = report.live_speedup / report.live_bound

@@ -7,7 +7,7 @@ Shapes: B images of a batch, N rows, P patch tokens, D student width, L ladder b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from pipeline.encoders import ResolvedEncoder, load_encoder
 from pipeline.executors import usable_cores
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import decode_image
+from pipeline.stopping import Stop
 from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore
 from pipeline.students import student_folder
@@ -84,6 +85,7 @@ class StudentBench:
         teachers: Mapping[str, ResolvedEncoder],
         device: str,
         folder: Path,
+        stop: Stop,
     ) -> None:
         """Args:
         label: the student's name.
@@ -93,11 +95,12 @@ class StudentBench:
         teachers: the same teachers, to run in the loop.
         device: where it trains.
         folder: a working folder for what training writes.
+        stop: polled between steps; a repetition then ends early.
 
         Raises:
             UserError: the student cannot be built, or there are too few rows for a batch.
         """
-        self.device, self.dataset = torch.device(device), dataset
+        self.device, self.dataset, self.stop = torch.device(device), dataset, stop
         caches = {name: FeatureCache.open(path) for name, path in features.items()}
         tokens = trained_tokens(definition.config)
         rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks, definition.patch_views)
@@ -148,18 +151,20 @@ class StudentBench:
         watch.time("targets", self._decode_targets)
         with torch_threads(torch.device("cpu"), 1):
             self._host_pieces(watch)
-        wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
-        for i in range(self.steps):
-            batch = self._batches[i % len(self._batches)]
-            pairs = read_pairs(wanted, batch.plan.patches)
-            watch.time("teachers", lambda b=batch, p=pairs: live_targets(self.live, b.images, p))  # type: ignore[misc]
+        watch.time("teachers", self._run_teachers)
         self._ladder(watch)
+
+    def _measured(self) -> Iterator[int]:
+        """The numbers of the measured steps, up to a stop."""
+        return (i for i in range(self.steps) if not self.stop.requested)
 
     def _pass(self, live: bool) -> None:
         """The steps as training makes them, from nothing: every block is read and every view rendered."""
         self.training.step = 0
         with closing(self._feed(live).batches([self.training], 0, self.steps)) as batches:
             for batch in batches:
+                if self.stop.requested:
+                    return
                 self.training.learn(batch)
 
     def _feed(self, live: bool) -> Feed:
@@ -196,7 +201,7 @@ class StudentBench:
     def _student_steps(self) -> None:
         self.training.step = 0
         ready = [replace(batch, targets=self._ready(batch)) for batch in self._batches]
-        for i in range(self.steps):
+        for i in self._measured():
             self.training.learn(ready[i % len(ready)])
 
     def _ready(self, batch: Batch) -> Mapping[Pair, AnyTargets]:
@@ -207,8 +212,15 @@ class StudentBench:
         return {pair: raw.decode(standards[pair].name) for pair, raw in batch.targets.items()}
 
     def _decode_targets(self) -> None:
-        for i in range(self.steps):
+        for i in self._measured():
             self._decoded(self._batches[i % len(self._batches)])
+
+    def _run_teachers(self) -> None:
+        """All teachers' forward passes, as a step with live teachers makes them."""
+        wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
+        for i in self._measured():
+            batch = self._batches[i % len(self._batches)]
+            live_targets(self.live, batch.images, read_pairs(wanted, batch.plan.patches))
 
     def _host_pieces(self, watch: Stopwatch) -> None:
         """What the host does for a pass, one thing after the other, on one core."""
@@ -217,7 +229,8 @@ class StudentBench:
         with ThreadPoolExecutor(1) as alone:
             feed.pool = alone
             reader = feed._reader(self.rows, wanted, feed.window)
-            for plan in list(feed._plans([self.training], 0))[: self.steps]:
+            plans = feed._plans([self.training], 0)
+            for _, plan in zip(self._measured(), plans, strict=False):
                 keys = reader.keys(plan.rows_B, plan.view, plan.patches)
                 watch.time("cache read", lambda k=keys: reader.window.get(k))  # type: ignore[misc]
                 watch.time("gather", lambda p=plan: reader.read(p.rows_B, p.view, p.patches))  # type: ignore[misc]
@@ -244,7 +257,7 @@ class StudentBench:
             "patch": [x.detach().requires_grad_() for x in outputs.patch_LBPD],
         }
         operands = ladder_operands(model.ladder, inputs)
-        for _ in range(self.steps):
+        for _ in self._measured():
             watch.time("ladder", lambda: ladder_step(model, inputs))
             watch.time("ladder products", lambda: multiply(operands))
 

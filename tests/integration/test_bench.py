@@ -55,7 +55,8 @@ def test_finished_artefacts_stay_as_they_are(trained: Any) -> None:
     assert (trained.content(), trained.times()) == before
 
 
-def test_a_stop_leaves_nothing(raw: Any) -> None:
+@pytest.mark.parametrize("moment", ["extract: ", "distill: "])
+def test_a_stop_leaves_nothing(raw: Any, moment: str) -> None:
     from cli.bench import _parts
     from stages.bench.run import BenchOptions, bench
 
@@ -64,9 +65,10 @@ def test_a_stop_leaves_nothing(raw: Any) -> None:
 
     class Reporter(SilentReporter):
         def say(self, text: str) -> None:
-            stop.request()
+            if text.startswith(moment):
+                stop.request()
 
-    assert bench(raw.inventory(), BenchOptions("cpu", quick=True), _parts(), Reporter(), stop) is None
+    assert bench(raw.inventory(rows="16"), BenchOptions("cpu", quick=True), _parts(), Reporter(), stop) is None
     assert not (raw.folder / "bench.tmp").exists()
 
 
