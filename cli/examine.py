@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     panel = "Looking"
     add_command(app, panel, status, "status", "status --watch")
-    add_command(app, panel, plan, "plan", "plan --disk 1TB --deadline 48h", "plan --throughput 2000 --json")
+    add_command(app, panel, plan, "plan", "plan --disk 1TB --deadline 48h", "plan --nodes 16 --gpus 8")
     add_command(app, panel, verify, "verify", "verify --quick", "verify --live 64", "verify --read-only --json")
     add_command(app, panel, gc, "gc", "gc --yes")
     add_command(app, panel, teachers, "teachers", "teachers --fetch")
@@ -84,6 +84,14 @@ def plan(
             metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring.", show_default=False
         ),
     ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Also plan for a cluster of N machines.", show_default=False)
+    ] = None,
+    gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of each (0: its cores do it all).")] = 0,
+    cores: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Cores of each (default: as many as here).", show_default=False),
+    ] = None,
     rows: RowsOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -93,12 +101,15 @@ def plan(
     """Say what extract, distill and evaluate will take: bytes, files, hours, and what they wait for.
 
     A short measurement of each encoder on your own images is kept in runs/, and makes the disk check of extract exact.
-    --disk and --deadline print the lines of unic-pipe.yaml that fit.
+    --disk and --deadline print the lines of unic-pipe.yaml that fit. --nodes 16 --gpus 8 says what the same takes on a
+    cluster; --throughput is then that of one GPU (without GPUs, of one node).
     """
     from rich.console import Console
 
     from cli.show_plan import plan_lines
     from cli.units import parse_bytes, parse_seconds
+    from pipeline.cluster import Cluster
+    from pipeline.executors import usable_cores
     from pipeline.progress import ConsoleReporter
     from stages.distill.cost import step_cost
     from stages.plan import PlanOptions
@@ -110,6 +121,7 @@ def plan(
         throughput=throughput,
         disk=parse_bytes(disk) if disk is not None else None,
         deadline=parse_seconds(deadline) if deadline is not None else None,
+        cluster=Cluster(nodes, gpus, cores or usable_cores()) if nodes is not None else None,
     )
     report = plan_stage(inventory, options, step_cost, ConsoleReporter())
     if as_json:

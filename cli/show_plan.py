@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.progress import duration, human_bytes
-from schemas.plans import PlanReport, PlanRow
+from schemas.plans import ClusterPlan, PlanReport, PlanRow
 
 HOUR_S = 3600.0
 
@@ -38,7 +38,24 @@ def plan_lines(report: PlanReport) -> RenderableType:
     fits = (
         Text(f"✔ fits: {total}", style="green") if report.fits else Text(f"✘ does not fit: {total}", style="bold red")
     )
-    return Group(*parts, fits)
+    return Group(*parts, fits, *([] if report.cluster is None else _cluster_lines(report.cluster)))
+
+
+def _cluster_lines(cluster: ClusterPlan) -> list[RenderableType]:
+    """A line for the extraction and for every student, with what a node has to move."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("on the cluster", no_wrap=True, max_width=24)
+    for name in ("processes", "time", "to write", "read", "write", "network", "waits for"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in cluster.rows:
+        rates = (row.read_mb_per_s, row.write_mb_per_s, row.network_mb_per_s)
+        table.add_row(
+            row.name, str(row.processes), duration(row.hours * HOUR_S), human_bytes(row.bytes),
+            *(f"{rate:,.3g}" for rate in rates), row.bottleneck or "nothing",
+        )  # fmt: skip
+    machines = f"{cluster.nodes} nodes with {cluster.gpus} GPUs and {cluster.cores} cores each; MB/s of a node"
+    notes = [Text(f"{row.name}: {row.note}", style="yellow") for row in cluster.rows if row.note]
+    return [Text(), table, *notes, Text(f"{machines}; {duration(cluster.hours * HOUR_S)} in all", style="dim")]
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
+from pipeline.cluster import Cluster, Measured, StepCost, StudentWork, plan_cluster
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
@@ -33,7 +33,6 @@ from schemas.features import CodecDefinition
 from schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
 from schemas.recipes import CENTER
 from schemas.status import Stage
-from schemas.students import StudentDefinition
 
 HOUR_S = 3600.0
 DISK_PROBE_BYTES = 32_000_000
@@ -49,25 +48,6 @@ PATIENCE_S = 2.0
 """An encoder that needs longer for them is measured on one benchmark alone."""
 
 
-class Cost(Protocol):
-    """What a training step costs."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of a step."""
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Bytes of a checkpoint."""
-
-    @property
-    def export_bytes(self) -> int:
-        """Bytes of the exported encoder."""
-
-
-StepCost = Callable[[StudentDefinition, str], Cost]
-
-
 @dataclass(frozen=True)
 class PlanOptions:
     """How to plan. `disk` in bytes and `deadline` in seconds ask for settings that fit."""
@@ -77,6 +57,7 @@ class PlanOptions:
     """Image-forwards per second, instead of the measured ones."""
     disk: float | None = None
     deadline: float | None = None
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +85,7 @@ class _Plan:
     rows: list[PlanRow] = field(default_factory=list)
     work: dict[Stage, float] = field(default_factory=dict)
     folders: int = 0
+    students: list[StudentWork] = field(default_factory=list)
 
 
 def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, reporter: Reporter) -> PlanReport:
@@ -131,6 +113,11 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     result.rows += _student_rows(inventory, device, step_cost, jobs, cores, result, reporter)
     disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
     report = _report(result, total, disk, features.remote, device, cores)
+    if options.cluster is not None:
+        measured = Measured(device, total, report.stages["extract"].bytes, disk_rate, options.throughput)
+        sizes = {job.need.dataset: _image_bytes(inventory, job.need.dataset) for job in jobs}
+        cluster = plan_cluster(options.cluster, measured, jobs, result.students, sizes)
+        report = report.model_copy(update={"cluster": cluster})
     if options.disk or options.deadline:
         advice = advise(inventory.config, [_choice(j) for j in jobs], report, options.disk, options.deadline)
         report = report.model_copy(update={"advice": advice})
@@ -314,6 +301,7 @@ def _student_rows(
         finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
         size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
         total += 0.0 if finished else seconds
+        result.students += [] if finished else [StudentWork(label, definition, steps, cost, render_s)]
         rows.append(
             PlanRow(
                 name=f"students/{label}",
@@ -362,6 +350,13 @@ def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, co
         stages=stages,
         rows=tuple(rows),
     )
+
+
+def _image_bytes(inventory: Inventory, name: str) -> float:
+    """Mean size of a dataset's encoded images."""
+    dataset = inventory.dataset(name).dataset
+    assert dataset is not None, "its features were planned"
+    return sum(float(s.sizes.sum()) for s in dataset.segments) / max(1, dataset.manifest.rows)
 
 
 def _free_inodes(folder: Path) -> float:

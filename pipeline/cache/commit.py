@@ -87,7 +87,7 @@ def commit_unit(
     codec = bound_codec(folder, token)
     _check_values(codec, values, valid_N)
     try:
-        shards, escape, statistics, loss = _encode(codec, values, valid_N)
+        shards, escape, statistics, loss = encode_unit(codec, values, valid_N)
     except StageError as error:
         where = f"{manifest.encoder}, view {view}, {token}, block {block}"
         raise StageError(f"{where}: {error.message}", error.hint) from error
@@ -125,10 +125,15 @@ def commit_unit(
     )
 
 
-def _encode(
+def encode_unit(
     codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]
 ) -> tuple[list[bytes], bytes, bytes, UnitLoss | None]:
-    """The shards, the escape table, the statistics of what they decode to, and how that differs from what went in."""
+    """The shards of a unit, its escape table, the statistics of what they decode to, and how that differs from what went
+    in; nothing is written.
+
+    Raises:
+        StageError: values that the codec cannot hold, or bytes that do not decode to what went in.
+    """
     values = np.ascontiguousarray(values, np.float32)
     parts = codec.encode(values, valid_N)
     escape = codec.escape(parts, values)

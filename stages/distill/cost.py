@@ -26,11 +26,12 @@ CPU_IMAGES = 32
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a training step, and bytes of a checkpoint and of the exported encoder."""
+    """Seconds of a training step, and bytes of a checkpoint, of the exported encoder and of all gradients."""
 
     seconds: float
     checkpoint_bytes: int
     export_bytes: int
+    gradient_bytes: int
 
 
 def step_cost(definition: StudentDefinition, device: str) -> StepCost:
@@ -49,7 +50,9 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     student = sum(p.numel() * p.element_size() for p in model.student.vit.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
-    return StepCost(min(seconds) * config.optimizer.batch / count, copies * (student + ladder), student)
+    return StepCost(
+        min(seconds) * config.optimizer.batch / count, copies * (student + ladder), student, student + ladder
+    )
 
 
 def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch, device: torch.device) -> float:

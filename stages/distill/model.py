@@ -66,7 +66,7 @@ class Distiller(nn.Module):
         config = self.config
         drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training else None
         x_B3SS = normalize(batch.images[config.image_size], config.mean, config.std)
-        with self._autocast():
+        with self.autocast():
             outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
         targets = self._targets(batch.targets, momentum)
@@ -87,7 +87,8 @@ class Distiller(nn.Module):
             targets.setdefault(token, {})[teacher] = self.resample[teacher](target) if token == "patch" else target
         return targets
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision in which student and ladder run."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
 

@@ -9,18 +9,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from pipeline.svg import element, fit, marker, nice_ticks, number, picture, text, tick_labels
 from stages.report.data import Series
-from stages.report.svg import (
-    Style,
-    element,
-    fit,
-    marker,
-    nice_ticks,
-    number,
-    picture,
-    text,
-    tick_labels,
-)  # fmt: skip
+from stages.report.styles import Style
 
 POINTS_PER_CURVE = 120
 RELATIVE_TITLE = "Top-1 relative to the best teacher of each benchmark (100)"

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from stages.report.charts import Axis, Line, Polygon, bars, panel, radar
 from stages.report.data import EncoderEntry, ReportData, StudentCurves
+from stages.report.styles import Style, styles, swatch
 from stages.report.summary import main_view
-from stages.report.svg import Style, styles, swatch
 
 VALIDATION_DASH = "5 3"
 

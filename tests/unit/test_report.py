@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from pipeline.svg import fit, nice_ticks, shorten, tick_labels
 from schemas.base import digest_of
 from schemas.config import StudentConfig
 from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
@@ -32,8 +33,8 @@ from stages.report.data import (
 )
 from stages.report.gather import gather
 from stages.report.render import render, write_report
+from stages.report.styles import styles
 from stages.report.summary import headline
-from stages.report.svg import fit, nice_ticks, shorten, styles, tick_labels
 from stages.report.text import results_table
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

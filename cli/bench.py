@@ -1,0 +1,89 @@
+"""The command `bench`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import (
+    NO_VALUE,
+    ConfigOption,
+    DeviceOption,
+    JsonOption,
+    RowsOption,
+    SetOption,
+    add_command,
+    open_inventory,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from stages.bench.run import Parts
+
+PAGE = "bench.html"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    add_command(app, "Looking", bench, "bench --quick", "bench --student main --repeats 9", "bench --json")
+
+
+def bench(
+    student: Annotated[
+        str | None,
+        typer.Option("--student", "-s", metavar="NAME", help="Which (default: the first).", show_default=False),
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Repetitions; the median is shown.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", metavar=NO_VALUE, help="A first look: little work, two repetitions.")
+    ] = False,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Measure where the time goes on this machine with your samples, and what limits.
+
+    Extraction and distillation run as they do for you, over the first blocks, in turns with their pieces alone: reading,
+    decoding, views, forward passes, codec, disk, student step. The ratio of what the pieces allow to what the stage
+    takes is its efficiency. Nothing is left in features/ or students/; runs/bench.html has the picture.
+    """
+    from rich.console import Console
+
+    from cli.show_bench import bench_lines
+    from pipeline.progress import ConsoleReporter
+    from pipeline.stopping import Stop
+    from pipeline.storage import LocalStore
+    from stages.bench.page import page
+    from stages.bench.run import BenchOptions, chosen_student, measured_dataset
+    from stages.bench.run import bench as bench_stage
+    from stages.indexing import index as index_stage
+
+    inventory = open_inventory(config, overrides, rows)
+    reporter = ConsoleReporter()
+    dataset = measured_dataset(inventory, chosen_student(inventory, student))
+    options = BenchOptions(device or inventory.config.compute.device, student, repeats, quick)
+    with Stop() as stop:
+        index_stage(inventory, [dataset], reporter, stop)
+        report = None if stop.requested else bench_stage(inventory, options, _parts(), reporter, stop)
+    if report is None:
+        return stop.exit_code
+    runs = LocalStore(inventory.folder / "runs")
+    runs.put(PAGE, page(report))
+    if as_json:
+        print_json(report)
+    else:
+        Console(highlight=False).print(bench_lines(report))
+    reporter.say(f"picture: {runs.path(PAGE)}")
+    return 0
+
+
+def _parts() -> Parts:
+    """What the bench borrows from other stages."""
+    from stages.bench.run import Parts
+    from stages.distill.pieces import PIECES, StudentBench
+    from stages.evaluate.logistic import Probe
+
+    return Parts(StudentBench, PIECES, lambda x_ND, labels_N: Probe(x_ND, labels_N).fit(1.0))

@@ -1,0 +1,277 @@
+"""What `bench` measures of a student: passes over a cache as training makes them, and the pieces of a step alone.
+
+The bench gets this from the command that runs it, since stages do not import each other.
+
+Shapes: B images of a batch, N rows, P patch tokens, D student width, L ladder blocks, S image side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.cache.reader import FeatureCache
+from pipeline.encoders import ResolvedEncoder, load_encoder
+from pipeline.executors import usable_cores
+from pipeline.samples.dataset import Dataset
+from pipeline.samples.images import decode_image
+from pipeline.stopping import Stop
+from pipeline.stopwatch import Stopwatch
+from pipeline.storage import LocalStore
+from pipeline.students import student_folder
+from pipeline.views.render import normalize, render_view
+from schemas.bench import Resource
+from schemas.config import TokenType
+from schemas.students import StudentDefinition
+from stages.distill.checkpoints import Checkpoints
+from stages.distill.feed import Feed, Rows, Source
+from stages.distill.frozen import freeze
+from stages.distill.ladder_pieces import ladder_operands, ladder_step, multiply
+from stages.distill.limits import torch_threads
+from stages.distill.live import LiveTeacher, live_targets
+from stages.distill.loader import Batch
+from stages.distill.model import Distiller
+from stages.distill.rows import rows_digest, trained_tokens, usable_rows
+from stages.distill.run import MAX_READERS
+from stages.distill.targets import AnyTargets, Pair, read_pairs
+from stages.distill.training import Training
+
+PIECES: Mapping[str, Resource] = {
+    "student step": "device",
+    "targets": "device",
+    "cache read": "host",
+    "gather": "host",
+    "image decode": "host",
+    "render": "host",
+}
+"""`cache read` verifies and decompresses blocks, `gather` picks a batch's rows, `targets` is the inverse transform with
+the standardization, `student step` is student + ladder + loss + optimizer on tensors in memory."""
+KEPT_BATCHES = 2
+"""Batches that are held in memory for the student-only step; they take turns."""
+CPU_BATCH = 64
+"""Images of a step on a CPU, at most: its time grows with them, and a whole batch may take minutes."""
+
+
+@dataclass(frozen=True)
+class ReadyTargets:
+    """Targets as the loss takes them, in the place of stored ones."""
+
+    values: Tensor
+
+    def decode(self, standard: str) -> Tensor:
+        """The values."""
+        del standard
+        return self.values
+
+
+class StudentBench:
+    """One student, its cached features and its teachers, ready to be timed."""
+
+    def __init__(
+        self,
+        label: str,
+        definition: StudentDefinition,
+        dataset: Dataset,
+        features: Mapping[str, Path],
+        teachers: Mapping[str, ResolvedEncoder],
+        device: str,
+        folder: Path,
+        stop: Stop,
+    ) -> None:
+        """Args:
+        label: the student's name.
+        definition: as configured, of one view; on a CPU the batch may be cut down.
+        dataset: the training samples.
+        features: feature folder of every teacher, finished for the definition's blocks.
+        teachers: the same teachers, to run in the loop.
+        device: where it trains.
+        folder: a working folder for what training writes.
+        stop: polled between steps; a repetition then ends early.
+
+        Raises:
+            UserError: the student cannot be built, or there are too few rows for a batch.
+        """
+        self.device, self.dataset, self.stop = torch.device(device), dataset, stop
+        caches = {name: FeatureCache.open(path) for name, path in features.items()}
+        tokens = trained_tokens(definition.config)
+        rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks, definition.patch_views)
+        self.definition = definition = _small(definition, len(rows_N), self.device)
+        self.config, self.batch = definition.config, definition.config.optimizer.batch
+        store = LocalStore(student_folder(folder, label, definition))
+        frozen = freeze(store, label, definition, caches, rows_N)
+        model = Distiller(self.config, definition.teachers, self.device, frozen.statistics)
+        checkpoints = Checkpoints(store, frozen.manifest.digest, rows_digest(rows_N), 1, print)
+        self.rows = Rows(Source(dataset, caches), rows_N)
+        self.training = Training(label, definition, model, len(rows_N), checkpoints=checkpoints)
+        self.live = {
+            name: LiveTeacher(load_encoder(encoder, device=device), caches[name].definition.compute)
+            for name, encoder in teachers.items()
+        }
+        self.epoch_steps = self.steps = len(rows_N) // self.batch
+        self._resources = ExitStack()
+        self._resources.enter_context(torch_threads(self.device, self.config.threads))
+        self._pool = self._resources.enter_context(ThreadPoolExecutor(min(usable_cores(), MAX_READERS)))
+        self.training.begin()
+        self._resources.callback(self.training.close)
+        self._batches = self._first_batches()
+
+    def close(self) -> None:
+        """Give back threads and files."""
+        self._resources.close()
+
+    @property
+    def images(self) -> int:
+        """Images of a repetition."""
+        return self.steps * self.batch
+
+    def prepare(self, seconds: float) -> None:
+        """Run everything once, and measure as many steps as take about `seconds` with teachers in the loop."""
+        whole, self.steps = self.epoch_steps, 1
+        self.lap(_fresh(str(self.device)))
+        watch = _fresh(str(self.device))
+        self.lap(watch)
+        slowest = max(watch.wall("wall").median, watch.wall("live").median)
+        self.steps = min(whole, max(2, round(seconds / slowest)))
+        self._cut()
+
+    def lap(self, watch: Stopwatch) -> None:
+        """One repetition: a pass from the cache, the same with live teachers, then every piece alone."""
+        watch.time("wall", lambda: self._pass(live=False))
+        watch.time("live", lambda: self._pass(live=True))
+        watch.time("student step", self._student_steps)
+        watch.time("targets", self._decode_targets)
+        with torch_threads(torch.device("cpu"), 1):
+            self._host_pieces(watch)
+        watch.time("teachers", self._run_teachers)
+        self._ladder(watch)
+
+    def _measured(self) -> Iterator[int]:
+        """The numbers of the measured steps, up to a stop."""
+        return (i for i in range(self.steps) if not self.stop.requested)
+
+    def _pass(self, live: bool) -> None:
+        """The steps as training makes them, from nothing: every block is read and every view rendered."""
+        self.training.step = 0
+        with closing(self._feed(live).batches([self.training], 0, self.steps)) as batches:
+            for batch in batches:
+                if self.stop.requested:
+                    return
+                self.training.learn(batch)
+
+    def _feed(self, live: bool) -> Feed:
+        return Feed(
+            training=self.rows,
+            validation=None,
+            definition=self.definition.model_copy(update={"live": live}),
+            pool=self._pool,
+            device=self.device,
+            teachers=self.live if live else {},
+        )
+
+    def _cut(self) -> None:
+        """Leave rows for exactly the measured steps: a pass then reads what it uses, and no more."""
+        rows_N = self.rows.rows_N[: self.steps * self.batch]
+        blocks = int(rows_N[-1]) // self.dataset.block_rows + 1
+        self.rows = Rows(self.rows.source, rows_N)
+        self.definition = self.definition.model_copy(update={"blocks": blocks})
+        self.epoch_steps = self.steps
+        self._batches = self._first_batches()
+
+    def _first_batches(self) -> list[Batch]:
+        """Some batches on the device, with images at the teachers' sizes as well."""
+        found: list[Batch] = []
+        for live in (False, True):
+            with closing(self._feed(live).batches([self.training], 0, min(KEPT_BATCHES, self.epoch_steps))) as batches:
+                for i, batch in enumerate(batches):
+                    if live:
+                        found[i] = replace(found[i], images=batch.images)
+                    else:
+                        found.append(batch)
+        return found
+
+    def _student_steps(self) -> None:
+        self.training.step = 0
+        ready = [replace(batch, targets=self._ready(batch)) for batch in self._batches]
+        for i in self._measured():
+            self.training.learn(ready[i % len(ready)])
+
+    def _ready(self, batch: Batch) -> Mapping[Pair, AnyTargets]:
+        return {pair: cast(AnyTargets, ReadyTargets(values)) for pair, values in self._decoded(batch).items()}
+
+    def _decoded(self, batch: Batch) -> dict[Pair, Tensor]:
+        standards = self.training.model.standards
+        return {pair: raw.decode(standards[pair].name) for pair, raw in batch.targets.items()}
+
+    def _decode_targets(self) -> None:
+        for i in self._measured():
+            self._decoded(self._batches[i % len(self._batches)])
+
+    def _run_teachers(self) -> None:
+        """All teachers' forward passes, as a step with live teachers makes them."""
+        wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
+        for i in self._measured():
+            batch = self._batches[i % len(self._batches)]
+            live_targets(self.live, batch.images, read_pairs(wanted, batch.plan.patches))
+
+    def _host_pieces(self, watch: Stopwatch) -> None:
+        """What the host does for a pass, one thing after the other, on one core."""
+        feed = self._feed(live=False)
+        wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
+        with ThreadPoolExecutor(1) as alone:
+            feed.pool = alone
+            reader = feed._reader(self.rows, wanted, feed.window)
+            plans = feed._plans([self.training], 0)
+            for _, plan in zip(self._measured(), plans, strict=False):
+                keys = reader.keys(plan.rows_B, plan.view, plan.patches)
+                watch.time("cache read", lambda k=keys: reader.window.get(k))  # type: ignore[misc]
+                watch.time("gather", lambda p=plan: reader.read(p.rows_B, p.view, p.patches))  # type: ignore[misc]
+                read = partial(self._images, plan.rows_B)
+                images = watch.time("image decode", read)
+                watch.time("render", lambda i=images, v=plan.view: self._render(i, v, {self.config.image_size}))  # type: ignore[misc]
+
+    def _images(self, rows_B: np.ndarray) -> list[tuple[str, np.ndarray]]:
+        return [(self.dataset.key(int(row)), decode_image(self.dataset.read(int(row)))) for row in rows_B]
+
+    def _render(self, images: Sequence[tuple[str, np.ndarray]], view: int, sizes: set[int]) -> None:
+        first = next(iter(self.rows.source.caches.values())).definition
+        for size in sizes:
+            torch.stack([render_view(x, first.recipe, first.view_seed, key, view, size) for key, x in images])
+
+    def _ladder(self, watch: Stopwatch) -> None:
+        """The ladder on given block outputs, and its matrix products alone."""
+        model, batch = self.training.model, self._batches[0]
+        x_B3SS = normalize(batch.images[self.config.image_size], self.config.mean, self.config.std)
+        with torch.no_grad(), model.autocast():
+            outputs = model.student(x_B3SS, model.ladder.rungs.blocks)
+        inputs: dict[TokenType, list[Tensor]] = {
+            "cls": [x.detach().requires_grad_() for x in outputs.cls_LBD],
+            "patch": [x.detach().requires_grad_() for x in outputs.patch_LBPD],
+        }
+        operands = ladder_operands(model.ladder, inputs)
+        for _ in self._measured():
+            watch.time("ladder", lambda: ladder_step(model, inputs))
+            watch.time("ladder products", lambda: multiply(operands))
+
+
+def _small(definition: StudentDefinition, rows: int, device: torch.device) -> StudentDefinition:
+    """A definition of one view, on a CPU with a smaller batch: a multiple of the streams, and no more than there are rows."""
+    optimizer, streams = definition.config.optimizer, definition.config.streams
+    most = min(optimizer.batch, rows, CPU_BATCH if device.type == "cpu" else optimizer.batch)
+    smaller = optimizer.model_copy(update={"batch": max(streams, most // streams * streams)})
+    config = definition.config.model_copy(update={"optimizer": smaller})
+    return definition.model_copy(update={"config": config})
+
+
+def _fresh(device: str) -> Stopwatch:
+    watch = Stopwatch(device)
+    watch.begin()
+    return watch

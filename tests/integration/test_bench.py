@@ -1,0 +1,77 @@
+"""`bench` on a real working folder: what it reports, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.progress import SilentReporter
+from pipeline.stopping import Stop
+from schemas.errors import UserError
+
+HOST = {"read", "decode", "render", "encode", "commit"}
+
+
+def run_cli(work: Any, *arguments: str) -> int:
+    from cli.main import app
+
+    code: int = app(args=["bench", "-c", str(work.folder), *arguments], prog_name="unic-pipe", standalone_mode=False)
+    return code
+
+
+def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    (raw.folder / "bench.tmp" / "of a killed bench").mkdir(parents=True)
+    assert run_cli(raw, "--quick", "--repeats", "1", "--rows", "32", "--json", "--device", "cpu") == 0
+    report = json.loads(capfd.readouterr().out)
+    rows = {(row["part"], row["name"]): row for row in report["rows"]}
+    assert {name for part, name in rows if part == "extract"} == {"wall", "forward", "disk", *HOST}
+    assert {name for part, name in rows if part == "distill"} == {
+        "wall", "student step", "targets", "cache read", "gather", "image decode", "render",
+    }  # fmt: skip
+    assert {("live", "wall"), ("live", "teachers"), ("ladder", "wall"), ("ladder", "products"), ("probe", "fit")} < set(
+        rows
+    )
+    for row in report["rows"]:
+        assert 0 < row["low_seconds"] <= row["seconds"] <= row["high_seconds"]
+    pieces = [row for row in report["rows"] if row["part"] == "extract" and row["resource"] in ("host", "device")]
+    cpu = sum(row["cpu_seconds"] for row in pieces)
+    assert sum(row["bound_share"] for row in pieces) == pytest.approx(1)
+    assert report["extract_ratio"] == pytest.approx(cpu / report["cores"] / rows["extract", "wall"]["seconds"])
+    step, teachers = rows["distill", "student step"]["seconds"], rows["live", "teachers"]["seconds"]
+    assert report["live_bound"] == pytest.approx(1 + teachers / step)
+    live, cached = rows["live", "wall"]["seconds"], rows["distill", "wall"]["seconds"]
+    assert report["live_speedup"] == pytest.approx(live / cached)
+    assert (report["device"], report["threads"]) == ("cpu", {"extract": 1, "distill": 1})
+    assert (raw.folder / "runs" / "bench.html").stat().st_size > 0
+    assert sorted(path.name for path in raw.folder.iterdir()) == ["data", "runs", "samples", "unic-pipe.yaml"]
+
+
+def test_finished_artefacts_stay_as_they_are(trained: Any) -> None:
+    before = trained.content(), trained.times()
+    settings = "--rows", "32", "--set", "cache.codec=klt", "--set", "views.patch=1"
+    assert run_cli(trained, "--quick", "--repeats", "1", *settings) == 0
+    assert (trained.content(), trained.times()) == before
+
+
+@pytest.mark.parametrize("moment", ["extract: ", "distill: "])
+def test_a_stop_leaves_nothing(raw: Any, moment: str) -> None:
+    from cli.bench import _parts
+    from stages.bench.run import BenchOptions, bench
+
+    raw.index()
+    stop = Stop()
+
+    class Reporter(SilentReporter):
+        def say(self, text: str) -> None:
+            if text.startswith(moment):
+                stop.request()
+
+    assert bench(raw.inventory(rows="16"), BenchOptions("cpu", quick=True), _parts(), Reporter(), stop) is None
+    assert not (raw.folder / "bench.tmp").exists()
+
+
+def test_unknown_students_are_named(raw: Any) -> None:
+    with pytest.raises(UserError, match="tinny"):
+        run_cli(raw, "--student", "tinny")
