@@ -26,7 +26,9 @@ PAGE = "bench.html"
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    add_command(app, "Looking", bench, "bench --quick", "bench --student main --repeats 9", "bench --json")
+    add_command(
+        app, "Looking", bench, "bench --quick", "bench --student main --repeats 9", "bench --scale 1281167,12811670"
+    )
 
 
 def bench(
@@ -39,6 +41,15 @@ def bench(
         bool, typer.Option("--quick", metavar=NO_VALUE, help="A first look: little work, two repetitions.")
     ] = False,
     rows: RowsOption = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            "--scale",
+            metavar="N[,N…]",
+            help="Instead: what planning costs over N simulated rows (no configuration is needed).",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -61,6 +72,8 @@ def bench(
     from stages.bench.run import bench as bench_stage
     from stages.indexing import index as index_stage
 
+    if scale is not None:
+        return _scale(scale, as_json)
     inventory = open_inventory(config, overrides, rows)
     reporter = ConsoleReporter()
     dataset = measured_dataset(inventory, chosen_student(inventory, student))
@@ -77,6 +90,35 @@ def bench(
     else:
         Console(highlight=False).print(bench_lines(report))
     reporter.say(f"picture: {runs.path(PAGE)}")
+    return 0
+
+
+def _scale(text: str, as_json: bool) -> int:
+    """Simulate datasets of these sizes, one after the other, in a temporary folder here."""
+    import tempfile
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from cli.show_bench import scale_table
+    from pipeline.progress import ConsoleReporter
+    from schemas.bench import ScaleReport
+    from schemas.errors import UserError
+    from stages.bench.machine import machine_name
+    from stages.bench.scale import simulate
+
+    sizes = [part.strip().replace("_", "") for part in text.split(",")]
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UserError(f"--scale {text}: not a list of row numbers.", "For instance --scale 1281167,12811670")
+    found = []
+    for size in map(int, sizes):
+        with tempfile.TemporaryDirectory(prefix="unic-pipe-scale-", dir=".") as folder:
+            found += simulate(Path(folder).absolute(), size, ConsoleReporter())
+    report = ScaleReport(machine=machine_name("cpu"), rows=tuple(found))
+    if as_json:
+        print_json(report)
+    else:
+        Console(highlight=False).print(scale_table(report))
     return 0
 
 

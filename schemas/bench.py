@@ -75,3 +75,21 @@ class BenchReport(Model):
     bounds: tuple[Bound, ...]
     rows: tuple[BenchRow, ...]
     notes: tuple[str, ...] = ()
+
+
+class ScaleRow(Model):
+    """A command over a simulated dataset (`bench --scale`)."""
+
+    name: str
+    rows: int
+    seconds: float
+    """Wall time of the process, with its start."""
+    peak_bytes: int
+    """The most memory that the process held; 0 where the system does not say."""
+
+
+class ScaleReport(Model):
+    """`unic-pipe bench --scale --json`."""
+
+    machine: str
+    rows: tuple[ScaleRow, ...]

@@ -5,10 +5,7 @@ Everything is measured in one run, in turns, in a folder that is removed afterwa
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from pipeline.cache.reader import FeatureCache
@@ -38,6 +34,7 @@ from schemas.errors import StageError, UserError, did_you_mean
 from schemas.students import StudentDefinition
 from stages.bench.bounds import bound_of, rows_of, with_shares
 from stages.bench.extraction import PIECES, ExtractBench
+from stages.bench.machine import Elsewhere, load_average, machine_name
 
 FOLDER = "bench.tmp"
 """Beside `runs/`; one bench at a time uses it, and removes what a killed one left."""
@@ -140,7 +137,7 @@ def bench(
         UserError: no teachers or no such student, or a teacher's weights are missing.
         StageError: samples cannot be read, another bench runs here.
     """
-    device, cores, load = pick_device(options.device), usable_cores(), _load()
+    device, cores, load = pick_device(options.device), usable_cores(), load_average()
     student = chosen_student(inventory, options.student)
     dataset = inventory.dataset(measured_dataset(inventory, student)).dataset
     if dataset is None:
@@ -150,7 +147,7 @@ def bench(
     seconds = QUICK_SECONDS if options.quick else SECONDS
     with exclusive(inventory.folder / "runs" / "bench.lock", "A bench"), _workplace(inventory.folder) as folder:
         run = _Run(inventory, dataset, student, device, cores, repeats, seconds, folder, found, reporter, stop)
-        elsewhere = _Elsewhere()
+        elsewhere = Elsewhere()
         features = run.extraction()
         if student is not None and not stop.requested:
             run.student(student, features, parts)
@@ -325,7 +322,7 @@ def _report(found: _Found, device: str, cores: int, repeats: int, load: float, b
     live, step = seconds.get(("live", "wall")), seconds.get(("distill", "student step"))
     return BenchReport(
         device=device,
-        machine=_machine(device),
+        machine=machine_name(device),
         cores=cores,
         repeats=repeats,
         threads=found.threads,
@@ -339,38 +336,3 @@ def _report(found: _Found, device: str, cores: int, repeats: int, load: float, b
         rows=tuple(with_shares(found.rows, on_gpu)),
         notes=tuple(found.notes),
     )
-
-
-def _machine(device: str) -> str:
-    """The processor's name, and the GPU's."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    if device.startswith("cuda"):
-        import torch
-
-        name = f"{torch.cuda.get_device_name(device)}, {name}"
-    return name
-
-
-class _Elsewhere:
-    """Counts the CPU seconds of other programs on this machine."""
-
-    def __init__(self) -> None:
-        self._started, self._before = time.perf_counter(), self._others()
-
-    def cores(self) -> float:
-        """Cores that they kept busy on average since the beginning."""
-        return max(0.0, self._others() - self._before) / (time.perf_counter() - self._started)
-
-    @staticmethod
-    def _others() -> float:
-        times = psutil.cpu_times()
-        return float(times.user + times.system) - time.process_time()
-
-
-def _load() -> float:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
