@@ -9,13 +9,14 @@ from functools import partial
 
 import torch
 
-from pipeline.progress import Reporter
+from pipeline.progress import Reporter, Task
 from pipeline.stopping import Stop
 from schemas.config import DistillConfig
 from stages.distill.feed import Feed
 from stages.distill.loader import Batch
 from stages.distill.metrics import Meter
 from stages.distill.training import Diverged, Training
+from stages.distill.world import World
 
 
 def train(
@@ -25,6 +26,7 @@ def train(
     finish: Callable[[Training], None],
     reporter: Reporter,
     stop: Stop,
+    world: World,
 ) -> None:
     """Train students to their ends, or until a stop is requested; `finish` is called with each that is done.
 
@@ -34,20 +36,22 @@ def train(
     Raises:
         StageError: data are missing or damaged, memory is short.
     """
-    clock = Clock(settings.checkpoint_minutes)
+    clock, stopped = Clock(settings.checkpoint_minutes), False
     for student in students:
         if student.step == student.steps:
             finish(student)
-    while (active := [s for s in students if s.error is None and s.step < s.steps]) and not stop.requested:
+    while (active := [s for s in students if s.error is None and s.step < s.steps]) and not stopped:
         first = min(s.step for s in active)
         together = [s for s in active if s.step == first]
         end = min([s.steps for s in together] + [s.step for s in active if s.step > first])
-        train_until(end, together, feed, settings, clock, reporter, stop)
+        stopped = train_until(end, together, feed, settings, clock, reporter, stop, world)
         for student in together:
             if student.error is not None and len(active) > 1:
                 reporter.say(f"{student.error.message} The other students go on.")
             elif student.step == student.steps and student.error is None:
                 finish(student)
+    for student in students:
+        student.checkpoints.settle()
 
 
 def train_until(
@@ -58,8 +62,10 @@ def train_until(
     clock: Clock,
     reporter: Reporter,
     stop: Stop,
-) -> None:
-    """Train students that are at the same step until step `end`, a stop, or the first that diverges."""
+    world: World,
+) -> bool:
+    """Train students that are at the same step until step `end`, a stop, or the first that diverges; whether stopped."""
+    begins, stopped, due = True, False, False
     step, batch_rows, epoch_steps = students[0].step, students[0].config.optimizer.batch, students[0].epoch_steps
     title = f"distill {', '.join(s.name for s in students)}"
     with (
@@ -67,25 +73,38 @@ def train_until(
         reporter.task(title, end * batch_rows, done=step * batch_rows) as task,
     ):
         for batch in clock.waited(batches):
-            if stop.requested:
+            if begins:
+                stopped, due = world.between_steps(stop, clock.due())
+            if stopped:
                 break
             for student in students:
                 student.learn(batch)
+            begins = batch.plan.last
+            if not begins:
+                continue
             step += 1
             task.advance(batch_rows)
             well = list(students)
             if step % settings.log_every == 0:
-                losses = [s.meter.means()["loss"] for s in students]
-                task.note("loss " + ", ".join(f"{loss:.4f}" for loss in losses))
-                well = each(well, partial(Training.write_row, data_wait=clock.waited_fraction()))
+                well = write_rows(well, clock.waited_fraction(), task)
             if step % epoch_steps == 0:
-                validate(well, feed)
-            if step % epoch_steps == 0 or clock.due():
+                validate(well, feed, world)
+            if step % epoch_steps == 0 or due:
                 well = each(well, Training.save)
             if len(well) < len(students):
                 break
-    if stop.requested:
+    if stopped:
         each([s for s in students if s.error is None and s.saved != step], Training.save)
+    return stopped
+
+
+def write_rows(students: Sequence[Training], data_wait: float, task: Task) -> list[Training]:
+    """Add a row to everybody's metrics, and show it; those that have not diverged."""
+    for student in students:
+        student.share_meter()
+    losses = ", ".join(f"{s.meter.means()['loss']:.4f}" for s in students)
+    task.note(f"loss {losses} · waits for data {data_wait:.0%}")
+    return each(students, partial(Training.write_row, data_wait=data_wait))
 
 
 def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[Training]:
@@ -99,7 +118,7 @@ def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[T
 
 
 @torch.no_grad()
-def validate(students: Sequence[Training], feed: Feed) -> None:
+def validate(students: Sequence[Training], feed: Feed, world: World) -> None:
     """Add the mean losses over the validation rows to every student's metrics."""
     meters = [Meter() for _ in students]
     with ExitStack() as stack:
@@ -109,8 +128,8 @@ def validate(students: Sequence[Training], feed: Feed) -> None:
             for student, meter in zip(students, meters, strict=True):
                 student.measure(batch, meter)
     for student, meter in zip(students, meters, strict=True):
-        if meter.weight:
-            student.write_validation(meter)
+        if feed.validation is not None:
+            student.write_validation(meter.shared(world.sum, world.size) if world.size > 1 else meter)
 
 
 class Clock:

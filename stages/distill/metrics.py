@@ -8,7 +8,7 @@ the row before. Rows at the end of an epoch may hold the same names under `val/`
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,6 +63,14 @@ class Meter:
                 sums[name], weights[name] = sums.get(name, 0.0) + value, weights.get(name, 0.0) + weight
         return {prefix + name: value / weights[name] for name, value in sums.items()}
 
+    def shared(self, total: Callable[[Tensor], Tensor], size: int) -> Meter:
+        """The mean of the meters of `size` processes, which have added the same names; `total` adds up tensors."""
+        meter = Meter()
+        for names, (sums, weight) in self._parts.items():
+            weights = total(torch.tensor(weight, dtype=torch.float64))
+            meter._parts[names] = total(sums) / size, float(weights) / size
+        return meter
+
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps, so that a row after a resume is the mean of the same steps."""
         parts: list[dict[str, object]] = [
@@ -105,11 +113,12 @@ class MetricsLog:
             if name != "step":
                 self.board.add_scalar(name, value, int(row["step"]))
 
-    def flush(self) -> None:
-        """Replace the table atomically."""
-        names = sorted({name for row in self.rows for name in row}, key=_column_order)
+    def flush(self, count: int | None = None) -> None:
+        """Replace the table atomically, by the first `count` rows; another thread may be adding more."""
+        rows = self.rows[:count]
+        names = sorted({name for row in rows for name in row}, key=_column_order)
         columns = {
-            name: pa.array([row.get(name) for row in self.rows], pa.int64() if name == "step" else pa.float64())
+            name: pa.array([row.get(name) for row in rows], pa.int64() if name == "step" else pa.float64())
             for name in names
         }
         if columns:

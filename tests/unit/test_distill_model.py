@@ -146,12 +146,12 @@ def test_hardest_teacher_is_always_kept() -> None:
     assert keep_teachers(loss, draws, 0.5).tolist() == [[0, 1, 1], [1, 0, 0]]
 
 
-def test_ranks_share_one_normalisation() -> None:
-    """Two ranks with a global sum add up to one rank's loss, which per-rank normalisation would not."""
+def test_parts_share_one_normalisation() -> None:
+    """Two parts add up to the batch's loss, corrected by what all kept; normalising each part would not."""
     loss, keep = torch.rand(6, 3), torch.tensor([[1.0, 1, 1]] * 3 + [[0.0, 1, 0]] * 3)
     whole = total_loss(loss, keep)
-    parts = [total_loss(loss[i : i + 3], keep[i : i + 3], lambda _: keep.sum()) for i in (0, 3)]
-    torch.testing.assert_close(sum(parts), whole)
+    parts = [total_loss(loss[i : i + 3], keep[i : i + 3], count=9.0) for i in (0, 3)]
+    torch.testing.assert_close(sum(parts) * 9 / keep.sum(), whole)
     torch.testing.assert_close(coefficients(keep).sum(), torch.tensor(1.0))
 
 
