@@ -65,7 +65,7 @@ def _start(rank: int, count: int, arguments: Sequence[str], store: Path) -> Proc
 
 
 def _supervise(processes: Sequence[Process], stop: Stop) -> int:
-    """Wait for all; the exit code of the first that failed, else 0."""
+    """Wait for all; the highest of their exit codes: what is wrong with the input (2) shows in one of them at least."""
     code, told, deadline = 0, False, float("inf")
     running = list(processes)
     while running:
@@ -76,9 +76,9 @@ def _supervise(processes: Sequence[Process], stop: Stop) -> int:
                 _tell(process, stop.signal)
         for process in [p for p in running if p.poll() is not None]:
             running.remove(process)
-            if process.returncode and not code:
+            if process.returncode:
                 # Killed by a signal: the others say so, and end with 1.
-                code, deadline = max(process.returncode, 0) or 1, time.monotonic() + GRACE_S
+                code, deadline = max(code, process.returncode, 1), min(deadline, time.monotonic() + GRACE_S)
         if time.monotonic() > deadline:
             for process in running:
                 process.kill()

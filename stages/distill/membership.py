@@ -17,8 +17,12 @@ STORE = "UNIC_PIPE_STORE"
 class Elsewhere(StageError):
     """Another process of the training has failed, and says why: this one ends without a word."""
 
-    def __init__(self) -> None:
+    def __init__(self, exit_code: int = 1) -> None:
         super().__init__("Another process of this training failed.")
+        self.exit_code = exit_code
+
+    def __reduce__(self) -> tuple[type[Elsewhere], tuple[int]]:
+        return type(self), (self.exit_code,)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,8 @@ class World:
         with suppress(RuntimeError):
             speaks = self._store.add(CAUSE, 1) == 1
         if not speaks:
-            return Elsewhere()
+            # All may have seen the same, for instance in the configuration.
+            return Elsewhere(getattr(error, "exit_code", 1))
         if isinstance(error, StageError | UserError) or not isinstance(error, RuntimeError):
             return error
         if not _LOST.search(str(error)):
