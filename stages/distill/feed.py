@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.cache.reader import FeatureCache
 from pipeline.samples.dataset import Dataset
 from schemas.students import StudentDefinition
+from stages.distill.bottleneck import Times
 from stages.distill.images import ViewImages
 from stages.distill.live import LiveTeacher, live_targets
 from stages.distill.loader import Batch, BatchPlan, Loader, Share, sequential_plans, training_plans
@@ -58,6 +59,10 @@ class Feed:
     """Teachers in the loop; empty when targets come from the caches."""
     share: Share = field(default_factory=Share)
     """What this process takes of every batch: it reads nothing else."""
+    times: Times = field(default_factory=Times)
+    """Where the time of the reading threads goes."""
+    threads: int = 1
+    """Of the pool."""
     _images: dict[str, ViewImages] = field(init=False, default_factory=dict)
 
     def batches(self, students: Sequence[Training], start: int, end: int) -> Generator[Batch]:
@@ -139,10 +144,11 @@ class Feed:
             teachers=max(len(s.definition.teachers) for s in students),
             branches=max(len(s.model.student.drop_paths) for s in students),
             pin=self.device.type == "cuda",
+            times=self.times,
         )
 
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
-        blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted))
+        blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)
         return TargetReader(blocks, wanted, rows.source.dataset.block_rows)
 
     def _view_images(self, rows: Rows, sizes: set[int], views: int) -> ViewImages:
@@ -151,7 +157,7 @@ class Feed:
         known = self._images.get(name)
         if known is None or set(known.sizes) != sizes:
             given = rows.source.dataset, first.recipe, first.view_seed, tuple(sorted(sizes)), views, rows.rows_N
-            self._images[name] = ViewImages(*given)
+            self._images[name] = ViewImages(*given, times=self.times)
         return self._images[name]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.draws import Purpose, uniforms
 from pipeline.order import epoch_order, epoch_view
+from stages.distill.bottleneck import Times
 from stages.distill.images import ViewImages
 from stages.distill.targets import TargetReader, Targets
 
@@ -140,6 +141,7 @@ class Loader:
     teachers: int
     branches: int
     pin: bool
+    times: Times = field(default_factory=Times)
 
     def batches(self, plans: Iterable[BatchPlan]) -> Generator[Batch]:
         """The planned batches in order.
@@ -158,6 +160,7 @@ class Loader:
                 if len(planned) > AHEAD:
                     ready.append(assembler.submit(self._assemble, planned.popleft()))
                 if len(ready) > READY:
+                    self.times.took(sum(batch.done() for batch in ready))
                     yield ready.popleft().result()
             ready.extend(assembler.submit(self._assemble, plan) for plan in planned)
             while ready:

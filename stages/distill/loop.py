@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -12,8 +11,9 @@ import torch
 from pipeline.progress import Reporter, Task
 from pipeline.stopping import Stop
 from schemas.config import DistillConfig
+from stages.distill.bottleneck import Bottleneck
+from stages.distill.clock import Clock, Stretch
 from stages.distill.feed import Feed
-from stages.distill.loader import Batch
 from stages.distill.metrics import Meter
 from stages.distill.training import Diverged, Training
 from stages.distill.world import World
@@ -36,7 +36,8 @@ def train(
     Raises:
         StageError: data are missing or damaged, memory is short.
     """
-    clock, stopped = Clock(settings.checkpoint_minutes), False
+    on_gpu, stopped = feed.device.type == "cuda", False
+    clock = Clock(settings.checkpoint_minutes, on_gpu, Bottleneck(feed.times, feed.threads, on_gpu, reporter.say))
     for student in students:
         if student.step == student.steps:
             finish(student)
@@ -83,10 +84,11 @@ def train_until(
             if not begins:
                 continue
             step += 1
+            clock.stepped(batch_rows)
             task.advance(batch_rows)
             well = list(students)
             if step % settings.log_every == 0:
-                well = write_rows(well, clock.waited_fraction(), task)
+                well = write_rows(well, clock.stretch(), task)
             if step % epoch_steps == 0:
                 validate(well, feed, world)
             if step % epoch_steps == 0 or due:
@@ -98,13 +100,13 @@ def train_until(
     return stopped
 
 
-def write_rows(students: Sequence[Training], data_wait: float, task: Task) -> list[Training]:
+def write_rows(students: Sequence[Training], stretch: Stretch, task: Task) -> list[Training]:
     """Add a row to everybody's metrics, and show it; those that have not diverged."""
     for student in students:
         student.share_meter()
     losses = ", ".join(f"{s.meter.means()['loss']:.4f}" for s in students)
-    task.note(f"loss {losses} · waits for data {data_wait:.0%}")
-    return each(students, partial(Training.write_row, data_wait=data_wait))
+    task.note(f"loss {losses} · waits for data {stretch.data_wait:.0%}")
+    return each(students, partial(Training.write_row, stretch=stretch))
 
 
 def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[Training]:
@@ -130,37 +132,3 @@ def validate(students: Sequence[Training], feed: Feed, world: World) -> None:
     for student, meter in zip(students, meters, strict=True):
         if feed.validation is not None:
             student.write_validation(meter.shared(world.sum, world.size) if world.size > 1 else meter)
-
-
-class Clock:
-    """Knows how long steps waited for data, and when a checkpoint is due."""
-
-    def __init__(self, checkpoint_minutes: float) -> None:
-        self._every_s = 60 * checkpoint_minutes
-        self._row = self._checkpoint = time.monotonic()
-        self._waited_s = 0.0
-
-    def waited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time until each arrives is counted."""
-        while True:
-            started = time.monotonic()
-            batch = next(batches, None)
-            self._waited_s += time.monotonic() - started
-            if batch is None:
-                return
-            yield batch
-
-    def waited_fraction(self) -> float:
-        """Fraction of the time since the last call that was spent waiting for data."""
-        now = time.monotonic()
-        fraction = self._waited_s / max(now - self._row, 1e-9)
-        self._row, self._waited_s = now, 0.0
-        return fraction
-
-    def due(self) -> bool:
-        """Whether a checkpoint is due; asks at most once per period."""
-        now = time.monotonic()
-        if now - self._checkpoint < self._every_s:
-            return False
-        self._checkpoint = now
-        return True

@@ -1,8 +1,8 @@
 """The metrics table (`metrics.parquet`) and TensorBoard's event files.
 
-Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, `data_wait` (fraction of the time spent waiting for
-data), then for every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since
-the row before. Rows at the end of an epoch may hold the same names under `val/`. Absent values are null.
+Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
+every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before.
+Rows at the end of an epoch may hold the same names under `val/`. Absent values are null.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from pipeline.storage import LocalStore
 from stages.distill.loss import TeacherLosses
 
 FILE = "metrics.parquet"
+
+TIMINGS = ("data_wait", "images_per_s", "queue")
+"""Columns that are different every time."""
 
 
 def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str, Tensor]:
@@ -142,5 +145,5 @@ def read_metrics(store: LocalStore) -> list[dict[str, float]]:
 
 
 def _column_order(name: str) -> tuple[int, str]:
-    first = ("step", "epoch", "lr", "loss", "data_wait", "val/loss")
+    first = ("step", "epoch", "lr", "loss", *TIMINGS, "val/loss")
     return (first.index(name), "") if name in first else (len(first), name)

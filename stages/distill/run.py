@@ -215,9 +215,9 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
         stack.enter_context(torch_threads(device, group[0].job.definition.config.threads))
-        pool = stack.enter_context(ThreadPoolExecutor(_readers(world)))
+        pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
         students = [_build(b, device, settings, reporter, world) for b in group]
-        feed = _feed(group, pool, device, Share(world.rank, world.size, settings.micro_batch))
+        feed = _feed(group, pool, device, world, settings.micro_batch)
         check_memory(students, feed, device, world.local_size)
         for student in students:
             student.begin()
@@ -230,7 +230,7 @@ def _train(
     return outcomes
 
 
-def _readers(world: World) -> int:
+def readers(world: World) -> int:
     """Threads of one process that decode images and blocks."""
     return min(max(1, usable_cores() // world.local_size), MAX_READERS)
 
@@ -253,7 +253,9 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, reporte
     )
 
 
-def _feed(group: Sequence[_Begun], pool: ThreadPoolExecutor, device: torch.device, share: Share) -> Feed:
+def _feed(
+    group: Sequence[_Begun], pool: ThreadPoolExecutor, device: torch.device, world: World, micro: int | None
+) -> Feed:
     """Sources with the caches of all students' teachers; in the loop, every teacher is loaded once."""
     first = group[0]
     teachers: dict[str, LiveTeacher] = {}
@@ -270,7 +272,8 @@ def _feed(group: Sequence[_Begun], pool: ThreadPoolExecutor, device: torch.devic
         pool=pool,
         device=device,
         teachers=teachers,
-        share=share,
+        share=Share(world.rank, world.size, micro),
+        threads=readers(world),
     )
 
 

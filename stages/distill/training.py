@@ -16,6 +16,7 @@ from schemas.errors import StageError
 from schemas.students import StudentDefinition
 from stages.distill.average import WeightAverage
 from stages.distill.checkpoints import Checkpoints
+from stages.distill.clock import Stretch
 from stages.distill.loader import Batch
 from stages.distill.metrics import Meter, MetricsLog, measures
 from stages.distill.model import Distiller
@@ -187,7 +188,7 @@ class Training:
         if self.world.size > 1:
             self.meter = self.meter.shared(self.world.sum, self.world.size)
 
-    def write_row(self, data_wait: float) -> None:
+    def write_row(self, stretch: Stretch) -> None:
         """Add the means since the last row to the metrics.
 
         Raises:
@@ -199,7 +200,7 @@ class Training:
         self.require_finite(means["loss"], "loss")
         if self.log is not None:
             lr = float(self.rates[self.step - 1])
-            self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, "data_wait": data_wait, **means})
+            self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch._asdict(), **means})
         self.meter = Meter()
 
     def write_validation(self, meter: Meter) -> None:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from pipeline.finished import checkpoint_step
 from pipeline.storage import LocalStore
-from stages.distill.metrics import read_metrics
+from stages.distill.metrics import TIMINGS, read_metrics
 
 STUDENTS: dict[str, dict[str, Any]] = {
     # One as it is, and one with everything that looks at the whole batch; both are read for in one pass.
@@ -59,7 +59,8 @@ def state_of(work: Any, name: str = "tiny") -> Any:
 def metrics_of(work: Any, name: str = "tiny") -> list[dict[str, float]]:
     rows = read_metrics(LocalStore(work.student(name)))
     for row in rows:
-        row.pop("data_wait", None)
+        for name in TIMINGS:
+            row.pop(name, None)
     return rows
 
 
