@@ -75,10 +75,10 @@ class Distiller(nn.Module):
         keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, config.loss.drop_probability if training else 0.0)
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, count)
 
-    def compile_parts(self) -> None:
+    def compile_parts(self, backend: str = "inductor") -> None:
         """Compile blocks and heads one by one: equal blocks are compiled once, and sharing out weights still works."""
         for part in [*self.student.vit.blocks, *self.ladder.heads.values()]:
-            part.compile()
+            part.compile(backend=backend)
 
     def _targets(self, raw: Targets, training: bool) -> Mapping[TokenType, Mapping[str, Tensor]]:
         """The targets of each token type; a view without patches has none of them."""

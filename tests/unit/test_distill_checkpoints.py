@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,32 @@ def test_a_foreign_file_under_an_edited_entry_is_refused(
     (shelf.root / "latest.json").write_bytes(entry.model_copy(update={"student": STUDENT}).to_bytes())
     with pytest.raises(StageError, match="other student"):
         shelf.loaded()
+
+
+def test_training_goes_on_while_it_is_written(shelf: Shelf) -> None:
+    """What is saved is the state at that moment, however late it is written."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go.wait(30)
+
+    changing = state(40.0)
+    shelf.checkpoints.save(40, changing, slow)
+    assert begun.wait(30)
+    assert shelf.loaded() == 30, "the pointer moves after the checkpoint is durable"
+    weights = changing["weights"]
+    assert isinstance(weights, torch.Tensor)
+    weights.zero_()
+    go.set()
+    shelf.checkpoints.settle()
+    assert shelf.loaded() == 40
+
+
+def test_an_error_of_the_writer_surfaces(shelf: Shelf) -> None:
+    shutil.rmtree(shelf.root / "checkpoints")
+    (shelf.root / "checkpoints").write_text("in the way")
+    shelf.checkpoints.save(40, state(40))
+    with pytest.raises(OSError, match="checkpoints"):
+        shelf.save(50)
+    shelf.checkpoints.settle()
