@@ -63,6 +63,16 @@ def member(environment: Mapping[str, str] = os.environ) -> Member | None:
     return Member(rank, size, local_rank, local_size, Path(store) if store else None)
 
 
+def gpu_of(local_rank: int, local_size: int, gpus: int, visible: str | None) -> int | None:
+    """Number of the GPU that a process of this machine uses, of `gpus` that it sees; None: there are too few.
+
+    `visible`: CUDA_VISIBLE_DEVICES. Cluster managers show every process its own GPU alone, which is then number 0.
+    """
+    if local_size <= gpus:
+        return local_rank
+    return 0 if gpus == 1 and visible is not None and "," not in visible else None
+
+
 def refuse_uneven(students: Mapping[str, StudentConfig], size: int) -> None:
     """Every process takes whole streams of every batch (see `pipeline.order`).
 

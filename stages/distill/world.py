@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pipeline.stopping import Stop
 from schemas.errors import StageError, UserError
-from stages.distill.membership import Elsewhere, Member
+from stages.distill.membership import Elsewhere, Member, gpu_of
 
 CAUSE = "cause"
 _POLL_S = 0.05
@@ -62,13 +62,14 @@ class World:
             raise UserError(
                 f"--device {wanted} is one device, and {self.size} processes need one each.", "Leave it out."
             )
-        if self.local_size > gpus:
+        gpu = gpu_of(self.local_rank, self.local_size, gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if gpu is None:
             raise UserError(
                 f"{self.local_size} processes on this machine need a GPU each, and it has {gpus}.",
-                f"Use --devices {gpus} --device cuda, or --device cpu.",
+                f"Use {gpus} processes, or --device cpu.",
             )
-        torch.cuda.set_device(self.local_rank)
-        return f"cuda:{self.local_rank}"
+        torch.cuda.set_device(gpu)
+        return f"cuda:{gpu}"
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:

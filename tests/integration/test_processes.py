@@ -12,7 +12,9 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.finished import checkpoint_step
+from pipeline.locks import exclusive
 from pipeline.storage import LocalStore
+from pipeline.students import student_folder
 from stages.distill.metrics import TIMINGS, read_metrics
 
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -181,6 +183,15 @@ def test_one_failure_is_one_message(ranks: Any, extracted: Any) -> None:
     assert said.count("error:") == 1
     assert "lite0, view 1" in said
     assert "Traceback" not in said
+
+
+def test_two_trainings_in_one_folder(ranks: Any, extracted: Any) -> None:
+    configure(extracted, ("tiny",))
+    definition = extracted.inventory().student_definition("tiny")
+    name = student_folder(extracted.folder, "tiny", definition).name
+    with exclusive(extracted.folder / "runs" / f"{name}.lock", "another training"):
+        assert ranks(extracted, 2) == [1, 1], ranks.everything()
+    assert ranks.everything().count("is running already") == 1
 
 
 def test_a_number_of_processes_that_does_not_divide_the_streams(
