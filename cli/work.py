@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
+    from cli.train import distill
+
     panel = "Stages"
     add_command(app, panel, run, "run", "run --rows 1%", "run --set cache.codec=int8")
     add_command(app, panel, extract, "extract --teacher dino", "extract --rows 1%", "extract --workers 4")
@@ -42,6 +44,7 @@ def register(app: typer.Typer) -> None:
         "distill",
         "distill --student hot --set students.main.optimizer.lr=1e-3",
         "distill --ablation",
+        "distill --devices 8",
     )
     add_command(
         app, panel, evaluate, "evaluate", "evaluate --encoder unic.pth --encoder rival=timm:vit_small_patch16_224.dino"
@@ -96,60 +99,6 @@ def extract(
         extract_step(inventory, teacher or (), options, reporter, stop)
 
     return staged(inventory, "extract", work)
-
-
-def distill(
-    student: Annotated[
-        list[str] | None,
-        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
-    ] = None,
-    ablation: Annotated[
-        bool,
-        typer.Option(
-            "--ablation",
-            metavar=NO_VALUE,
-            help="Train the paper's variants of one student: basic, + standardization, + ladder, + teacher dropping.",
-        ),
-    ] = False,
-    live_teachers: Annotated[
-        bool,
-        typer.Option(
-            "--live-teachers",
-            metavar=NO_VALUE,
-            help="The reference, NAME-live: teachers run in the loop, on a fresh view every epoch.",
-        ),
-    ] = False,
-    rows: RowsOption = None,
-    device: DeviceOption = None,
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."
-        ),
-    ] = False,
-    live_check: Annotated[
-        bool,
-        typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
-    ] = True,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> int:
-    """Train students against the cached features of their teachers.
-
-    Students that agree in samples, batch size and seed train in one pass over the cache. Each goes on from its newest
-    checkpoint, and gets the same bits as alone and never stopped. A --student that is not in the configuration trains
-    the settings of the only one that is, under the new name.
-    """
-    inventory = open_inventory(config, overrides, rows)
-    if live_teachers:
-        inventory = inventory.with_live_teachers()
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        distill_step(
-            inventory, student or (), device, restart, reporter, stop, ablation=ablation, live_check=live_check
-        )
-
-    return staged(inventory, "distill", work)
 
 
 def evaluate(
@@ -219,6 +168,7 @@ def run_everything(
     stop: Stop,
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
+    from cli.train import distill_step
     from stages.indexing import index as index_stage
     from stages.report.stage import records_in_force
     from stages.run import run as run_stages
@@ -267,31 +217,6 @@ def extract_step(
     index_stage(inventory, training_datasets(inventory), reporter, stop)
     if not stop.requested:
         extract_stage(inventory, teachers, options, reporter, stop)
-
-
-def distill_step(
-    inventory: Inventory,
-    students: Sequence[str],
-    device: str | None,
-    restart: bool,
-    reporter: Reporter,
-    stop: Stop,
-    *,
-    ablation: bool = False,
-    live_check: bool = True,
-) -> None:
-    """Train the named students (none named: all), or the variants of one, together where they can be."""
-    from pipeline.planning import training_datasets
-    from stages.distill.stage import distill_students, named_students, with_variants
-    from stages.indexing import index as index_stage
-
-    chosen = named_students(inventory, students)
-    names = tuple(students or chosen.config.students)
-    if ablation:
-        chosen, names = with_variants(chosen, names)
-    index_stage(chosen, training_datasets(chosen), reporter, stop)
-    if not stop.requested:
-        distill_students(chosen, names, device or chosen.config.compute.device, restart, reporter, stop, live_check)
 
 
 def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:

@@ -249,7 +249,9 @@ class StudentConfig(Model):
 
 
 class DistillConfig(Model):
-    """What a run of `distill` does beside training; none of it changes a student's weights."""
+    """How a run of `distill` goes about it. Nothing here is part of a student's identity: `micro_batch`, `compile`,
+    `shard` and the number of processes change the rounding of sums, and with it weights within that tolerance; the
+    rest changes nothing."""
 
     validation: Name | None = None
     """Dataset of the validation loss (view recipe `center`, no dropping, no drop path)."""
@@ -258,6 +260,15 @@ class DistillConfig(Model):
     keep_checkpoints: PositiveInt = 2
     log_every: PositiveInt = 10
     """Steps between rows of the metrics table."""
+    micro_batch: PositiveInt | None = None
+    """At most so many images at a time and process: what a larger share of the batch adds up to is the same step."""
+    compile: bool = False
+    """Compile the student's blocks and its ladder (`torch.compile`; on a CPU this needs a C++ compiler)."""
+    shard: Literal["auto", "always", "never"] = "auto"
+    """Whether several processes share out weights and moments (FSDP2) instead of holding copies (DDP); `auto`: above a
+    billion parameters, student and ladder together."""
+    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """A process that waits for another one longer than this ends."""
 
 
 class BenchmarkConfig(Model):

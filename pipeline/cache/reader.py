@@ -5,6 +5,7 @@ Legend: N rows of a block, P tokens per row, D dimensions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
@@ -198,6 +199,12 @@ class FeatureCache:
         Raises:
             StageError: the unit is not extracted yet, is damaged, or belongs to other rows.
         """
+        return self.read_block_timed(view, token, block, rows_digest)[0]
+
+    def read_block_timed(
+        self, view: int, token: TokenType, block: int, rows_digest: str | None = None
+    ) -> tuple[Decoded | Coefficients, float]:
+        """As `read_block_raw`, and the seconds for which it waited for the storage."""
         record = self._record(view, token, block)
         if rows_digest is not None and record.rows != rows_digest:
             raise StageError(
@@ -210,14 +217,16 @@ class FeatureCache:
             raise self._damage(record.files[0].path, record, "it was stored by another calibration")
         entries = {entry.path: entry for entry in record.files}
         keys = [shard_key(view, spec, block) for spec in codec.arrays]
+        started = time.perf_counter()
         shards = [self._verified(entries.get(key), key, record) for key in keys]
+        reading_s = time.perf_counter() - started
         parts = tuple(decode_part(spec, shard) for spec, shard in zip(codec.arrays, shards, strict=True))
         escape = escape_key(view, token, block)
         table = self._verified(entries[escape], escape, record) if escape in entries else b""
         decoded = codec.decode(parts, record.count, table)
         if not np.array_equal(decoded.present, valid_rows(record)):
             raise self._damage(keys[0], record, "its rows are not those of its record")
-        return decoded
+        return decoded, reading_s
 
     def _record(self, view: int, token: TokenType, block: int) -> UnitRecord:
         record = self.records(view, token).get(block)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from stages.distill.parallel import local, locals_of, shared_as
+
 
 class WeightAverage:
     """average ← decay · average + (1 - decay) · weight after every step; it begins with the initial weights."""
@@ -24,7 +26,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Count the weights as they are now."""
-        torch._foreach_lerp_(self._averages, [p.detach() for p in self._weights], 1 - self.decay)
+        torch._foreach_lerp_(locals_of(self._averages), locals_of(self._weights), 1 - self.decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -43,8 +45,12 @@ class WeightAverage:
     def load(self, state: Sequence[Tensor]) -> None:
         """Go on from what a checkpoint kept."""
         for average, value in zip(self._averages, state, strict=True):
-            average.copy_(value)
+            local(average).copy_(local(shared_as(value, average)))
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        for i, weight in enumerate(self._weights):
-            self._averages[i], weight.data = weight.data, self._averages[i]
+        # Contents, not tensors: what was shared out over processes knows its own memory.
+        for average, weight in zip(locals_of(self._averages), locals_of(self._weights), strict=True):
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)

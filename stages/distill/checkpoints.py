@@ -1,5 +1,7 @@
 """Checkpoints that are whole or not there: written, hashed, made durable, and only then pointed to.
 
+Training goes on while that happens: `save` copies the state to host memory, and a thread does the rest.
+
 `checkpoints/step-00000123.pt` holds the state, `checkpoints/step-00000123.json` its entry (size, SHA-256, student),
 and `latest.json` repeats the entry of the newest. Equal states give equal bytes.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -37,12 +40,48 @@ class Checkpoints:
         warn: shows a line about a checkpoint that cannot be used.
         """
         self.store, self.student, self.rows, self.keep, self.warn = store, student, rows, keep, warn
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
-    def save(self, step: int, state: State) -> None:
-        """Write the state after `step` steps; returns when it is durable and `latest.json` names it."""
+    def save(self, step: int, state: State, before: Callable[[], None] | None = None) -> None:
+        """Begin to write the state after `step` steps; it may change as soon as this returns.
+
+        At most one is being written: this waits for the one before. `before` is called first, by the writing thread.
+
+        Raises:
+            StageError: the checkpoint before could not be written.
+        """
+        self.settle()
+        content = _canonical({"step": step, "student": self.student, "rows": self.rows, "state": state})
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing = self._writer.submit(self._write, step, content, before)
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is durable and `latest.json` names it.
+
+        Raises:
+            StageError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self) -> None:
+        """Raise what `settle` would, if that is known already."""
+        if self._writing is not None and self._writing.done():
+            self.settle()
+
+    def close(self) -> None:
+        """End the thread when it is done."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def _write(self, step: int, content: State, before: Callable[[], None] | None) -> None:
+        if before is not None:
+            before()
         buffer = io.BytesIO()
-        content = {"step": step, "student": self.student, "rows": self.rows, "state": state}
-        torch.save(_canonical(content), buffer)
+        torch.save(content, buffer)
         data = buffer.getvalue()
         file = f"{FOLDER}/step-{step:08d}.pt"
         entry = CheckpointEntry(file=file, step=step, size=len(data), digest=sha256(data), student=self.student)
@@ -119,11 +158,12 @@ class Checkpoints:
 
 
 def _canonical(value: Any) -> Any:
-    """The same content in containers of its own: pickle writes an object that it has seen as a reference to it, so
-    that a state which was loaded, whose parts are shared differently, would give other bytes.
+    """The same content in memory and containers of its own: training changes the tensors, and pickle writes an object
+    that it has seen as a reference to it, so that a state which was loaded, whose parts are shared differently, would
+    give other bytes.
     """
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().contiguous()
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
         return {_canonical(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pipeline.cache.reader import FeatureCache
 from pipeline.samples.dataset import Dataset
 from schemas.students import StudentDefinition
+from stages.distill.bottleneck import Times
 from stages.distill.images import ViewImages
 from stages.distill.live import LiveTeacher, live_targets
-from stages.distill.loader import Batch, BatchPlan, Loader, sequential_plans, training_plans
+from stages.distill.loader import Batch, BatchPlan, Loader, Share, sequential_plans, training_plans
 from stages.distill.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 from stages.distill.training import Training
 
@@ -56,10 +57,18 @@ class Feed:
     device: torch.device
     teachers: Mapping[str, LiveTeacher]
     """Teachers in the loop; empty when targets come from the caches."""
+    share: Share = field(default_factory=Share)
+    """What this process takes of every batch: it reads nothing else."""
+    times: Times = field(default_factory=Times)
+    """Where the time of the reading threads goes."""
+    threads: int = 1
+    """Of the pool."""
     _images: dict[str, ViewImages] = field(init=False, default_factory=dict)
 
     def batches(self, students: Sequence[Training], start: int, end: int) -> Generator[Batch]:
-        """The batches of steps `start` to `end` - 1, on the device, with what these students need.
+        """This process's batches of steps `start` to `end` - 1, on the device, with what these students need.
+
+        A step may come in parts, of which one is the `last`.
 
         Raises:
             StageError: data of a batch are missing or damaged; raised when that batch is due.
@@ -70,7 +79,8 @@ class Feed:
         images = self._view_images(self.training, sizes, 0 if live else self.definition.views)
         targets = None if live else self._reader(self.training, wanted, self.window)
         loader = self._loader(students, images, targets)
-        with closing(loader.batches(islice(self._plans(students, start), end - start))) as batches:
+        steps = islice(self._plans(students, start), end - start)
+        with closing(loader.batches(part for plan in steps for part in self.share.parts(plan))) as batches:
             for batch in batches:
                 on_device = batch.to(self.device)
                 if live:
@@ -79,14 +89,15 @@ class Feed:
                 yield on_device
 
     def validation_batches(self, students: Sequence[Training]) -> Generator[Batch]:
-        """Batches of the validation rows in order, view 0, on the device."""
+        """This process's batches of the validation rows, view 0, on the device; as many on every process."""
         if self.validation is None or not students:
             return
         images = self._view_images(self.validation, _sizes(students), 1)
         targets = self._reader(self.validation, _wanted(students), VALIDATION_WINDOW)
         loader = self._loader(students, images, targets)
-        plans = sequential_plans(self.validation.rows_N, self.definition.config.optimizer.batch)
-        with closing(loader.batches(plans)) as batches:
+        size = self.share.batch(self.definition.config.optimizer.batch)
+        plans = list(sequential_plans(self.validation.rows_N, size))
+        with closing(loader.batches(self.share.batches(plans))) as batches:
             for batch in batches:
                 yield batch.to(self.device)
 
@@ -95,7 +106,8 @@ class Feed:
         """Decoded blocks of one teacher and token type that are kept while training: every stream reads from up to
         `window_blocks` at a time, and one more arrives while one more is leaving."""
         config = self.definition.config
-        return min(config.streams * (config.window_blocks + 2), self.definition.blocks * self.definition.views)
+        streams = config.streams // self.share.size
+        return min(streams * (config.window_blocks + 2), self.definition.blocks * self.definition.views)
 
     def window_bytes(self, students: Sequence[Training]) -> int:
         """Memory that the decoded blocks take."""
@@ -132,10 +144,11 @@ class Feed:
             teachers=max(len(s.definition.teachers) for s in students),
             branches=max(len(s.model.student.drop_paths) for s in students),
             pin=self.device.type == "cuda",
+            times=self.times,
         )
 
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
-        blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted))
+        blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)
         return TargetReader(blocks, wanted, rows.source.dataset.block_rows)
 
     def _view_images(self, rows: Rows, sizes: set[int], views: int) -> ViewImages:
@@ -144,7 +157,7 @@ class Feed:
         known = self._images.get(name)
         if known is None or set(known.sizes) != sizes:
             given = rows.source.dataset, first.recipe, first.view_seed, tuple(sorted(sizes)), views, rows.rows_N
-            self._images[name] = ViewImages(*given)
+            self._images[name] = ViewImages(*given, times=self.times)
         return self._images[name]
 
 

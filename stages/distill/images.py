@@ -21,6 +21,7 @@ from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.views.render import render_view
 from schemas.errors import StageError
 from schemas.recipes import Recipe
+from stages.distill.bottleneck import Times
 
 KEEP_BYTES = 512 << 20
 """Rendered views are kept in memory when all of them fit in this."""
@@ -41,6 +42,7 @@ class ViewImages:
     """Views 0 to `views` - 1 are kept once they are rendered, if they fit; 0: none is."""
     rows_N: NDArray[np.int64]
     """All rows that may be asked for, ascending."""
+    times: Times = field(default_factory=Times)
     # NumPy, because torch would copy with threads of its own, beside those of the training step.
     _kept: dict[int, NDArray[np.uint8]] = field(init=False, default_factory=dict)
     """By size, (V, N, 3, S, S)."""
@@ -77,11 +79,15 @@ class ViewImages:
     def _render(self, row: int, read: Callable[[], bytes], view: int) -> list[NDArray[np.uint8]]:
         """One image at every size."""
         key = self.dataset.key(row)
+        with self.times.spent("reading"):
+            raw = read()
         try:
-            image_HWC = decode_image(read())
+            with self.times.spent("decoding"):
+                image_HWC = decode_image(raw)
         except UndecodableImage as error:
             raise StageError(
                 f"Sample {key!r} was decoded during extraction, and cannot be now: {error}.",
                 "Image libraries changed; use the environment that extracted the features.",
             ) from None
-        return [render_view(image_HWC, self.recipe, self.view_seed, key, view, size).numpy() for size in self.sizes]
+        with self.times.spent("rendering"):
+            return [render_view(image_HWC, self.recipe, self.view_seed, key, view, size).numpy() for size in self.sizes]

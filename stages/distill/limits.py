@@ -14,12 +14,18 @@ from stages.distill.feed import Feed
 from stages.distill.training import Training
 
 
-def check_memory(students: Sequence[Training], feed: Feed, device: torch.device) -> None:
-    """The shuffle window, and on a CPU the gradients, moments and averages of all students, must fit."""
+def check_memory(students: Sequence[Training], feed: Feed, device: torch.device, processes: int) -> None:
+    """The shuffle window, and on a CPU the gradients, moments and averages of all students, must fit; so must the copy
+    and the bytes of a checkpoint (weights, moments, averages) that is written while training goes on.
+
+    `processes`: of this machine that need as much each.
+    """
     window, state = feed.window_bytes(students), 0
     for student in students if device.type == "cpu" else ():
-        copies = 3 if student.config.ema is None else 4
+        kept = 3 if student.config.ema is None else 4
+        copies = kept + 2 * kept
         state += copies * sum(p.numel() * p.element_size() for p in student.model.parameters())
+    window, state = window * processes, state * processes
     free = psutil.virtual_memory().available
     if window + state <= free:
         return

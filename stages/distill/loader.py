@@ -6,9 +6,9 @@ Shapes: B images, T teachers, U residual branches with drop path, S image side i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.draws import Purpose, uniforms
 from pipeline.order import epoch_order, epoch_view
+from stages.distill.bottleneck import Times
 from stages.distill.images import ViewImages
 from stages.distill.targets import TargetReader, Targets
 
@@ -36,6 +37,37 @@ class BatchPlan:
     epoch: int
     patches: bool = True
     """Whether the view carries patches."""
+    last: bool = True
+    """Whether this is the last (or only) part of its step on this process."""
+    counted: bool = True
+    """False: of a validation that others still have a batch of; its losses do not count."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch this process trains on, and in how many parts."""
+
+    rank: int = 0
+    size: int = 1
+    micro: int | None = None
+    """At most so many images at a time."""
+
+    def parts(self, plan: BatchPlan) -> list[BatchPlan]:
+        """This process's share of a planned batch, which `size` divides, in equal parts."""
+        mine_B = np.split(plan.rows_B, self.size)[self.rank]
+        count = -(-len(mine_B) // (self.micro or len(mine_B)))
+        parts = np.array_split(mine_B, count)
+        return [replace(plan, rows_B=rows_B, last=i == count - 1) for i, rows_B in enumerate(parts)]
+
+    def batches(self, plans: Sequence[BatchPlan]) -> list[BatchPlan]:
+        """Every `size`-th of whole batches; the same number on every process, so some do not count."""
+        count = -(-len(plans) // self.size) * self.size
+        filled = [*plans, *(replace(plans[0], counted=False) for _ in range(count - len(plans)))]
+        return filled[self.rank :: self.size]
+
+    def batch(self, size: int) -> int:
+        """Images of a whole batch that a process takes at a time when the global batch has `size`."""
+        return min(size // self.size, self.micro or size)
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,7 @@ class Loader:
     teachers: int
     branches: int
     pin: bool
+    times: Times = field(default_factory=Times)
 
     def batches(self, plans: Iterable[BatchPlan]) -> Generator[Batch]:
         """The planned batches in order.
@@ -127,6 +160,7 @@ class Loader:
                 if len(planned) > AHEAD:
                     ready.append(assembler.submit(self._assemble, planned.popleft()))
                 if len(ready) > READY:
+                    self.times.took(sum(batch.done() for batch in ready))
                     yield ready.popleft().result()
             ready.extend(assembler.submit(self._assemble, plan) for plan in planned)
             while ready:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 
 import torch
 
-from pipeline.progress import Reporter
+from pipeline.progress import Reporter, Task
 from pipeline.stopping import Stop
 from schemas.config import DistillConfig
+from stages.distill.bottleneck import Bottleneck
+from stages.distill.clock import Clock, Stretch
 from stages.distill.feed import Feed
-from stages.distill.loader import Batch
 from stages.distill.metrics import Meter
 from stages.distill.training import Diverged, Training
+from stages.distill.world import World
 
 
 def train(
@@ -25,6 +26,7 @@ def train(
     finish: Callable[[Training], None],
     reporter: Reporter,
     stop: Stop,
+    world: World,
 ) -> None:
     """Train students to their ends, or until a stop is requested; `finish` is called with each that is done.
 
@@ -34,20 +36,23 @@ def train(
     Raises:
         StageError: data are missing or damaged, memory is short.
     """
-    clock = Clock(settings.checkpoint_minutes)
+    on_gpu, stopped = feed.device.type == "cuda", False
+    clock = Clock(settings.checkpoint_minutes, on_gpu, Bottleneck(feed.times, feed.threads, on_gpu, reporter.say))
     for student in students:
         if student.step == student.steps:
             finish(student)
-    while (active := [s for s in students if s.error is None and s.step < s.steps]) and not stop.requested:
+    while (active := [s for s in students if s.error is None and s.step < s.steps]) and not stopped:
         first = min(s.step for s in active)
         together = [s for s in active if s.step == first]
         end = min([s.steps for s in together] + [s.step for s in active if s.step > first])
-        train_until(end, together, feed, settings, clock, reporter, stop)
+        stopped = train_until(end, together, feed, settings, clock, reporter, stop, world)
         for student in together:
             if student.error is not None and len(active) > 1:
                 reporter.say(f"{student.error.message} The other students go on.")
             elif student.step == student.steps and student.error is None:
                 finish(student)
+    for student in students:
+        student.checkpoints.settle()
 
 
 def train_until(
@@ -58,8 +63,10 @@ def train_until(
     clock: Clock,
     reporter: Reporter,
     stop: Stop,
-) -> None:
-    """Train students that are at the same step until step `end`, a stop, or the first that diverges."""
+    world: World,
+) -> bool:
+    """Train students that are at the same step until step `end`, a stop, or the first that diverges; whether stopped."""
+    begins, stopped, due = True, False, False
     step, batch_rows, epoch_steps = students[0].step, students[0].config.optimizer.batch, students[0].epoch_steps
     title = f"distill {', '.join(s.name for s in students)}"
     with (
@@ -67,25 +74,39 @@ def train_until(
         reporter.task(title, end * batch_rows, done=step * batch_rows) as task,
     ):
         for batch in clock.waited(batches):
-            if stop.requested:
+            if begins:
+                stopped, due = world.between_steps(stop, clock.due())
+            if stopped:
                 break
             for student in students:
                 student.learn(batch)
+            begins = batch.plan.last
+            if not begins:
+                continue
             step += 1
+            clock.stepped(batch_rows)
             task.advance(batch_rows)
             well = list(students)
             if step % settings.log_every == 0:
-                losses = [s.meter.means()["loss"] for s in students]
-                task.note("loss " + ", ".join(f"{loss:.4f}" for loss in losses))
-                well = each(well, partial(Training.write_row, data_wait=clock.waited_fraction()))
+                well = write_rows(well, clock.stretch(), task)
             if step % epoch_steps == 0:
-                validate(well, feed)
-            if step % epoch_steps == 0 or clock.due():
+                validate(well, feed, world)
+            if step % epoch_steps == 0 or due:
                 well = each(well, Training.save)
             if len(well) < len(students):
                 break
-    if stop.requested:
+    if stopped:
         each([s for s in students if s.error is None and s.saved != step], Training.save)
+    return stopped
+
+
+def write_rows(students: Sequence[Training], stretch: Stretch, task: Task) -> list[Training]:
+    """Add a row to everybody's metrics, and show it; those that have not diverged."""
+    for student in students:
+        student.share_meter()
+    losses = ", ".join(f"{s.meter.means()['loss']:.4f}" for s in students)
+    task.note(f"loss {losses} · waits for data {stretch.data_wait:.0%}")
+    return each(students, partial(Training.write_row, stretch=stretch))
 
 
 def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[Training]:
@@ -99,7 +120,7 @@ def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[T
 
 
 @torch.no_grad()
-def validate(students: Sequence[Training], feed: Feed) -> None:
+def validate(students: Sequence[Training], feed: Feed, world: World) -> None:
     """Add the mean losses over the validation rows to every student's metrics."""
     meters = [Meter() for _ in students]
     with ExitStack() as stack:
@@ -109,39 +130,5 @@ def validate(students: Sequence[Training], feed: Feed) -> None:
             for student, meter in zip(students, meters, strict=True):
                 student.measure(batch, meter)
     for student, meter in zip(students, meters, strict=True):
-        if meter.weight:
-            student.write_validation(meter)
-
-
-class Clock:
-    """Knows how long steps waited for data, and when a checkpoint is due."""
-
-    def __init__(self, checkpoint_minutes: float) -> None:
-        self._every_s = 60 * checkpoint_minutes
-        self._row = self._checkpoint = time.monotonic()
-        self._waited_s = 0.0
-
-    def waited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time until each arrives is counted."""
-        while True:
-            started = time.monotonic()
-            batch = next(batches, None)
-            self._waited_s += time.monotonic() - started
-            if batch is None:
-                return
-            yield batch
-
-    def waited_fraction(self) -> float:
-        """Fraction of the time since the last call that was spent waiting for data."""
-        now = time.monotonic()
-        fraction = self._waited_s / max(now - self._row, 1e-9)
-        self._row, self._waited_s = now, 0.0
-        return fraction
-
-    def due(self) -> bool:
-        """Whether a checkpoint is due; asks at most once per period."""
-        now = time.monotonic()
-        if now - self._checkpoint < self._every_s:
-            return False
-        self._checkpoint = now
-        return True
+        if feed.validation is not None:
+            student.write_validation(meter.shared(world.sum, world.size) if world.size > 1 else meter)

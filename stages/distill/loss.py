@@ -5,7 +5,7 @@ Shapes: B images, P patch tokens, E dimension of a teacher, T teachers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -71,16 +71,16 @@ def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float) -> T
     return keep_BT.scatter(1, hardest_B1, True).to(torch.float32)
 
 
-def coefficients(keep_BT: Tensor, global_sum: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """Weights of the losses, (B, T): kept entries share 1 equally over the global batch.
+def coefficients(keep_BT: Tensor, count: float | None = None) -> Tensor:
+    """Weights of the losses, (B, T): kept entries share 1 equally over the batch.
 
-    `global_sum` adds a scalar over ranks and accumulated micro-batches; normalising per rank would weigh images of
-    ranks that dropped more teachers more.
+    `count`: divide by this number instead of the entries kept. Parts of a batch (other processes' shares, accumulated
+    parts) agree on one, and their sum is corrected once all entries are counted: normalising each part by itself would
+    weigh images of parts that dropped more teachers more.
     """
-    total = keep_BT.sum()
-    return keep_BT / (total if global_sum is None else global_sum(total))
+    return keep_BT / (keep_BT.sum() if count is None else count)
 
 
-def total_loss(loss_BT: Tensor, keep_BT: Tensor, global_sum: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """This rank's share of the scalar loss of the global batch."""
-    return (coefficients(keep_BT, global_sum) * loss_BT).sum()
+def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: float | None = None) -> Tensor:
+    """The scalar loss of a batch, or one part's summand of it; `count` as for `coefficients`."""
+    return (coefficients(keep_BT, count) * loss_BT).sum()

@@ -1,14 +1,14 @@
 """The metrics table (`metrics.parquet`) and TensorBoard's event files.
 
-Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, `data_wait` (fraction of the time spent waiting for
-data), then for every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since
-the row before. Rows at the end of an epoch may hold the same names under `val/`. Absent values are null.
+Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
+every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before.
+Rows at the end of an epoch may hold the same names under `val/`. Absent values are null.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,9 @@ from pipeline.storage import LocalStore
 from stages.distill.loss import TeacherLosses
 
 FILE = "metrics.parquet"
+
+TIMINGS = ("data_wait", "images_per_s", "queue")
+"""Columns that are different every time."""
 
 
 def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str, Tensor]:
@@ -63,6 +66,14 @@ class Meter:
                 sums[name], weights[name] = sums.get(name, 0.0) + value, weights.get(name, 0.0) + weight
         return {prefix + name: value / weights[name] for name, value in sums.items()}
 
+    def shared(self, total: Callable[[Tensor], Tensor], size: int) -> Meter:
+        """The mean of the meters of `size` processes, which have added the same names; `total` adds up tensors."""
+        meter = Meter()
+        for names, (sums, weight) in self._parts.items():
+            weights = total(torch.tensor(weight, dtype=torch.float64))
+            meter._parts[names] = total(sums) / size, float(weights) / size
+        return meter
+
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps, so that a row after a resume is the mean of the same steps."""
         parts: list[dict[str, object]] = [
@@ -105,11 +116,12 @@ class MetricsLog:
             if name != "step":
                 self.board.add_scalar(name, value, int(row["step"]))
 
-    def flush(self) -> None:
-        """Replace the table atomically."""
-        names = sorted({name for row in self.rows for name in row}, key=_column_order)
+    def flush(self, count: int | None = None) -> None:
+        """Replace the table atomically, by the first `count` rows; another thread may be adding more."""
+        rows = self.rows[:count]
+        names = sorted({name for row in rows for name in row}, key=_column_order)
         columns = {
-            name: pa.array([row.get(name) for row in self.rows], pa.int64() if name == "step" else pa.float64())
+            name: pa.array([row.get(name) for row in rows], pa.int64() if name == "step" else pa.float64())
             for name in names
         }
         if columns:
@@ -133,5 +145,5 @@ def read_metrics(store: LocalStore) -> list[dict[str, float]]:
 
 
 def _column_order(name: str) -> tuple[int, str]:
-    first = ("step", "epoch", "lr", "loss", "data_wait", "val/loss")
+    first = ("step", "epoch", "lr", "loss", *TIMINGS, "val/loss")
     return (first.index(name), "") if name in first else (len(first), name)

@@ -56,12 +56,12 @@ class Distiller(nn.Module):
         self.to(device)
 
     def forward(
-        self, batch: Batch, training: bool = True, momentum: float = 0.0
+        self, batch: Batch, training: bool = True, count: float | None = None
     ) -> tuple[TeacherLosses, Tensor, Tensor]:
         """Losses per image and teacher, which teachers each image kept (B, T), and the scalar to minimise.
 
-        Without `training` no branch and no teacher is dropped. `momentum`: of the running standardization, if there is
-        one; the batch must be on the model's device.
+        Without `training` no branch and no teacher is dropped, and a running standardization learns nothing. `count`:
+        of parts of a batch, see `coefficients`. The batch must be on the model's device.
         """
         config = self.config
         drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training else None
@@ -69,13 +69,18 @@ class Distiller(nn.Module):
         with self.autocast():
             outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
-        targets = self._targets(batch.targets, momentum)
+        targets = self._targets(batch.targets, training)
         losses = teacher_losses(predictions, targets, config.loss.cosine, config.loss.smooth_l1)
         drop_teacher_BT = batch.drop_teacher_BT[:, : len(losses.teachers)]
         keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, config.loss.drop_probability if training else 0.0)
-        return losses, keep_BT, total_loss(losses.loss_BT, keep_BT)
+        return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, count)
 
-    def _targets(self, raw: Targets, momentum: float) -> Mapping[TokenType, Mapping[str, Tensor]]:
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile blocks and heads one by one: equal blocks are compiled once, and sharing out weights still works."""
+        for part in [*self.student.vit.blocks, *self.ladder.heads.values()]:
+            part.compile(backend=backend)
+
+    def _targets(self, raw: Targets, training: bool) -> Mapping[TokenType, Mapping[str, Tensor]]:
         """The targets of each token type; a view without patches has none of them."""
         targets: dict[TokenType, dict[str, Tensor]] = {}
         for (teacher, token), standard in self.standards.items():
@@ -83,7 +88,7 @@ class Distiller(nn.Module):
                 continue
             target = raw[teacher, token].decode(standard.name)
             if self.running is not None:
-                target = self.running(teacher, token, target, momentum)
+                target = self.running(teacher, token, target, learn=training)
             targets.setdefault(token, {})[teacher] = self.resample[teacher](target) if token == "patch" else target
         return targets
 

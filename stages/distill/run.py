@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 
 from pipeline.encoders import ResolvedEncoder, load_encoder
-from pipeline.encoders.export import export_student
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
 from pipeline.finished import FinishedStudent, checkpoint_step, finished_student
@@ -24,20 +23,22 @@ from pipeline.storage import LocalStore
 from pipeline.students import student_folder
 from schemas.base import digest_of
 from schemas.config import DistillConfig
-from schemas.students import ExportManifest, StudentDefinition
+from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
 from stages.distill.feed import Feed, Rows, Source
+from stages.distill.finish import finish
 from stages.distill.frozen import Frozen, freeze
 from stages.distill.limits import check_memory, memory_words, torch_threads
 from stages.distill.live import LiveTeacher
+from stages.distill.loader import Share
 from stages.distill.loop import train
 from stages.distill.model import Distiller
 from stages.distill.parent import start_from
 from stages.distill.rows import rows_digest, trained_tokens, usable_rows
 from stages.distill.training import Diverged, Training
 from stages.distill.unchanged import check_views
+from stages.distill.world import World
 
-EXPORT = "export/"
 MAX_READERS = 8
 """Threads that decode images and blocks."""
 
@@ -80,6 +81,7 @@ def distill(
     device: str,
     reporter: Reporter,
     stop: Stop,
+    world: World | None = None,
 ) -> list[DistillOutcome]:
     """Train and export students, each from its last checkpoint if there is one. Finished ones are never touched.
 
@@ -93,11 +95,32 @@ def distill(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         reporter: shows progress.
         stop: polled between steps; a stop writes checkpoints first.
+        world: processes that do this together, each its share of every batch; the first one writes.
 
     Raises:
         UserError: a configuration that cannot be trained.
         StageError: incomplete or damaged features, short memory. A student that diverged is `failed` instead.
     """
+    world = world or World()
+    with world.in_turn():
+        outcomes, todo = _look(jobs, workdir, reporter)
+        if world.first:
+            check_views([(job.training, job.definition.views) for job, _ in todo], reporter)
+        begun = [_begin(job, folder, settings, reporter, world) for job, folder in todo]
+    for group in _groups(begun):
+        if world.stopping(stop):
+            steps = {b.job.name: checkpoint_step(b.store.root) or 0 for b in group}
+            outcomes |= {b.job.name: b.outcome("stopped", steps[b.job.name]) for b in group}
+        else:
+            on = torch.device(pick_device(world.device(device)))
+            outcomes |= _train(group, on, settings, reporter, stop, world)
+    return [outcomes[job.name] for job in jobs]
+
+
+def _look(
+    jobs: Sequence[StudentJob], workdir: Path, reporter: Reporter
+) -> tuple[dict[str, DistillOutcome], list[tuple[StudentJob, Path]]]:
+    """Outcomes of students that are finished, and what is to be trained where."""
     outcomes: dict[str, DistillOutcome] = {}
     todo: list[tuple[StudentJob, Path]] = []
     for job in jobs:
@@ -111,14 +134,7 @@ def distill(
         outcomes[job.name] = DistillOutcome(
             folder, done.manifest.digest, "already", done.export.step, done.manifest.steps
         )
-    check_views([(job.training, job.definition.views) for job, _ in todo], reporter)
-    for group in _groups([_begin(job, folder, settings, reporter) for job, folder in todo]):
-        if stop.requested:
-            steps = {b.job.name: checkpoint_step(b.store.root) or 0 for b in group}
-            outcomes |= {b.job.name: b.outcome("stopped", steps[b.job.name]) for b in group}
-        else:
-            outcomes |= _train(group, torch.device(pick_device(device)), settings, reporter, stop)
-    return [outcomes[job.name] for job in jobs]
+    return outcomes, todo
 
 
 @dataclass(frozen=True)
@@ -158,9 +174,10 @@ class _Begun:
         return DistillOutcome(self.store.root, manifest.digest, state, step, manifest.steps, error)
 
 
-def _begin(job: StudentJob, folder: Path, settings: DistillConfig, reporter: Reporter) -> _Begun:
+def _begin(job: StudentJob, folder: Path, settings: DistillConfig, reporter: Reporter, world: World) -> _Begun:
     store, definition = LocalStore(folder), job.definition
-    store.sweep()
+    if world.first:
+        store.sweep()
     tokens = trained_tokens(definition.config)
     dataset, caches = job.training.dataset, job.training.caches
     rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks, definition.patch_views)
@@ -183,7 +200,12 @@ def _groups(begun: Sequence[_Begun]) -> list[list[_Begun]]:
 
 
 def _train(
-    group: Sequence[_Begun], device: torch.device, settings: DistillConfig, reporter: Reporter, stop: Stop
+    group: Sequence[_Begun],
+    device: torch.device,
+    settings: DistillConfig,
+    reporter: Reporter,
+    stop: Stop,
+    world: World,
 ) -> dict[str, DistillOutcome]:
     """Train students together; how each ended."""
     names = [b.job.name for b in group]
@@ -193,14 +215,14 @@ def _train(
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
         stack.enter_context(torch_threads(device, group[0].job.definition.config.threads))
-        pool = stack.enter_context(ThreadPoolExecutor(min(usable_cores(), MAX_READERS)))
-        students = [_build(b, device, reporter) for b in group]
-        feed = _feed(group, pool, device)
-        check_memory(students, feed, device)
+        pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
+        students = [_build(b, device, settings, reporter, world) for b in group]
+        feed = _feed(group, pool, device, world, settings.micro_batch)
+        check_memory(students, feed, device, world.local_size)
         for student in students:
             student.begin()
             stack.callback(student.close)
-        train(students, feed, settings, _finish, reporter, stop)
+        train(students, feed, settings, finish, reporter, stop, world)
     outcomes = {}
     for b, student in zip(group, students, strict=True):
         done: Literal["finished", "stopped", "failed"] = "finished" if student.step == student.steps else "stopped"
@@ -208,7 +230,12 @@ def _train(
     return outcomes
 
 
-def _build(begun: _Begun, device: torch.device, reporter: Reporter) -> Training:
+def readers(world: World) -> int:
+    """Threads of one process that decode images and blocks."""
+    return min(max(1, usable_cores() // world.local_size), MAX_READERS)
+
+
+def _build(begun: _Begun, device: torch.device, settings: DistillConfig, reporter: Reporter, world: World) -> Training:
     job, definition = begun.job, begun.job.definition
     prepare = None
     if job.parent is not None:
@@ -221,10 +248,14 @@ def _build(begun: _Begun, device: torch.device, reporter: Reporter) -> Training:
         len(begun.training.rows_N),
         checkpoints=begun.checkpoints,
         prepare=prepare,
+        world=world,
+        settings=settings,
     )
 
 
-def _feed(group: Sequence[_Begun], pool: ThreadPoolExecutor, device: torch.device) -> Feed:
+def _feed(
+    group: Sequence[_Begun], pool: ThreadPoolExecutor, device: torch.device, world: World, micro: int | None
+) -> Feed:
     """Sources with the caches of all students' teachers; in the loop, every teacher is loaded once."""
     first = group[0]
     teachers: dict[str, LiveTeacher] = {}
@@ -241,30 +272,11 @@ def _feed(group: Sequence[_Begun], pool: ThreadPoolExecutor, device: torch.devic
         pool=pool,
         device=device,
         teachers=teachers,
+        share=Share(world.rank, world.size, micro),
+        threads=readers(world),
     )
 
 
 def _merged(rows: Sequence[Rows]) -> Rows:
     caches = {name: cache for r in rows for name, cache in r.source.caches.items()}
     return Rows(Source(rows[0].source.dataset, caches), rows[0].rows_N)
-
-
-def _finish(student: Training) -> None:
-    """Export a student that has done all its steps, and point its name to it."""
-    store, config = student.store, student.config
-    with student.measuring():
-        digests = export_student(
-            store,
-            student.model.student.vit,
-            architecture=config.architecture,
-            model_args=config.model_args,
-            image_size=config.image_size,
-            mean=config.mean,
-            std=config.std,
-            prefix=EXPORT,
-        )
-    manifest = ExportManifest(
-        student=digest_of(student.definition), step=student.steps, weights=digests.weights, config=digests.config
-    )
-    store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
-    point(store.root.parent, student.name, store.root.name)

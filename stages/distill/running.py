@@ -3,14 +3,15 @@
 Per teacher and token type, over all tokens of a batch, after (x - mean) / (std + eps) was computed with the old values:
     mean ← m · mean(x) + (1 - m) · mean,   std ← m · (std(x) + eps) + (1 - m) · std
 std(x) is unbiased, eps = 1e-6; it begins with mean 0 and std 1, so the first batch is not standardized. The momentum m
-falls from 1 to .001 along a cosine over all steps. Validation (m = 0) changes nothing.
+falls from 1 to .001 along a cosine over all steps. Validation changes nothing. The batch is the global one: moments of
+its parts (other processes' shares, accumulated parts) are added up first.
 
 Shapes: B images, P patch tokens, D dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -39,22 +40,41 @@ class RunningStandardization:
         """`dims`: for each token type that is trained on, every teacher's dimension D."""
         self.device = device
         self._state: RunningState = {}
+        self._seen: dict[tuple[str, TokenType], list[tuple[int, Tensor, Tensor]]] = {}
+        """Since the last update, of each part: number of tokens, mean and std."""
         for token, sizes in dims.items():
             for teacher, size in sizes.items():
                 start = {"mean": torch.zeros(size, device=device), "std": torch.ones(size, device=device)}
                 self._state.setdefault(teacher, {})[token] = start
 
     @torch.no_grad()
-    def __call__(self, teacher: str, token: TokenType, x: Tensor, momentum: float) -> Tensor:
-        """Standardized tokens, of (B, D) or (B, P, D) float32 ones, by what was known before them."""
+    def __call__(self, teacher: str, token: TokenType, x: Tensor, learn: bool = True) -> Tensor:
+        """Standardized tokens, of (B, D) or (B, P, D) float32 ones, by what was known before this batch.
+
+        With `learn`, they are part of the next `update`.
+        """
         known = self._state[teacher][token]
-        mean_D, std_D = known["mean"], known["std"]
-        if momentum > 0:
+        if learn:
             flat_ND = x.flatten(0, -2)
-            now_D, mean_now_D = torch.std_mean(flat_ND, dim=0, correction=min(1, len(flat_ND) - 1))
-            known["mean"] = momentum * mean_now_D + (1 - momentum) * mean_D
-            known["std"] = momentum * (now_D + EPS) + (1 - momentum) * std_D
-        return (x - mean_D) / (std_D + EPS)
+            std_D, mean_D = torch.std_mean(flat_ND, dim=0, correction=min(1, len(flat_ND) - 1))
+            self._seen.setdefault((teacher, token), []).append((len(flat_ND), mean_D, std_D))
+        return (x - known["mean"]) / (known["std"] + EPS)
+
+    @torch.no_grad()
+    def update(self, momentum: float, total: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Count the batch whose parts were standardized since the last update.
+
+        `total` adds up what the parts' processes hold, which have seen the same teachers and token types.
+        """
+        for (teacher, token), parts in self._seen.items():
+            if total is None and len(parts) == 1:
+                _, mean_now_D, std_now_D = parts[0]
+            else:
+                mean_now_D, std_now_D = _merged(parts, total)
+            known = self._state[teacher][token]
+            known["mean"] = momentum * mean_now_D + (1 - momentum) * known["mean"]
+            known["std"] = momentum * (std_now_D + EPS) + (1 - momentum) * known["std"]
+        self._seen = {}
 
     def state(self) -> RunningState:
         """What a checkpoint keeps."""
@@ -68,3 +88,19 @@ class RunningStandardization:
             }
             for teacher, tokens in state.items()
         }
+
+
+def _merged(parts: list[tuple[int, Tensor, Tensor]], total: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased std of all parts together, float32."""
+    mean_0D = parts[0][1]
+    precise = torch.float32 if mean_0D.device.type == "mps" else torch.float64
+    sums_3D = torch.zeros(3, len(mean_0D), dtype=precise, device=mean_0D.device)
+    for count, mean_D, std_D in parts:
+        mean_D, std_D = mean_D.to(precise), std_D.to(precise)
+        sums_3D[0] += count
+        sums_3D[1] += count * mean_D
+        sums_3D[2] += max(count - 1, 1) * std_D**2 + count * mean_D**2
+    count_D, first_D, second_D = total(sums_3D) if total is not None else sums_3D
+    mean_D = first_D / count_D
+    variance_D = (second_D - count_D * mean_D**2) / (count_D - 1).clamp(min=1)
+    return mean_D.float(), variance_D.clamp(min=0).sqrt().float()

@@ -20,8 +20,10 @@ from schemas.features import FeatureManifest
 from schemas.students import StudentDefinition, StudentManifest
 from stages.distill.feed import Source
 from stages.distill.live_check import check_teachers
+from stages.distill.membership import refuse_uneven
 from stages.distill.run import StudentJob, distill
 from stages.distill.training import Diverged
+from stages.distill.world import World
 
 
 def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:
@@ -68,18 +70,22 @@ def distill_students(
     reporter: Reporter,
     stop: Stop,
     live_check: bool = True,
+    world: World | None = None,
 ) -> None:
     """Train or resume students, parents first, and otherwise as many together as can be; finished ones are left alone.
 
-    With `live_check`, every teacher is run again on a few samples first.
+    With `live_check`, every teacher is run again on a few samples first. `world`: processes that train together.
 
     Raises:
-        UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
+        UserError: features or a parent are incomplete, the settings changed in the middle of a training, or the
+            processes cannot share its batches.
         StageError: a training failed (others go on first), or another process is training one of the students.
     """
+    world = world or World()
+    refuse_uneven({name: inventory.config.students[name] for name in names}, world.size)
     failed: dict[str, Diverged] = {}
     waiting = [name for name in student_order(inventory.config) if name in names]
-    while waiting and not stop.requested:
+    while waiting and not world.stopping(stop):
         needs = {name: students_before(inventory.config, name) for name in waiting}
         ready = [name for name in waiting if not needs[name] & set(waiting)]
         waiting = [name for name in waiting if name not in ready]
@@ -87,7 +93,7 @@ def distill_students(
         for name, parent in lost.items():
             reporter.say(f"Student {name} is not trained: it needs {parent}, which failed.")
         able = [name for name in ready if name not in lost]
-        failed |= _distill_together(inventory, able, device, restart, reporter, stop, live_check)
+        failed |= _distill_together(inventory, able, device, restart, reporter, stop, live_check, world)
         failed |= {name: failed[parent] for name, parent in lost.items()}
     for error in failed.values():
         raise error
@@ -108,13 +114,15 @@ def _distill_together(
     reporter: Reporter,
     stop: Stop,
     live_check: bool,
+    world: World,
 ) -> dict[str, Diverged]:
     """Train students that do not wait for each other; those that diverged, by name."""
-    jobs = [_job(inventory, name, restart, reporter) for name in names]
-    if live_check:
-        check_teachers(inventory, jobs, device, reporter)
+    with world.in_turn():
+        jobs = [_job(inventory, name, restart, reporter) for name in names]
+        if live_check and world.first:
+            check_teachers(inventory, jobs, world.device(device), reporter)
     with ExitStack() as stack:
-        for job in jobs:
+        for job in jobs if world.first else ():
             folder = student_folder(inventory.folder, job.name, job.definition)
             lock = inventory.folder / "runs" / f"{folder.name}.lock"
             stack.enter_context(exclusive(lock, f"Distillation of {job.name}"))
@@ -125,6 +133,7 @@ def _distill_together(
             device=device,
             reporter=reporter,
             stop=stop,
+            world=world,
         )
     return {name: o.error for name, o in zip(names, outcomes, strict=True) if o.error is not None}
 

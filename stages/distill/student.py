@@ -29,14 +29,18 @@ class GivenDropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.uniforms_B: Tensor | None = None
+        self._scale_B: Tensor | None = None
+
+    def draw(self, uniforms_B: Tensor | None) -> None:
+        """Zero the branch of samples whose draw is below the rate, and scale the others by 1 / (1 - rate), next time."""
+        # Here and not in `forward`, whose compiled form would be another one for every rate.
+        self._scale_B = None if uniforms_B is None else (uniforms_B >= self.rate).float() / (1.0 - self.rate)
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Zero the branch of samples whose draw is below the rate, and scale the others by 1 / (1 - rate)."""
-        if self.uniforms_B is None:
+        """The branch's output, zeroed or scaled as drawn."""
+        if self._scale_B is None:
             return x_BND
-        scale_B = (self.uniforms_B >= self.rate).to(x_BND.dtype) / (1.0 - self.rate)
-        return x_BND * scale_B.view(-1, *[1] * (x_BND.ndim - 1))
+        return x_BND * self._scale_B.to(x_BND.dtype).view(-1, *[1] * (x_BND.ndim - 1))
 
 
 class Student(nn.Module):
@@ -58,7 +62,7 @@ class Student(nn.Module):
             drop_uniforms_BU: one draw per image and residual branch (U = `len(drop_paths)`); None: nothing is dropped.
         """
         for i, module in enumerate(self.drop_paths):
-            module.uniforms_B = None if drop_uniforms_BU is None else drop_uniforms_BU[:, i]
+            module.draw(None if drop_uniforms_BU is None else drop_uniforms_BU[:, i])
         pairs = self.vit.forward_intermediates(
             x_B3SS, indices=list(blocks), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
         )

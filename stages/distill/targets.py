@@ -30,6 +30,7 @@ from pipeline.cache.statistics import standardization
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.features import StatisticsDocument
+from stages.distill.bottleneck import Times
 from stages.distill.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
 Pair = tuple[str, TokenType]
@@ -42,9 +43,11 @@ BlockKey = tuple[str, TokenType, int, int]
 class BlockWindow:
     """Decoded blocks, least recently used first; reads run in a pool. Used by one thread at a time."""
 
-    def __init__(self, caches: Mapping[str, FeatureCache], pool: Executor, capacity: int) -> None:
-        """`capacity`: the number of (teacher, token type, view, block) that are kept."""
-        self.caches, self.pool, self.capacity = caches, pool, capacity
+    def __init__(
+        self, caches: Mapping[str, FeatureCache], pool: Executor, capacity: int, times: Times | None = None
+    ) -> None:
+        """`capacity`: the number of (teacher, token type, view, block) that are kept. `times`: where reads count."""
+        self.caches, self.pool, self.capacity, self.times = caches, pool, capacity, times or Times()
         self._blocks: OrderedDict[BlockKey, Future[Decoded | Coefficients]] = OrderedDict()
 
     def request(self, keys: Sequence[BlockKey]) -> None:
@@ -53,8 +56,7 @@ class BlockWindow:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
             else:
-                teacher, token, view, block = key
-                self._blocks[key] = self.pool.submit(self.caches[teacher].read_block_raw, view, token, block)
+                self._blocks[key] = self.pool.submit(self._read, key)
         while len(self._blocks) > max(self.capacity, len(keys)):
             self._blocks.popitem(last=False)
 
@@ -62,6 +64,14 @@ class BlockWindow:
         """The blocks. Raises StageError where one is missing or damaged."""
         self.request(keys)
         return [self._blocks[key].result() for key in keys]
+
+    def _read(self, key: BlockKey) -> Decoded | Coefficients:
+        teacher, token, view, block = key
+        with self.times.spent("decompressing"):
+            decoded, reading_s = self.caches[teacher].read_block_timed(view, token, block)
+        self.times.add("reading", reading_s)
+        self.times.add("decompressing", -reading_s)
+        return decoded
 
 
 @dataclass(frozen=True)
@@ -165,10 +175,11 @@ class TargetReader:
         wanted = read_pairs(self.wanted, patches)
         per_pair = len(keys) // len(wanted)
         offset_B = rows_B % self.block_rows
-        return {
-            pair: self._gather(pair, blocks[i * per_pair : (i + 1) * per_pair], offset_B, which_B)
-            for i, pair in enumerate(wanted)
-        }
+        with self.window.times.spent("gathering"):
+            return {
+                pair: self._gather(pair, blocks[i * per_pair : (i + 1) * per_pair], offset_B, which_B)
+                for i, pair in enumerate(wanted)
+            }
 
     def _gather(
         self,

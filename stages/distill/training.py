@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from pipeline.storage import LocalStore
+from schemas.config import DistillConfig
 from schemas.errors import StageError
 from schemas.students import StudentDefinition
 from stages.distill.average import WeightAverage
 from stages.distill.checkpoints import Checkpoints
+from stages.distill.clock import Stretch
 from stages.distill.loader import Batch
 from stages.distill.metrics import Meter, MetricsLog, measures
 from stages.distill.model import Distiller
+from stages.distill.parallel import Parallel, local, optimizer_state_as, whole
 from stages.distill.running import momenta
 from stages.distill.schedule import configured_rates, make_optimizer
+from stages.distill.world import World
 
 
 class Diverged(StageError):
@@ -36,6 +42,8 @@ class Training:
         *,
         checkpoints: Checkpoints,
         prepare: Callable[[Distiller], None] | None = None,
+        world: World | None = None,
+        settings: DistillConfig | None = None,
     ) -> None:
         """Args:
         name: for messages.
@@ -44,17 +52,21 @@ class Training:
         rows: number of usable rows.
         checkpoints: of this student; its store is the student's folder.
         prepare: gives a training that starts from another student its first weights.
+        world: the processes that train together; only the first writes.
+        settings: how.
         """
         self.name, self.definition, self.model = name, definition, model
         self.checkpoints, self.prepare = checkpoints, prepare
-        self.config, settings = model.config, model.config.optimizer
-        self.epoch_steps = rows // settings.batch
-        self.rates = configured_rates(settings, self.epoch_steps)
-        self.momenta = momenta(settings.epochs, self.epoch_steps)
-        self.optimizer = make_optimizer([model.student, model.ladder], settings)
+        self.world, self.settings = world or World(), settings or DistillConfig()
+        self.config, optimizer = model.config, model.config.optimizer
+        self.epoch_steps = rows // optimizer.batch
+        self.rates = configured_rates(optimizer, self.epoch_steps)
+        self.momenta = momenta(optimizer.epochs, self.epoch_steps)
         self.average: WeightAverage | None = None
         self.step, self.saved, self.meter = 0, -1, Meter()
         self.error: Diverged | None = None
+        self._parts: list[tuple[dict[str, Tensor], Tensor, int]] = []
+        """Of a step that is not done yet: measures, how many losses were kept, and images."""
 
     @property
     def steps(self) -> int:
@@ -67,48 +79,101 @@ class Training:
         return self.checkpoints.store
 
     def begin(self) -> None:
-        """Load the last good checkpoint, or take the first step's state; open the metrics."""
+        """Load the last good checkpoint, or take the first step's state; open the metrics.
+
+        Raises:
+            StageError: processes found different checkpoints.
+        """
         found = self.checkpoints.load()
-        if found is None and self.prepare is not None:
+        self._require_same_step(found[0] if found is not None else 0)
+        if found is not None:
+            self.model.student.vit.load_state_dict(found[1]["student"])
+            self.model.ladder.load_state_dict(found[1]["ladder"])
+        elif self.prepare is not None:
             self.prepare(self.model)
+        if self.settings.compile:
+            self.model.compile_parts()
+        self.parallel = Parallel(self.model, self.world, self.settings.shard)
+        self.optimizer = make_optimizer([self.model.student, self.model.ladder], self.config.optimizer)
         if self.config.ema is not None:
             self.average = WeightAverage([self.model.student, self.model.ladder], self.config.ema)
         if found is not None:
             self.step, state = found
-            self.model.student.vit.load_state_dict(state["student"])
-            self.model.ladder.load_state_dict(state["ladder"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(optimizer_state_as(state["optimizer"], self.optimizer))
             self.meter = Meter.from_state(state["meter"])
             if self.average is not None:
                 self.average.load(state["average"])
             if self.model.running is not None:
                 self.model.running.load(state["running"])
-        self.log = MetricsLog(self.store, self.step)
+        self.log = MetricsLog(self.store, self.step) if self.world.first else None
+
+    def _require_same_step(self, step: int) -> None:
+        highest, lowest = self.world.highest(step), -self.world.highest(-step)
+        if highest != lowest:
+            raise StageError(
+                f"Processes found checkpoints of different steps of student {self.name} ({lowest:,} and {highest:,}).",
+                f"{self.store.root} must be the same folder on every machine, and in the same state.",
+            )
 
     def close(self) -> None:
-        """Close the metrics."""
-        self.log.close()
+        """Close the metrics, after the last checkpoint."""
+        self.checkpoints.close()
+        if self.log is not None:
+            self.log.close()
 
     def learn(self, batch: Batch) -> None:
-        """One step of training."""
-        losses, keep_BT, total = self.model(batch, momentum=float(self.momenta[self.step]))
+        """Learn from a batch; the last part of a step ends it."""
+        whole_step = batch.plan.last and not self._parts and self.world.size == 1
+        if not self._parts:
+            # Gradients of parts add up, so they are cleared before the first.
+            for parameter in self.model.parameters():
+                parameter.grad = None
+        with self.parallel.syncing(batch.plan.last):
+            # What all parts of all processes kept is known when all have been looked at; until then any count will do.
+            count = None if whole_step else float(self.config.optimizer.batch)
+            losses, keep_BT, total = self.parallel.call(batch, count=count)
+            total.backward()
+        self._parts.append((measures(losses, keep_BT, total), keep_BT.detach().sum(), len(batch.plan.rows_B)))
+        if batch.plan.last:
+            found = self._parts[0][0] if whole_step else self._correct_gradients()
+            self._parts = []
+            self._update()
+            self.meter.add(found)
+
+    def _correct_gradients(self) -> dict[str, Tensor]:
+        """Divide by what the global batch kept; the step's measures, whose mean over processes is the batch's.
+
+        DDP and FSDP2 average gradients over processes, and the loss is a sum over them.
+        """
+        kept = self.world.sum(torch.stack([kept for _, kept, _ in self._parts]).sum())
+        factor = self.config.optimizer.batch * self.world.size / kept
+        self.parallel.scale_gradients(factor)
+        images = sum(count for _, _, count in self._parts)
+        found = {
+            name: torch.stack([part[name] * (count / images) for part, _, count in self._parts]).sum()
+            for name in self._parts[0][0]
+        }
+        return {**found, "loss": torch.stack([part["loss"] for part, _, _ in self._parts]).sum() * factor}
+
+    def _update(self) -> None:
+        """The optimizer's step, and all that follows it."""
+        if self.model.running is not None:
+            total = self.world.sum if self.world.size > 1 else None
+            self.model.running.update(float(self.momenta[self.step]), total)
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.rates[self.step])
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
         if self.config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
         self.step += 1
-        self.meter.add(measures(losses, keep_BT, total))
 
     @torch.no_grad()
     def measure(self, batch: Batch, meter: Meter) -> None:
         """Add the losses of a validation batch to `meter`; nothing is dropped."""
         losses, keep_BT, total = self.model(batch, training=False)
-        meter.add(measures(losses, keep_BT, total), weight=len(batch.plan.rows_B))
+        meter.add(measures(losses, keep_BT, total), weight=len(batch.plan.rows_B) * batch.plan.counted)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -118,44 +183,65 @@ class Training:
             yield
         self.model.train()
 
-    def write_row(self, data_wait: float) -> None:
+    def share_meter(self) -> None:
+        """Make the meter that of all processes."""
+        if self.world.size > 1:
+            self.meter = self.meter.shared(self.world.sum, self.world.size)
+
+    def write_row(self, stretch: Stretch) -> None:
         """Add the means since the last row to the metrics.
 
         Raises:
             Diverged: the loss is not finite.
+            StageError: the last checkpoint could not be written.
         """
+        self.checkpoints.check()
         means = self.meter.means()
         self.require_finite(means["loss"], "loss")
-        lr = float(self.rates[self.step - 1])
-        self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, "data_wait": data_wait, **means})
+        if self.log is not None:
+            lr = float(self.rates[self.step - 1])
+            self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch._asdict(), **means})
         self.meter = Meter()
 
     def write_validation(self, meter: Meter) -> None:
         """Add the means over the validation rows to the metrics."""
-        self.log.add({"step": self.step, "epoch": self.epoch, **meter.means("val/")})
+        if self.log is not None:
+            self.log.add({"step": self.step, "epoch": self.epoch, **meter.means("val/")})
 
     def save(self) -> None:
-        """Write the metrics, then a checkpoint.
+        """Begin to write the metrics, and then a checkpoint.
 
         Raises:
             Diverged: the weights are not finite; the checkpoint before is kept.
+            StageError: the checkpoint before could not be written.
         """
-        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
-        self.require_finite(float(norms.sum()), "weights")
+        self.share_meter()
+        norms = torch.stack(torch._foreach_norm([local(p.detach()) for p in self.model.parameters()]))
+        self.require_finite(float(self.world.sum(norms.sum())), "weights")
         self.require_finite(self.meter.means().get("loss", 0.0), "loss")
-        self.log.flush()
-        state = {
+        state = {**self._state(), "meter": self.meter.state()}
+        if self.log is not None:
+            self.checkpoints.save(self.step, state, partial(self.log.flush, len(self.log.rows)))
+        self.saved = self.step
+
+    def _state(self) -> dict[str, object]:
+        """What a checkpoint keeps, whole on the first process; all call this."""
+        state: dict[str, object] = {
             "student": self.model.student.vit.state_dict(),
             "ladder": self.model.ladder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "meter": self.meter.state(),
         }
         if self.average is not None:
             state["average"] = self.average.state()
         if self.model.running is not None:
             state["running"] = self.model.running.state()
-        self.checkpoints.save(self.step, state)
-        self.saved = self.step
+        found: dict[str, object] = whole(state, self.world.first)
+        return found
+
+    def weights(self) -> dict[str, Tensor]:
+        """The encoder's weights, whole on the first process; all call this, while `measuring`."""
+        found: dict[str, Tensor] = whole(self.model.student.vit.state_dict(), self.world.first)
+        return found
 
     @property
     def epoch(self) -> float:

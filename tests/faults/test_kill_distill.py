@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.finished import checkpoint_step
 from pipeline.storage import LocalStore
-from stages.distill.metrics import read_metrics
+from stages.distill.metrics import TIMINGS, read_metrics
 
 MOMENTS = 8
 """Working folders in which distill is killed, at moments spread over an uninterrupted training, and interrupted again."""
@@ -45,7 +45,8 @@ def content(work: Any) -> dict[str, Any]:
     table = next(name for name in found if name.endswith("metrics.parquet"))
     found[table] = read_metrics(LocalStore(work.student()))
     for row in found[table]:
-        row.pop("data_wait", None)
+        for name in TIMINGS:
+            row.pop(name, None)
     return found
 
 

@@ -148,7 +148,8 @@ def test_running_standardization(numbers: dict[str, np.ndarray]) -> None:
     """Momenta 1, .4 and .1 over three batches; the output is made with the statistics from before the batch."""
     running = RunningStandardization({"patch": {"alpha": numbers["norm/in/0"].shape[-1]}}, torch.device("cpu"))
     for i, momentum in enumerate((1.0, 0.4, 0.1)):
-        found = running("alpha", "patch", torch.from_numpy(numbers[f"norm/in/{i}"]), momentum)
+        found = running("alpha", "patch", torch.from_numpy(numbers[f"norm/in/{i}"]))
+        running.update(momentum)
         np.testing.assert_allclose(found.numpy(), numbers[f"norm/out/{i}"], **CLOSE)
         for name, value in running.state()["alpha"]["patch"].items():
             np.testing.assert_allclose(value.numpy(), numbers[f"norm/{name}/{i}"].reshape(-1), **CLOSE)
@@ -157,8 +158,10 @@ def test_running_standardization(numbers: dict[str, np.ndarray]) -> None:
 def test_validation_leaves_the_running_standardization_alone(numbers: dict[str, np.ndarray]) -> None:
     x = torch.from_numpy(numbers["norm/in/0"])
     running = RunningStandardization({"patch": {"alpha": x.shape[-1]}}, torch.device("cpu"))
-    running("alpha", "patch", x, 1.0)
+    running("alpha", "patch", x)
+    running.update(1.0)
     before = {name: value.clone() for name, value in running.state()["alpha"]["patch"].items()}
-    found = running("alpha", "patch", x, 0.0)
+    found = running("alpha", "patch", x, learn=False)
+    running.update(0.5)
     torch.testing.assert_close(found.mean((0, 1)), torch.zeros(x.shape[-1]), atol=1e-5, rtol=0)
     assert all(torch.equal(value, before[name]) for name, value in running.state()["alpha"]["patch"].items())

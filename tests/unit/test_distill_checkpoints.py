@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,11 @@ class Shelf:
         self.root, self.warnings = root, list[str]()
         self.checkpoints = Checkpoints(LocalStore(root), STUDENT, ROWS, keep, self.warnings.append)
         for step in (10, 20, 30):
-            self.checkpoints.save(step, state(step))
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        self.checkpoints.save(step, state(step))
+        self.checkpoints.settle()
 
     def file(self, step: int) -> Path:
         return self.root / f"checkpoints/step-{step:08d}.pt"
@@ -104,7 +110,7 @@ def test_nothing_left_starts_over_and_says_so(shelf: Shelf) -> None:
 def test_saving_after_going_back_forgets_the_damaged_future(shelf: Shelf) -> None:
     shelf.file(30).write_bytes(b"x")
     assert shelf.loaded() == 20
-    shelf.checkpoints.save(25, state(25))
+    shelf.save(25)
     assert shelf.loaded() == 25
     assert not shelf.file(30).exists()
 
@@ -121,9 +127,40 @@ def test_a_foreign_file_under_an_edited_entry_is_refused(
 ) -> None:
     """The file itself says whose it is, whatever the entry claims."""
     folder = tmp_path_factory.mktemp("other")
-    Checkpoints(LocalStore(folder), "c" * 64, ROWS, 3, print).save(40, state(40))
+    stranger = Checkpoints(LocalStore(folder), "c" * 64, ROWS, 3, print)
+    stranger.save(40, state(40))
+    stranger.settle()
     entry = CheckpointEntry.from_bytes((folder / "latest.json").read_bytes(), "latest")
     shelf.file(40).write_bytes((folder / entry.file).read_bytes())
     (shelf.root / "latest.json").write_bytes(entry.model_copy(update={"student": STUDENT}).to_bytes())
     with pytest.raises(StageError, match="other student"):
         shelf.loaded()
+
+
+def test_training_goes_on_while_it_is_written(shelf: Shelf) -> None:
+    """What is saved is the state at that moment, however late it is written."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert go.wait(30)
+
+    changing = state(40.0)
+    shelf.checkpoints.save(40, changing, slow)
+    assert begun.wait(30)
+    assert shelf.loaded() == 30, "the pointer moves after the checkpoint is durable"
+    weights = changing["weights"]
+    assert isinstance(weights, torch.Tensor)
+    weights.zero_()
+    go.set()
+    shelf.checkpoints.settle()
+    assert shelf.loaded() == 40
+
+
+def test_an_error_of_the_writer_surfaces(shelf: Shelf) -> None:
+    shutil.rmtree(shelf.root / "checkpoints")
+    (shelf.root / "checkpoints").write_text("in the way")
+    shelf.checkpoints.save(40, state(40))
+    with pytest.raises(OSError, match="checkpoints"):
+        shelf.save(50)
+    shelf.checkpoints.settle()

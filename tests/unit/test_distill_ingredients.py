@@ -104,15 +104,30 @@ def test_momentum_falls_from_1_to_a_thousandth() -> None:
 def test_running_statistics_go_on_from_a_checkpoint() -> None:
     one = RunningStandardization({"cls": {"a": 5}, "patch": {"a": 4, "b": 3}}, torch.device("cpu"))
     x = torch.randn(6, 4, 3) * 3 + 2
-    one("b", "patch", x, 1.0)
+    one("b", "patch", x)
+    one.update(1.0)
     other = RunningStandardization({"cls": {"a": 5}, "patch": {"a": 4, "b": 3}}, torch.device("cpu"))
     other.load(one.state())
-    assert torch.equal(one("b", "patch", x, 0.3), other("b", "patch", x, 0.3))
-    assert torch.equal(one("b", "patch", x, 0.0), other("b", "patch", x, 0.0))
+    assert torch.equal(one("b", "patch", x), other("b", "patch", x))
+    one.update(0.3)
+    other.update(0.3)
+    assert torch.equal(one("b", "patch", x, learn=False), other("b", "patch", x, learn=False))
     flat = x.reshape(-1, 3)
     torch.testing.assert_close(one.state()["b"]["patch"]["mean"], flat.mean(0))
     torch.testing.assert_close(one.state()["b"]["patch"]["std"], flat.std(0) + 1e-6)
     assert one.state()["a"]["cls"]["std"].tolist() == [1.0] * 5
+
+
+def test_running_statistics_of_parts_are_those_of_the_batch() -> None:
+    x = torch.randn(7, 4, 3) * 3 + 2
+    whole, parts = (RunningStandardization({"patch": {"a": 3}}, torch.device("cpu")) for _ in range(2))
+    whole("a", "patch", x)
+    whole.update(1.0)
+    for part in x.split(3):
+        parts("a", "patch", part)
+    parts.update(1.0)
+    for name, value in whole.state()["a"]["patch"].items():
+        torch.testing.assert_close(parts.state()["a"]["patch"][name], value)
 
 
 def test_weight_average_follows_and_is_lent() -> None:

@@ -1,0 +1,146 @@
+"""The command that trains students, in one process or in several that train together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
+from cli.work import staged
+
+if TYPE_CHECKING:
+    from pipeline.inventory import Inventory
+    from pipeline.progress import Reporter
+    from pipeline.stopping import Stop
+    from stages.distill.membership import Member
+    from stages.distill.world import World
+
+
+def distill(
+    student: Annotated[
+        list[str] | None,
+        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
+    ] = None,
+    ablation: Annotated[
+        bool,
+        typer.Option(
+            "--ablation",
+            metavar=NO_VALUE,
+            help="Train the paper's variants of one student: basic, + standardization, + ladder, + teacher dropping.",
+        ),
+    ] = False,
+    live_teachers: Annotated[
+        bool,
+        typer.Option(
+            "--live-teachers",
+            metavar=NO_VALUE,
+            help="The reference, NAME-live: teachers run in the loop, on a fresh view every epoch.",
+        ),
+    ] = False,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    devices: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Train in N processes of this machine: one per GPU, or on the CPU."),
+    ] = 1,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."
+        ),
+    ] = False,
+    live_check: Annotated[
+        bool,
+        typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
+    ] = True,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Train students against the cached features of their teachers.
+
+    Students that agree in samples, batch size and seed train in one pass over the cache. Each goes on from its newest
+    checkpoint, and gets the same bits as alone and never stopped. A --student that is not in the configuration trains
+    the settings of the only one that is, under the new name. On several machines start this with torchrun: whatever the
+    number of processes, if it divides a student's streams, they see the same batches, and resume each other's.
+    """
+    from stages.distill.membership import member, refuse_uneven
+
+    inventory = open_inventory(config, overrides, rows)
+    if live_teachers:
+        inventory = inventory.with_live_teachers()
+    this = member()
+    if devices > 1 and this is None:
+        students = inventory.config.students
+        refuse_uneven({name: students[name] for name in student or students if name in students}, devices)
+        return launched(devices)
+
+    def work(reporter: Reporter, stop: Stop) -> None:
+        from stages.distill.world import joined
+
+        with joined(this, stop, inventory.config.distill.timeout_minutes) as world:
+            distill_step(
+                inventory, student or (), device, restart, reporter, stop, world,
+                ablation=ablation, live_check=live_check,
+            )  # fmt: skip
+
+    return staged(inventory, "distill", work) if this is None else one_of_several(inventory, this, work)
+
+
+def distill_step(
+    inventory: Inventory,
+    students: Sequence[str],
+    device: str | None,
+    restart: bool,
+    reporter: Reporter,
+    stop: Stop,
+    world: World | None = None,
+    *,
+    ablation: bool = False,
+    live_check: bool = True,
+) -> None:
+    """Train the named students (none named: all), or the variants of one, together where they can be.
+
+    `world`: the processes that do this together.
+    """
+    from pipeline.planning import training_datasets
+    from stages.distill.stage import distill_students, named_students, with_variants
+    from stages.indexing import index as index_stage
+
+    chosen = named_students(inventory, students)
+    names = tuple(students or chosen.config.students)
+    if ablation:
+        chosen, names = with_variants(chosen, names)
+    with world.in_turn() if world is not None else nullcontext():
+        index_stage(chosen, training_datasets(chosen), reporter, stop)
+    if world is not None or not stop.requested:
+        on = device or chosen.config.compute.device
+        distill_students(chosen, names, on, restart, reporter, stop, live_check, world)
+
+
+def launched(count: int) -> int:
+    """Run this very command in `count` processes that train together; the exit code."""
+    from pipeline.stopping import Stop
+    from stages.distill.launch import launch
+
+    with Stop() as stop:
+        return launch(count, sys.argv[1:], stop)
+
+
+def one_of_several(inventory: Inventory, this: Member, work: Callable[[Reporter, Stop], None]) -> int:
+    """Run a stage as one of the processes that do it together: the first one speaks and writes, the others are silent."""
+    from pipeline.progress import SilentReporter
+    from pipeline.stopping import Stop
+    from stages.distill.membership import Elsewhere
+
+    try:
+        if this.rank == 0:
+            return staged(inventory, "distill", work)
+        with Stop() as stop:
+            work(SilentReporter(), stop)
+        return stop.exit_code if stop.requested else 0
+    except Elsewhere as error:
+        return error.exit_code

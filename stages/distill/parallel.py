@@ -1,0 +1,109 @@
+"""How a model's gradients are summed over processes: copies on all (DDP), or shares of one (FSDP2).
+
+Checkpoints hold whole tensors either way, so that they resume on any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from stages.distill.model import Distiller
+from stages.distill.world import World
+
+SHARD_ABOVE = 1_000_000_000
+"""Parameters of student and ladder from which `shard: auto` shares them out."""
+
+
+class Parallel:
+    """A model as a training step calls it."""
+
+    def __init__(self, model: Distiller, world: World, shard: Literal["auto", "always", "never"]) -> None:
+        """The model must hold its weights already: the first process's are everybody's."""
+        self.model, self.world = model, world
+        parameters = sum(p.numel() for p in model.parameters())
+        self.sharded = world.size > 1 and (shard == "always" or (shard == "auto" and parameters > SHARD_ABOVE))
+        self.call: nn.Module = model
+        if self.sharded:
+            _shard(model)
+        elif world.size > 1:
+            # The final norm gets no gradient, and the patch ladder none from views without patches.
+            self.call = nn.parallel.DistributedDataParallel(
+                model, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
+
+    def syncing(self, last: bool) -> AbstractContextManager[object]:
+        """Gradients are summed over processes in the last part of a step alone."""
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+            return nullcontext()
+        if isinstance(self.call, nn.parallel.DistributedDataParallel) and not last:
+            return self.call.no_sync()
+        return nullcontext()
+
+    @torch.no_grad()
+    def scale_gradients(self, factor: Tensor) -> None:
+        """Multiply all gradients by a scalar tensor on their device."""
+        gradients = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+
+
+def local(x: Tensor) -> Tensor:
+    """The part of a tensor that this process holds; memory is shared."""
+    return x.to_local() if isinstance(x, DTensor) else x.detach()
+
+
+def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The parts that this process holds."""
+    return [local(x) for x in tensors]
+
+
+def whole(value: Any, keep: bool) -> Any:
+    """A state with every shared-out tensor gathered; all processes call this, and those that do not `keep` drop it."""
+    if isinstance(value, DTensor):
+        full = value.full_tensor()
+        return full.cpu() if keep else None
+    if isinstance(value, dict):
+        return {key: whole(item, keep) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole(item, keep) for item in value]
+    return value
+
+
+def shared_as(full: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor shared out as another one is; every process must have it."""
+    if not isinstance(like, DTensor):
+        return full
+    placed: Tensor = distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return placed
+
+
+def optimizer_state_as(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's whole state, shared out as its parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        number: {
+            name: shared_as(x, parameters[number]) if x.shape == parameters[number].shape and name != "step" else x
+            for name, x in known.items()
+        }
+        for number, known in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def _shard(model: Distiller) -> None:
+    """Every block of the student and every head of the ladder is gathered when it is needed, and the rest for a step."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
+    for part in [*model.student.vit.blocks, *model.ladder.heads.values()]:
+        fully_shard(part, mesh=mesh)
+    # A validation swaps weights: what stayed gathered over its end would be the others.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)

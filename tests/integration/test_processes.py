@@ -1,0 +1,210 @@
+"""Several processes that train together: the same batches, the same student within rounding, and whole checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline.finished import checkpoint_step
+from pipeline.locks import exclusive
+from pipeline.storage import LocalStore
+from pipeline.students import student_folder
+from stages.distill.metrics import TIMINGS, read_metrics
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    # One as it is, and one with everything that looks at the whole batch; both are read for in one pass.
+    "tiny": {},
+    "other": {
+        "loss": {"standardize": "ema"},
+        "ema": 0.9,
+        "optimizer": {"clip_norm": 0.5},
+        "ladder": {"blocks": "last"},
+    },
+}
+VIEWS = ("--set", "views.patch=1", "--set", "views.patch_every=2")
+"""Every other epoch has no patches: the patch ladder gets no gradient there, nor decay."""
+STEPS = 33
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
+"""Of weights after 33 steps; they differ by about 1e-6, and by more than 1e-3 where a rank normalises by itself."""
+
+
+def configure(work: Any, names: tuple[str, ...] = tuple(STUDENTS)) -> Any:
+    yaml, file = YAML(), work.folder / "unic-pipe.yaml"
+    body = yaml.load(file)
+    base = body["students"]["tiny"]
+    body["students"] = {
+        name: {**base, **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in STUDENTS[name].items()}}
+        for name in names
+    }
+    body["distill"] = {"log_every": 3}
+    yaml.dump(body, file)
+    return work
+
+
+def copy_of(work: Any, folder: Path) -> Any:
+    shutil.copytree(work.folder, folder, symlinks=True)
+    return type(work)(folder)
+
+
+def state_of(work: Any, name: str = "tiny") -> Any:
+    """The last checkpoint's state."""
+    file = sorted(work.student(name).glob("checkpoints/*.pt"))[-1]
+    return torch.load(file, weights_only=True)["state"]
+
+
+def metrics_of(work: Any, name: str = "tiny") -> list[dict[str, float]]:
+    rows = read_metrics(LocalStore(work.student(name)))
+    for row in rows:
+        for name in TIMINGS:
+            row.pop(name, None)
+    return rows
+
+
+def assert_close(mine: Any, theirs: Any) -> None:
+    for part in ("student", "ladder"):
+        assert mine[part].keys() == theirs[part].keys()
+        for key, value in theirs[part].items():
+            torch.testing.assert_close(mine[part][key], value, **TOLERANCE)
+    assert mine.keys() == theirs.keys()
+
+
+def assert_same_student(one: Any, other: Any, name: str = "tiny") -> None:
+    """To within rounding: weights, ladder, metrics."""
+    assert_close(state_of(one, name), state_of(other, name))
+    mine, theirs = metrics_of(one, name), metrics_of(other, name)
+    assert len(mine) == len(theirs)
+    for row, expected in zip(mine, theirs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone(ranks: Any, extracted_template: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Both students, trained by one process without interruption: (working folder, what was learned from)."""
+    work = configure(copy_of(extracted_template, tmp_path_factory.mktemp("alone") / "work"))
+    assert ranks(work, 1, *VIEWS) == [0], ranks.everything()
+    return work, ranks.learned()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_see_the_same_batches_and_make_the_same_students(
+    ranks: Any, alone: tuple[Any, Any], extracted: Any, size: int
+) -> None:
+    configure(extracted)
+    assert ranks(extracted, size, *VIEWS) == [0] * size, ranks.everything()
+    assert ranks.learned() == alone[1]
+    assert len(alone[1]) == 2 * STEPS
+    for name in STUDENTS:
+        assert_same_student(extracted, alone[0], name)
+    # Only the first one speaks.
+    assert [bool(ranks.said(rank)) for rank in range(size)] == [True] + [False] * (size - 1)
+
+
+def test_stopped_on_four_and_resumed_on_two_and_one(ranks: Any, alone: tuple[Any, Any], extracted: Any) -> None:
+    configure(extracted)
+    learned: dict[Any, Any] = {}
+    # Stopped by one rank alone, not the first; the others hear of it.
+    for size, stopper, at in ((4, 3, 7), (2, 1, 19), (1, 0, None)):
+        signals = [(stopper, at, "SIGTERM")] if at is not None else []
+        assert ranks(extracted, size, *VIEWS, signals=signals) == [0] * size, ranks.everything()
+        now = ranks.learned()
+        assert not learned.keys() & now.keys()
+        learned |= now
+        if at is not None:
+            (folder,) = extracted.folder.glob("students/tiny-*")
+            step = checkpoint_step(folder)
+            assert step is not None
+            assert at < step <= at + 2
+            assert max(s for _, s in learned) == step - 1
+            assert "To go on: unic-pipe distill" in ranks.said(0)
+    assert learned == alone[1]
+    for name in STUDENTS:
+        assert_same_student(extracted, alone[0], name)
+
+
+def test_one_world_size_is_bitwise_whatever_happens(ranks: Any, extracted: Any, tmp_path: Path) -> None:
+    configure(extracted, ("tiny",))
+    other = copy_of(extracted, tmp_path / "other")
+    assert ranks(extracted, 2) == [0, 0], ranks.everything()
+    for at in (4, 15):
+        assert ranks(other, 2, signals=[(at % 2, at, "SIGTERM")]) == [0, 0], ranks.everything()
+    assert ranks(other, 2) == [0, 0], ranks.everything()
+    mine, theirs = ((work.student() / "export/model.safetensors").read_bytes() for work in (other, extracted))
+    assert mine == theirs
+    mine, theirs = state_of(other)["optimizer"]["state"], state_of(extracted)["optimizer"]["state"]
+    assert all(torch.equal(mine[i][key], x) for i, known in theirs.items() for key, x in known.items())
+
+
+def test_parts_of_a_batch_add_up(ranks: Any, alone: tuple[Any, Any], extracted: Any, tmp_path: Path) -> None:
+    """Accumulated in one process, and in two that share out the weights; that one goes on in one process without."""
+    configure(extracted)
+    shared = copy_of(extracted, tmp_path / "shared")
+    parts = ("--set", "distill.micro_batch=3")
+    assert ranks(extracted, 1, *VIEWS, *parts) == [0], ranks.everything()
+    assert ranks.learned() == alone[1]
+    share = (*parts, "--set", "distill.shard=always")
+    assert ranks(shared, 2, *VIEWS, *share, signals=[(0, 12, "SIGTERM")]) == [0, 0], ranks.everything()
+    assert ranks(shared, 2, *VIEWS, *share, signals=[(1, 20, "SIGTERM")]) == [0, 0], ranks.everything()
+    assert ranks(shared, 1, *VIEWS) == [0], ranks.everything()
+    for name in STUDENTS:
+        assert_same_student(extracted, alone[0], name)
+        assert_same_student(shared, alone[0], name)
+
+
+def test_validation_is_shared_out(ranks: Any, extracted: Any, tmp_path: Path) -> None:
+    """12 rows in batches of 8 are two for one process, and three for two, one of which does not count."""
+    configure(extracted, ("tiny",))
+    yaml, file = YAML(), extracted.folder / "unic-pipe.yaml"
+    body = yaml.load(file)
+    body["distill"]["validation"] = "val"
+    yaml.dump(body, file)
+    other = copy_of(extracted, tmp_path / "other")
+    assert ranks(extracted, 1) == [0], ranks.everything()
+    assert ranks(other, 2, "--set", "distill.shard=always") == [0, 0], ranks.everything()
+    assert sum("val/loss" in row for row in metrics_of(other)) == 3
+    assert_same_student(other, extracted)
+
+
+def test_one_failure_is_one_message(ranks: Any, extracted: Any) -> None:
+    """A block that only one of the processes reads at first is damaged."""
+    configure(extracted, ("tiny",))
+    shards = (extracted.features("train-lite0") / "view-001").rglob("c/**/*")
+    shard = min(path for path in shards if path.is_file())
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    assert ranks(extracted, 2) == [1, 1], ranks.everything()
+    said = ranks.everything()
+    assert said.count("error:") == 1
+    assert "lite0, view 1" in said
+    assert "Traceback" not in said
+
+
+def test_two_trainings_in_one_folder(ranks: Any, extracted: Any) -> None:
+    configure(extracted, ("tiny",))
+    definition = extracted.inventory().student_definition("tiny")
+    name = student_folder(extracted.folder, "tiny", definition).name
+    with exclusive(extracted.folder / "runs" / f"{name}.lock", "another training"):
+        assert ranks(extracted, 2) == [1, 1], ranks.everything()
+    assert ranks.everything().count("is running already") == 1
+
+
+def test_a_number_of_processes_that_does_not_divide_the_streams(
+    ranks: Any, extracted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cli.errors import guarded
+    from cli.main import app
+
+    monkeypatch.chdir(extracted.folder)
+    arguments = ["distill", "--devices", "3"]
+    monkeypatch.setattr(sys, "argv", ["unic-pipe", *arguments])
+    assert guarded(lambda: app(args=arguments, standalone_mode=False), False) == 2
+    assert "Use 1 or 2 or 4 processes." in capsys.readouterr().err
+    # torchrun starts them before anybody can say so.
+    assert ranks(extracted, 3) == [2, 2, 2], ranks.everything()
+    assert ranks.everything().count("Use 1 or 2 or 4 processes.") == 1
