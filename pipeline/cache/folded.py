@@ -65,7 +65,7 @@ def folded_bytes(entries: Mapping[int, Entry]) -> bytes:
 class FoldedTable:
     """The records of a folded table, without their statistics; empty if there is none (or no store to look in)."""
 
-    def __init__(self, store: Store | None, key: str, view: int, token: TokenType) -> None:
+    def __init__(self, store: Store | None, key: str, view: int, token: TokenType, size: int | None = None) -> None:
         self.damaged = False
         self._salvaged: dict[int, bytes] = {}
         self._core: pa.Table | None = None
@@ -73,7 +73,7 @@ class FoldedTable:
         if store is None:
             return
         try:
-            core = read_core(store, key, list(_CORE))
+            core = read_core(store, key, list(_CORE), size)
             self._core = core if _is_of(core, view, token) else None
             self.damaged = self._core is None
         except FileNotFoundError:

@@ -310,13 +310,14 @@ class FeatureFolder:
 
     def _table(self, view: int, token: TokenType) -> FoldedTable:
         key = folded_key(view, token)
+        size = None
         if self._listing is None:
             version = self.store.version(key)
         else:
-            version = entry[1] if (entry := self._listing.get(key)) is not None else None
+            size, version = self._listing.get(key) or (None, None)
         cached = self._tables.get((view, token))
         if cached is None or cached[0] != version:
-            table = FoldedTable(self.store if version is not None else None, key, view, token)
+            table = FoldedTable(self.store if version is not None else None, key, view, token, size)
             # Read in pieces: one that was replaced meanwhile looks damaged.
             while table.damaged and (now := self.store.version(key)) != version:
                 version, table = now, FoldedTable(self.store if now is not None else None, key, view, token)

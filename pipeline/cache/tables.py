@@ -60,14 +60,14 @@ def sealed_parquet(table: pa.Table, payload: str | None = None) -> bytes:
     return raw[:footer] + head + _core_hash(raw[:start], head, raw[footer:]) + raw[footer:]
 
 
-def read_core(store: Store, key: str, columns: list[str]) -> pa.Table:
-    """Small columns of a sealed file, verified, without reading the payload.
+def read_core(store: Store, key: str, columns: list[str], size: int | None = None) -> pa.Table:
+    """Small columns of a sealed file, verified, without reading the payload. `size`: its bytes, where they are known.
 
     Raises:
         FileNotFoundError: there is no such file.
         DamagedTable: the core is not what was written.
     """
-    size = store.size(key)
+    size = store.size(key) if size is None else size
     if size is None:
         raise FileNotFoundError(store.describe(key))
     end = store.get_range(key, max(0, size - _TAIL_GUESS), min(size, _TAIL_GUESS))

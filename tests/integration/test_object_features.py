@@ -25,18 +25,21 @@ def run(work: Any, *arguments: str) -> Any:
 @pytest.mark.slow
 def test_the_whole_way(remote: Any, s3: Bucket, extracted_template: Any) -> None:
     """Extract, distill, evaluate, plan, report, verify, status, gc: with nothing but documents in the working folder."""
+    path = remote.folder / "unic-pipe.yaml"
+    text = path.read_text().replace("  lite0: {encoder: efficientnet-lite0, image_size: 64}\n", "")
+    path.write_text(text.replace("  c_values:", "  baseline: false\n  c_values:"))
     ended = run(remote, "run", "--device", "cpu")
     assert ended.exit_code == 0, ended.output
     assert not {"samples", "features"} & {f.name for f in remote.folder.iterdir()}
     mine, theirs = s3.content(), extracted_template.content("samples", "features")
-    assert [k for k in theirs if mine.get(k) != theirs[k]] == []
+    assert [k for k in theirs if "lite0" not in k and mine.get(k) != theirs[k]] == []
     before = len(s3.proxy.log)
     ended = run(remote, "status", "--json")
     body = json.loads(ended.stdout)
     assert {a["state"] for a in body["artefacts"]} == {"fresh"}
     paths = {a["path"] for a in body["artefacts"] if a["name"].startswith(("features", "samples"))}
     assert all(path.startswith(f"{s3.url}/unic/") for path in paths)
-    assert len(s3.proxy.log) - before < 30 * len(paths), "a few requests an artefact, none for a unit"
+    assert len(s3.proxy.log) - before < 15 * len(paths), "a few requests an artefact, none for a unit"
     assert json.loads(run(remote, "verify", "--json").stdout)["ok"]
     assert json.loads(run(remote, "verify", "--quick", "--json").stdout)["ok"]
     plan = run(remote, "plan", "--device", "cpu", "--json")
