@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 MINUS = "\N{MINUS SIGN}"
@@ -52,6 +53,16 @@ METRICS = {
     "rmse": Metric("RMSE", "m", scale=1.0, digits=3, higher=False, accuracy=False),
 }
 """By the name in a result record, the one that a benchmark is judged by first."""
+
+
+def named_metric(name: str) -> Metric:
+    """The measure behind a metric's name in a results table: `top1_k20` is a top-1; an unknown one is shown as stored."""
+    if name in METRICS:
+        return METRICS[name]
+    if match := re.fullmatch(r"top([0-9]+)(?:_(.+))?", name):
+        setting = re.sub(r"([a-z]+)([0-9]+)", r"\1 = \2", match[2] or "").replace("_", " ")
+        return Metric(f"top-{match[1]}" + (f", {setting}" if setting else ""), "%")
+    return Metric(name, "", scale=1.0, digits=4, accuracy=False)
 
 
 def signed(points: float, digits: int = 1) -> str:
