@@ -72,7 +72,11 @@ def _reference(table: ComparedTable) -> str:
     if not names:
         return f"{first.encoder} of {first.run}"
     text = f"the same encoder in {first.run}"
-    return text if len(names) == len({c.encoder for c in later}) else f"{text}, or where it has none to {first.encoder}"
+    return (
+        text
+        if len(names) == len({c.encoder for c in later})
+        else f"{text}, or to {first.encoder} where that has none of the name"
+    )
 
 
 def _cells(cells: tuple[ComparedCell, ...], metric: Metric) -> tuple[Cell, ...]:

@@ -10,7 +10,9 @@ from markupsafe import Markup
 from stages.report.charts import RELATIVE_TITLE, Axis, Polygon, rings, spoken
 from stages.report.svg import element, fit, marker, picture, text, tick_labels
 
-WIDTH, LEFT, RIGHT, LANE, HEAD, GAP = 440.0, 8.0, 10.0, 10.0, 24.0, 12.0
+WIDTH, LEFT, RIGHT, HEAD, GAP = 440.0, 8.0, 10.0, 24.0, 12.0
+ROOMY, DENSE = 10.0, 8.0
+"""Height of an encoder's lane, for at most five encoders and for more."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,14 @@ def dots(axes: Sequence[Axis], encoders: Sequence[Polygon], spreads: Sequence[Se
 
     `spreads` are relative standard deviations over seeds in per cent, by encoder and axis; drawn as whiskers.
     """
-    scale = Scale(tuple(rings(encoders)))
+    scale, lane = Scale(tuple(rings(encoders))), ROOMY if len(encoders) <= 5 else DENSE
     parts: list[Markup] = []
     y = 4.0
     for place, axis in enumerate(axes):
         parts.append(text(0, y + 12, fit(axis.name, 250, 13), "label", full=axis.name))
         parts.append(text(WIDTH, y + 12, fit(axis.note, 170, 11.5), "faint", "end", axis.note))
         y += HEAD
-        bottom = y + LANE * len(encoders)
+        bottom = y + lane * len(encoders)
         for tick in scale.ticks:
             best = "grid best" if abs(tick - 100) < 1e-9 else "grid"
             parts.append(element("line", x1=scale(tick), y1=y - 5, x2=scale(tick), y2=bottom - 2, class_=best))
@@ -50,7 +52,7 @@ def dots(axes: Sequence[Axis], encoders: Sequence[Polygon], spreads: Sequence[Se
             parts.append(element("line", x1=scale(100), y1=y - 5, x2=scale(100), y2=bottom - 2, class_="grid best"))
         for encoder, spread in zip(encoders, spreads, strict=True):
             parts += _lane(encoder, place, spread[place], scale, y)
-            y += LANE
+            y += lane
         y += GAP
     for tick, label in zip(scale.ticks, tick_labels(list(scale.ticks)), strict=True):
         anchor = "start" if tick == scale.low else "end" if tick == scale.ticks[-1] else "middle"

@@ -50,7 +50,7 @@ def relative_charts(data: ReportData) -> list[Chart]:
         return []
     legend = tuple((swatch(p.style), p.name) for p in shown)
     axes = [Axis(b.name, _best_note(view, b.name, *found)) for b, found in best]
-    note = "Every benchmark, on a scale where its best teacher is 100: the dark line. The bar of a student is its"
+    note = "Every benchmark, on a scale where its best teacher is 100: the solid line. The bar of a student is its"
     note += " difference to that teacher."
     if any(s for row in spreads for s in row):
         note += " Whiskers: one standard deviation over seeds."

@@ -16,8 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from stages.report.comparison import compare_runs
+from stages.report.comparison_text import write_page
 from stages.report.data import (
     BenchmarkEntry,
     EncoderEntry,
@@ -30,6 +34,7 @@ from stages.report.data import (
     StudentCurves,
 )
 from stages.report.render import write_report
+from stages.report.runs import load_runs
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 FLAGS = (
@@ -89,7 +94,7 @@ class Browser:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
@@ -203,8 +208,9 @@ def test_page_renders_quietly_and_never_scrolls_sideways(
     assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
 
 
-def test_chart_labels_do_not_overlap_or_leave_the_picture(browser: Browser, tmp_path: Path) -> None:
-    browser.open(write_report(tmp_path, wide_data(12, 6)), 1280)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_chart_labels_do_not_overlap_or_leave_the_picture(browser: Browser, tmp_path: Path, width: int) -> None:
+    browser.open(write_report(tmp_path, wide_data(12, 6)), width)
     overlaps = browser.ask(
         """(() => {
           const found = [];
@@ -242,6 +248,40 @@ def test_wide_tables_scroll_inside_their_boxes_on_a_phone(browser: Browser, tmp_
     assert min(sizes) >= 11
 
 
+def test_comparison_of_runs_fits_a_phone_and_a_sheet(browser: Browser, tmp_path: Path) -> None:
+    rows = [
+        {
+            "benchmark": f"benchmark-{i}-with-a-long-name", "encoder": f"encoder-{j}-with-a-long-name", "probe": "knn",
+            "metric": "top1_k20", "value": 0.5 + j / 100, "seed": 0, "encoder_digest": "e" * 64,
+            "dataset_digest": "d" * 64, "protocol": "logistic-knn/1",
+        }
+        for i in range(4)
+        for j in range(5)
+    ]  # fmt: skip
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "results.parquet")
+    found = compare_runs(load_runs([tmp_path / "first", tmp_path / "second"]))
+    write_page(tmp_path / "compare.html", found)
+    browser.open(tmp_path / "compare.html", 390, "dark")
+    assert browser.ask("document.documentElement.scrollWidth") <= 390
+    browser.open(tmp_path / "compare.html", 1280)
+    assert browser.ask("document.querySelector('table').getBoundingClientRect().right") <= 1280
+    assert printed_too_wide(browser) == []
+
+
+def printed_too_wide(browser: Browser) -> list[str]:
+    """Names of the boxes of the open page whose tables or pictures are wider than an A4 sheet between its margins."""
+    paper = round((210 - 2 * 14) / 25.4 * 96)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.call("Emulation.setDeviceMetricsOverride", width=paper, height=900, deviceScaleFactor=1, mobile=False)
+    found: list[str] = browser.ask(
+        f"[...document.querySelectorAll('.scroll table, figure svg, pre')].filter(e => e.offsetParent !== null &&"
+        f" e.getBoundingClientRect().right > {paper} + 1).map(e => e.parentElement.getAttribute('aria-label'))"
+    )
+    return found
+
+
 def luminance(colour: str) -> float:
     """Relative luminance of `rgb(...)`, as WCAG 2 defines it."""
     channels = [int(c) / 255 for c in re.findall(r"[0-9]+", colour)[:3]]
@@ -268,19 +308,11 @@ def test_text_is_readable_in_both_schemes(browser: Browser, tmp_path: Path, sche
 def test_print_is_dark_on_white_and_cuts_no_table(browser: Browser, tmp_path: Path) -> None:
     path = write_report(tmp_path, wide_data(12, 6))
     browser.open(path, 1280, "dark")
-    paper_width = round((210 - 2 * 14) / 25.4 * 96)
-    browser.call("Emulation.setEmulatedMedia", media="print")
-    browser.call("Emulation.setDeviceMetricsOverride", width=paper_width, height=900, deviceScaleFactor=1, mobile=False)
+    assert printed_too_wide(browser) == []
     assert luminance(browser.ask("getComputedStyle(document.body).color")) < 0.05
-    cut = browser.ask(
-        f"[...document.querySelectorAll('.scroll table, figure svg, pre')].filter(e => e.offsetParent !== null &&"
-        f" e.getBoundingClientRect().right > {paper_width} + 1).map(e => e.parentElement.getAttribute('aria-label'))"
-    )
-    assert cut == []
     rows = browser.ask("[...document.querySelectorAll('tr')].map(r => getComputedStyle(r).breakInside)")
     assert set(rows) == {"avoid"}, "no row is torn between two pages"
     heads = browser.ask("[...document.querySelectorAll('thead')].map(h => getComputedStyle(h).display)")
     assert set(heads) == {"table-header-group"}, "a table's head is repeated on its next page"
     pdf = base64.b64decode(browser.call("Page.printToPDF", preferCSSPageSize=True)["data"])
     assert pdf.startswith(b"%PDF")
-    browser.call("Emulation.setEmulatedMedia", media="")
