@@ -219,6 +219,7 @@ def run_everything(
     stop: Stop,
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
+    from pipeline.planning import only_evaluated
     from stages.indexing import index as index_stage
     from stages.report.stage import records_in_force
     from stages.run import run as run_stages
@@ -240,7 +241,7 @@ def run_everything(
     run_stages(
         look,
         {
-            "index": lambda i, a: index_stage(i, names(a), reporter, stop),
+            "index": lambda i, a: index_stage(i, names(a), reporter, stop, optional=only_evaluated(i)),
             "extract": lambda i, a: extract_step(i, (), options, reporter, stop),
             "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop),
             "evaluate": lambda i, a: evaluation(i),
@@ -298,15 +299,16 @@ def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Repor
     """Index the benchmarks, probe, write the report, show the table."""
     from pipeline.planning import benchmark_datasets
     from stages.evaluate.run import failures
-    from stages.evaluate.stage import evaluate_all
+    from stages.evaluate.stage import evaluate_all, skipped_error
     from stages.indexing import index as index_stage
 
-    index_stage(inventory, benchmark_datasets(inventory), reporter, stop)
+    datasets = benchmark_datasets(inventory)
+    index_stage(inventory, datasets, reporter, stop, optional=datasets)
     records = [] if stop.requested else evaluate_all(inventory, options, reporter, stop)
     if stop.requested:
         return
     show_results(inventory, records, reporter)
-    failed = failures(records)
+    failed = failures(records) or skipped_error(inventory)
     if failed is not None:
         raise failed
 

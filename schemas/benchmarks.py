@@ -123,18 +123,23 @@ def check_reader(reader: str | None) -> str | None:
     return reader
 
 
-def benchmark_problems(benchmarks: Any) -> Iterator[tuple[str, str]]:
-    """Name of each benchmark that cannot be run as configured, and why. The value may be wrong in other ways, too."""
+def benchmark_problems(benchmarks: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What keeps a benchmark from being run as configured: its name (or name and field), and why.
+
+    The value may be wrong in other ways, too.
+    """
     named = named_benchmarks(benchmarks)
-    for name, body in named.items() if isinstance(named, Mapping) else ():
-        card = cards().get(str(name))
+    for key, body in named.items() if isinstance(named, Mapping) else ():
+        name, card = str(key), cards().get(str(key))
         if not isinstance(body, Mapping):
             continue
         lacks = [side for side in ("train", "test") if not body.get(side)]
-        if card is None and lacks:
-            near = did_you_mean(str(name), list(cards()))
-            yield str(name), f"lacks {' and '.join(lacks)}, and no benchmark of the registry has this name{near}"
+        if card is None and len(lacks) == 1:
+            yield (name, lacks[0]), "missing"
+        elif card is None and lacks:
+            near = did_you_mean(name, list(cards()))
+            yield (name,), f"no benchmark of the registry has this name, and your own need train and test{near}"
         elif card is None and body.get("root"):
-            yield str(name), "root is for benchmarks of the registry (unic-pipe benchmarks)"
+            yield (name, "root"), "only for benchmarks of the registry (unic-pipe benchmarks)"
         elif card is not None and card.dense:
-            yield str(name), f"is a {card.kind} benchmark, for which there is no protocol here"
+            yield (name,), f"a {card.kind} benchmark, for which there is no protocol here"

@@ -298,7 +298,7 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
                 message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
                 problems.append(_problem(loc, message, name))
     for loc, value in _values(body, ("evaluate", "benchmarks")):
-        problems += [_problem((*loc, name), why, name) for name, why in benchmark_problems(value)]
+        problems += [_problem((*loc, *place), why, place[-1]) for place, why in benchmark_problems(value)]
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
     for loc, _ in _values(body, ("students", "*")):
         if loc[-1] in teachers:

@@ -28,7 +28,9 @@ def read_cars(place: Place) -> Listing:
 def read_flowers(place: Place) -> Listing:
     """`setid.mat` (trnid and valid; tstid) and `imagelabels.mat` (classes counted from 1) over `jpg/image_NNNNN.jpg`."""
     sets = place.folder / "setid.mat"
-    numbers = [int(n) for name in (("trnid", "valid") if place.split == "train" else ("tstid",)) for n in _matrix(sets, name)]
+    numbers = [
+        int(n) for name in (("trnid", "valid") if place.split == "train" else ("tstid",)) for n in _matrix(sets, name)
+    ]
     labels = _matrix(place.folder / "imagelabels.mat", "labels")
     if max(numbers, default=0) > len(labels):
         raise UserError(f"{sets}: names images beyond the {len(labels):,} of imagelabels.mat.", "Get both files again.")

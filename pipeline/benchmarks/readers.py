@@ -84,7 +84,9 @@ def read_inat(place: Place) -> Listing:
 
 def read_eurosat(place: Place) -> Listing:
     """Class folders. Test: of each class the same number of images, those whose names hash lowest; train: the others."""
-    classes = sorted(entry.name for entry in place.folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = sorted(
+        entry.name for entry in place.folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
     held = place.card.test // len(classes)
     pairs = []
     for label, name in enumerate(classes):

@@ -133,6 +133,8 @@ class ReportData:
     features: tuple[FeatureRow, ...] = ()
     origins: tuple[Origin, ...] = ()
     protocol: str = ""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """Benchmarks that were asked for and could not be run, and why."""
     commands: tuple[str, ...] = ()
     """What to type to make all of it again."""
 

@@ -47,6 +47,7 @@ def gather(
     results: Sequence[ResultRecord],
     *,
     notes: Mapping[str, str] | None = None,
+    skipped: Mapping[str, str] | None = None,
     commands: Sequence[str] = (),
     evaluation_digest: str = "",
     title: str = "",
@@ -59,6 +60,7 @@ def gather(
         students: folder of each student whose training is shown, by name.
         results: the records in force, in the order of the configuration.
         notes: remarks on benchmarks, for instance that the data are synthetic.
+        skipped: benchmarks that could not be run, and why.
         commands: what to type to make the results again.
         evaluation_digest: of the evaluation; by default the eight digits at the end of its folder's name.
         title: of the report; by default the evaluation's name.
@@ -87,6 +89,7 @@ def gather(
         features=tuple(features),
         origins=tuple(_origins(manifests, folders, results, trained_on, evaluation_digest or digits, name)),
         protocol=", ".join(sorted({record.definition.protocol for record in results})),
+        skipped=tuple((skipped or {}).items()),
         commands=tuple(commands),
     )
 

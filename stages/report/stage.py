@@ -10,7 +10,7 @@ from rich.table import Table
 from pipeline.evaluations import current_record
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path
-from pipeline.probing import probe_plans
+from pipeline.probing import benchmark_pairs, probe_plans
 from schemas.evaluations import ResultRecord
 from stages.report.gather import gather
 from stages.report.render import write_report
@@ -33,9 +33,10 @@ def records_in_force(inventory: Inventory) -> list[ResultRecord]:
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:
     """Write `report.html` into the evaluation's folder; its path, and the main table for a terminal."""
     folder = evaluation_path(inventory)
-    assert folder is not None, "records exist, so the datasets are indexed"
+    assert folder is not None, "records exist, so datasets are indexed"
     shown = {record.encoder for record in records if record.role == "student"}
     students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
     notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
-    data = gather(inventory.folder, folder, students, records, notes=notes, commands=COMMANDS)
+    skipped = benchmark_pairs(inventory)[1]
+    data = gather(inventory.folder, folder, students, records, notes=notes, skipped=skipped, commands=COMMANDS)
     return write_report(folder, data), results_table(data)
