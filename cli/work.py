@@ -58,13 +58,15 @@ def index(
 
     The other stages do this by themselves for what they need. New tars and images are added as new rows.
     """
-    from pipeline.planning import used_datasets
+    from pipeline.planning import only_evaluated, used_datasets
     from stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop)
+        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
+        if inventory.refused:  # of several, the first: the others' data are indexed all the same
+            raise next(iter(inventory.refused.values()))
 
     return staged(inventory, "index", work)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +36,7 @@ class Place:
         raise UserError(
             f"benchmark {self.name}: its {self.split} set is not here; not in {self.folder}: {files}.",
             f"Get {self.card.get} ({self.card.source}). Set evaluate.benchmarks.{self.name}.root to its folder, or "
-            f"evaluate.root to the one that holds it as {' or '.join((self.name, *self.card.folders))}.",
+            f"evaluate.root to the one that holds it as {' or '.join(dict.fromkeys((self.name, *self.card.folders)))}.",
         )
 
     def signature(self) -> str:
@@ -79,8 +81,12 @@ def locate(name: str, split: Split, base: Path) -> Place:
 
 
 def _found(folder: Path, pattern: str) -> Path | None:
-    """The first path that fits."""
-    if any(sign in pattern for sign in "*?["):
-        return next(folder.glob(pattern), None)
+    """The first path that fits; only the last part may be a pattern. A large folder is not read to its end."""
     path = folder / pattern
-    return path if path.exists() else None
+    if not any(sign in pattern for sign in "*?["):
+        return path if path.exists() else None
+    try:
+        with os.scandir(path.parent) as entries:
+            return next((Path(e.path) for e in entries if fnmatch.fnmatchcase(e.name, path.name)), None)
+    except OSError:
+        return None

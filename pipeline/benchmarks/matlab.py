@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.benchmarks.listing import Listing, made
 from pipeline.benchmarks.locate import Place
 from schemas.errors import UserError
@@ -43,7 +45,7 @@ def _matrix(file: Path, name: str) -> Any:
     import scipy.io
 
     try:
-        return scipy.io.loadmat(file, squeeze_me=True)[name].reshape(-1)
+        return np.atleast_1d(scipy.io.loadmat(file, squeeze_me=True)[name]).reshape(-1)
     except Exception as error:  # scipy raises many kinds on damaged files
         raise UserError(f"{file}: cannot be read ({error}).", "Get the file again.") from None
 

@@ -45,7 +45,7 @@ def read_pets(place: Place) -> Listing:
     except ValueError:
         raise _damaged(file) from None
     names = {int(number) - 1: name.rpartition("_")[0] for name, number, *_ in fields}
-    return made(place.folder, pairs, [names[n] for n in sorted(names)])
+    return made(place.folder, pairs, [names.get(n, str(n + 1)) for n in range(max(names, default=-1) + 1)])
 
 
 def read_food(place: Place) -> Listing:
@@ -140,10 +140,11 @@ def _eurosat_order(name: str) -> tuple[int, str]:
 
 
 def _by_folder(place: Place, pairs: list[tuple[str, str]]) -> Listing:
-    """Classes are the sorted names."""
-    classes = sorted({name for _, name in pairs})
-    position = {name: i for i, name in enumerate(classes)}
-    return made(place.folder, [(path, position[name]) for path, name in pairs], classes)
+    """Classes are the sorted names of the folders in `images/`: the same for both splits, whatever they name."""
+    classes = sorted(e.name for e in (place.folder / "images").iterdir() if e.is_dir() and not e.name.startswith("."))
+    return made(
+        place.folder, [(path, _number(classes, name, place.folder / "images")) for path, name in pairs], classes
+    )
 
 
 def _lines(file: Path) -> list[str]:
@@ -157,7 +158,7 @@ def _number(classes: list[str], name: str, file: Path) -> int:
     try:
         return classes.index(name)
     except ValueError:
-        raise UserError(f"{file}: {name!r} is not one of the classes.", "Unpack the annotation files again.") from None
+        raise UserError(f"{file}: {name!r} is not one of its classes.", "Unpack the archive again.") from None
 
 
 def _damaged(file: Path) -> UserError:
