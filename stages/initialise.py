@@ -13,7 +13,8 @@ from pipeline.encoders.resolve import encoder_card, find_file
 from pipeline.presets import COMMENTS, PRESETS
 from pipeline.samples.survey import Survey, survey_splits
 from pipeline.storage import LocalStore
-from schemas.config import BenchmarkConfig, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
+from schemas.benchmarks import BenchmarkConfig
+from schemas.config import DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from schemas.errors import UserError, did_you_mean
 
 WEIGHTS = "weights"

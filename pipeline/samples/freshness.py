@@ -59,7 +59,7 @@ def dataset_state(
     Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason.
     """
     if folder is None:
-        return "missing", "not indexed"
+        return "missing", _why_missing(config, roots)
     try:
         manifest = read_manifest(folder)
         source = find_source(manifest.name, config, roots)
@@ -86,6 +86,16 @@ def dataset_state(
     return "fresh", ""
 
 
+def _why_missing(config: DatasetConfig, roots: Sequence[Path]) -> str:
+    """That it is not indexed; of a benchmark that is not here, what of it is missing."""
+    if config.reader is not None:
+        try:
+            find_source("", config, roots)
+        except UserError as error:
+            return error.message
+    return "not indexed"
+
+
 def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
     recorded = {entry.path: entry.size for segment in manifest.segments for entry in segment.shards}
     sizes = {path: os.stat(file).st_size for path, file in source.tars.items()}
@@ -104,12 +114,14 @@ def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
 
 def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
     assert source.folder is not None
-    if source.layout == "flat-folder":
+    if source.layout == "listed":  # its lists say what it holds, and `label_source` says whether they are the same
+        present = {}
+    elif source.layout == "flat-folder":
         present = {source.base: source.folder}
     else:
         names = sorted(e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir())
         present = {Path(source.base, name).as_posix(): source.folder / name for name in names}
-    recorded = recorded_counts(manifest)
+    recorded = {} if source.layout == "listed" else recorded_counts(manifest)
     missing = [path for path in recorded if path not in present]
     added, new = [], 0
     for path, folder in present.items():

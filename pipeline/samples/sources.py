@@ -9,13 +9,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.samples.shards import IMAGE_EXTENSIONS
 from schemas.config import DatasetConfig, SamplesConfig
 from schemas.errors import UserError
 
-Layout = Literal["tars", "class-folders", "flat-folder"]
+if TYPE_CHECKING:
+    from pipeline.benchmarks.locate import Place
+
+Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 _DECOMPRESS = {
     ".tar.gz": "gunzip -k",
@@ -31,7 +34,7 @@ class Source:
     """A dataset's data as found on disk now."""
 
     text: str
-    """`source` relative to a root."""
+    """`source` relative to a root; for listed images `reader`."""
     layout: Layout
     tars: dict[str, Path]
     """Tars by their path relative to a root, in row order; empty for folders."""
@@ -43,7 +46,9 @@ class Source:
 
 def data_roots(workdir: Path, config: DatasetConfig, samples: SamplesConfig) -> tuple[Path, ...]:
     """The folders in which a dataset's files are searched: `samples.roots` (relative to the working folder), then the
-    folder of an absolute `source`."""
+    folder of an absolute `source`. Images that a benchmark lists are searched in its own folder."""
+    if config.reader is not None:
+        return (_place(config.reader, workdir / Path(config.source).expanduser()).folder,)
     roots = tuple(workdir / Path(root).expanduser() for root in samples.roots)
     implicit = _split_absolute(config.source, roots)[1]
     return roots if implicit is None or implicit in roots else (*roots, implicit)
@@ -60,6 +65,8 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Path]) -> Sour
     Raises:
         UserError: nothing there, compressed tars, URLs or pipes, split folders taken for classes.
     """
+    if config.reader is not None:
+        return Source(config.reader, "listed", {}, _place(config.reader, roots[0]).require(), "")
     _refuse_remote(name, config.source)
     text, implicit = _split_absolute(config.source, roots)
     roots = roots if implicit is None else (*roots, implicit)
@@ -112,6 +119,12 @@ def expand_braces(text: str) -> list[str]:
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image (hidden files are not)."""
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".") and "." in name
+
+
+def _place(reader: str, base: Path) -> Place:
+    from pipeline.benchmarks.locate import locate, split_of
+
+    return locate(*split_of(reader), base)
 
 
 def _split_absolute(source: str, roots: Sequence[Path]) -> tuple[str, Path | None]:

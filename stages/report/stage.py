@@ -10,9 +10,9 @@ from rich.table import Table
 from pipeline.evaluations import current_record
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path
-from pipeline.probing import probe_plans
+from pipeline.probing import benchmark_pairs, probe_plans
+from schemas.benchmarks import cards
 from schemas.evaluations import ResultRecord
-from stages.report.benchmarks import axis_of, reasons_of
 from stages.report.data import Skipped
 from stages.report.files import write_text
 from stages.report.gather import gather
@@ -35,15 +35,9 @@ def records_in_force(inventory: Inventory) -> list[ResultRecord]:
 
 def skipped(inventory: Inventory) -> list[Skipped]:
     """What the configuration asks for and an evaluation cannot run now, with the reason."""
-    plans, waiting = probe_plans(inventory)
-    planned = {plan.benchmark for plan in plans}
-    students = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in waiting]
-    reasons = reasons_of(inventory)
-    return students + [
-        Skipped(name, reasons.get(name) or "its samples are not indexed (unic-pipe index)")
-        for name in inventory.config.evaluate.benchmarks
-        if name not in planned
-    ]
+    waiting = probe_plans(inventory)[1]
+    found = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in waiting]
+    return found + [Skipped(name, reason) for name, reason in benchmark_pairs(inventory)[1].items()]
 
 
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:
@@ -52,7 +46,7 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
     Returns the path of the page, and the main table for a terminal.
     """
     folder = evaluation_path(inventory)
-    assert folder is not None, "records exist, so the datasets are indexed"
+    assert folder is not None, "records exist, so datasets are indexed"
     shown = {record.encoder for record in records if record.role == "student"}
     students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
     notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
@@ -62,7 +56,7 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
         students,
         records,
         notes=notes,
-        axes={name: axis_of(name) for name in inventory.config.evaluate.benchmarks},
+        axes={name: card.axis for name, card in cards().items()},
         skipped=skipped(inventory),
         commands=COMMANDS,
     )
