@@ -58,7 +58,10 @@ class Score:
     """Standard deviation over seeds, in units of `value`; None when there was one seed."""
     seeds: int = 1
     curves: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
-    """Values over a setting that is not chosen, by its name: pairs (k, top-1) of `k`, (images per class, top-1) of `shots`."""
+    """Values over a setting that is not chosen, by name: pairs (k, top-1) of `k`; of few-shot classifiers, by theirs,
+    pairs (training images per class, top-1)."""
+    classes: tuple[tuple[int, int, float], ...] = ()
+    """Class by class: the dataset's number, test images, accuracy."""
     encoder_digest: str = ""
     dataset_digest: str = ""
 

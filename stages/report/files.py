@@ -13,12 +13,13 @@ from schemas.base import short
 from schemas.evaluations import ResultRecord
 from stages.report.data import EncoderEntry, ReportData
 from stages.report.render import put_text
+from stages.report.scores import seeds_of, spreads_of
 from stages.report.summary import headline
 from stages.report.tables import NONE, Cell, ScoreTable, failures, score_table
 
 MARKDOWN, CSV = "report.md", "results.csv"
 CSV_COLUMNS = (
-    "benchmark", "axis", "encoder", "role", "probe", "metric", "value", "seed", "status", "message",
+    "benchmark", "axis", "encoder", "role", "probe", "metric", "value", "spread", "seeds", "status", "message",
     "encoder_digest", "dataset_digest", "protocol",
 )  # fmt: skip
 ROLES = {"student": "student", "teacher": "teacher", "encoder": "", "baseline": "random initialisation"}
@@ -105,7 +106,7 @@ def results_csv(data: ReportData, records: Sequence[ResultRecord]) -> str:
             "encoder": record.encoder,
             "role": record.role,
             "probe": record.definition.probe,
-            "seed": record.definition.seed,
+            "seeds": " ".join(map(str, seeds_of(record))),
             "status": record.status,
             "message": one_line(record.message),
             "encoder_digest": record.definition.encoder,
@@ -114,7 +115,8 @@ def results_csv(data: ReportData, records: Sequence[ResultRecord]) -> str:
         }
         found = {} if record.status == "failed" else record.metrics
         for metric, value in found.items() or (("", ""),):
-            writer.writerow({**common, "metric": metric, "value": value})
+            spread = spreads_of(record).get(metric, "")
+            writer.writerow({**common, "metric": metric, "value": value, "spread": spread})
     for item in data.skipped:
         writer.writerow({"benchmark": item.name, "status": "skipped", "message": one_line(item.reason)})
     return out.getvalue()

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from pipeline.storage import LocalStore
 from schemas.base import PROGRAM_VERSION, short
 from stages.report import details, tables
+from stages.report.classes import class_tables
 from stages.report.data import ReportData
 from stages.report.figures import curve_legend, relative_charts, training_panels
 from stages.report.metrics import METRICS, signed
@@ -67,6 +68,7 @@ def render(data: ReportData) -> str:
         lead=student.name if student else "",
         score_tables=[tables.score_table(data, probe) for probe in data.probes],
         versus=versus_tables(view),
+        classes=class_tables(view, student.name) if student else [],
         versus_probe=tables.probe_title(view),
         probe_names=PROBE_NAMES,
         metrics=METRICS,

@@ -14,6 +14,7 @@ from pipeline.evaluations import FOLDER, RESULTS, TABLE, read_record
 from schemas.errors import UserError
 from schemas.evaluations import RESULT_COLUMNS
 
+SPREAD = "_spread"
 EVALUATE = "Make it: unic-pipe evaluate"
 
 
@@ -118,22 +119,38 @@ def _rows(table: Path) -> list[dict[str, object]]:
 
 
 def _seeds_folded(rows: Sequence[dict[str, object]], table: Path) -> list[Result]:
-    """One result for the rows that differ in nothing but seed and value."""
-    groups: dict[tuple[str, ...], list[float]] = {}
+    """One result for the rows that differ in nothing but seed and value.
+
+    A row without a seed is the mean over those that have one; `<metric>_spread` its standard deviation.
+    """
+    groups: dict[tuple[str, ...], list[tuple[bool, float]]] = {}
     for row in rows:
         value = row["value"]
         key = tuple(str(row[c]) for c in RESULT_COLUMNS if c not in ("value", "seed"))
         if not isinstance(value, float) or not math.isfinite(value):
             raise UserError(f"{table}: {key[0]}, {key[1]}, {key[3]} has no finite value.", EVALUATE)
-        groups.setdefault(key, []).append(value)
+        groups.setdefault(key, []).append((row["seed"] is None, value))
     found: list[Result] = []
     seen: set[tuple[str, ...]] = set()
     for key, values in groups.items():
         benchmark, encoder, probe, metric, encoder_digest, dataset_digest, protocol = key
+        if metric.endswith(SPREAD) and all(averaged for averaged, _ in values):
+            continue
         if key[:4] in seen:
             raise UserError(f"{table} has two results of {encoder} on {benchmark} ({probe}, {metric}).", EVALUATE)
         seen.add(key[:4])
-        mean = math.fsum(values) / len(values)
-        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else None
+        deviation = groups.get((*key[:3], metric + SPREAD, *key[4:]))
+        mean, spread = _mean(values)
+        spread = deviation[0][1] if deviation else spread
         found.append(Result(benchmark, encoder, probe, metric, mean, spread, encoder_digest, dataset_digest, protocol))
     return found
+
+
+def _mean(values: Sequence[tuple[bool, float]]) -> tuple[float, float | None]:
+    """The mean that stands in the table, else that of the seeds; and their standard deviation where there are several."""
+    seeds = [value for averaged, value in values if not averaged]
+    means = [value for averaged, value in values if averaged]
+    mean = means[0] if means else math.fsum(seeds) / len(seeds)
+    if len(seeds) < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in seeds) / (len(seeds) - 1))

@@ -16,9 +16,8 @@ SHOWN_K = 20
 """k of the k-NN table where it was computed: one k for all, because choosing on test scores would flatter."""
 CHOSEN = {"c": "C", "validation_top1": "top-1 in validation"}
 """What the list of all results shows of a record's `chosen`."""
-_CURVE = re.compile(r"top1_(k)([0-9]+)")
-"""Metrics that are one point of a curve: the setting, and its value."""
-
+_CURVE = re.compile(r"top1_(?:(k)([0-9]+)|([a-z]+)_([0-9]+)shot)")
+"""Metrics that are one point of a curve: `top1_k10`, `top1_logistic_5shot`."""
 
 LINEAR = ("logistic", "sgd")
 """Probes that are each benchmark's linear one: L-BFGS for small sets, SGD for large ones."""
@@ -45,13 +44,15 @@ def score_of(record: ResultRecord) -> Score:
     samples = chosen.get("test_samples")
     details: dict[str, Scalar] = {label: chosen[key] for key, label in CHOSEN.items() if key in chosen}
     curves = curves_of(metrics)
-    metric = next((name for name in METRICS if name in metrics), "top1")
-    value = metrics.get(metric)
-    if value is None and curves:
-        setting, points = next(iter(curves.items()))
-        at, value = next((p for p in points if p[0] == SHOWN_K), points[0])
-        details = {setting: int(at), **{f"top-1 at {setting} {x:g}": y for x, y in points if x != at}, **details}
+    metric = name = next((m for m in METRICS if m in metrics), "top1")
+    if name not in metrics and "k" in curves:
+        points = curves["k"]
+        at = next((int(k) for k, _ in points if k == SHOWN_K), int(points[0][0]))
+        name = f"top1_k{at}"
+        details = {"k": at, **{f"top-1 at k {x:g}": y for x, y in points if x != at}, **details}
+    value = metrics.get(name)
     failed = record.status == "failed" or value is None
+    each = getattr(record, "classes", None)
     return Score(
         benchmark=record.benchmark,
         encoder=record.encoder,
@@ -63,16 +64,36 @@ def score_of(record: ResultRecord) -> Score:
         message=record.message,
         digest=record.digest,
         metric=metric,
+        spread=None if failed else spreads_of(record).get(name),
+        seeds=len(getattr(record, "per_seed", ())) or 1,
         curves={} if failed else curves,
+        classes=tuple(zip(each.classes, each.samples, each.accuracy, strict=True)) if each and not failed else (),
         encoder_digest=record.definition.encoder,
         dataset_digest=dataset_digest(record.definition),
     )
 
 
+def spreads_of(record: ResultRecord) -> Mapping[str, float]:
+    """Standard deviations over seeds by metric; empty for one seed."""
+    found: Mapping[str, float] = getattr(record, "spread", {})
+    return found
+
+
+def seeds_of(record: ResultRecord) -> tuple[int, ...]:
+    """The seeds of a record, one or several."""
+    definition = record.definition.model_dump()
+    seeds: tuple[int, ...] = tuple(definition.get("seeds") or (definition["seed"],))
+    return seeds
+
+
 def curves_of(metrics: Mapping[str, float]) -> dict[str, tuple[tuple[float, float], ...]]:
-    """The curves among a record's metrics, by setting: `top1_k10`, `top1_k20` -> {k: ((10, ...), (20, ...))}."""
+    """The curves among a record's metrics: `top1_k10`, `top1_k20` -> {k: ((10, ...), (20, ...))}.
+
+    Few-shot curves have the name of their classifier: `top1_logistic_5shot` -> {logistic: ((5, ...),)}.
+    """
     found: dict[str, list[tuple[float, float]]] = {}
     for name, value in metrics.items():
         if match := _CURVE.fullmatch(name):
-            found.setdefault(match[1], []).append((float(match[2]), value))
+            setting, place = (match[1] or match[3]), (match[2] or match[4])
+            found.setdefault(setting, []).append((float(place), value))
     return {setting: tuple(sorted(points)) for setting, points in found.items()}

@@ -15,7 +15,9 @@ from stages.report.summary import PROBE_NAMES, capital
 from stages.report.svg import Style, element, nice_ticks, number, picture, swatch, text, tick_labels
 from stages.report.view import ProbeView
 
-SETTINGS = {"k": "k (neighbours)", "shots": "labelled images per class"}
+SETTINGS = {"k": "k (neighbours)"}
+SHOTS = "training images per class"
+"""The setting of every other curve, which is named by its classifier."""
 POINTS = 3
 """Fewer values are no curve; the list of all results has them."""
 WIDTH, HEIGHT, LEFT, EDGE, BOTTOM = 360.0, 220.0, 40.0, 12.0, 34.0
@@ -49,7 +51,8 @@ def sweep_panels(data: ReportData) -> list[Sweep]:
                     identity = f"s-{len(found)}-{len(charts)}"
                     charts.append(Chart(bench.name, _panel(identity, bench.name, setting, curves)))
             if charts:
-                title = f"{capital(PROBE_NAMES.get(probe, probe))} by {SETTINGS.get(setting, setting)}"
+                classifier = "" if setting in SETTINGS else f" ({setting})"
+                title = f"{capital(PROBE_NAMES.get(probe, probe))}{classifier} by {SETTINGS.get(setting, SHOTS)}"
                 legend = tuple((swatch(look), name) for name, look in shown.items())
                 found.append(Sweep(title, legend, tuple(charts)))
     return found
@@ -79,10 +82,17 @@ def _panel(identity: str, title: str, setting: str, curves: Sequence[Named]) -> 
         parts.append(element("line", x1=LEFT, y1=y, x2=WIDTH, y2=y, class_="grid"))
         parts.append(text(LEFT - 6, y + 4, label, "tick", "end"))
     parts += [text(at(x, 0)[0], HEIGHT - BOTTOM + 16, number(x), "tick", "middle") for x in settings]
-    parts.append(text((LEFT + WIDTH) / 2, HEIGHT - 3, SETTINGS.get(setting, setting), "faint", "middle"))
+    parts.append(text((LEFT + WIDTH) / 2, HEIGHT - 3, SETTINGS.get(setting, SHOTS), "faint", "middle"))
     parts.append(element("line", x1=LEFT, y1=HEIGHT - BOTTOM, x2=WIDTH, y2=HEIGHT - BOTTOM, class_="axis"))
     # Students come first and are drawn last, on top.
     for _, look, points in reversed(curves):
         parts += curve(look, [at(x, y) for x, y in points], marks=True)
     said = (f"{name} " + ", ".join(f"{100 * y:.1f} at {x:g}" for x, y in points) for name, _, points in curves)
-    return picture(WIDTH, HEIGHT, identity, f"{title}: top-1 in per cent by {setting}", "; ".join(said), *parts)
+    return picture(
+        WIDTH,
+        HEIGHT,
+        identity,
+        f"{title}: top-1 in per cent by {SETTINGS.get(setting, SHOTS)}",
+        "; ".join(said),
+        *parts,
+    )

@@ -222,6 +222,20 @@ def test_rows_are_grouped_by_axis_and_other_measures_are_not_averaged() -> None:
     assert '<span class="down">+0.100</span>' in html, "more metres are worse"
 
 
+def test_classes_with_the_largest_differences_are_shown() -> None:
+    def with_classes(score: Score) -> Score:
+        student = score.encoder == "main"
+        return replace(score, classes=tuple((n, 36, n / 100 if student else 0.1) for n in range(20)))
+
+    data = replace(report_data(), scores=tuple(map(with_classes, report_data().scores)))
+    page = Page(render(data))
+    table = next(t for t in page.tables if t[0][0] == "Class")
+    assert table[0] == ["Class", "Test images", "main", "lite0", "Difference"]
+    assert [row[0] for row in table[1:]] == [str(n) for n in (0, 1, 2, 3, 4, 15, 16, 17, 18, 19)]
+    assert table[1] == ["0", "36", "0.0", "10.0", "−10.0"]
+    assert "digits: 10 of 20 classes" in page.text
+
+
 def test_skipped_is_listed_with_its_reason() -> None:
     data = replace(report_data(), skipped=(Skipped("ade20k", "no <files>"), Skipped("students/big", "not finished")))
     assert "Skippedade20k: no <files>students/big: not finished" in Page(render(data)).text.replace("\n", "")

@@ -115,6 +115,11 @@ def test_seeds_are_averaged_with_their_spread(tmp_path: Path, runs: list[Path]) 
     assert cell.value == pytest.approx(0.92)
     assert cell.spread == pytest.approx(0.02)
     assert "**92.0** ±2.0 (+2.0)" in for_markdown(found)
+    averaged = rows({("digits", "main"): 0.92}, seed=None)
+    averaged += rows({("digits", "main"): 0.03}, seed=None, metric="top1_spread")
+    averaged += [r for s, v in enumerate((0.90, 0.92, 0.94)) for r in rows({("digits", "main"): v}, seed=s)]
+    (table,) = compare_runs(load_runs([write(tmp_path / "averaged", averaged)]), metrics=["all"]).tables
+    assert (table.rows[0].cells[0].value, table.rows[0].cells[0].spread) == (0.92, 0.03), "as the table says"
 
 
 def test_metrics_are_chosen_by_name(tmp_path: Path) -> None:

@@ -113,3 +113,10 @@ def test_small_and_large_benchmarks_share_the_linear_table_unless_one_has_both(b
 def test_curves_are_read_from_the_metrics_in_order() -> None:
     metrics = {"top1_k100": 0.7, "top1_k10": 0.9, "top1_k20": 0.8, "top5_k10": 1.0, "top1": 0.5}
     assert curves_of(metrics) == {"k": ((10.0, 0.9), (20.0, 0.8), (100.0, 0.7))}
+
+
+def test_few_shot_curves_are_named_by_their_classifier() -> None:
+    metrics = {"top1_logistic_5shot": 0.6, "top1_logistic_1shot": 0.3, "top1_centroid_1shot": 0.4, "top1": 0.6}
+    assert curves_of(metrics) == {"logistic": ((1.0, 0.3), (5.0, 0.6)), "centroid": ((1.0, 0.4),)}
+    (score,) = scores_of([record("main", metrics=metrics)])
+    assert (score.value, score.metric) == (0.6, "top1")
