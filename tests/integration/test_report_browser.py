@@ -152,7 +152,18 @@ def wide_data(benchmarks: int, teachers: int) -> ReportData:
     encoders = [EncoderEntry(s, "student", "random") for s in students]
     encoders += [EncoderEntry(t, "teacher") for t in experts] + [EncoderEntry("random", "baseline")]
     scores = [
-        Score(b, e.name, "logistic", 0.6 + 0.003 * i + 0.01 * j, 0.6, 1000, {"C": 0.1}, digest="0" * 64, spread=0.004)
+        Score(
+            b,
+            e.name,
+            "logistic",
+            0.6 + 0.003 * i + 0.01 * j,
+            0.6,
+            1000,
+            {"C": 0.1},
+            digest="0" * 64,
+            spread=0.004,
+            classes=tuple((c, 50, (c * (j + 3) % 11) / 10) for c in range(11)),
+        )
         for i, b in enumerate(names)
         for j, e in enumerate(encoders)
     ]
