@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, convert, examine, report, setup, work
+from cli import bench, benchmarks, convert, examine, report, setup, work
 from cli.errors import guarded
 from cli.options import NO_VALUE
 from schemas.base import PROGRAM_VERSION
@@ -21,7 +21,7 @@ app = typer.Typer(
     epilog="""Exit codes: 0 done (or stopped by SIGTERM), 1 failed, 2 the input is wrong, 130 Ctrl-C.
 With any command, --debug shows a traceback. Machines read --json.""",
 )
-for module in (setup, work, examine, bench, report, convert):
+for module in (setup, work, examine, benchmarks, bench, report, convert):
     module.register(app)
 
 

@@ -1,12 +1,14 @@
-"""The group `report`: what caches cost and lost."""
+"""The group `report`: the page again, runs side by side, what caches cost and lost."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.options import (
+    NO_VALUE,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -20,15 +22,102 @@ from cli.options import (
 def register(app: typer.Typer) -> None:
     """Add the group to the program."""
     group = typer.Typer(
-        no_args_is_help=True, rich_markup_mode="rich", epilog="Examples:\n$ [cyan]unic-pipe report cache[/]"
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        epilog="Examples:\n$ [cyan]unic-pipe report html[/]\n$ [cyan]unic-pipe report compare runs/a runs/b[/]",
     )
     group.callback()(about)
+    add_command(group, "Reports", html, "report html")
+    add_command(
+        group,
+        "Reports",
+        compare,
+        "report compare runs/a runs/b",
+        "report compare . colleague/results.parquet --encoder main --html both.html",
+        "report compare runs/* --metric top1 --metric per_class --markdown",
+    )
     add_command(group, "Reports", cache, "report cache", "report cache --json --no-plot")
     app.add_typer(group, name="report", rich_help_panel="Looking")
 
 
 def about() -> None:
-    """Reports beside the one that evaluate writes."""
+    """Reports: an evaluation again, several runs side by side, what caches cost."""
+
+
+def html(config: ConfigOption = None, overrides: SetOption = None) -> int:
+    """Write the report of the evaluation again, from the results that are there; nothing is computed.
+
+    evaluate and run do this by themselves. It writes report.html, report.md and results.csv beside results.parquet.
+    """
+    from rich.console import Console
+
+    from schemas.errors import UserError
+    from stages.report.stage import records_in_force, report
+
+    inventory = open_inventory(config, overrides)
+    records = records_in_force(inventory)
+    if not records:
+        raise UserError("There is no result in force to report on.", "Make some: unic-pipe evaluate")
+    path, table = report(inventory, records)
+    console = Console(stderr=True, highlight=False)
+    console.print(table)
+    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="A working folder, an evaluation's folder, or a results.parquet.", show_default=False
+        ),
+    ],
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option("--encoder", "-e", metavar="NAME", help="Only this one (repeatable).", show_default=False),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric", metavar="NAME", help="For instance per_class (repeatable); all: every one.", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", metavar=NO_VALUE, help="Print Markdown tables on stdout.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write one HTML page.", show_default=False)
+    ] = None,
+) -> int:
+    """Put the results of several runs side by side: benchmarks down, encoders by run across.
+
+    Differences are to the same encoder in the first run, or to its first encoder. Scores of another protocol version or
+    on other data are marked, and compared with nothing.
+    """
+    from rich.console import Console
+
+    from schemas.errors import UserError
+    from stages.report.comparison import compare_runs
+    from stages.report.comparison_text import for_markdown, for_terminal, write_page
+    from stages.report.runs import load_runs
+
+    if as_json and as_markdown:
+        raise UserError("--json and --markdown both print on stdout.", "Leave one out.")
+    found = compare_runs(load_runs(runs), encoder or (), metric or ())
+    messages = Console(stderr=True, highlight=False)
+    if as_json:
+        print_json(found)
+    elif as_markdown:
+        typer.echo(for_markdown(found), nl=False)
+    else:
+        Console(highlight=False).print(for_terminal(found))
+    if not found.comparable:
+        messages.print("warning: some scores are of another protocol or on other data; they are not compared.")
+    if page is not None:
+        write_page(page, found)
+        messages.print(f"page: {page}", markup=False, soft_wrap=True)
+    return 0
 
 
 def cache(

@@ -61,13 +61,15 @@ def index(
 
     The other stages do this by themselves for what they need. New tars and images are added as new rows.
     """
-    from pipeline.planning import used_datasets
+    from pipeline.planning import only_evaluated, used_datasets
     from stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop)
+        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
+        if inventory.refused:  # of several, the first: the others' data are indexed all the same
+            raise next(iter(inventory.refused.values()))
 
     return staged(inventory, "index", work)
 
@@ -169,6 +171,7 @@ def run_everything(
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
     from cli.train import distill_step
+    from pipeline.planning import only_evaluated
     from stages.indexing import index as index_stage
     from stages.report.stage import records_in_force
     from stages.run import run as run_stages
@@ -190,7 +193,7 @@ def run_everything(
     run_stages(
         look,
         {
-            "index": lambda i, a: index_stage(i, names(a), reporter, stop),
+            "index": lambda i, a: index_stage(i, names(a), reporter, stop, optional=only_evaluated(i)),
             "extract": lambda i, a: extract_step(i, (), options, reporter, stop),
             "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop),
             "evaluate": lambda i, a: evaluation(i),
@@ -223,15 +226,16 @@ def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Repor
     """Index the benchmarks, probe, write the report, show the table."""
     from pipeline.planning import benchmark_datasets
     from stages.evaluate.run import failures
-    from stages.evaluate.stage import evaluate_all
+    from stages.evaluate.stage import evaluate_all, skipped_error
     from stages.indexing import index as index_stage
 
-    index_stage(inventory, benchmark_datasets(inventory), reporter, stop)
+    datasets = benchmark_datasets(inventory)
+    index_stage(inventory, datasets, reporter, stop, optional=datasets)
     records = [] if stop.requested else evaluate_all(inventory, options, reporter, stop)
     if stop.requested:
         return
     show_results(inventory, records, reporter)
-    failed = failures(records)
+    failed = failures(records) or skipped_error(inventory)
     if failed is not None:
         raise failed
 

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from pipeline.benchmarks.expand import with_benchmarks
 from pipeline.explaining import Place, explain
 from pipeline.samples.places import Root, as_root
 from pipeline.storage import LocalStore, Store, open_store
@@ -29,6 +30,7 @@ class Workspace:
     """A loaded configuration and the working folder it governs (the folder of the file)."""
 
     config: Config
+    """With the datasets of the benchmarks that have a name."""
     folder: Path
     file: Path
 
@@ -70,7 +72,8 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
     `overrides` are `a.b=value` texts that replace single values; the value is read as YAML.
 
     Raises:
-        UserError: no such file, not YAML, or fields that do not validate (all of them, with lines).
+        UserError: no such file, not YAML, or fields that do not validate (all of them, with lines); a dataset has the name
+            that a benchmark needs.
     """
     path = Path(CONFIG_NAME) if file is None else Path(file)
     if path.is_dir():
@@ -88,7 +91,7 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         lines = explain(error, tree, set_by_hand)
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
-    return Workspace(config, path.absolute().parent, path.absolute())
+    return Workspace(with_benchmarks(config), path.absolute().parent, path.absolute())
 
 
 def to_yaml(config: Config, comments: Mapping[tuple[str, ...], str]) -> str:

@@ -6,17 +6,18 @@ Nothing here computes a score and nothing imports torch, so `status`, the report
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from schemas.base import canonical_json, digest_of, short
+from schemas.benchmarks import cards
 from schemas.config import EvaluateConfig
 from schemas.errors import UserError
 from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
 from schemas.samples import DatasetManifest
 
-Probe = Literal["logistic", "knn"]
+Probe = Literal["logistic", "sgd", "knn"]
 FOLDER = "evaluations"
 RESULTS = "results"
 TABLE = "results.parquet"
@@ -34,6 +35,18 @@ def probe_settings(config: EvaluateConfig, probe: Probe) -> dict[str, tuple[floa
     return {"c_values": config.c_values, "validation_fraction": config.validation_fraction}
 
 
+def probes_of(config: EvaluateConfig, benchmark: str) -> tuple[Probe, ...]:
+    """The probes of a benchmark: the configured ones; one that has a name has its own linear probe, and what is tested
+    with ImageNet's has no other."""
+    card = cards().get(benchmark)
+    if card is None:
+        return config.probes
+    linear: tuple[Probe, ...] = ()
+    if card.classifier != "linear-head" and config.probes != ("knn",):
+        linear = (card.classifier,)
+    return (*linear, *(("knn",) if "knn" in config.probes and card.kind == "probe" else ()))
+
+
 def result_definition(
     config: EvaluateConfig,
     probe: Probe,
@@ -43,8 +56,12 @@ def result_definition(
     features_train: str,
     features_test: str,
     encoder: str,
+    asked: Sequence[int] | None = None,
 ) -> ResultDefinition:
-    """What one result is made from: the datasets, the definition digests of both feature sets and of the encoder."""
+    """What one result is made from: the datasets, the definition digests of both feature sets and of the encoder.
+
+    `asked`: for each training class the test class that it counts as, where those are not the same numbers.
+    """
     return ResultDefinition(
         protocol=PROTOCOL,
         benchmark_train=benchmark_digest(train),
@@ -55,6 +72,7 @@ def result_definition(
         probe=probe,
         settings=probe_settings(config, probe),
         seed=config.seed if probe == "logistic" else 0,  # k-NN draws nothing
+        classes=None if asked is None else _sha256(list(asked)),
     )
 
 

@@ -52,6 +52,8 @@ class Inventory:
         self.folder = workspace.folder
         self.rows = rows
         self.live = live
+        self.refused: dict[str, UserError] = {}
+        """Datasets that could not be indexed."""
         self._datasets: dict[str, DatasetView] = {}
         self._encoders: dict[str, ResolvedEncoder | UnicPipeError] = {}
 
@@ -74,6 +76,11 @@ class Inventory:
     def refresh(self, name: str, dataset: Dataset) -> None:
         """Take note that a dataset was indexed."""
         self._datasets[name] = DatasetView(name, dataset, "fresh", "")
+
+    def refuse(self, name: str, error: UserError) -> None:
+        """Take note that a dataset cannot be used, and why; what it was before does not count."""
+        self._datasets[name] = DatasetView(name, None, "stale", error.message)
+        self.refused[name] = error
 
     def encoder(self, name: str, config: EncoderConfig) -> ResolvedEncoder:
         """Resolve an encoder once.

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.differences import describe
-from pipeline.evaluations import benchmark_digest, current_record, evaluation_digest, evaluation_folder
+from pipeline.evaluations import benchmark_digest, current_record, evaluation_digest, evaluation_folder, probes_of
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import checkpoint_step, finished_student, read_document
 from pipeline.inventory import Inventory
-from pipeline.probing import ProbePlan, probe_plans
+from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
 from pipeline.storage import Store
 from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
@@ -53,6 +53,11 @@ def benchmark_datasets(inventory: Inventory) -> list[str]:
     """Datasets that `evaluate` reads."""
     used = {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}
     return [name for name in inventory.config.samples.datasets if name in used]
+
+
+def only_evaluated(inventory: Inventory) -> set[str]:
+    """Datasets that nothing but `evaluate` reads: without one of them, the other stages go on."""
+    return {*benchmark_datasets(inventory)} - {*training_datasets(inventory)}
 
 
 def used_datasets(inventory: Inventory) -> list[str]:
@@ -114,9 +119,16 @@ def _datasets(inventory: Inventory) -> Iterator[Artefact]:
             total=rows,
             reason=view.reason or labelled,
             digest=manifest.digest if manifest is not None else None,
-            next=None if view.state == "fresh" else f"unic-pipe index {name}",
+            next=None if view.state == "fresh" or _not_here(inventory, name) else f"unic-pipe index {name}",
             path=_relative(inventory, view.dataset.store) if view.dataset is not None else None,
         )
+
+
+def _not_here(inventory: Inventory, name: str) -> bool:
+    """Whether a benchmark's data have to be got before anything can be typed."""
+    view = inventory.dataset(name)
+    listed = inventory.config.samples.datasets[name].reader is not None
+    return listed and view.dataset is None and view.reason != "not indexed"
 
 
 def _features(inventory: Inventory) -> Iterator[Artefact]:
@@ -226,6 +238,7 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     if not config.evaluate.benchmarks:
         return
     name, command = f"evaluations/{EVALUATION}", "unic-pipe evaluate"
+    skipped = benchmark_pairs(inventory)[1]
     try:
         plans, waiting = probe_plans(inventory)
     except UnicPipeError as error:
@@ -233,11 +246,19 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
         return
     folder = evaluation_path(inventory)
     if folder is None:
-        yield _blocked(name, "evaluate", _NOT_INDEXED, command)
+        why = next(iter(skipped.values()))
+        yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
     done = sum(1 for plan in plans if _is_done(folder, plan))
-    total = len(plans) + len(waiting) * len(config.evaluate.benchmarks) * len(config.evaluate.probes)
-    reason = f"waits for {', '.join(waiting)}" if waiting else ""
+    each = {b: len(probes_of(config.evaluate, b)) for b in config.evaluate.benchmarks}
+    total = len(plans) + len(waiting) * sum(each.values())
+    total += len({plan.encoder.name for plan in plans}) * sum(each[b] for b in skipped)
+    reason = "; ".join(
+        [
+            *([f"waits for {', '.join(waiting)}"] if waiting else []),
+            *(f"{b} is skipped: {why}" for b, why in skipped.items()),
+        ]
+    )
     state = _progress_state(done, total)
     yield Artefact(
         name=name,
@@ -253,19 +274,15 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
 
 
 def evaluation_path(inventory: Inventory) -> Path | None:
-    """Folder of the evaluation; None while one of its datasets is not indexed."""
+    """Folder of the evaluation of those benchmarks that can be run; None while there is none."""
     digest = _evaluation_digest(inventory)
     return evaluation_folder(inventory.folder, EVALUATION, digest) if digest is not None else None
 
 
 def _evaluation_digest(inventory: Inventory) -> str | None:
-    pairs = {}
-    for name, benchmark in inventory.config.evaluate.benchmarks.items():
-        train, test = (inventory.dataset(n).dataset for n in (benchmark.train, benchmark.test))
-        if train is None or test is None:
-            return None
-        pairs[name] = (benchmark_digest(train.manifest), benchmark_digest(test.manifest))
-    return evaluation_digest(inventory.config.evaluate, pairs)
+    pairs = benchmark_pairs(inventory)[0]
+    digests = {n: (benchmark_digest(p.train.manifest), benchmark_digest(p.test.manifest)) for n, p in pairs.items()}
+    return evaluation_digest(inventory.config.evaluate, digests) if digests else None
 
 
 def _is_done(folder: Path, plan: ProbePlan) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Model, Name
+from schemas.benchmarks import BenchmarkConfig, benchmark_problems, check_reader, named_benchmarks
 from schemas.chains import circles, needed_students
 from schemas.errors import did_you_mean
 from schemas.recipes import RECIPES, Recipe
@@ -38,6 +39,11 @@ class DatasetConfig(Model):
     """Field of each sample's `.json` that holds the class number (tars without `.cls`)."""
     rows: PositiveInt | None = None
     """The number of rows that this dataset must have; indexing stops when it differs."""
+    reader: str | None = None
+    """`NAME/train` or `NAME/test` of a benchmark that has a name (`unic-pipe benchmarks`): `source` is its folder, or one
+    that holds it, and its own annotation files say which images there are, and their labels."""
+
+    _reader_exists = field_validator("reader")(check_reader)
 
 
 class SamplesConfig(Model):
@@ -271,19 +277,13 @@ class DistillConfig(Model):
     """A process that waits for another one longer than this ends."""
 
 
-class BenchmarkConfig(Model):
-    """A labelled dataset pair: probes are fitted on `train` and scored on `test`."""
-
-    train: Name
-    test: Name
-    note: str = ""
-    """Shown in the report, for instance that the data are synthetic."""
-
-
 class EvaluateConfig(Model):
     """Linear-probe and k-NN benchmarks of the students and of every teacher."""
 
     benchmarks: dict[Name, BenchmarkConfig] = {}
+    """By name; a list of names is enough for those that need no settings: `[dtd, pets]`."""
+    root: str = "benchmarks"
+    """Folder in which benchmarks that have a name are searched. Outside every digest."""
     encoders: dict[Name, EncoderConfig] = {}
     """Encoders to probe beside students and teachers."""
     probes: tuple[Literal["logistic", "knn"], ...] = ("logistic", "knn")
@@ -294,6 +294,8 @@ class EvaluateConfig(Model):
     seed: int = 0
     baseline: bool = True
     """Also evaluate each student's architecture at random initialisation."""
+
+    _named = field_validator("benchmarks", mode="before")(named_benchmarks)
 
 
 class Config(Model):
@@ -342,9 +344,11 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
     for reference, place, kind in _REFERENCES:
         known = sorted(str(loc[-1]) for loc, _ in _values(body, (*place.split("."), "*")))
         for loc, name in _values(body, tuple(reference.split("."))):
-            if isinstance(name, str) and name not in known:
+            if isinstance(name, str) and name and name not in known:
                 message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
                 problems.append(_problem(loc, message, name))
+    for loc, value in _values(body, ("evaluate", "benchmarks")):
+        problems += [_problem((*loc, *place), why, place[-1]) for place, why in benchmark_problems(value)]
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
     for loc, _ in _values(body, ("students", "*")):
         if loc[-1] in teachers:

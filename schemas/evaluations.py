@@ -26,9 +26,11 @@ class ResultDefinition(Model):
     """Definition digest of the encoder's features of the training set."""
     features_test: Digest
     encoder: Digest
-    probe: Literal["logistic", "knn"]
+    probe: Literal["logistic", "sgd", "knn"]
     settings: dict[str, tuple[float, ...] | float | int]
     seed: int
+    classes: Digest | None = None
+    """Of a test with another benchmark's probe: digest of which training class counts as which test class."""
 
 
 class ResultRecord(Document):

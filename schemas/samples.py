@@ -48,7 +48,7 @@ class DatasetManifest(Document):
     name: Name
     source: str
     """As configured, relative to a root."""
-    layout: Literal["tars", "class-folders", "flat-folder"]
+    layout: Literal["tars", "class-folders", "flat-folder", "listed"]
     block_rows: int
     classes: tuple[str, ...] | None
     """Class names in label order, where the source has names."""
@@ -58,7 +58,8 @@ class DatasetManifest(Document):
     prefixed: bool = False
     """Whether keys are `shard/key` because numbered keys repeat across tars."""
     label_source: str = "none"
-    """`cls`, `json:FIELD`, `folders`, `file:SHA-256` of the labels file, or `none`: a change means new labels."""
+    """`cls`, `json:FIELD`, `folders`, `file:SHA-256` of the labels file, `BENCHMARK/SPLIT:XXH3` of names and sizes of a
+    benchmark's lists, or `none`: a change means new labels."""
     segments: tuple[Segment, ...]
 
     @property

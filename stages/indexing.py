@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline.inventory import Inventory
 from pipeline.progress import Reporter
@@ -12,8 +12,12 @@ from pipeline.stopping import Stop
 from schemas.errors import UserError, did_you_mean
 
 
-def index(inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: Stop) -> None:
+def index(
+    inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: Stop, optional: Collection[str] = ()
+) -> None:
     """Index datasets that are missing or have new shards; the others are only compared with their files.
+
+    Of `optional` ones that cannot be used it only says why, and the inventory takes note.
 
     Raises:
         UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
@@ -41,4 +45,9 @@ def index(inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: 
             )
         except IndexingStopped:
             return
+        except UserError as error:
+            if name not in optional:
+                raise
+            inventory.refuse(name, error)
+            continue
         inventory.refresh(name, dataset)

@@ -14,7 +14,8 @@ from pipeline.presets import COMMENTS, PRESETS
 from pipeline.samples.places import Root, where
 from pipeline.samples.survey import Survey, survey_splits
 from pipeline.storage import LocalStore, is_remote
-from schemas.config import BenchmarkConfig, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
+from schemas.benchmarks import BenchmarkConfig
+from schemas.config import DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from schemas.errors import UserError, did_you_mean
 
 WEIGHTS = "weights"

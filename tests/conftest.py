@@ -345,6 +345,8 @@ def remote(raw: Work, s3: object_server.Bucket) -> Work:
     path = raw.folder / "unic-pipe.yaml"
     path.write_text(f"storage: {{url: '{s3.url}/unic', options: {json.dumps(s3.options)}}}\n{path.read_text()}")
     return raw
+
+
 @dataclass
 class Ranks:
     """Runs `unic-pipe distill` in several processes that train together (see `ranks.py`)."""

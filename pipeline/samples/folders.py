@@ -1,10 +1,11 @@
-"""Folders of images as rows: class folders (sorted folder names are the labels) and flat folders."""
+"""Folders of images as rows: class folders (sorted folder names are the labels), flat folders, and listed images."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import xxhash
@@ -13,13 +14,16 @@ from pipeline.samples.sources import Source, is_image
 from pipeline.samples.table import make_rows
 from schemas.errors import UserError
 
+if TYPE_CHECKING:
+    from pipeline.benchmarks.listing import Listing
+
 
 @dataclass(frozen=True)
 class ImageFolder:
     """Images below one folder: a class folder, or the flat folder itself."""
 
     path: str
-    """Relative to a root."""
+    """Relative to a root; empty for the root itself."""
     folder: Path
     key: str
     """Prefix of the keys: `CLASS/`, or nothing."""
@@ -27,14 +31,20 @@ class ImageFolder:
     names: tuple[str, ...]
     """Sorted paths of the images relative to `folder`."""
 
+    def shard(self, name: str) -> str:
+        """Path of an image relative to the root."""
+        return f"{self.path}/{name}" if self.path else name
+
 
 def list_folders(source: Source) -> list[ImageFolder]:
     """What a folder source holds now: one `ImageFolder` per class, or a single one.
 
     Raises:
-        UserError: a class folder without images, file names that are not UTF-8.
+        UserError: a class folder without images, file names that are not UTF-8, lists that do not hold.
     """
     assert source.folder is not None
+    if source.layout == "listed":
+        return [ImageFolder("", source.folder, "", None, _checked(listed(source).files, source.folder))]
     if source.layout == "flat-folder":
         names = tuple(sorted(e.name for e in os.scandir(source.folder) if is_image(e.name) and e.is_file()))
         return [ImageFolder(source.base, source.folder, "", None, _checked(names, source.folder))]
@@ -42,7 +52,7 @@ def list_folders(source: Source) -> list[ImageFolder]:
     folders = []
     for label, name in enumerate(sorted(entries)):
         folder = source.folder / name
-        names = _checked(tuple(sorted(_walk(folder))), folder)
+        names = _checked(tuple(sorted(image_names(folder))), folder)
         if not names:
             raise UserError(
                 f"{folder}: a class folder without images.",
@@ -52,11 +62,24 @@ def list_folders(source: Source) -> list[ImageFolder]:
     return folders
 
 
+def listed(source: Source) -> Listing:
+    """The images and labels that a benchmark's own lists name.
+
+    Raises:
+        UserError: files are missing or damaged, or there are more or fewer images than the benchmark has.
+    """
+    from pipeline.benchmarks.listing import listing
+    from pipeline.benchmarks.locate import locate, split_of
+
+    assert source.folder is not None
+    return listing(locate(*split_of(source.text), source.folder))
+
+
 def count_images(folder: Path, layout: str) -> int:
     """Number of images now in a class folder or flat folder."""
     if layout == "flat-folder":
         return sum(is_image(e.name) for e in os.scandir(folder))
-    return sum(1 for _ in _walk(folder))
+    return sum(1 for _ in image_names(folder))
 
 
 def scan_folder(folder: ImageFolder, names: tuple[str, ...]) -> pa.Table:
@@ -71,13 +94,13 @@ def scan_folder(folder: ImageFolder, names: tuple[str, ...]) -> pa.Table:
             data = (folder.folder / name).read_bytes()
         except OSError as error:
             raise UserError(
-                f"{folder.path}/{name}: cannot be read ({error.strerror}).", "Check the file, or remove it."
+                f"{folder.shard(name)}: cannot be read ({error.strerror}).", "Check the file, or remove it."
             ) from None
         hashes.append(xxhash.xxh3_128_digest(data))
         sizes.append(len(data))
     return make_rows(
         [folder.key + name.rpartition(".")[0] for name in names],
-        [f"{folder.path}/{name}" for name in names],
+        [folder.shard(name) for name in names],
         [0] * len(names),
         sizes,
         hashes,
@@ -85,8 +108,8 @@ def scan_folder(folder: ImageFolder, names: tuple[str, ...]) -> pa.Table:
     )
 
 
-def _walk(folder: Path) -> list[str]:
-    """Paths of all images below a folder, relative to it, unsorted."""
+def image_names(folder: Path) -> list[str]:
+    """Paths of all images below a folder, relative to it, unsorted; hidden ones are not seen."""
     found, pending = [], [""]
     while pending:
         below = pending.pop()

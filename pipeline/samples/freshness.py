@@ -63,7 +63,7 @@ def dataset_state(
     Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason.
     """
     if index is None:
-        return "missing", "not indexed"
+        return "missing", _why_missing(config, roots)
     try:
         manifest = read_manifest(index)
         source = find_source(manifest.name, config, roots)
@@ -90,6 +90,16 @@ def dataset_state(
     if config.rows is not None and config.rows != manifest.rows:
         return "stale", f"{manifest.rows:,} rows, expected {config.rows:,}"
     return "fresh", ""
+
+
+def _why_missing(config: DatasetConfig, roots: Sequence[Root]) -> str:
+    """That it is not indexed; of a benchmark that is not here, what of it is missing."""
+    if config.reader is not None:
+        try:
+            find_source("", config, roots)
+        except UserError as error:
+            return error.message
+    return "not indexed"
 
 
 def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
@@ -119,12 +129,14 @@ def _other_etag(recorded: str | None, now: str | None) -> bool:
 
 def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
     assert source.folder is not None
-    if source.layout == "flat-folder":
+    if source.layout == "listed":  # its lists say what it holds, and `label_source` says whether they are the same
+        present = {}
+    elif source.layout == "flat-folder":
         present = {source.base: source.folder}
     else:
         names = sorted(e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir())
         present = {Path(source.base, name).as_posix(): source.folder / name for name in names}
-    recorded = recorded_counts(manifest)
+    recorded = {} if source.layout == "listed" else recorded_counts(manifest)
     missing = [path for path in recorded if path not in present]
     added, new = [], 0
     for path, folder in present.items():

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pipeline.pointers import point
 from pipeline.progress import Reporter, SilentReporter
 from pipeline.samples.dataset import FOLDER, Dataset, find_dataset, open_dataset, read_manifest
-from pipeline.samples.folders import ImageFolder, list_folders
+from pipeline.samples.folders import ImageFolder, list_folders, listed
 from pipeline.samples.freshness import Changes, compare
 from pipeline.samples.keys import class_sorted, random_order, unique_keys
 from pipeline.samples.labels import find_labels, label_source, read_labels
@@ -106,6 +106,8 @@ def _existing(work: _Work) -> tuple[Dataset, Changes] | None:
         old = open_dataset(store, work.roots)
         if old.manifest.layout != work.source.layout:
             continue
+        if work.source.layout == "listed" and old.manifest.label_source != work.label_source:
+            continue  # other lists are other data
         changes = compare(old.manifest, work.source, trust_mtimes=False)
         if not changes.missing and not changes.resized:
             if old.block_rows != work.block_rows:
@@ -211,7 +213,7 @@ def _new_pieces(work: _Work, old: Dataset, changes: Changes) -> list[Piece]:
 
 
 def _without(folder: ImageFolder, known: set[str]) -> ImageFolder:
-    names = tuple(name for name in folder.names if f"{folder.path}/{name}" not in known)
+    names = tuple(name for name in folder.names if folder.shard(name) not in known)
     return ImageFolder(folder.path, folder.folder, folder.key, folder.label, names)
 
 
@@ -220,7 +222,7 @@ def _old_pieces(work: _Work, old: Dataset) -> list[list[Piece]]:
     if work.source.layout == "tars":
         return [_tar_pieces(work, [entry.path for entry in s.shards]) for s in old.manifest.segments]
     folders, groups = list_folders(work.source), []
-    everything = {f"{folder.path}/{name}" for folder in folders for name in folder.names}
+    everything = {folder.shard(name) for folder in folders for name in folder.names}
     for table in old.segments:
         others = everything - set(table.shards.to_pylist())
         groups.append(folder_pieces([_without(folder, others) for folder in folders]))
@@ -243,7 +245,7 @@ def _build(work: _Work, kept: tuple[Segment, ...], groups: Sequence[Sequence[Pie
         at += len(group)
         table, prefixed_now = unique_keys(pa.concat_tables(tables), work.source.layout, earlier, prefixed)
         table = table if sources is None else _with_labels(table, sources)
-        if work.source.layout == "class-folders" or class_sorted(table):
+        if work.source.layout in ("class-folders", "listed") or class_sorted(table):
             table, permuted = random_order(table), True
         prefixed = prefixed or prefixed_now
         segment, data = _segment(table, segments, work.block_rows, entries_of(group, tables))
@@ -318,6 +320,9 @@ def _classes(work: _Work) -> tuple[tuple[str, ...] | None, dict[str, int] | None
     folders = list_folders(work.source)
     if work.source.layout == "class-folders":
         return tuple(folder.folder.name for folder in folders), None
+    if work.source.layout == "listed":
+        lists = listed(work.source)
+        return lists.classes, dict(zip(lists.files, lists.labels, strict=True))
     path = find_labels(work.config, work.roots)
     if path is None:
         return None, None

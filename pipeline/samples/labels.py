@@ -38,6 +38,11 @@ def label_source(config: DatasetConfig, layout: str, roots: Sequence[Root]) -> s
     """Where labels come from, as manifests record it (`DatasetManifest.label_source`)."""
     if layout == "tars":
         return "cls" if config.label_field is None else f"json:{config.label_field}"
+    if config.reader is not None:
+        from pipeline.benchmarks.locate import locate, split_of
+
+        (folder,) = (root for root in roots if isinstance(root, Path))
+        return f"{config.reader}:{locate(*split_of(config.reader), folder).signature()}"
     if layout == "class-folders":
         return "folders"
     path = find_labels(config, roots)

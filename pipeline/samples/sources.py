@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.samples.objects import Listings
 from pipeline.samples.places import Root, Shard, as_root, where
@@ -18,7 +18,10 @@ from pipeline.storage import Store, is_remote
 from schemas.config import DatasetConfig, SamplesConfig
 from schemas.errors import UserError
 
-Layout = Literal["tars", "class-folders", "flat-folder"]
+if TYPE_CHECKING:
+    from pipeline.benchmarks.locate import Place
+
+Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 _DECOMPRESS = {
     ".tar.gz": "gunzip -k",
@@ -34,7 +37,7 @@ class Source:
     """A dataset's data as found now, on disk or in an object store."""
 
     text: str
-    """`source` relative to a root."""
+    """`source` relative to a root; for listed images `reader`."""
     layout: Layout
     tars: dict[str, Shard]
     """Tars by their path relative to a root, in row order; empty for folders."""
@@ -48,7 +51,10 @@ def data_roots(
     workdir: Path, config: DatasetConfig, samples: SamplesConfig, options: Mapping[str, Any] | None = None
 ) -> tuple[Root, ...]:
     """The places in which a dataset's files are searched: `samples.roots` (folders are relative to the working folder),
-    then the folder of an absolute `source`. `options` are those of object stores (`storage.open_store`)."""
+    then the folder of an absolute `source`. Images that a benchmark lists are searched in its own folder. `options` are
+    those of object stores (`storage.open_store`)."""
+    if config.reader is not None:
+        return (_place(config.reader, workdir / Path(config.source).expanduser()).folder,)
     roots = tuple(as_root(root, workdir, options) for root in samples.roots)
     implicit = _split_absolute(config.source, roots, options)[1]
     return roots if implicit is None or implicit in roots else (*roots, implicit)
@@ -66,6 +72,9 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Root]) -> Sour
         UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of images
             in an object store.
     """
+    if config.reader is not None:
+        (folder,) = (root for root in roots if isinstance(root, Path))
+        return Source(config.reader, "listed", {}, _place(config.reader, folder).require(), "")
     _refuse_commands(name, config.source)
     text, implicit = _split_absolute(config.source, roots)
     roots = roots if implicit is None else (*roots, implicit)
@@ -133,6 +142,12 @@ def split_url(url: str) -> tuple[str, str]:
     first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[{]", part)), len(parts) - 1)
     cut = max(1, min(first, len(parts) - 1))
     return f"{scheme}://{'/'.join(parts[:cut])}", "/".join(parts[cut:]) or "."
+
+
+def _place(reader: str, base: Path) -> Place:
+    from pipeline.benchmarks.locate import locate, split_of
+
+    return locate(*split_of(reader), base)
 
 
 def _split_absolute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +32,16 @@ class Task:
     classes: int
     remarks: tuple[str, ...]
     """What a reader of the scores has to know, a sentence each."""
+    counts_as_C: NDArray[np.int64] | None = None
+    """In a test with another benchmark's probe, the test class that each class counts as, -1 if it is not asked; test
+    labels then are the test set's own class numbers."""
 
 
-def check_task(train: Features, test: Features) -> Task:
+def check_task(train: Features, test: Features, asked: Sequence[int] | None = None) -> Task:
     """Check both sides of a benchmark and renumber the labels.
+
+    `asked`: for each class number of the training set the test set's class that it counts as, or -1; None: the numbers
+    are the same.
 
     Raises:
         UserError: nothing to score, labels missing, a single class, sides that do not fit, features not finite.
@@ -52,6 +59,8 @@ def check_task(train: Features, test: Features) -> Task:
             f"Dataset {train.name} has a single class ({classes[0]}): a probe needs at least two.",
             "Use a training set that shows every class; for tars, check the .cls members.",
         )
+    if asked is not None:
+        return _transfer(train, test, classes, asked)
     in_test = np.unique(test.labels_N)
     if len(in_test) > len(classes):
         raise UserError(
@@ -73,6 +82,28 @@ def check_task(train: Features, test: Features) -> Task:
         test_classes_M=test.labels_N,
         classes=len(classes),
         remarks=(*_unseen(test, test_labels), *_left_out(train), *_left_out(test)),
+    )
+
+
+def _transfer(train: Features, test: Features, classes: NDArray[np.int64], asked: Sequence[int]) -> Task:
+    if len(asked) <= int(classes[-1]):
+        raise UserError(
+            f"Dataset {train.name} has the class {classes[-1]}, but names only {len(asked)} classes.",
+            "Index it again, or check its class numbers.",
+        )
+    counts_as_C = np.asarray(asked, np.int64)[classes]
+    test_labels: NDArray[np.int64] = np.where(np.isin(test.labels_N, counts_as_C), test.labels_N, UNSEEN).astype(
+        np.int64
+    )
+    return Task(
+        train_ND=train.x_ND,
+        train_labels_N=np.searchsorted(classes, train.labels_N).astype(np.int64),
+        test_MD=test.x_ND,
+        test_labels_M=test_labels,
+        test_classes_M=test.labels_N,
+        classes=len(classes),
+        remarks=(*_unseen(test, test_labels), *_left_out(train), *_left_out(test)),
+        counts_as_C=counts_as_C,
     )
 
 

@@ -71,6 +71,12 @@ class Probe:
             predicted: NDArray[np.int64] = self._model.predict((x_MD - self._mean_D) / self._scale)
         return predicted
 
+    def scores(self, x_MD: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Logits (M, C), up to a constant for each sample."""
+        with threadpool_limits(1):
+            logits: NDArray[np.float64] = self._model.decision_function((x_MD - self._mean_D) / self._scale)
+        return logits if logits.ndim == 2 else np.stack([-logits, logits], axis=1)
+
 
 def search(
     x_ND: NDArray[np.float32], labels_N: NDArray[np.int64], c_values: Sequence[float], fraction: float, seed: int

@@ -29,6 +29,7 @@ from stages.evaluate.features import Features
 from stages.evaluate.knn import knn_scores
 from stages.evaluate.logistic import MAX_ITERATIONS, Probe, accuracy, search
 from stages.evaluate.results import write_record, write_table
+from stages.evaluate.transfer import predict_among
 
 Role = Literal["teacher", "student", "baseline", "encoder"]
 _SAME_DATA = "Train and test are the same data: this is not a test score."
@@ -47,6 +48,13 @@ class ProbeJob:
     test: Callable[[], Features]
     note: str = ""
     """The benchmark's note; shown with its name."""
+    asked: tuple[int, ...] | None = None
+    """For each training class the test class that it counts as, in a test with another benchmark's probe."""
+
+    @property
+    def fitted_on(self) -> tuple[str, ...]:
+        """What its probe is fitted on: jobs that agree in it share one fit."""
+        return self.encoder, self.definition.features_train, self.definition.benchmark_train
 
 
 def evaluate(
@@ -80,7 +88,7 @@ def evaluate(
     records = _finished(workdir, store, jobs)
     if records:
         reporter.say(f"evaluate: {len(records)} of {len(jobs)} probes are fresh: skipped.")
-    todo = [place for place in range(len(jobs)) if place not in records]
+    todo = _together([place for place in range(len(jobs)) if place not in records], jobs)
     if todo:
         with reporter.task("evaluate", total=len(jobs), unit="probes", done=len(records)) as task:
             loader = _Loader()
@@ -137,7 +145,7 @@ def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str) ->
     chosen: dict[str, Scalar] = {}
     try:
         task = loader.load(job)
-        metrics, chosen, remarks = (_logistic if job.definition.probe == "logistic" else _knn)(task, config, device)
+        metrics, chosen, remarks = _PROBES[job.definition.probe](task, config, device, loader.fits)
         if job.definition.benchmark_train == job.definition.benchmark_test:
             remarks = (_SAME_DATA, *remarks)
         status, message = "done", " ".join((*remarks, *task.remarks))
@@ -161,21 +169,40 @@ def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str) ->
 Outcome = tuple[dict[str, float], dict[str, Scalar], tuple[str, ...]]
 
 
-def _logistic(task: Task, config: EvaluateConfig, device: str) -> Outcome:
-    """Search C on the training set, refit on all of it, score the test set. Runs on the CPU."""
+@dataclass(frozen=True)
+class Fit:
+    """A probe that was fitted on a training set, and what its search chose."""
+
+    probe: Probe
+    chosen: dict[str, Scalar]
+    remarks: tuple[str, ...]
+
+
+def _logistic(task: Task, config: EvaluateConfig, device: str, fits: dict[str, Fit]) -> Outcome:
+    """Search C on the training set, refit on all of it (once for all test sets), score the test set. Runs on the CPU."""
     del device
+    if "logistic" not in fits:
+        fits["logistic"] = _fit_logistic(task, config)
+    fit = fits["logistic"]
+    if task.counts_as_C is None:
+        predicted = fit.probe.predict(task.test_MD)
+    else:
+        predicted = predict_among(fit.probe, task.test_MD, task.counts_as_C)
+    return accuracy(predicted, task.test_labels_M, task.test_classes_M), {**_sizes(task), **fit.chosen}, fit.remarks
+
+
+def _fit_logistic(task: Task, config: EvaluateConfig) -> Fit:
     found = search(task.train_ND, task.train_labels_N, config.c_values, config.validation_fraction, config.seed)
     probe = Probe(task.train_ND, task.train_labels_N)
     probe.fit(found.c)
-    metrics = accuracy(probe.predict(task.test_MD), task.test_labels_M, task.test_classes_M)
     converged = found.converged and probe.converged
     remarks = () if converged else (f"L-BFGS stopped after {MAX_ITERATIONS} iterations, before it had converged.",)
-    chosen = {**_sizes(task), "c": found.c, "validation_top1": found.validation_top1, "converged": converged}
-    return metrics, chosen, remarks
+    return Fit(probe, {"c": found.c, "validation_top1": found.validation_top1, "converged": converged}, remarks)
 
 
-def _knn(task: Task, config: EvaluateConfig, device: str) -> Outcome:
+def _knn(task: Task, config: EvaluateConfig, device: str, fits: dict[str, Fit]) -> Outcome:
     """Score the test set by the vote of each sample's nearest training samples."""
+    del fits  # nothing is fitted
     metrics = knn_scores(task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M, config.k_values, device)
     samples = len(task.train_ND)
     above = [str(k) for k in config.k_values if k > samples]
@@ -192,18 +219,33 @@ def _title(job: ProbeJob) -> str:
     return f"{job.encoder} on {job.benchmark}{note}, {job.definition.probe}"
 
 
+_PROBES = {"logistic": _logistic, "knn": _knn}
+
+
+def _together(places: Sequence[int], jobs: Sequence[ProbeJob]) -> list[int]:
+    """Jobs in their order, but those with equal training features one after the other: they are read and fitted once."""
+    first: dict[tuple[str, ...], int] = {}
+    for place in places:
+        first.setdefault(jobs[place].fitted_on, place)
+    return sorted(places, key=lambda place: (first[jobs[place].fitted_on], place))
+
+
 class _Loader:
-    """Keeps the task of the last benchmark and encoder, so that their probes share one reading of the features."""
+    """Keeps the last training features, what was fitted on them, and the last task, so that probes share them."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, ...] = ()
-        self._task: Task | None = None
+        self.fits: dict[str, Fit] = {}
+        """By probe; of the training set that was loaded last."""
+        self._train: tuple[tuple[str, ...], Features] | None = None
+        self._task: tuple[tuple[object, ...], Task] | None = None
 
     def load(self, job: ProbeJob) -> Task:
-        d = job.definition
-        key = (job.benchmark, job.encoder, d.features_train, d.features_test, d.benchmark_train, d.benchmark_test)
-        if self._task is None or key != self._key:
-            self._task = None  # lets go of the last one's memory first
-            self._task = check_task(job.train(), job.test())
-            self._key = key
-        return self._task
+        key = (job.benchmark, *job.fitted_on, job.definition.features_test, job.definition.benchmark_test, job.asked)
+        if self._task is not None and self._task[0] == key:
+            return self._task[1]
+        self._task = None  # lets go of the last one's memory first
+        if self._train is None or self._train[0] != job.fitted_on:
+            self._train, self.fits = None, {}
+            self._train = job.fitted_on, job.train()
+        self._task = key, check_task(self._train[1], job.test(), job.asked)
+        return self._task[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pipeline.cache.reader import FeatureCache
@@ -12,11 +12,11 @@ from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
 from pipeline.features import FeatureNeed
 from pipeline.inventory import Inventory
 from pipeline.planning import EVALUATION, benchmark_datasets
-from pipeline.probing import ProbePlan, probe_plans
+from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
 from pipeline.progress import Reporter
 from pipeline.samples.dataset import Dataset
 from pipeline.stopping import Stop
-from schemas.errors import UserError
+from schemas.errors import StageError, UserError
 from schemas.evaluations import ResultRecord
 from stages.evaluate.features import Features, read_features
 from stages.evaluate.run import ProbeJob, evaluate
@@ -25,10 +25,10 @@ from stages.evaluate.run import ProbeJob, evaluate
 def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> list[ResultRecord]:
     """Probe every finished student, every teacher and the baselines on every benchmark; skips what is fresh.
 
-    The benchmarks' datasets must be indexed.
+    Benchmarks whose datasets are not indexed, or not what their names promise, are left out, which is said.
 
     Raises:
-        UserError: no benchmark, missing weights, no labels.
+        UserError: no benchmark (or none that can be run), missing weights, no labels.
         StageError: features could not be extracted.
     """
     if not inventory.config.evaluate.benchmarks:
@@ -36,6 +36,11 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
             "Nothing to evaluate: no benchmark is configured.",
             "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
         )
+    pairs, skipped = benchmark_pairs(inventory)
+    for name, why in skipped.items():
+        reporter.say(f"evaluate: {name} is skipped: {why}")
+    if not pairs:
+        raise _nothing_usable(inventory, skipped)
     for name in benchmark_datasets(inventory):
         dataset = inventory.dataset(name).dataset
         if dataset is not None and not dataset.manifest.labelled:
@@ -49,6 +54,26 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
     jobs = [_job(inventory, plan) for plan in plans]
     device = pick_device(options.device)
     return evaluate(inventory.config, inventory.folder, EVALUATION, jobs, reporter, stop, device)
+
+
+def skipped_error(inventory: Inventory) -> StageError | None:
+    """One error for all benchmarks that were left out, or None; the results of the others are kept either way."""
+    skipped = benchmark_pairs(inventory)[1]
+    if not skipped:
+        return None
+    name, why = next(iter(skipped.items()))
+    return StageError(
+        f"{len(skipped)} of {len(inventory.config.evaluate.benchmarks)} benchmarks were skipped; the first, {name}: {why}",
+        "The others' results are kept. What each one needs: unic-pipe benchmarks",
+    )
+
+
+def _nothing_usable(inventory: Inventory, skipped: Mapping[str, str]) -> UserError:
+    refused = next(iter(inventory.refused.values()), None)
+    if refused is not None:
+        return refused
+    name, why = next(iter(skipped.items()))
+    return UserError(f"Nothing to evaluate: no benchmark can be run; the first, {name}: {why}", "unic-pipe index")
 
 
 def _extract(
@@ -88,6 +113,7 @@ def _job(inventory: Inventory, plan: ProbePlan) -> ProbeJob:
         train=partial(_features, inventory, *plan.train),
         test=partial(_features, inventory, *plan.test),
         note=plan.note,
+        asked=plan.asked,
     )
 
 

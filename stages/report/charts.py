@@ -1,4 +1,4 @@
-"""The charts: radar or bars of relative scores, and panels of training curves. Each returns inline SVG."""
+"""The charts: a radar of relative scores, and panels of curves. Each returns inline SVG."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from stages.report.data import Series
 from stages.report.styles import Style
 
 POINTS_PER_CURVE = 120
-RELATIVE_TITLE = "Top-1 relative to the best teacher of each benchmark (100)"
+RELATIVE_TITLE = "Scores relative to the best teacher of each benchmark (100)"
 CLIP_BELOW = 60.0
 """Per cent. A random baseline below this is drawn at the radar's centre instead of squeezing everything else."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One benchmark: its name and the best teacher's score in per cent, which is 100 on this axis."""
+    """A benchmark, or a group of them: its name, and a note under it."""
 
     name: str
-    best: float
+    note: str
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def radar(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Radar:
     bottom = max(-math.cos(2 * math.pi * i / count) for i in range(count))
     width, radius = 500.0, min(262 / (1 + bottom), 155.0)
     cx, cy = width / 2, radius + 42.0
-    rings = _rings(polygons)
-    low, high = rings[0], rings[-1]
+    levels = rings(polygons)
+    low, high = levels[0], levels[-1]
     drawn = [p for p in polygons if any(v is not None and v > low for v in p.values)]
 
     def at(axis: int, value: float, extra: float = 0.0) -> tuple[float, float]:
@@ -77,7 +77,7 @@ def radar(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Radar:
         return cx + r * math.sin(angle), cy - r * math.cos(angle)
 
     parts: list[Markup] = []
-    for ring in rings[1:]:
+    for ring in levels[1:]:
         outline = " ".join(f"{number(x)},{number(y)}" for x, y in (at(i, ring) for i in range(count)))
         parts.append(element("polygon", points=outline, class_="ring best" if abs(ring - 100) < 1e-9 else "ring"))
     for i, axis in enumerate(axes):
@@ -85,11 +85,11 @@ def radar(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Radar:
         parts.append(element("line", x1=cx, y1=cy, x2=x, y2=y, class_="spoke"))
         parts += _axis_label(axis, at(i, high, 12), 2 * math.pi * i / count, width, count)
     # The first and last label would touch the centre's lines and the axis label.
-    for ring, label in list(zip(rings, tick_labels(rings), strict=True))[1:-1]:
+    for ring, label in list(zip(levels, tick_labels(levels), strict=True))[1:-1]:
         parts.append(text(cx + 4, cy - radius * (ring - low) / (high - low) + 4, label, "halo"))
     for polygon in sorted(drawn, key=lambda p: p.role == "student"):
         parts += _polygon(polygon, [None if v is None else at(i, v) for i, v in enumerate(polygon.values)])
-    description = "; ".join(f"{p.name}: {_spoken(axes, p.values)}" for p in polygons)
+    description = "; ".join(f"{p.name}: {spoken(axes, p.values)}" for p in polygons)
     height = cy + radius * bottom + 42
     return Radar(
         picture(width, height, "radar", RELATIVE_TITLE, description, *parts),
@@ -99,7 +99,8 @@ def radar(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Radar:
     )
 
 
-def _rings(polygons: Sequence[Polygon]) -> list[float]:
+def rings(polygons: Sequence[Polygon]) -> list[float]:
+    """Round values that enclose what is to be shown; a baseline far below the others does not count."""
     values = [v for p in polygons for v in p.values if v is not None]
     core = [v for p in polygons if p.role != "baseline" for v in p.values if v is not None] or values
     low, high = min(core if min(values) < CLIP_BELOW else values), max(*values, 100.0)
@@ -108,7 +109,7 @@ def _rings(polygons: Sequence[Polygon]) -> list[float]:
 
 
 def _axis_label(axis: Axis, at: tuple[float, float], angle: float, width: float, count: int) -> list[Markup]:
-    """Name and best score at the end of a spoke: centred above or below where there is room, else beside it."""
+    """Name and note at the end of a spoke: centred above or below where there is room, else beside it."""
     x, y = at
     sine, cosine = math.sin(angle), math.cos(angle)
     if abs(sine) < 0.2 or (count <= 5 and cosine < -0.4):
@@ -119,7 +120,7 @@ def _axis_label(axis: Axis, at: tuple[float, float], angle: float, width: float,
         y -= 2
     labels = [text(x, y, fit(axis.name, min(room, 170), 13), "label", anchor, axis.name)]
     if count <= 12:
-        labels.append(text(x, y + 14, f"{axis.best:.1f}", "faint", anchor, f"100 % = {axis.best:.1f}"))
+        labels.append(text(x, y + 14, fit(axis.note, min(room, 170), 11.5), "faint", anchor, axis.note))
     return labels
 
 
@@ -141,39 +142,10 @@ def _polygon(polygon: Polygon, points: Sequence[tuple[float, float] | None]) -> 
     return shapes
 
 
-def _spoken(axes: Sequence[Axis], values: Sequence[float | None]) -> str:
+def spoken(axes: Sequence[Axis], values: Sequence[float | None]) -> str:
+    """One encoder's values in words, for those who do not see the picture."""
     said = (f"{a.name} {'no result' if v is None else f'{v:.1f}'}" for a, v in zip(axes, values, strict=True))
     return ", ".join(said)
-
-
-def bars(axes: Sequence[Axis], polygons: Sequence[Polygon]) -> Markup:
-    """Horizontal bars from zero, grouped by benchmark: what a radar would show, for one or two benchmarks."""
-    width, left, right, row, gap = 440.0, 118.0, 52.0, 19.0, 14.0
-    top = max(100.0, *(v for p in polygons for v in p.values if v is not None))
-    scale = (width - left - right) / top
-    parts: list[Markup] = []
-    y = 0.0
-    for i, axis in enumerate(axes):
-        parts.append(text(0, y + 15, fit(axis.name, 300, 13), "label", full=axis.name))
-        parts.append(text(width, y + 15, f"100 = {axis.best:.1f} %", "faint", "end"))
-        y += 26
-        start = y
-        for polygon in polygons:
-            value = polygon.values[i]
-            parts.append(text(left - 8, y + 13, fit(polygon.name, left - 8, 12), "small", "end", polygon.name))
-            if value is None:
-                parts.append(text(left + 6, y + 13, "no result", "faint"))
-            else:
-                fill = f"fill:{polygon.style.colour}"
-                length = max(value * scale, 0.0)
-                parts.append(element("rect", x=left, y=y + 3, width=length, height=row - 6, style=fill, class_="bar"))
-                parts.append(text(width, y + 13, f"{value:.1f}", "small", "end"))
-            y += row
-        x = left + 100 * scale
-        parts.append(element("line", x1=x, y1=start, x2=x, y2=y, class_="ring best"))
-        y += gap
-    description = "; ".join(f"{p.name}: {_spoken(axes, p.values)}" for p in polygons)
-    return picture(width, y, "bars", RELATIVE_TITLE, description, *parts)
 
 
 def panel(
@@ -204,7 +176,8 @@ def panel(
     parts.append(text((left + width - right) / 2, height - 3, "epoch", "faint", "middle"))
     parts.append(element("line", x1=left, y1=height - bottom, x2=width - right, y2=height - bottom, class_="axis"))
     for line, points in thinned:
-        parts += _curve(line, [(x_of(e), y_of(m), y_of(lo), y_of(hi)) for e, m, lo, hi in points])
+        places = [(x_of(e), y_of(m), y_of(lo), y_of(hi)) for e, m, lo, hi in points]
+        parts += curve(line.style, places, band=line.band, marks=line.marks)
     said = (f"{line.name} from {p[0][1]:.3g} to {p[-1][1]:.3g}" for line, p in thinned if p)
     return picture(width, height, identity, title, "; ".join(said), *parts)
 
@@ -228,19 +201,21 @@ def _span(curves: Sequence[Thinned]) -> tuple[float, float]:
     return (0.0 if 0 <= low < 0.25 * high else low), high
 
 
-def _curve(line: Line, points: Sequence[tuple[float, float, float, float]]) -> list[Markup]:
+def curve(
+    style: Style, points: Sequence[tuple[float, float, float, float]], *, band: bool = False, marks: bool = False
+) -> list[Markup]:
+    """The shapes of one curve, of points (x, mean y, y of the minimum, y of the maximum) on the drawing."""
     if not points:
         return []
-    style = line.style
     shapes = []
-    if line.band:
+    if band:
         edge = [(x, hi) for x, _, _, hi in points] + [(x, lo) for x, _, lo, _ in reversed(points)]
         outline = " ".join(f"{number(x)},{number(y)}" for x, y in edge)
         shapes.append(element("polygon", points=outline, style=f"fill:{style.colour}", class_="band"))
     d = "".join(f"{'L' if i else 'M'}{number(x)} {number(y)}" for i, (x, y, _, _) in enumerate(points))
     look = f"stroke:{style.colour};stroke-width:{style.width};stroke-dasharray:{style.dash or 'none'}"
     shapes.append(element("path", d=d, style=look, class_="curve"))
-    if line.marks or len(points) == 1:
+    if marks or len(points) == 1:
         every = max(1, len(points) // 8)
         shape = "circle" if style.marker == "none" else style.marker
         shapes += [marker(shape, x, y, 2.6, style.colour) for x, y, _, _ in points[::-every][::-1]]

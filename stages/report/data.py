@@ -1,6 +1,7 @@
 """What a report shows, as plain values: filled by `gather`, or by hand; no HTML knowledge is needed.
 
-Scores and fractions are between 0 and 1; the report prints them as per cent.
+Scores are as they were measured: accuracies and mIoU between 0 and 1, depth errors in metres (`metrics` says how each
+is printed, and which of two is better).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class BenchmarkEntry:
 
     name: str
     note: str = ""
+    axis: str = ""
+    """The group of benchmarks that it belongs to, such as `fine-grained`; empty when it has none."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class EncoderEntry:
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome of one probe of one encoder on one benchmark; `top1` is None when it failed."""
+    """The outcome of one probe of one encoder on one benchmark; `value` is None when it failed."""
 
     benchmark: str
     encoder: str
     probe: str
-    top1: float | None
+    value: float | None
     per_class: float | None = None
     """Mean of the classes' accuracies."""
     samples: int | None = None
@@ -49,6 +52,26 @@ class Score:
     message: str = ""
     """Why it failed."""
     digest: str = ""
+    metric: str = "top1"
+    """What `value` measures: a name in `metrics.METRICS`."""
+    spread: float | None = None
+    """Standard deviation over seeds, in units of `value`; None when there was one seed."""
+    seeds: int = 1
+    curves: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    """Values over a setting that is not chosen, by name: pairs (k, top-1) of `k`; of few-shot classifiers, by theirs,
+    pairs (training images per class, top-1)."""
+    classes: tuple[tuple[int, int, float], ...] = ()
+    """Class by class: the dataset's number, test images, accuracy."""
+    encoder_digest: str = ""
+    dataset_digest: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that was asked for and has no result, and why: a benchmark without data, a student that is not finished."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -135,12 +158,13 @@ class ReportData:
     protocol: str = ""
     commands: tuple[str, ...] = ()
     """What to type to make all of it again."""
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def probes(self) -> tuple[str, ...]:
         """The probes that have results, the linear one first."""
-        found = {s.probe for s in self.scores}
-        return tuple(sorted(found, key=lambda p: (p != "logistic", p)))
+        found, linear = {s.probe for s in self.scores}, ("linear", "logistic", "sgd")
+        return tuple(sorted(found, key=lambda p: (linear.index(p) if p in linear else len(linear), p)))
 
     def ordered(self) -> tuple[EncoderEntry, ...]:
         """Encoders as the tables show them: students, teachers, other encoders, baselines."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from stages.report.charts import Axis, Line, Polygon, bars, panel, radar
-from stages.report.data import EncoderEntry, ReportData, StudentCurves
+from stages.report.charts import Axis, Line, Polygon, panel, radar
+from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, StudentCurves
+from stages.report.dots import dots
 from stages.report.styles import Style, styles, swatch
-from stages.report.summary import main_view
+from stages.report.summary import main_view, plural
+from stages.report.view import Comparison, ProbeView, average
 
 VALIDATION_DASH = "5 3"
 
@@ -24,34 +27,78 @@ class Chart:
     remark: str = ""
 
 
-def relative_chart(data: ReportData) -> Chart | None:
-    """Radar, or bars below three benchmarks; None when there is nothing to compare with a teacher."""
+RADAR_AXES = 3
+"""With fewer groups of benchmarks a radar has no shape to read: the dots alone say more."""
+
+
+def relative_charts(data: ReportData) -> list[Chart]:
+    """A radar over groups of benchmarks where there are enough, and dots for every benchmark.
+
+    Empty when there is nothing to compare with a teacher.
+    """
     view = main_view(data)
-    best = [(b, found) for b in data.benchmarks if (found := view.best_teacher(b.name)) and found[1] > 0]
-    axes = [Axis(bench.name, 100 * found[1]) for bench, found in best]
-    looks = _looks(data)
-    polygons = []
+    best = [(b, found) for b in view.benchmarks if (found := view.best_teacher(b.name)) and found[1] > 0]
+    looks = looks_of(data)
+    shown, spreads = [], []
     for encoder in data.ordered():
-        raw = [view.value(bench.name, encoder.name) for bench, _ in best]
-        relative = tuple(None if v is None else 100 * v / found[1] for v, (_, found) in zip(raw, best, strict=True))
+        against = [view.comparison(bench.name, encoder.name, found[0]) for bench, found in best]
+        relative = tuple(None if c is None or c.ratio is None else 100 * c.ratio for c in against)
         if any(v is not None for v in relative):
-            polygons.append(Polygon(encoder.name, encoder.role, relative, looks[encoder.name]))
-    if not axes or len(polygons) < 2:
+            shown.append(Polygon(encoder.name, encoder.role, relative, looks[encoder.name]))
+            spreads.append([_relative_spread(view, c, encoder.name) for c in against])
+    if len(shown) < 2:
+        return []
+    legend = tuple((swatch(p.style), p.name) for p in shown)
+    axes = [Axis(b.name, _best_note(view, b.name, *found)) for b, found in best]
+    note = "Every benchmark, on a scale where its best teacher is 100: the solid line. The bar of a student is its"
+    note += " difference to that teacher."
+    if any(s for row in spreads for s in row):
+        note += " Whiskers: one standard deviation over seeds."
+    every = Chart("By benchmark", dots(axes, shown, spreads), legend, note)
+    overview = _radar_chart([b for b, _ in best], shown)
+    return [every] if overview is None else [overview, every]
+
+
+def _best_note(view: ProbeView, benchmark: str, teacher: str, value: float) -> str:
+    metric = view.metric(benchmark)
+    return f"100 = {teacher}, {metric.show(value)} {metric.unit}"
+
+
+def _relative_spread(view: ProbeView, compared: Comparison | None, encoder: str) -> float | None:
+    """The encoder's own standard deviation, in per cent of the best teacher's score."""
+    spread = None if compared is None else view.scores[compared.benchmark, encoder].spread
+    return None if compared is None or not spread else 100 * spread / compared.best
+
+
+def _radar_chart(benchmarks: Sequence[BenchmarkEntry], shown: Sequence[Polygon]) -> Chart | None:
+    """A radar whose axes are groups of benchmarks: the mean of the relative scores in each."""
+    groups = list(dict.fromkeys(b.axis for b in benchmarks if b.axis))
+    if len(groups) < RADAR_AXES:
         return None
-    if len(axes) < 3:
-        return Chart("", bars(axes, polygons), (), "The best teacher of each benchmark is 100: the dark line.")
-    plot = radar(axes, polygons)
+    places = {axis: [i for i, b in enumerate(benchmarks) if b.axis == axis] for axis in groups}
+
+    def mean(polygon: Polygon, axis: str) -> float | None:
+        found = [v for i in places[axis] if (v := polygon.values[i]) is not None]
+        return average(found) if len(found) == len(places[axis]) else None
+
+    polygons = [replace(p, values=tuple(mean(p, axis) for axis in groups)) for p in shown]
+    plot = radar([Axis(a, plural(len(places[a]), "benchmark")) for a in groups], polygons)
     legend = tuple((swatch(p.style), p.name) for p in polygons if p.name not in plot.left_out)
-    note = "The best teacher of each benchmark is 100; the number under a name is its top-1 in per cent."
-    note += f" The centre stands for {plot.centre:g}."
+    note = (
+        "Mean over the benchmarks of each axis of the score relative to the best teacher of that benchmark (100), so a"
+    )
+    note += f" teacher reaches 100 only where it is the best everywhere. The centre stands for {plot.centre:g}."
     if plot.cut:
         note += f" Lower in places, and drawn at the centre there: {', '.join(plot.cut)}."
     if plot.left_out:
         note += f" Lower everywhere, and not drawn: {', '.join(plot.left_out)}."
-    return Chart("", plot.picture, legend, note)
+    alone = [b.name for b in benchmarks if not b.axis]
+    if alone:
+        note += f" Without an axis, so only below: {', '.join(alone)}."
+    return Chart("By axis", plot.picture, legend, note)
 
 
-def _looks(data: ReportData) -> dict[str, Style]:
+def looks_of(data: ReportData) -> dict[str, Style]:
     """Styles of all encoders, and of students and teachers that appear in training only."""
     known = {e.name for e in data.encoders}
     students = [s.name for s in data.training if s.name not in known]
@@ -62,7 +109,7 @@ def _looks(data: ReportData) -> dict[str, Style]:
 
 def curve_legend(data: ReportData) -> tuple[tuple[Markup, str], ...]:
     """What the lines of the loss panels mean: one entry per student and curve kind."""
-    looks = _looks(data)
+    looks = looks_of(data)
     entries = []
     for student in data.training:
         look = looks[student.name]
@@ -85,7 +132,7 @@ def training_panels(data: ReportData) -> list[Chart]:
     students = [s for s in data.training if s.curves]
     if not students:
         return []
-    looks = _looks(data)
+    looks = looks_of(data)
     end = max((c.epochs[-1] for s in students for c in s.curves.values() if c.epochs), default=1.0) or 1.0
     teachers = list(dict.fromkeys(t for s in students for t in s.teachers))
 

@@ -14,7 +14,7 @@ from pipeline.ablation import origins
 from pipeline.cache.records import FeatureFolder
 from pipeline.storage import LocalStore, Store
 from schemas.base import short
-from schemas.config import Scalar, TokenType
+from schemas.config import TokenType
 from schemas.errors import StageError
 from schemas.evaluations import ResultRecord
 from schemas.features import FeatureManifest, UnitRecord
@@ -26,17 +26,14 @@ from stages.report.data import (
     Origin,
     ReportData,
     Role,
-    Score,
     Series,
+    Skipped,
     StudentCurves,
 )  # fmt: skip
+from stages.report.scores import scores_of
 
-SHOWN_K = 20
-"""k of the k-NN table where it was computed: one k for all, because choosing on test scores would flatter."""
 RANDOM = "-random"
 """Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""
-CHOSEN = {"c": "C", "validation_top1": "top-1 in validation"}
-"""What the list of all results shows of a record's `chosen`."""
 TOKENS: tuple[TokenType, ...] = ("cls", "patch")
 
 
@@ -47,6 +44,8 @@ def gather(
     results: Sequence[ResultRecord],
     *,
     notes: Mapping[str, str] | None = None,
+    axes: Mapping[str, str] | None = None,
+    skipped: Sequence[Skipped] = (),
     commands: Sequence[str] = (),
     evaluation_digest: str = "",
     title: str = "",
@@ -61,6 +60,8 @@ def gather(
         students: folder of each student whose training is shown, by name.
         results: the records in force, in the order of the configuration.
         notes: remarks on benchmarks, for instance that the data are synthetic.
+        axes: the group that a benchmark belongs to, such as `fine-grained`.
+        skipped: what was asked for and has no result, and why.
         commands: what to type to make the results again.
         evaluation_digest: of the evaluation; by default the eight digits at the end of its folder's name.
         title: of the report; by default the evaluation's name.
@@ -71,7 +72,7 @@ def gather(
     manifests = {name: m for name, folder in students.items() if (m := _manifest(folder)) is not None}
     roles: dict[str, Role] = {record.encoder: record.role for record in results}
     roles |= {name: "student" for name in manifests if name not in roles}
-    remarks = notes or {}
+    remarks, groups = notes or {}, axes or {}
     benchmarks = dict.fromkeys(record.benchmark for record in results)
     trained_on = {t.features for m in manifests.values() for t in m.definition.teachers}
     evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
@@ -83,14 +84,15 @@ def gather(
     name, _, digits = evaluation_folder.name.rpartition("-")
     return ReportData(
         title=title or name or evaluation_folder.name,
-        benchmarks=tuple(BenchmarkEntry(b, remarks.get(b, "")) for b in benchmarks),
+        benchmarks=tuple(BenchmarkEntry(b, remarks.get(b, ""), groups.get(b, "")) for b in benchmarks),
         encoders=tuple(EncoderEntry(n, role, _baseline_of(n, roles)) for n, role in roles.items()),
-        scores=tuple(_score(record) for record in results),
+        scores=scores_of(results),
         training=tuple(training_curves(manifests[n], students[n], n) for n in manifests),
         features=tuple(rows),
         origins=tuple(_origins(manifests, folders, results, trained_on, evaluation_digest or digits, name)),
         protocol=", ".join(sorted({record.definition.protocol for record in results})),
         commands=tuple(commands),
+        skipped=tuple(skipped),
     )
 
 
@@ -99,32 +101,6 @@ def _baseline_of(name: str, roles: Mapping[str, Role]) -> str | None:
         return None
     candidates = (f"{origin}{RANDOM}" for origin in origins(name))
     return next((candidate for candidate in candidates if roles.get(candidate) == "baseline"), None)
-
-
-def _score(record: ResultRecord) -> Score:
-    """One record as a score; k-NN is shown at k = 20, or at the smallest k."""
-    metrics, chosen = dict(record.metrics), dict(record.chosen)
-    samples = chosen.get("test_samples")
-    details: dict[str, Scalar] = {label: chosen[key] for key, label in CHOSEN.items() if key in chosen}
-    top1 = metrics.get("top1")
-    if record.definition.probe == "knn" and top1 is None:
-        counts = sorted(int(m[1]) for key in metrics if (m := re.fullmatch(r"top1_k([0-9]+)", key)))
-        if counts:
-            k = SHOWN_K if SHOWN_K in counts else counts[0]
-            top1 = metrics[f"top1_k{k}"]
-            details = {"k": k, **{f"top-1 at k {c}": metrics[f"top1_k{c}"] for c in counts if c != k}, **details}
-    failed = record.status == "failed" or top1 is None
-    return Score(
-        benchmark=record.benchmark,
-        encoder=record.encoder,
-        probe=record.definition.probe,
-        top1=None if failed else top1,
-        per_class=None if failed else metrics.get("per_class"),
-        samples=samples if isinstance(samples, int) else None,
-        chosen=details,
-        message=record.message,
-        digest=record.digest,
-    )
 
 
 def _manifest(folder: Path) -> StudentManifest | None:

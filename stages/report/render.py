@@ -11,19 +11,24 @@ from markupsafe import Markup, escape
 
 from pipeline.storage import LocalStore
 from schemas.base import PROGRAM_VERSION, short
-from stages.report import tables
+from stages.report import details, tables
+from stages.report.classes import class_tables
 from stages.report.data import ReportData
-from stages.report.figures import curve_legend, relative_chart, training_panels
+from stages.report.figures import curve_legend, relative_charts, training_panels
+from stages.report.metrics import METRICS, signed
 from stages.report.summary import (
     PROBE_NAMES,
-    average,
     best_student,
     headline,
     main_view,
+    mean_points,
+    mean_ratio,
     percent,
     plural,
-    signed,
 )  # fmt: skip
+from stages.report.sweeps import sweep_panels
+from stages.report.versus import versus_tables
+from stages.report.view import average
 
 FILE = "report.html"
 
@@ -39,46 +44,59 @@ class Tile:
 
 def write_report(folder: Path, data: ReportData) -> Path:
     """Write `report.html` into a folder (atomically, replacing an older one) and return its path."""
-    text = render(data).encode()
-    path = folder / FILE
-    if not path.is_file() or path.read_bytes() != text:
-        LocalStore(folder).put(FILE, text)
+    return put_text(folder, FILE, render(data))
+
+
+def put_text(folder: Path, name: str, text: str) -> Path:
+    """Write a text file into a folder, atomically; an equal one is left alone. Returns its path."""
+    path, raw = folder / name, text.encode()
+    if not path.is_file() or path.read_bytes() != raw:
+        LocalStore(folder).put(name, raw)
     return path
 
 
 def render(data: ReportData) -> str:
     """The report as HTML; equal data give equal text."""
+    view = main_view(data)
+    student = best_student(view)
+    return fill(
+        "report.html.j2",
+        data=data,
+        headline=headline(data),
+        others=_other_students(data),
+        tiles=_tiles(data),
+        lead=student.name if student else "",
+        score_tables=[tables.score_table(data, probe) for probe in data.probes],
+        versus=versus_tables(view),
+        classes=class_tables(view, student.name) if student else [],
+        versus_probe=tables.probe_title(view),
+        probe_names=PROBE_NAMES,
+        metrics=METRICS,
+        failures=tables.failures(data),
+        remarks=tables.remarks(data),
+        chosen=tables.chosen_text,
+        relative=relative_charts(data),
+        sweeps=sweep_panels(data),
+        panels=training_panels(data),
+        curve_legend=curve_legend(data),
+        loss_columns=details.LOSS_COLUMNS,
+        losses=details.loss_rows(data.training),
+        feature_columns=details.FEATURE_COLUMNS,
+        feature_cells=details.feature_cells,
+        feature_total=details.size_text(sum(f.size for f in data.features if f.training)),
+    )
+
+
+def fill(template: str, **values: object) -> str:
+    """A template of this folder as HTML, in the report's style."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["code"] = code_spans
     environment.filters["short"] = short
-    view = main_view(data)
-    student = best_student(view)
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        css=Markup((here / "report.css").read_text(encoding="utf-8")),
-        version=PROGRAM_VERSION,
-        headline=headline(data),
-        others=_other_students(data),
-        tiles=_tiles(data),
-        lead=student.name if student else "",
-        score_tables=[tables.score_table(data, probe) for probe in data.probes],
-        probe_names=PROBE_NAMES,
-        failures=tables.failures(data),
-        remarks=tables.remarks(data),
-        chosen=tables.chosen_text,
-        percent=percent,
-        relative=relative_chart(data),
-        panels=training_panels(data),
-        curve_legend=curve_legend(data),
-        loss_columns=tables.LOSS_COLUMNS,
-        losses=tables.loss_rows(data.training),
-        feature_columns=tables.FEATURE_COLUMNS,
-        feature_cells=tables.feature_cells,
-        feature_total=tables.size_text(sum(f.size for f in data.features if f.training)),
-    )
+    css = Markup((here / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(css=css, version=PROGRAM_VERSION, **values)
 
 
 def code_spans(sentence: str) -> Markup:
@@ -92,19 +110,19 @@ def _tiles(data: ReportData) -> list[Tile]:
     if student is None:
         return []
     found = []
-    values = [v for b in data.benchmarks if (v := view.value(b.name, student.name)) is not None]
+    values = [v for b in view.accuracies if (v := view.value(b.name, student.name)) is not None]
     probe = PROBE_NAMES.get(view.probe, view.probe)
     over = f"mean over {plural(len(values), 'benchmark')}" if len(values) > 1 else "one benchmark"
-    found.append(Tile(percent(average(values) or 0.0), "%", f"top-1 of `{student.name}`, {probe}, {over}"))
+    if values:
+        found.append(Tile(percent(average(values) or 0.0), "%", f"top-1 of `{student.name}`, {probe}, {over}"))
     compared, gains = view.comparisons(student.name), view.gains(student)
-    if compared:
-        ratios = average(c.ratio for c in compared if c.ratio is not None)
-        against = "" if ratios is None else f" ({100 * ratios:.1f} % of it)"
-        points = signed(average(c.points for c in compared) or 0.0)
-        found.append(Tile(points, "points", f"against the best teacher of each benchmark{against}"))
+    points, ratio = mean_points(compared), mean_ratio(compared)
+    if points is not None:
+        against = "" if ratio is None else f" ({100 * ratio:.1f} % of it)"
+        found.append(Tile(signed(points), "points", f"against the best teacher of each benchmark{against}"))
     if gains:
-        points = signed(average(gains) or 0.0)
-        found.append(Tile(points, "points", "over the same architecture at random initialisation"))
+        over = "over the same architecture at random initialisation"
+        found.append(Tile(signed(average(gains) or 0.0), "points", over))
     return found
 
 
@@ -116,6 +134,7 @@ def _other_students(data: ReportData) -> list[str]:
         compared = view.comparisons(student.name)
         if lead is None or student.name == lead.name or not compared:
             continue
-        reached, mean = sum(c.reached for c in compared), signed(average(c.points for c in compared) or 0.0)
-        lines.append(f"`{student.name}` reaches the best teacher on {reached} of {len(compared)} (mean {mean} points)")
+        reached, mean = sum(c.reached for c in compared), mean_points(compared)
+        points = "" if mean is None else f" (mean {signed(mean)} points)"
+        lines.append(f"`{student.name}` reaches the best teacher on {reached} of {len(compared)}{points}")
     return lines

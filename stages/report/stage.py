@@ -10,8 +10,11 @@ from rich.table import Table
 from pipeline.evaluations import current_record
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path
-from pipeline.probing import probe_plans
+from pipeline.probing import benchmark_pairs, probe_plans
+from schemas.benchmarks import cards
 from schemas.evaluations import ResultRecord
+from stages.report.data import Skipped
+from stages.report.files import write_text
 from stages.report.gather import gather
 from stages.report.render import write_report
 from stages.report.text import results_table
@@ -30,13 +33,33 @@ def records_in_force(inventory: Inventory) -> list[ResultRecord]:
     return [record for record in found if record is not None]
 
 
+def skipped(inventory: Inventory) -> list[Skipped]:
+    """What the configuration asks for and an evaluation cannot run now, with the reason."""
+    waiting = probe_plans(inventory)[1]
+    found = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in waiting]
+    return found + [Skipped(name, reason) for name, reason in benchmark_pairs(inventory)[1].items()]
+
+
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:
-    """Write `report.html` into the evaluation's folder; its path, and the main table for a terminal."""
+    """Write the report into the evaluation's folder: `report.html`, `report.md`, `results.csv`.
+
+    Returns the path of the page, and the main table for a terminal.
+    """
     folder = evaluation_path(inventory)
-    assert folder is not None, "records exist, so the datasets are indexed"
+    assert folder is not None, "records exist, so datasets are indexed"
     shown = {record.encoder for record in records if record.role == "student"}
     students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
     notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
-    place = inventory.workspace.features
-    data = gather(inventory.folder, folder, students, records, notes=notes, commands=COMMANDS, features=place)
+    data = gather(
+        inventory.folder,
+        folder,
+        students,
+        records,
+        notes=notes,
+        axes={name: card.axis for name, card in cards().items()},
+        skipped=skipped(inventory),
+        commands=COMMANDS,
+        features=inventory.workspace.features,
+    )
+    write_text(folder, data, records)
     return write_report(folder, data), results_table(data)

@@ -22,8 +22,9 @@ def results_table(data: ReportData) -> Table:
     """Benchmarks x encoders for the main probe; under a student's score its difference to the best teacher, in points."""
     shown = score_table(data, main_view(data).probe)
     caption = Text(headline(data).replace("`", ""))
-    table = Table(title=Text(f"{shown.title}: top-1 in %"), caption=caption, caption_justify="left")
-    rows = [*shown.rows, *([shown.mean] if shown.mean is not None else [])]
+    measure = "scores" if shown.mixed else "top-1 in %"
+    table = Table(title=Text(f"{shown.title}: {measure}"), caption=caption, caption_justify="left")
+    rows = [*shown.rows, *shown.means]
     if len(shown.columns) > WIDE:
         return _one_below_the_other(table, shown.columns, rows)
     table.add_column("benchmark", overflow="fold")
@@ -50,13 +51,16 @@ def _one_below_the_other(table: Table, encoders: Sequence[EncoderEntry], rows: S
 
 def _name(row: Row) -> Text:
     name = Text(row.name)
-    if row.note:
-        name.append(f"\n{row.note}", "dim")
+    for line in (row.note, *(part for part in row.detail.split("; ") if "better" in part)):
+        if line:
+            name.append(f"\n{line}", "dim")
     return name
 
 
 def _text(cell: Cell, gap: str = "\n") -> Text:
     found = Text(cell.text, "bold not dim" if cell.best else "red" if cell.failed else "")
+    if cell.spread:
+        found.append(f" {cell.spread}", "not bold dim")
     if cell.difference:
         found.append(f"{gap}{cell.difference}", f"not bold {COLOURS[cell.direction]}")
     return found

@@ -49,7 +49,10 @@ def test_report_of_a_calibrated_cache(raw: Any) -> None:
     for row in body["rows"]:
         assert row.keys() >= FIELDS
         shards = [
-            f for folder in Path(cache.location).glob(f"view-*/{row['token']}*/c") for f in folder.rglob("*") if f.is_file()
+            f
+            for folder in Path(cache.location).glob(f"view-*/{row['token']}*/c")
+            for f in folder.rglob("*")
+            if f.is_file()
         ]
         assert row["bytes"] == sum(f.stat().st_size for f in shards)
         assert row["snr_db"] == pytest.approx(15, abs=2)

@@ -480,6 +480,27 @@ class TestNextCommand:
         assert f"report: {report.resolve()}" in again.stderr
         assert report.stat().st_mtime_ns == written
 
+    def test_report_is_written_as_text_too_again_without_probing_and_compared(
+        self, typed: Type, trained: Any, tmp_path: Path
+    ) -> None:
+        hint = typed(trained.folder, "report", "html")
+        assert (hint.code, "Make some: unic-pipe evaluate" in hint.err) == (2, True)
+        assert typed(trained.folder, "run").code == 0
+        folder = trained.folder / "evaluations" / "main"
+        names = ("report.html", "report.md", "results.csv")
+        before = [(folder / name).read_bytes() for name in names]
+        for name in names:
+            (folder / name).unlink()
+        assert typed(trained.folder, "report", "html").code == 0
+        assert [(folder / name).read_bytes() for name in names] == before
+        other = shutil.copytree(folder.resolve(), tmp_path / "other")
+        found = typed(trained.folder, "report", "compare", ".", str(other), "--json")
+        body = json.loads(found.out)
+        assert body["comparable"]
+        cells = [c for t in body["tables"] for r in t["rows"] for c in r["cells"]]
+        assert {c["difference"] for c in cells} == {None, 0.0}
+        assert body["tables"][0]["columns"][0]["role"] == "student"
+
 
 class TestInit:
     def test_writes_what_the_other_commands_read(self, typed: Type, raw: Any) -> None:

@@ -1,0 +1,134 @@
+"""Showing and downloading benchmarks that have a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, add_command, open_inventory, print_json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from pipeline.benchmarks.catalogue import BenchmarkRow
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    add_command(app, "Looking", benchmarks, "benchmarks", "benchmarks dtd pets", "benchmarks dtd --download")
+
+
+def benchmarks(
+    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).", show_default=False)] = None,
+    download: Annotated[
+        bool,
+        typer.Option("--download", metavar=NO_VALUE, help="Download the named ones, where torchvision can."),
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Show the benchmarks that have a name: sizes, metric, probe, licence, and what of each is here.
+
+    To use them: evaluate.benchmarks: [dtd, pets] in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
+    """
+    from pipeline.benchmarks.catalogue import catalogue
+    from pipeline.benchmarks.download import download as fetch
+    from pipeline.configuration import CONFIG_NAME
+    from pipeline.progress import ConsoleReporter
+    from schemas.config import EvaluateConfig
+    from schemas.errors import UserError
+
+    settings, folder = EvaluateConfig(), Path.cwd()
+    if config is not None or overrides or Path(CONFIG_NAME).exists():
+        inventory = open_inventory(config, overrides)
+        settings, folder = inventory.config.evaluate, inventory.folder
+    rows = catalogue(settings, folder, names or ())
+    if download:
+        if not names:
+            raise UserError("Which benchmarks are to be downloaded?", "unic-pipe benchmarks dtd pets --download")
+        for row in rows:
+            fetch(row, ConsoleReporter().say)
+        rows = catalogue(settings, folder, names)
+    if as_json:
+        print_json({"benchmarks": [_as_dict(row) for row in rows]})
+    else:
+        _print(rows, detailed=bool(names))
+    return 0
+
+
+def _as_dict(row: BenchmarkRow) -> dict[str, object]:
+    card = row.card
+    return {
+        "name": row.name,
+        **card.model_dump(mode="json", exclude={"reader", "folders", "needs_train", "needs_test", "torchvision"}),
+        "download": card.torchvision is not None,
+        "configured": row.configured,
+        "datasets": list(row.given),
+        "here": row.here,
+        "folder": str(row.folder) if row.folder is not None else None,
+        "missing": {split: list(files) for split, files in row.missing.items()},
+        "searched": str(row.base),
+    }
+
+
+def _print(rows: list[BenchmarkRow], detailed: bool) -> None:
+    """A table; below it what is missing of the configured or named ones, with where to get it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title, justify in (("", "left"), ("benchmark", "left"), ("axis", "left"), ("train", "right"), ("test", "right"),
+                           ("metric", "left"), ("probe", "left"), ("licence (look at the source yourself)", "left")):  # fmt: skip
+        table.add_column(title, justify=justify, no_wrap=not title.startswith("licence"))  # type: ignore[arg-type]
+    for row in rows:
+        mark = Text("✔", "green") if row.here else Text("·", "yellow" if row.configured else "dim")
+        card = row.card
+        train = f"{card.train:,}" if card.train is not None else "–"
+        probe = "that of in1k" if card.kind == "transfer" else card.classifier
+        metric = {"per_class": "per class", "miou": "mIoU", "rmse": "RMSE"}.get(card.metric, "top-1")
+        table.add_row(mark, Text(row.name, "bold"), card.axis, train, f"{card.test:,}", metric, probe, card.licence)
+    console.print(table)
+    console.print()
+    for row in rows:
+        if detailed or row.configured:
+            console.print(
+                Text.assemble((row.name, "bold"), f"  {row.card.title}, {row.card.paper}; {row.card.splits}"),
+                soft_wrap=True,
+            )
+            for line in _details(row):
+                console.print(Text("  ") + line, soft_wrap=True)
+    if not detailed:
+        console.print(
+            Text.assemble("Where one comes from, and which files it needs: ", ("unic-pipe benchmarks NAME", "cyan"))
+        )
+        console.print(
+            Text.assemble(
+                "To run some: ", ("evaluate: {benchmarks: [dtd, pets], root: FOLDER}", "cyan"), " in unic-pipe.yaml"
+            )
+        )
+
+
+def _details(row: BenchmarkRow) -> list[Text]:
+    from rich.text import Text
+
+    lines = []
+    if row.given:
+        lines.append(Text(f"read from your datasets {', '.join(row.given)}", "dim"))
+    for place in row.places:
+        if not place.missing:
+            lines.append(Text(f"{place.split}: {place.folder}", "green"))
+        else:
+            files = ", ".join(need.replace("|", " or ") for need in place.missing)
+            lines.append(Text(f"{place.split}: not in {place.folder}: {files}", "yellow"))
+    if not row.here:
+        lines.append(Text(f"get {row.card.get}: {row.card.source}"))
+        if row.card.torchvision is not None:
+            lines.append(Text(f"or: unic-pipe benchmarks {row.name} --download", "cyan"))
+    if row.card.note:
+        lines.append(Text(row.card.note, "dim"))
+    return lines

@@ -1,0 +1,67 @@
+"""Every benchmark of the registry as `unic-pipe benchmarks` shows it: what it is, and what of it is on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.benchmarks.locate import Place, locate
+from schemas.benchmarks import BenchmarkCard, Split, cards
+from schemas.config import EvaluateConfig
+from schemas.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One benchmark, and where its splits were looked for."""
+
+    name: str
+    card: BenchmarkCard
+    configured: bool
+    given: tuple[str, ...]
+    """Datasets of the user that are read instead of the benchmark's own folder."""
+    places: tuple[Place, ...]
+    base: Path
+    """The folder in which it is searched."""
+
+    @property
+    def here(self) -> bool:
+        """Whether nothing of it is missing."""
+        return not any(place.missing for place in self.places)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is, if it is here."""
+        return self.places[0].folder if self.here and self.places else None
+
+    @property
+    def missing(self) -> dict[Split, tuple[str, ...]]:
+        """What is missing, by split."""
+        return {place.split: place.missing for place in self.places if place.missing}
+
+
+def catalogue(config: EvaluateConfig, folder: Path, names: Sequence[str] = ()) -> list[BenchmarkRow]:
+    """The named benchmarks (none named: all), looked for as the configuration says; `folder` is the working folder.
+
+    Raises:
+        UserError: no such benchmark.
+    """
+    for name in names:
+        if name not in cards():
+            raise UserError(
+                f"No benchmark is named {name!r}{did_you_mean(name, list(cards()))}",
+                "All of them: unic-pipe benchmarks",
+            )
+    return [_row(config, folder, name, card) for name, card in cards().items() if not names or name in names]
+
+
+def _row(config: EvaluateConfig, folder: Path, name: str, card: BenchmarkCard) -> BenchmarkRow:
+    given = config.benchmarks.get(name)
+    base = folder / Path(given.root if given is not None and given.root is not None else config.root).expanduser()
+    own = {"train": given.train if given else "", "test": given.test if given else ""}
+    own = {split: "" if dataset == f"{name}-{split}" else dataset for split, dataset in own.items()}
+    splits: tuple[Split, ...] = ("train", "test") if card.needs_train else ("test",)
+    places = tuple(locate(name, split, base) for split in splits if not own[split])
+    shown = tuple(own[split] for split in splits if own[split])
+    return BenchmarkRow(name, card, given is not None, shown, places, base)

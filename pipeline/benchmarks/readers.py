@@ -1,0 +1,165 @@
+"""Reading the annotation files of the benchmarks that come with lists: text, JSON. Paths are relative to the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from pipeline.benchmarks.imagenet import read_imagenet, read_numbered, read_objectnet, read_synsets
+from pipeline.benchmarks.levels import read_cog
+from pipeline.benchmarks.listing import Listing, made
+from pipeline.benchmarks.locate import Place
+from pipeline.benchmarks.matlab import read_cars, read_flowers
+from pipeline.samples.folders import image_names
+from schemas.errors import UserError
+
+_EUROSAT_SEED = 2750
+
+
+def read_aircraft(place: Place) -> Listing:
+    """`images_variant_trainval.txt`: lines `NUMBER VARIANT`; `variants.txt`: the classes in order."""
+    classes = _lines(place.folder / "variants.txt")
+    split = "trainval" if place.split == "train" else "test"
+    file = place.folder / f"images_variant_{split}.txt"
+    pairs = [line.partition(" ")[::2] for line in _lines(file)]
+    return made(place.folder, [(f"images/{i}.jpg", _number(classes, c, file)) for i, c in pairs], classes)
+
+
+def read_dtd(place: Place) -> Listing:
+    """`labels/train1.txt` and so on: lines `CLASS/FILE`; train is train and val together."""
+    parts = ("train1", "val1") if place.split == "train" else ("test1",)
+    lines = [line for part in parts for line in _lines(place.folder / f"labels/{part}.txt")]
+    return _by_folder(place, [(f"images/{line}", line.partition("/")[0]) for line in lines])
+
+
+def read_pets(place: Place) -> Listing:
+    """`annotations/trainval.txt`: lines `NAME CLASS SPECIES BREED`, classes counted from 1."""
+    file = place.folder / f"annotations/{'trainval' if place.split == 'train' else 'test'}.txt"
+    fields = [line.split() for line in _lines(file) if not line.startswith("#")]
+    try:
+        pairs = [(f"images/{name}.jpg", int(number) - 1) for name, number, *_ in fields]
+    except ValueError:
+        raise _damaged(file) from None
+    names = {int(number) - 1: name.rpartition("_")[0] for name, number, *_ in fields}
+    return made(place.folder, pairs, [names.get(n, str(n + 1)) for n in range(max(names, default=-1) + 1)])
+
+
+def read_food(place: Place) -> Listing:
+    """`meta/train.json`: class → list of `CLASS/NUMBER`."""
+    file = place.folder / f"meta/{place.split}.json"
+    content = json_object(file)
+    return _by_folder(place, [(f"images/{path}.jpg", name) for name, paths in content.items() for path in paths])
+
+
+def read_sun(place: Place) -> Listing:
+    """`Training_01.txt`: lines `/LETTER/SCENE[/PART]/FILE`, in the folder or beside it; classes as in the training list."""
+    training = _sun_list(place, "Training_01.txt")
+    wanted = training if place.split == "train" else _sun_list(place, "Testing_01.txt")
+    classes = sorted({path.rpartition("/")[0] for path in training})
+    pairs = [(path, _number(classes, path.rpartition("/")[0], place.folder)) for path in wanted]
+    return made(place.folder, pairs, classes)
+
+
+def read_inat(place: Place) -> Listing:
+    """`train2018.json` in COCO's form: `images` and `annotations` that name an image and a category."""
+    year = place.name[-4:]
+    file = place.folder / f"{'train' if place.split == 'train' else 'val'}{year}.json"
+    content = json_object(file)
+    archive = f"train_val{year}/"
+    renamed = None if (place.folder / archive).exists() else f"{year}/"  # as torchvision renames it
+    try:
+        paths = {image["id"]: image["file_name"] for image in content["images"]}
+        pairs = [(paths[a["image_id"]], int(a["category_id"])) for a in content["annotations"]]
+        names = {int(c["id"]): str(c["name"]) for c in content["categories"]}
+    except (KeyError, TypeError, ValueError):
+        raise _damaged(file) from None
+    if renamed is not None:
+        pairs = [(renamed + path.removeprefix(archive), label) for path, label in pairs]
+    return made(place.folder, pairs, [names.get(n, str(n)) for n in range(max(names, default=-1) + 1)])
+
+
+def read_eurosat(place: Place) -> Listing:
+    """Class folders. Test: of each class the same number of images, those whose names hash lowest; train: the others."""
+    classes = sorted(
+        entry.name for entry in place.folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+    held = place.card.test // len(classes)
+    pairs = []
+    for label, name in enumerate(classes):
+        files = sorted(image_names(place.folder / name), key=_eurosat_order)
+        chosen = files[held:] if place.split == "train" else files[:held]
+        pairs += [(f"{name}/{file}", label) for file in chosen]
+    return made(place.folder, pairs, classes)
+
+
+READERS: dict[str, Callable[[Place], Listing]] = {
+    "aircraft": read_aircraft,
+    "cars": read_cars,
+    "cog": read_cog,
+    "dtd": read_dtd,
+    "eurosat": read_eurosat,
+    "flowers": read_flowers,
+    "food": read_food,
+    "imagenet": read_imagenet,
+    "inat": read_inat,
+    "numbered": read_numbered,
+    "objectnet": read_objectnet,
+    "pets": read_pets,
+    "sun": read_sun,
+    "synsets": read_synsets,
+}
+"""By `BenchmarkCard.reader`."""
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: damaged, or something else.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        raise _damaged(file) from None
+    if not isinstance(content, dict):
+        raise _damaged(file)
+    return content
+
+
+def _sun_list(place: Place, name: str) -> list[str]:
+    inside = place.folder / name
+    return [line.strip("/") for line in _lines(inside if inside.exists() else place.folder.parent / name)]
+
+
+def _eurosat_order(name: str) -> tuple[int, str]:
+    return xxhash.xxh3_64_intdigest(name.encode(), seed=_EUROSAT_SEED), name
+
+
+def _by_folder(place: Place, pairs: list[tuple[str, str]]) -> Listing:
+    """Classes are the sorted names of the folders in `images/`: the same for both splits, whatever they name."""
+    classes = sorted(e.name for e in (place.folder / "images").iterdir() if e.is_dir() and not e.name.startswith("."))
+    return made(
+        place.folder, [(path, _number(classes, name, place.folder / "images")) for path, name in pairs], classes
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        raise _damaged(file) from None
+
+
+def _number(classes: list[str], name: str, file: Path) -> int:
+    try:
+        return classes.index(name)
+    except ValueError:
+        raise UserError(f"{file}: {name!r} is not one of its classes.", "Unpack the archive again.") from None
+
+
+def _damaged(file: Path) -> UserError:
+    return UserError(f"{file}: cannot be read as this benchmark's list.", "Unpack the annotation files again.")

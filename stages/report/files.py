@@ -1,0 +1,122 @@
+"""The report as text: `report.md` to paste, `results.csv` for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.evaluations import dataset_digest
+from schemas.base import short
+from schemas.evaluations import ResultRecord
+from stages.report.data import EncoderEntry, ReportData
+from stages.report.render import put_text
+from stages.report.scores import seeds_of, spreads_of
+from stages.report.summary import headline
+from stages.report.tables import NONE, Cell, ScoreTable, failures, score_table
+
+MARKDOWN, CSV = "report.md", "results.csv"
+CSV_COLUMNS = (
+    "benchmark", "axis", "encoder", "role", "probe", "metric", "value", "spread", "seeds", "status", "message",
+    "encoder_digest", "dataset_digest", "protocol",
+)  # fmt: skip
+ROLES = {"student": "student", "teacher": "teacher", "encoder": "", "baseline": "random initialisation"}
+
+
+def write_text(folder: Path, data: ReportData, records: Sequence[ResultRecord]) -> None:
+    """Write both files into a folder, atomically; equal ones are left alone."""
+    put_text(folder, MARKDOWN, markdown(data))
+    put_text(folder, CSV, results_csv(data, records))
+
+
+def markdown(data: ReportData) -> str:
+    """One table per probe: a row per encoder, a column per benchmark, the best of each column bold."""
+    parts = [f"**{escaped(data.title)}**: {headline(data)}"]
+    for probe in data.probes:
+        table = score_table(data, probe)
+        parts.append(f"**{table.title}**, " + ("scores" if table.mixed else "top-1 in %"))
+        parts.append(encoders_by_benchmarks(table))
+    if any(score_table(data, probe).means for probe in data.probes):
+        parts.append(
+            "Under a student, Δ: its difference to the best teacher of each benchmark, in points. Log-odds: mean over the"
+            " benchmarks of log(p / (1 − p)), p the top-1 accuracy clipped half a test image away from 0 and 1."
+        )
+    notes = [f"- failed: {s.benchmark}, {s.encoder}, {s.probe}: {one_line(s.message)}" for s in failures(data)]
+    notes += [f"- skipped: {item.name}: {one_line(item.reason)}" for item in data.skipped]
+    parts += ["\n".join(map(escaped, notes))] if notes else []
+    digests = {s.encoder: short(s.encoder_digest) for s in data.scores if s.encoder_digest}
+    sources = {s.benchmark: short(s.dataset_digest) for s in data.scores if s.dataset_digest}
+    said = [f"{escaped(name)} `{digest}`" for name, digest in (*digests.items(), *sources.items())]
+    parts.append("; ".join([f"Protocol `{data.protocol}`", *said]) + "." if data.protocol else "")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def encoders_by_benchmarks(table: ScoreTable) -> str:
+    """A score table as papers print it: encoders down, benchmarks across, then the means."""
+    rows = [*table.rows, *table.means]
+    lines = [
+        "| | " + " | ".join(_heading(row.name, row.detail) for row in rows) + " |",
+        "|---|" + "---:|" * len(rows),
+    ]
+    for place, encoder in enumerate(table.columns):
+        cells = [row.cells[place] for row in rows]
+        lines.append(f"| {_encoder(encoder)} | " + " | ".join(map(_score, cells)) + " |")
+        if any(cell.difference for cell in cells):
+            lines.append("| Δ best teacher | " + " | ".join(cell.difference or "" for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _heading(name: str, detail: str) -> str:
+    measure = detail.split("; ")[0]
+    return escaped(name) + (f" ({measure})" if " in " in measure else "")
+
+
+def _encoder(encoder: EncoderEntry) -> str:
+    role = ROLES[encoder.role]
+    return escaped(encoder.name) + (f" ({role})" if role else "")
+
+
+def _score(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text or NONE
+    return f"{text} {cell.spread}".rstrip()
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, also inside a table."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks."""
+    return " ".join(text.split())
+
+
+def results_csv(data: ReportData, records: Sequence[ResultRecord]) -> str:
+    """One line per metric of every result; a failed result has one line without a value, with the reason."""
+    axes = {b.name: b.axis for b in data.benchmarks}
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        common = {
+            "benchmark": record.benchmark,
+            "axis": axes.get(record.benchmark, ""),
+            "encoder": record.encoder,
+            "role": record.role,
+            "probe": record.definition.probe,
+            "seeds": " ".join(map(str, seeds_of(record))),
+            "status": record.status,
+            "message": one_line(record.message),
+            "encoder_digest": record.definition.encoder,
+            "dataset_digest": dataset_digest(record.definition),
+            "protocol": record.definition.protocol,
+        }
+        found = {} if record.status == "failed" else record.metrics
+        for metric, value in found.items() or (("", ""),):
+            spread = spreads_of(record).get(metric, "")
+            writer.writerow({**common, "metric": metric, "value": value, "spread": spread})
+    for item in data.skipped:
+        writer.writerow({"benchmark": item.name, "status": "skipped", "message": one_line(item.reason)})
+    return out.getvalue()

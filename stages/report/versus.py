@@ -1,0 +1,56 @@
+"""The student against every teacher, and against the best teacher of each benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.report.tables import NONE, Cell, Row, difference, mean_difference
+from stages.report.view import Comparison, ProbeView
+
+
+@dataclass(frozen=True)
+class VersusTable:
+    """One student's differences to every teacher, and to the best teacher of each benchmark (the first column)."""
+
+    student: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    mean: Row | None
+
+
+def versus_tables(view: ProbeView) -> list[VersusTable]:
+    """For every student with a result: a row per benchmark, a column per teacher, and the best teacher."""
+    teachers = [
+        t.name
+        for t in view.data.named("teacher")
+        if any(view.value(b.name, t.name) is not None for b in view.benchmarks)
+    ]
+    found = []
+    for student in view.data.named("student"):
+        if not teachers or not view.comparisons(student.name):
+            continue
+        others = ["", *teachers]
+        against = [{c.benchmark: c for c in view.comparisons(student.name, other)} for other in others]
+        rows = []
+        for bench in view.benchmarks:
+            cells = tuple(
+                _versus_cell(column.get(bench.name), named=not other)
+                for other, column in zip(others, against, strict=True)
+            )
+            rows.append(Row(bench.name, "", "", cells))
+        means = []
+        for column in against:
+            full = [c for c in column.values() if c.metric.accuracy]
+            text, relative, way = mean_difference(full if len(full) == len(view.accuracies) else [])
+            means.append(Cell(text or NONE, False, False, "", relative, way))
+        mean = Row("Mean", "", "", tuple(means)) if len(view.accuracies) > 1 else None
+        found.append(VersusTable(student.name, ("best teacher", *teachers), tuple(rows), mean))
+    return found
+
+
+def _versus_cell(compared: Comparison | None, named: bool) -> Cell:
+    if compared is None:
+        return Cell(NONE, hover="not both have a result")
+    text, relative, way = difference(compared)
+    spread = "" if compared.spread is None else f"±{compared.metric.show(compared.spread)}"
+    return Cell(text, False, False, compared.teacher if named else "", relative, way, "", spread)

@@ -1,0 +1,143 @@
+"""The scores of one probe: the best teacher of each benchmark, differences, means, log-odds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
+from stages.report.metrics import METRICS, Metric, log_odds
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An encoder's score against another's on one benchmark."""
+
+    benchmark: str
+    value: float
+    best: float
+    """The other's score."""
+    teacher: str
+    """The other's name."""
+    metric: Metric = METRICS["top1"]
+    spread: float | None = None
+    """Of the difference: both standard deviations over seeds, added as independent ones are."""
+
+    @property
+    def points(self) -> float:
+        """Difference as it is printed before rounding: points of per cent, or metres."""
+        return self.metric.scale * (self.value - self.best)
+
+    @property
+    def ratio(self) -> float | None:
+        """Quality relative to the other's, above 1 is better; None when that is undefined."""
+        return self.metric.ratio(self.value, self.best)
+
+    @property
+    def better(self) -> float:
+        """The rounded difference, positive where it is for the better."""
+        return self.metric.better(self.value - self.best)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the encoder matches or beats the other at the precision that is shown (.1 point)."""
+        return self.better >= 0
+
+
+class ProbeView:
+    """The scores of one probe, by benchmark and encoder."""
+
+    def __init__(self, data: ReportData, probe: str) -> None:
+        self.data, self.probe = data, probe
+        self.scores: Mapping[tuple[str, str], Score] = {
+            (s.benchmark, s.encoder): s for s in data.scores if s.probe == probe
+        }
+
+    @cached_property
+    def benchmarks(self) -> tuple[BenchmarkEntry, ...]:
+        """The benchmarks that this probe was run on, by axis in order of first appearance; those without come last."""
+        run = {benchmark for benchmark, _ in self.scores}
+        kept = [b for b in self.data.benchmarks if b.name in run]
+        axes = list(dict.fromkeys(b.axis for b in kept if b.axis))
+        return tuple(sorted(kept, key=lambda b: axes.index(b.axis) if b.axis else len(axes)))
+
+    @cached_property
+    def accuracies(self) -> tuple[BenchmarkEntry, ...]:
+        """The benchmarks whose scores are accuracies: only these are averaged."""
+        return tuple(b for b in self.benchmarks if self.metric(b.name).accuracy)
+
+    def metric(self, benchmark: str) -> Metric:
+        """What the benchmark's scores measure."""
+        names = (s.metric for (b, _), s in self.scores.items() if b == benchmark and s.value is not None)
+        return METRICS[next(names, "top1")]
+
+    def value(self, benchmark: str, encoder: str) -> float | None:
+        """The score as it is stored; None when it failed or was not run."""
+        score = self.scores.get((benchmark, encoder))
+        return None if score is None else score.value
+
+    def best_teacher(self, benchmark: str) -> tuple[str, float] | None:
+        """Name and score of the best teacher of a benchmark; None when no teacher has a result."""
+        found = [(v, t.name) for t in self.data.named("teacher") if (v := self.value(benchmark, t.name)) is not None]
+        if not found:
+            return None
+        value = (max if self.metric(benchmark).higher else min)(v for v, _ in found)
+        return next(name for v, name in found if v == value), value
+
+    def comparison(self, benchmark: str, encoder: str, other: str) -> Comparison | None:
+        """One encoder against another on one benchmark; None unless both have a result."""
+        value, reference = self.value(benchmark, encoder), self.value(benchmark, other)
+        if value is None or reference is None:
+            return None
+        spreads = [self.scores[benchmark, name].spread for name in (encoder, other)]
+        known = [s for s in spreads if s is not None]
+        spread = math.hypot(*known) if known else None
+        return Comparison(benchmark, value, reference, other, self.metric(benchmark), spread)
+
+    def comparisons(self, student: str, teacher: str = "") -> list[Comparison]:
+        """The student against a teacher (by default the best of each benchmark), wherever both have a result."""
+        found = []
+        for bench in self.benchmarks:
+            best = self.best_teacher(bench.name)
+            other = teacher or (best[0] if best else "")
+            one = self.comparison(bench.name, student, other) if other else None
+            if one is not None:
+                found.append(one)
+        return found
+
+    def gains(self, student: EncoderEntry) -> list[float]:
+        """Points of accuracy above the same architecture at random initialisation, per benchmark."""
+        if student.baseline is None:
+            return []
+        pairs = [(self.value(b.name, student.name), self.value(b.name, student.baseline)) for b in self.accuracies]
+        return [100 * (v - r) for v, r in pairs if v is not None and r is not None]
+
+    def mean(self, encoder: str) -> float | None:
+        """Mean accuracy over the benchmarks that have one; None unless every one has a result."""
+        return self._complete(encoder, lambda score: score.value or 0.0)
+
+    def mean_log_odds(self, encoder: str) -> float | None:
+        """Mean over the same benchmarks of log(p / (1 - p)), in nats; None unless every one has a result."""
+        return self._complete(encoder, lambda score: log_odds(score.value or 0.0, score.samples))
+
+    def _complete(self, encoder: str, of: Callable[[Score], float]) -> float | None:
+        found = [self.scores.get((b.name, encoder)) for b in self.accuracies]
+        done = [of(s) for s in found if s is not None and s.value is not None]
+        return average(done) if done and len(done) == len(found) else None
+
+    def standard_error(self, benchmark: str) -> tuple[int, float] | None:
+        """Test images of a benchmark and one binomial standard error, in points, at its best accuracy."""
+        scores = [s for (b, _), s in self.scores.items() if b == benchmark and s.value is not None and s.samples]
+        if not scores or not self.metric(benchmark).accuracy:
+            return None
+        best = max(scores, key=lambda s: s.value or 0.0)
+        p, n = best.value or 0.0, best.samples or 1
+        return n, 100 * math.sqrt(p * (1 - p) / n)
+
+
+def average(values: Iterable[float]) -> float | None:
+    """Mean; None of nothing."""
+    items = list(values)
+    return math.fsum(items) / len(items) if items else None
