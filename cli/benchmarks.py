@@ -123,8 +123,7 @@ def _details(row: BenchmarkRow) -> list[Text]:
         if not place.missing:
             lines.append(Text(f"{place.split}: {place.folder}", "green"))
         else:
-            files = ", ".join(need.replace("|", " or ") for need in place.missing)
-            lines.append(Text(f"{place.split}: not in {place.folder}: {files}", "yellow"))
+            lines.append(Text(f"{place.split}: not in {place.folder}: {place.lacks}", "yellow"))
     if not row.here:
         lines.append(Text(f"get {row.card.get}: {row.card.source}"))
         if row.card.torchvision is not None:

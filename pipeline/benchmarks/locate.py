@@ -28,13 +28,18 @@ class Place:
         """The registry's entry."""
         return cards()[self.name]
 
+    @property
+    def lacks(self) -> str:
+        """What is not there, for people."""
+        shown = ", ".join(need.replace("|", " or ") for need in self.missing)
+        return shown.replace("n????????", "WNID/ folders").replace("[0-9]*", "folders 0/ to 999/")
+
     def require(self) -> Path:
         """The folder. Raises UserError: which files are missing, where they belong, where to get them."""
         if not self.missing:
             return self.folder
-        files = ", ".join(need.replace("|", " or ") for need in self.missing)
         raise UserError(
-            f"benchmark {self.name}: its {self.split} set is not here; not in {self.folder}: {files}.",
+            f"benchmark {self.name}: its {self.split} set is not here; not in {self.folder}: {self.lacks}.",
             f"Get {self.card.get} ({self.card.source}). Set evaluate.benchmarks.{self.name}.root to its folder, or "
             f"evaluate.root to the one that holds it as {' or '.join(dict.fromkeys((self.name, *self.card.folders)))}.",
         )

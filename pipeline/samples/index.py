@@ -348,7 +348,7 @@ def _expect_rows(work: _Work, rows: int) -> None:
 def _remark(work: _Work, permuted: bool, rows: int, unlabelled: int) -> None:
     if permuted:
         work.progress.say(
-            f"dataset {work.name}: sorted by class; its rows are put in a fixed random order, so that the first "
+            f"dataset {work.name}: sorted by class or by name; its rows are put in a fixed random order, so that the first "
             "blocks are a random sample."
         )
     if 0 < unlabelled < rows:
