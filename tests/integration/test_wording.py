@@ -127,9 +127,9 @@ class TestCommandLine:
         import stages.indexing
         from pipeline.samples.index import index_dataset
 
-        def interrupted(*arguments: Any) -> Any:
+        def interrupted(*arguments: Any, **named: Any) -> Any:
             os.kill(os.getpid(), number)
-            return index_dataset(*arguments)
+            return index_dataset(*arguments, **named)
 
         monkeypatch.setattr(stages.indexing, "index_dataset", interrupted)
         said = typed(raw.folder, "index", "train")

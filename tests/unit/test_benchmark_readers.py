@@ -11,6 +11,7 @@ from pipeline.benchmarks.imagenet import counted_as, wnids
 from pipeline.samples import dataset_state, index_dataset
 from pipeline.samples.dataset import find_dataset
 from pipeline.samples.sources import data_roots
+from pipeline.storage import LocalStore
 from schemas.benchmarks import cards
 from schemas.config import DatasetConfig, SamplesConfig
 from schemas.errors import UserError
@@ -67,7 +68,7 @@ def read(tmp_path):
             assert dataset.shard(int(row)).rpartition(".")[0] == dataset.key(int(row))
             found[dataset.key(int(row))] = dataset.manifest.classes[label]
         roots = data_roots(tmp_path, config, samples)
-        assert dataset_state(find_dataset(tmp_path, name), roots, config, 4) == ("fresh", "")
+        assert dataset_state(find_dataset(LocalStore(tmp_path / "samples"), name), roots, config, 4) == ("fresh", "")
         return found
 
     return index
@@ -391,7 +392,8 @@ def test_changed_lists_are_another_dataset_beside_the_old(tmp_path, dtd, read, t
     counts("dtd", 4, 1)
     config = DatasetConfig(source=".", reader="dtd/train")
     roots = data_roots(tmp_path, config, SamplesConfig(datasets={}))
-    assert dataset_state(find_dataset(tmp_path, "dtd-train"), roots, config, 4) == ("stale", "labels changed")
+    place = find_dataset(LocalStore(tmp_path / "samples"), "dtd-train")
+    assert dataset_state(place, roots, config, 4) == ("stale", "labels changed")
     assert len(read("dtd/train")) == 4
     assert len(list((tmp_path / "samples").glob("dtd-train-*"))) == 2
 
