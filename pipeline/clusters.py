@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -61,15 +63,14 @@ class Cluster(Executor):
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it on one worker."""
         client = self._connected()
-        ended: SimpleQueue[Any] = SimpleQueue()
+        while not self._look_for_workers(client):
+            if self._stop.requested:
+                raise StageError("Stopped while waiting for a worker.", _KEPT)
+            time.sleep(_LOOK_S)
+        self._vet(client)
         future = client.submit(
             call_here, self._expected, function, args, kwargs, pure=False, key=_key(function.__name__)
         )
-        future.add_done_callback(ended.put)
-        while not _next(ended):
-            self._look_for_workers(client)
-            if self._stop.requested and not _threads(client):
-                raise StageError("Stopped while waiting for a worker.", _KEPT)
         try:
             result: T = future.result()
             return result
@@ -93,6 +94,9 @@ class Cluster(Executor):
     def _connected(self) -> Client:
         raise NotImplementedError
 
+    def _vet(self, client: Client) -> None:
+        """Look at workers that have not been seen before. Raises StageError: one that cannot run blocks."""
+
     def _through(
         self, job: ExtractJob, source: Iterator[BlockTask], stop: Stop, suspects: list[BlockTask], width: int | None
     ) -> Iterator[BlockResult]:
@@ -102,6 +106,7 @@ class Cluster(Executor):
         try:
             while not stop.requested or running:
                 if not stop.requested:  # a signal may have come while the cluster started
+                    self._vet(self._connected())
                     room = (width or max(1, _threads(self._connected()))) - len(running)
                     for task in islice(source, max(0, room)):
                         future = self._submit(job, task)
@@ -151,11 +156,7 @@ class Cluster(Executor):
             raise StageError("The connection to the Dask scheduler was lost.", _KEPT) from error
         missing = _missing_module(error)
         if missing:
-            raise StageError(
-                f"A Dask worker or the scheduler cannot import {missing!r}: unic-pipe is not installed there.",
-                "Start scheduler and workers in the environment in which unic-pipe runs (the same Python, the same "
-                f"packages). {_KEPT}",
-            ) from error
+            raise _not_installed("A Dask worker or the scheduler", missing) from error
         raise StageError(
             f"A worker failed on {what}: {type(error).__name__}: {error}",
             f"{_KEPT} Without --workers and --scheduler it shows where it fails.",
@@ -216,6 +217,20 @@ class Scheduler(Cluster):
         super().__init__(stop, say)
         self._address = address
         self._expected = Expected(versions=versions())
+        self._vetted: set[str] = set()
+
+    def _vet(self, client: Client) -> None:
+        """A worker that cannot import unic-pipe dies of its first block, so it is asked before."""
+        try:
+            new = [address for address in client.nthreads() if address not in self._vetted]
+            found = client.run(find_spec, "pipeline.workers", workers=new, on_error="return") if new else {}
+        except OSError:  # lost: what is in flight says so
+            return
+        for address, answer in found.items():
+            if answer is None or isinstance(answer, ImportError):
+                raise _not_installed(f"The Dask worker {address}", "pipeline")
+            if not isinstance(answer, Exception):
+                self._vetted.add(address)
 
     def _connected(self) -> Client:
         if self._client is None:
@@ -269,6 +284,13 @@ def _deadly(job: ExtractJob, tasks: list[BlockTask]) -> StageError:
         f"Block{'s' if many else ''} {names} of {job.encoders[0].need.dataset} killed {'their' if many else 'its'} "
         "worker again and again, also alone; everything else is finished.",
         f"{_AFTER_DEATH} In one process, where it can be watched: unic-pipe extract --part {part}",
+    )
+
+
+def _not_installed(who: str, module: str) -> StageError:
+    return StageError(
+        f"{who} cannot import {module!r}: unic-pipe is not installed there.",
+        f"Start scheduler and workers in the environment of this command (same Python, same packages). {_KEPT}",
     )
 
 
