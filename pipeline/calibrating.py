@@ -174,6 +174,7 @@ def calibration_of(
         rows=len(values),
         rows_digest=hashlib.sha256(rows_N.astype("<i8").tobytes()).hexdigest(),
         trials=tuple(trials),
+        variances=tuple(float(f"{v:.6g}") for v in sample.principal_variances().tolist()),
     )
     return propose(document, transform)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.cache.commit import prepare_view
 from pipeline.cache.ledger import write_ledger
+from pipeline.cache.losses import read_losses, write_losses
 from pipeline.cache.records import FeatureFolder
 from pipeline.calibrating import calibrate
 from pipeline.encoders import ResolvedEncoder
@@ -108,7 +109,8 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     tasks, before, total = _missing(work, folders)
     mine = [task for task in tasks if options.part is None or options.part.has(task.block)]
     if not mine:
-        _finish(work, folders, options.part, reporter)
+        if _finish(work, folders, options.part, reporter):
+            _write_losses([folder for folder in folders if read_losses(folder) is None])
         return Extraction(0, before, total, len(_bad_keys(work, folders)))
     _check_views(work, folders, reporter)
     device = executor.device(options.device)
@@ -127,7 +129,9 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
             order = mine[::-1] if from_the_end and options.part is None else mine
             done = _run(work, job, order, folders, options, reporter, stop)
     finally:
-        _finish(work, folders, options.part, reporter)
+        last = _finish(work, folders, options.part, reporter)
+    if last:
+        _write_losses(folders)
     return Extraction(done, before, total, len(_bad_keys(work, folders)))
 
 
@@ -189,27 +193,28 @@ def _probed(need: FeatureNeed, view: int) -> tuple[Recipe, int, int, int]:
     return definition.recipe, definition.view_seed, view, definition.encoder.image_size
 
 
-def _finish(work: ExtractPass, folders: Sequence[FeatureFolder], part: Part | None, reporter: Reporter) -> None:
-    """Fold, and derive the ledger; a part says what the others have left to do.
+def _finish(work: ExtractPass, folders: Sequence[FeatureFolder], part: Part | None, reporter: Reporter) -> bool:
+    """Fold, and derive the ledger; a part says what the others have left to do. Whether this run is the last to end.
 
     A part folds only when nothing is missing any more: file locks may not reach other machines, and two that fold at
     once lose nothing only if no record is being added meanwhile.
     """
     if part is None:
         _fold(work, folders)
-        return
+        return True
     tasks, there, total = _missing(work, folders)
     name = work.dataset.manifest.name
     if not tasks:
         _fold(work, folders)
         reporter.say(f"part {part} of {name}: all {total:,} units of all parts are there")
-        return
+        return True
     for folder in folders:
         write_ledger(folder)
     others = parts_missing([task.block for task in tasks], part.of)
     reporter.say(
         f"part {part} of {name}: {total - there:,} of {total:,} units are still missing overall, in parts {others}"
     )
+    return False
 
 
 def _fold(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
@@ -218,6 +223,12 @@ def _fold(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
         for view, token in need.planes():
             folder.fold(view, token)
         write_ledger(folder)
+
+
+def _write_losses(folders: Sequence[FeatureFolder]) -> None:
+    """What storing the features lost, as the records in force say."""
+    for folder in folders:
+        write_losses(folder)
 
 
 def _probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:

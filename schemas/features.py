@@ -8,6 +8,9 @@ from schemas.base import Digest, Document, FastHash, Model, Name
 from schemas.config import Scalar, TokenType
 from schemas.recipes import Recipe
 
+CodecName = Literal["float16", "int8", "scalar", "klt"]
+"""How a token type is stored in the end; `auto` chooses among them."""
+
 
 class EncoderDefinition(Model):
     """What makes an encoder what it is: architecture, weights, preprocessing, readout. Its digest is its identity."""
@@ -91,7 +94,7 @@ class FileEntry(Model):
 class CodecTrial(Model):
     """What a codec achieved on the calibration's held-out rows."""
 
-    codec: Literal["float16", "int8", "scalar", "klt"]
+    codec: CodecName
     bits_per_value: float
     """Bytes of the shards that would be written, in bits per feature value."""
     snr_db: float
@@ -110,7 +113,7 @@ class CalibrationDocument(Document):
 
     definition: Digest
     token: TokenType
-    codec: Literal["float16", "int8", "scalar", "klt"]
+    codec: CodecName
     step: float = 0.0
     """Width of a quantisation interval, in standard deviations of a feature."""
     rounding: float = 0.5
@@ -120,6 +123,8 @@ class CalibrationDocument(Document):
     rows_digest: Digest
     """SHA-256 over their row numbers."""
     trials: tuple[CodecTrial, ...]
+    variances: tuple[float, ...] = ()
+    """Of the standardized sample along its principal axes, in falling order: what Gaussian R(D) is computed from."""
     files: tuple[FileEntry, ...] = ()
     """`zarr.json` and chunk of every array, in order."""
 
@@ -130,6 +135,15 @@ class BadRow(Model):
     offset: int
     key: str
     reason: str
+
+
+class UnitLoss(Model):
+    """How like the original the tokens of a unit's sample rows came back, standardized per dimension."""
+
+    tokens: int
+    cosine: float
+    """Of each token with what came back, summed."""
+    cosine_min: float
 
 
 class UnitRecord(Document):
@@ -155,6 +169,8 @@ class UnitRecord(Document):
     """The shard files, then the escape table if there is one, then the statistics sidecar last."""
     batch: int
     """Batch size that was really used; differs from the definition's after a forced smaller batch."""
+    loss: UnitLoss | None = None
+    """None where too few tokens say what a standard deviation is."""
 
 
 class TokenStatistics(Model):
@@ -183,3 +199,31 @@ class StatisticsDocument(Document):
     """SHA-256 over the content hashes of the units' shard files, in order."""
     cls: TokenStatistics | None
     patch: TokenStatistics | None
+
+
+class TokenLoss(Model):
+    """What storing one token type lost, over all finished units."""
+
+    token: TokenType
+    codec: CodecName
+    units: int
+    bytes: int
+    """Shards and escape tables."""
+    bits_per_value: float
+    snr_db: float | None = None
+    """10 log10(mean square / mean squared error) of features standardized per dimension; None where no unit says."""
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+    gaussian_rd_bits: float | None = None
+    """Bits per value that Gaussian features with the same covariance of dimensions need for this ratio; None for
+    codecs without a calibration."""
+
+
+class LossDocument(Document):
+    """`losses.json` of a feature folder: derived from the records when an extraction ends."""
+
+    KIND: ClassVar[str] = "losses"
+    SEALED: ClassVar[bool] = True
+
+    definition: Digest
+    tokens: tuple[TokenLoss, ...]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.config import TokenType
 from schemas.errors import StageError
-from schemas.features import FeatureDefinition
+from schemas.features import CodecName, FeatureDefinition
 
 if TYPE_CHECKING:
     from pipeline.cache.coefficients import Coefficients
@@ -94,9 +94,15 @@ class Decoded(NamedTuple):
 class TokenCodec(Protocol):
     """A codec bound to the token type and the sizes of one feature folder."""
 
+    @property
+    def name(self) -> CodecName:
+        """How it is called."""
+
     arrays: tuple[ArraySpec, ...]
     row_shape: tuple[int, ...]
     """(D,) or (P, D)."""
+    scale_D: Floats | None
+    """Standard deviations by which a calibration standardizes."""
     calibration: str | None
     """Digest of the calibration by which it works, if it needs one."""
 
@@ -122,6 +128,7 @@ class _Plain:
     """What codecs without a calibration share."""
 
     calibration: str | None = None
+    scale_D: Floats | None = None
 
     def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
         """Empty: the parts hold everything."""
@@ -131,6 +138,8 @@ class _Plain:
 
 class Float16(_Plain):
     """Half precision, as numbers: (rows, *, D), NaN where a row has no data."""
+
+    name: CodecName = "float16"
 
     def __init__(self, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> None:
         self.row_shape = row_shape
@@ -174,6 +183,8 @@ class Int8(_Plain):
     offset is the middle of the dimension's range over the block's valid rows and scale covers the wider half with 127
     steps, so a value is off by at most scale / 2 (and float32 rounding). A constant dimension has scale 0: exact.
     """
+
+    name: CodecName = "int8"
 
     def __init__(self, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> None:
         self.row_shape = row_shape

@@ -35,6 +35,7 @@ from pipeline.cache.codecs import INNER_ROWS, ArraySpec, Bools, Floats
 from pipeline.cache.synthesis import Synthesis
 from schemas.config import TokenType
 from schemas.errors import StageError
+from schemas.features import CodecName
 
 MISSING = -32768
 """Fill value: the row has no data. Never a coefficient."""
@@ -79,7 +80,7 @@ class Transform:
     """Rows are components; None: no transform, or a single token."""
 
     @property
-    def codec(self) -> str:
+    def codec(self) -> CodecName:
         """`klt` or `scalar`."""
         return "scalar" if self.basis_DD is None else "klt"
 
@@ -193,6 +194,7 @@ class Calibrated:
     def __init__(self, token: TokenType, transform: Transform, block_rows: int, calibration: str | None) -> None:
         self.transform, self.calibration = transform, calibration
         self.row_shape = transform.row_shape
+        self.scale_D: Floats | None = transform.scale_D
         size = prod(self.row_shape)
         # A chunk of few values would be mostly histograms, so only rows with patches are cut up.
         cut = block_rows % INNER_ROWS == 0 and token == "patch"
@@ -209,6 +211,11 @@ class Calibrated:
                 dimensions=("coefficient", "row"),
             ),
         )
+
+    @property
+    def name(self) -> CodecName:
+        """`klt` or `scalar`."""
+        return self.transform.codec
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
         """One part (K, B) int16.

@@ -36,12 +36,12 @@ from pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
-from pipeline.cache.moments import moments_of
+from pipeline.cache.losses import measured
 from pipeline.cache.records import FeatureFolder
 from pipeline.storage import fast_hash
 from schemas.config import TokenType
 from schemas.errors import StageError
-from schemas.features import BadRow, FileEntry, UnitRecord
+from schemas.features import BadRow, FileEntry, UnitLoss, UnitRecord
 
 _ATTEMPTS = 3
 
@@ -92,7 +92,7 @@ def commit_unit(
     codec = bound_codec(folder, token)
     _check_values(codec, values, valid_N)
     try:
-        shards, escape, statistics = _encode(codec, values, valid_N)
+        shards, escape, statistics, loss = _encode(codec, values, valid_N)
     except StageError as error:
         where = f"{manifest.encoder}, view {view}, {token}, block {block}"
         raise StageError(f"{where}: {error.message}", error.hint) from error
@@ -112,6 +112,7 @@ def commit_unit(
         bad=bad,
         files=tuple(FileEntry(path=k, size=len(v), xxh3=fast_hash(v)) for k, v in contents.items()),
         batch=batch,
+        loss=loss,
     )
     for _ in range(_ATTEMPTS):
         if not _publish(folder, contents):
@@ -129,8 +130,10 @@ def commit_unit(
     )
 
 
-def _encode(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> tuple[list[bytes], bytes, bytes]:
-    """The shards, the escape table, and the statistics of what they decode to."""
+def _encode(
+    codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]
+) -> tuple[list[bytes], bytes, bytes, UnitLoss | None]:
+    """The shards, the escape table, the statistics of what they decode to, and how that differs from what went in."""
     values = np.ascontiguousarray(values, np.float32)
     parts = codec.encode(values, valid_N)
     escape = codec.escape(parts, values)
@@ -147,7 +150,8 @@ def _encode(codec: TokenCodec, values: Floats, valid_N: NDArray[np.bool_]) -> tu
         raise StageError("A valid row looks like a missing one after encoding.", "Please report this.")
     stored = unit.values()
     rows = stored if valid_N.all() else stored[valid_N]
-    return shards, escape, moments_of(rows.reshape(-1, stored.shape[-1])).to_bytes()
+    moments, loss = measured(codec, values if valid_N.all() else values[valid_N], rows)
+    return shards, escape, moments.to_bytes(), loss
 
 
 def _bits(part: NDArray[Any]) -> NDArray[np.uint8]:

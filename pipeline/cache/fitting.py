@@ -78,6 +78,17 @@ class Sample:
         z_NPD = (self.values_NPD - self.mean_D) / self.scale_D
         return float(np.square(z_NPD, out=z_NPD).mean(dtype=np.float64))
 
+    def principal_variances(self) -> NDArray[np.float64]:
+        """Variances of the held-out rows along the principal axes of the others, (D,), in falling order: on its own
+        axes a sample would look too uneven."""
+        z_NPD = (self.values_NPD - self.mean_D) / self.scale_D
+        fitted_MD, held_MD = (
+            torch.from_numpy(z_NPD[n].reshape(-1, z_NPD.shape[-1])) for n in (self.fitted_N, self.held_N)
+        )
+        axes_DD, _ = _principal(fitted_MD.T @ fitted_MD)
+        variance_D = (held_MD @ axes_DD.T).square_().mean(dim=0, dtype=torch.float64).numpy()
+        return np.sort(variance_D)[::-1]
+
     def snr_db(self, values_NPD: Floats, back_NPD: Floats) -> float:
         """Of values that came back; the signal is that of all rows, which is known better."""
         z_NPD = (values_NPD - back_NPD) / self.scale_D

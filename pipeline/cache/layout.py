@@ -18,6 +18,7 @@ from schemas.features import FeatureManifest
 MANIFEST = "manifest.json"
 ROOT_METADATA = "zarr.json"
 LEDGER = "ledger.parquet"
+LOSSES = "losses.json"
 DAMAGED = "damaged"
 CALIBRATION = "calibration"
 

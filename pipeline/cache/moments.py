@@ -1,4 +1,4 @@
-"""Exact per-dimension moments: count, mean and M2 (sum of squared deviations), in float64.
+"""Exact per-dimension moments: count, mean and M2 (sum of squared deviations), in float64; and what storing them lost.
 
 Legend: M tokens, D dimensions.
 """
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOMENTS_MAGIC = b"UNICMOM1"
+MOMENTS_MAGIC = b"UNICMOM"
+_MAGICS = {b"UNICMOM1": 2, b"UNICMOM2": 3}
+"""With the number of vectors; files of version 1 do not know the noise."""
 _HEAD = struct.Struct("<8sqq")
 _PIECE_VALUES = 1 << 20
 
@@ -26,20 +28,24 @@ class Moments:
     count: int
     mean_D: Doubles
     m2_D: Doubles
+    noise_D: Doubles | None = None
+    """Sum of squared differences between the original and the stored tokens, if it is known."""
 
     def to_bytes(self) -> bytes:
-        """Magic, count, D, mean, M2; little-endian."""
-        mean, m2 = (np.ascontiguousarray(a, "<f8").tobytes() for a in (self.mean_D, self.m2_D))
-        return _HEAD.pack(MOMENTS_MAGIC, self.count, len(self.mean_D)) + mean + m2
+        """Magic, count, D, mean, M2, and the noise if it is known; little-endian."""
+        vectors = [v for v in (self.mean_D, self.m2_D, self.noise_D) if v is not None]
+        magic = next(magic for magic, count in _MAGICS.items() if count == len(vectors))
+        body = b"".join(np.ascontiguousarray(v, "<f8").tobytes() for v in vectors)
+        return _HEAD.pack(magic, self.count, len(self.mean_D)) + body
 
     @staticmethod
     def from_bytes(raw: bytes) -> Moments:
         """The inverse of `to_bytes`, of verified bytes."""
         magic, count, dims = _HEAD.unpack_from(raw)
-        if magic != MOMENTS_MAGIC or len(raw) != _HEAD.size + 16 * dims:
+        vectors = _MAGICS.get(magic, 0)
+        if not vectors or len(raw) != _HEAD.size + 8 * vectors * dims:
             raise ValueError("not a moments sidecar")
-        mean_D, m2_D = np.frombuffer(raw, "<f8", offset=_HEAD.size).reshape(2, dims)
-        return Moments(count, mean_D, m2_D)
+        return Moments(count, *np.frombuffer(raw, "<f8", offset=_HEAD.size).reshape(vectors, dims))
 
 
 def moments_of(values_MD: NDArray[Any]) -> Moments:
@@ -68,8 +74,10 @@ def merge(a: Moments, b: Moments) -> Moments:
         return a if a.count else b
     count = a.count + b.count
     delta_D = b.mean_D - a.mean_D
+    noise_D = a.noise_D + b.noise_D if a.noise_D is not None and b.noise_D is not None else None
     return Moments(
         count,
         a.mean_D + delta_D * (b.count / count),
         a.m2_D + b.m2_D + np.square(delta_D) * (a.count * (b.count / count)),
+        noise_D,
     )

@@ -19,6 +19,7 @@ from pipeline.cache.folded import FoldedContent, parse_record, placed, read_fold
 from pipeline.cache.layout import (
     DAMAGED,
     LEDGER,
+    LOSSES,
     MANIFEST,
     ROOT_METADATA,
     array_key,
@@ -33,6 +34,7 @@ from pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
+from pipeline.cache.losses import read_losses
 from pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from pipeline.cache.tables import DamagedTable, read_sealed
 from pipeline.progress import Reporter, SilentReporter
@@ -102,6 +104,7 @@ class _Verification:
         self._check_metadata()
         self._check_statistics()
         self._check_ledger()
+        self._check_losses()
         self._check_probes()
         checked = len(self.seen)
         self._name_unexpected()
@@ -283,6 +286,14 @@ class _Verification:
             read_sealed(raw)
         except DamagedTable:
             self._derivable(LEDGER, "document")
+
+    def _check_losses(self) -> None:
+        raw = self._read(LOSSES)
+        if raw is None:
+            return
+        self.seen.add(LOSSES)
+        if read_losses(self.folder) is None:
+            self._derivable(LOSSES, "document")
 
     def _check_probes(self) -> None:
         """Probe pictures by the hashes in their documents; without its document a view's pictures are not checked."""

@@ -22,6 +22,7 @@ from pipeline.cache.calibration import bound_codec
 from pipeline.cache.codecs import TokenCodec, plain_codec, row_shape
 from pipeline.cache.coefficients import Calibrated
 from pipeline.cache.fitting import Sample, axes_of, fit_step, measure
+from pipeline.cache.losses import cosines
 from pipeline.cache.rates import gaussian_bits
 from pipeline.cache.reader import Block, FeatureCache, valid_rows
 from pipeline.calibrating import sample_features
@@ -96,7 +97,7 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
         teacher=cache.manifest.encoder,
         dataset=cache.manifest.dataset,
         token=token,
-        codec=codec.transform.codec if isinstance(codec, Calibrated) else codec_name(codec),
+        codec=codec.name,
         bits_per_value=8 * size / values,
         bytes=size,
         snr_db=snr_db,
@@ -159,20 +160,12 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def codec_name(codec: object) -> str:
-    """`float16` or `int8`."""
-    return type(codec).__name__.lower()
-
-
 def _cosines(sample: Sample, back_NPD: Floats) -> NDArray[np.float64]:
     """Of each standardized token with what came back."""
     a_MD, b_MD = (
         ((x - sample.mean_D) / sample.scale_D).reshape(-1, x.shape[-1]) for x in (sample.values_NPD, back_NPD)
     )
-    product_M = (a_MD * b_MD).sum(axis=1, dtype=np.float64)
-    norms_M = np.linalg.norm(a_MD, axis=1).astype(np.float64) * np.linalg.norm(b_MD, axis=1)
-    cosine_M: NDArray[np.float64] = np.where(norms_M > 0, product_M / np.maximum(norms_M, 1e-30), 1.0)
-    return cosine_M
+    return cosines(a_MD, b_MD)
 
 
 def _variances(sample: Sample, axes_rows: Floats) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.ledger import write_ledger
+from pipeline.cache.losses import write_losses
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
 from pipeline.cache.statistics import freeze_statistics
@@ -108,6 +109,7 @@ def extract(path: Path) -> None:
             )
         folder.fold(0, token)
     write_ledger(folder)
+    write_losses(folder)
     freeze_statistics(folder, [0], BLOCKS)
 
 

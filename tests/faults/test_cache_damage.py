@@ -20,6 +20,7 @@ import pytest
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.layout import folded_key, record_key, statistics_key
 from pipeline.cache.ledger import write_ledger
+from pipeline.cache.losses import write_losses
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
 from pipeline.cache.statistics import freeze_statistics
@@ -95,6 +96,7 @@ def extract(path, fold: bool = True) -> list[tuple[str, int]]:
         if fold:
             folder.fold(0, token)
     write_ledger(folder)
+    write_losses(folder)
     freeze_statistics(folder, [0], BLOCKS)
     return made
 

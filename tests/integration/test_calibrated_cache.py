@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.cache.calibration import read_document
 from pipeline.cache.coefficients import Calibrated
 from pipeline.cache.fitting import Sample, axes_of, fit_step
+from pipeline.cache.losses import read_losses
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.verify import verify_folder
 from schemas.features import ComputeDefinition
@@ -42,10 +43,11 @@ def klt(klt_template: Any, tmp_path: Any) -> Any:
     return type(klt_template)(tmp_path / "work")
 
 
-def features(work: Any, teacher: str, token: str) -> np.ndarray:
+def features(work: Any, teacher: str, token: str, views: tuple[int, ...] = (0,)) -> np.ndarray:
     cache = FeatureCache.open(work.features(f"train-{teacher}"))
-    blocks = sorted(cache.records(0, token))
-    return np.concatenate([cache.read_block(0, token, block).values for block in blocks])
+    return np.concatenate(
+        [cache.read_block(v, token, b).values for v in views for b in sorted(cache.records(v, token))]
+    )
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
@@ -91,6 +93,40 @@ def test_real_tokens_that_were_never_seen_come_back_at_the_wanted_ratio(
         back = codec.decode(parts, len(new), codec.escape(parts, new)).values()
         shape = (len(new), -1, values.shape[-1])
         assert seen.snr_db(new.reshape(shape), back.reshape(shape)) == pytest.approx(wanted, abs=0.5)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_losses_beside_the_manifest_are_those_of_all_rows(
+    klt_template: Any, extracted_template: Any, teacher: str
+) -> None:
+    """Units compare a few rows when they are committed; float16 features stand for the originals here."""
+    losses = read_losses(FeatureCache.open(klt_template.features(f"train-{teacher}")).folder)
+    assert losses is not None
+    assert [row.token for row in losses.tokens] == ["cls", "patch"]
+    for row in losses.tokens:
+        original, stored = (features(work, teacher, row.token, (0, 1)) for work in (extracted_template, klt_template))
+        sample = Sample.of(original)
+        assert row.codec == "klt"
+        assert row.snr_db == pytest.approx(
+            sample.snr_db(sample.values_NPD, stored.reshape(sample.values_NPD.shape)), abs=1
+        )
+        folder = klt_template.features(f"train-{teacher}")
+        shards = [f for path in folder.glob(f"view-*/{row.token}/c") for f in path.rglob("*") if f.is_file()]
+        assert row.bytes == sum(f.stat().st_size for f in shards)
+        assert row.cosine_min < row.cosine_mean < 1
+        assert 0 < row.gaussian_rd_bits < 16
+
+
+def test_lost_or_damaged_losses_are_derived_again(klt: Any) -> None:
+    path = klt.features("train-lite0") / "losses.json"
+    whole = path.read_bytes()
+    path.unlink()
+    klt.extract(*KLT)
+    assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b"snr_db", b"snr_dB"))
+    assert [problem.path for problem in verify_folder(path.parent, klt.dataset())[0]] == ["losses.json"]
+    klt.extract(*KLT)
+    assert path.read_bytes() == whole
 
 
 def test_what_measures_encoders_is_not_quantised(klt_template: Any) -> None:
