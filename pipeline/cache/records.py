@@ -260,12 +260,13 @@ class FeatureFolder:
 
     def _rewrite(self, view: int, token: TokenType, without: frozenset[int]) -> None:
         key, definition = folded_key(view, token), self.required_manifest().digest
+        # Loose records first: what another machine, whose lock does not reach here, folds meanwhile is in its table.
+        loose = self._whole_loose(view, token)
         old = self._get(key)
         folded = read_folded(old, view, token) if old is not None else FoldedContent({})
         if old is not None and folded.damaged:
             self.keep_damaged(key, old)
         entries = dict(folded.entries)
-        loose = self._whole_loose(view, token)
         entries |= {b: e for b, e in loose.items() if json.loads(e.document)["definition"] == definition}
         entries = {b: e for b, e in entries.items() if b not in without}
         new = folded_bytes(entries) if entries else None

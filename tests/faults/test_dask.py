@@ -110,7 +110,9 @@ def test_a_worker_is_killed_in_the_middle(raw: Any, extracted_template: Any, gri
 
 
 @pytest.mark.slow
-def test_the_scheduler_is_killed_in_the_middle(raw: Any, extracted_template: Any, grid: Grid) -> None:
+def test_the_scheduler_is_killed_in_the_middle(
+    raw: Any, extracted_template: Any, grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grid.worker()
 
     def kill(done: int) -> None:
@@ -125,6 +127,7 @@ def test_the_scheduler_is_killed_in_the_middle(raw: Any, extracted_template: Any
     assert extraction.complete
     assert extraction.before >= 8, "two blocks of two encoders and two views were finished"
     assert_same_bytes(raw, extracted_template)
+    monkeypatch.setattr("pipeline.clusters.CONNECT_S", 1.0)
     with pytest.raises(UserError, match="No Dask scheduler answers"), executor_on(grid) as executor:
         executor.device("cpu")
 
