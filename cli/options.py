@@ -62,6 +62,24 @@ WorkersOption = Annotated[
         "--workers", metavar="N", min=0, help="Worker processes (Dask, on this machine); 0: threads of this one."
     ),
 ]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="An existing Dask scheduler: tcp://HOST:8786, or its scheduler file.",
+        show_default=False,
+    ),
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="Every N-th block, beginning with the I-th (from 1 to N): for job arrays without a scheduler.",
+        show_default=False,
+    ),
+]
 ForceOption = Annotated[
     bool,
     typer.Option("--force", metavar=NO_VALUE, help="Start although the disk looks too small or the CPU too slow."),

@@ -42,7 +42,7 @@ def demo(
     Two ImageNet teachers, scanned digits, a small student, a report: about five minutes on two CPU cores. Stop it and
     run it again: it goes on. Run it twice: nothing is left to do.
     """
-    from cli.work import extract_options, run_everything, staged
+    from cli.work import Where, extract_options, run_everything, staged
     from pipeline.configuration import load_workspace
     from pipeline.inventory import Inventory
     from stages.demo.config import write_config
@@ -52,10 +52,10 @@ def demo(
     write_samples(folder / "data")
     workspace = load_workspace(write_config(folder))
     first = Inventory(workspace)
-    options = extract_options(first, device, workers=0, force=False)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        run_everything(lambda: Inventory(workspace), options, device, False, reporter, stop)
+        with extract_options(first, Where(device), reporter, stop) as options:
+            run_everything(lambda: Inventory(workspace), options, device, False, reporter, stop)
 
     return staged(first, "demo", work)
 

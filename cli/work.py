@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,12 +16,16 @@ from cli.options import (
     ConfigOption,
     DeviceOption,
     ForceOption,
+    PartOption,
     RowsOption,
+    SchedulerOption,
     SetOption,
     WorkersOption,
     add_command,
     open_inventory,
 )
+from pipeline.parts import parse_part
+from schemas.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.extraction import ExtractOptions
@@ -36,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
     panel = "Stages"
     add_command(app, panel, run, "run", "run --rows 1%", "run --set cache.codec=int8")
-    add_command(app, panel, extract, "extract --teacher dino", "extract --rows 1%", "extract --workers 4")
+    add_command(app, panel, extract, "extract --teacher dino", "extract --workers 4", "extract --part 1/8")
     add_command(
         app,
         panel,
@@ -80,6 +86,8 @@ def extract(
         typer.Option("--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
     ] = None,
     workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
+    part: PartOption = None,
     rows: RowsOption = None,
     device: DeviceOption = None,
     batch: Annotated[
@@ -95,10 +103,11 @@ def extract(
     Only what is missing is extracted. Killed at any moment, it loses what was in flight and nothing else.
     """
     inventory = open_inventory(config, overrides, rows)
-    options = extract_options(inventory, device, workers, force, batch)
+    where = Where(device, workers, scheduler, part)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        extract_step(inventory, teacher or (), options, reporter, stop)
+        with extract_options(inventory, where, reporter, stop, force, batch) as options:
+            extract_step(inventory, teacher or (), options, reporter, stop)
 
     return staged(inventory, "extract", work)
 
@@ -114,6 +123,7 @@ def evaluate(
         ),
     ] = None,
     workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
     device: DeviceOption = None,
     force: ForceOption = False,
     config: ConfigOption = None,
@@ -127,16 +137,18 @@ def evaluate(
     from stages.evaluate.named import with_encoders
 
     inventory = with_encoders(open_inventory(config, overrides), encoder or ())
-    options = extract_options(inventory, device, workers, force)
+    where = Where(device, workers, scheduler)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        evaluate_step(inventory, options, reporter, stop)
+        with extract_options(inventory, where, reporter, stop, force) as options:
+            evaluate_step(inventory, options, reporter, stop)
 
     return staged(inventory, "evaluate", work)
 
 
 def run(
     workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
     rows: RowsOption = None,
     device: DeviceOption = None,
     force: ForceOption = False,
@@ -153,10 +165,11 @@ def run(
     from pipeline.inventory import Inventory
 
     first = open_inventory(config, overrides, rows)
-    options = extract_options(first, device, workers, force)
+    where = Where(device, workers, scheduler)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
+        with extract_options(first, where, reporter, stop, force) as options:
+            run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
 
     return staged(first, "run", work)
 
@@ -251,13 +264,44 @@ def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter
     reporter.say(f"report: {path}")
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where frozen encoders run, as the command line says; refused here if that makes no sense."""
+
+    device: str | None = None
+    workers: int = 0
+    scheduler: str | None = None
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers and self.scheduler:
+            raise UserError(
+                "--workers starts processes here, --scheduler uses those of a Dask cluster.", "Give one of the two."
+            )
+        if self.part is not None:
+            parse_part(self.part)
+
+
+@contextmanager
 def extract_options(
-    inventory: Inventory, device: str | None, workers: int, force: bool, batch: int | None = None
-) -> ExtractOptions:
-    """Options of the command line over those of the configuration."""
+    inventory: Inventory, where: Where, reporter: Reporter, stop: Stop, force: bool = False, batch: int | None = None
+) -> Iterator[ExtractOptions]:
+    """Options of the command line over those of the configuration, with one executor for the whole command."""
+    from pipeline.executors import Executor, Threads
     from pipeline.extraction import ExtractOptions
 
-    return ExtractOptions(device=device or inventory.config.compute.device, workers=workers, force=force, batch=batch)
+    device = where.device or inventory.config.compute.device
+    executor: Executor = Threads()
+    if where.workers or where.scheduler:
+        from pipeline.clusters import Processes, Scheduler
+
+        if where.scheduler:
+            executor = Scheduler(where.scheduler, stop, reporter.say)
+        else:
+            executor = Processes(where.workers, device, stop, reporter.say)
+    part = parse_part(where.part) if where.part is not None else None
+    with executor:
+        yield ExtractOptions(device=device, executor=executor, part=part, force=force, batch=batch)
 
 
 def staged(inventory: Inventory, stage: str, work: Callable[[Reporter, Stop], None]) -> int:

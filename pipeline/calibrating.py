@@ -6,9 +6,10 @@ Legend: N rows, P patch tokens, D dimensions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +45,12 @@ def calibrate(
     device: str,
     batch: int,
     reporter: Reporter,
+    call: Callable[..., Any],
 ) -> None:
     """Create or repair what the folder's codec needs for the wanted token types; nothing for plain codecs.
 
     A pure function of dataset, definition and hardware: view 0 of rows that the definition's digest chooses, in the
-    definition's batches and threads.
+    definition's batches and threads. `call` calls a function where blocks run (`Executor.call`).
 
     Raises:
         StageError: no usable row, or samples that are not what was indexed.
@@ -59,7 +61,7 @@ def calibrate(
         if not features:
             rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))
             with reporter.task(f"calibrate {need.name}", total=len(rows_N)) as task:
-                features.update(sample_features(dataset, rows_N, need, encoder, pick_device(device), batch))
+                features.update(call(_sampled, dataset, rows_N, need, encoder, device, batch))
                 task.advance(len(rows_N))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
         return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
@@ -67,6 +69,13 @@ def calibrate(
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
             reporter.say(f"{need.name}: {summary(folder, token)}")
+
+
+def _sampled(
+    dataset: Dataset, rows_N: NDArray[np.int64], need: FeatureNeed, encoder: ResolvedEncoder, device: str, batch: int
+) -> dict[TokenType, NDArray[np.float32]]:
+    """`sample_features` on the device that `device` (perhaps `auto`) means here."""
+    return sample_features(dataset, rows_N, need, encoder, pick_device(device), batch)
 
 
 def calibration_rows(dataset: Dataset, digest: str, most: int) -> NDArray[np.int64]:

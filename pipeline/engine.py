@@ -1,16 +1,18 @@
 """Running encoders over blocks: read and decode once, render each view, encode with every encoder, commit each unit.
 
-Shapes: B images of a batch, N rows of a block, P patch tokens, D dimensions, H and W pixels.
+Memory of a process: `pieces.blocks_in_flight` blocks, each with at most `VIEWS_AT_ONCE` views as uint8 pixels (38 MB
+for 256 rows at 224 pixels) and the float32 features of two encoders, one being computed while the other is written
+(155 MB each for ViT-B tokens).
+
+Shapes: N rows of a block, P patch tokens, D dimensions, H and W pixels.
 """
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,19 +20,16 @@ from pipeline.cache.commit import commit_unit
 from pipeline.cache.records import FeatureFolder
 from pipeline.encoders import ResolvedEncoder
 from pipeline.features import FeatureNeed
+from pipeline.forward import Features, encode_block, encode_images, loaded_encoder, pick_device
+from pipeline.pieces import Crew, Stopwatch, crew_of, results
+from pipeline.rendering import Rendering, render_block
 from pipeline.samples.dataset import Dataset, open_dataset
-from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.samples.places import Root
 from pipeline.storage import Store, Version
 from schemas.config import TokenType
-from schemas.errors import UserError
 from schemas.features import BadRow
-from schemas.recipes import Recipe
 
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.encoders.encoder import Encoder
+__all__ = ["BlockResult", "BlockTask", "EncoderJob", "ExtractJob", "Plane", "encode_images", "pick_device", "run_block"]
 
 VIEWS_AT_ONCE = 4
 """Views that are rendered from one decoding of a block; bounds memory when there are many."""
@@ -70,43 +69,80 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What became of a block: rows read, image-forwards made, rows that cannot be used."""
+    """What became of a block: rows read, image-forwards made, rows that cannot be used, seconds per `pieces.STAGES`."""
 
     block: int
     rows: int
     forwards: int
     bad: tuple[BadRow, ...] = field(default=())
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run_block(job: ExtractJob, task: BlockTask) -> BlockResult:
+def run_block(job: ExtractJob, task: BlockTask, cores: int) -> BlockResult:
     """Extract and commit the missing units of one block. Idempotent: doing it twice writes the same bytes.
+
+    The pieces of the block run on `cores` threads, which the blocks of a process share; `job.device` is a real device,
+    not `auto`.
 
     Raises:
         StageError: samples that are not what was indexed, device out of memory, disk full.
     """
-    import torch
-
-    torch.set_num_threads(job.encoders[0].need.definition.compute.threads)
     dataset = _dataset(job.dataset, job.roots, job.dataset.version("manifest.json"))
     task = _still_missing(job, task, dataset.block_digest(task.block))
-    count = dataset.block_range(task.block)[1]
-    bad: dict[int, BadRow] = {}
-    forwards = 0
+    crew = crew_of(cores, job.encoders[0].need.definition.compute.threads, job.device != "cpu")
+    work = _Block(job, task, dataset, crew)
     views = sorted({view for planes in task.planes for view, _ in planes})
-    for start in range(0, len(views), VIEWS_AT_ONCE):
-        some = views[start : start + VIEWS_AT_ONCE]
-        rendered, unreadable = _render_block(dataset, task.block, _renderings(job, task, some))
-        bad |= unreadable
-        for view in some:
+    try:
+        for start in range(0, len(views), VIEWS_AT_ONCE):
+            work.extract(views[start : start + VIEWS_AT_ONCE])
+    finally:
+        work.finish_writing()
+    bad = tuple(work.bad[offset] for offset in sorted(work.bad))
+    return BlockResult(task.block, work.count, work.forwards, bad, work.clock.seconds)
+
+
+class _Block:
+    """A block in the making: while one encoder's features are written, the next encoder runs."""
+
+    def __init__(self, job: ExtractJob, task: BlockTask, dataset: Dataset, crew: Crew) -> None:
+        self.job, self.task, self.dataset, self.crew = job, task, dataset, crew
+        self.count = dataset.block_range(task.block)[1]
+        self.clock = Stopwatch()
+        self.bad: dict[int, BadRow] = {}
+        self.forwards = 0
+        self._writing: list[Future[dict[int, BadRow]]] = []
+
+    def extract(self, views: Sequence[int]) -> None:
+        """Render some views, run every encoder that misses something of them, and start writing what comes out."""
+        job, task = self.job, self.task
+        with self.clock.time("render"):
+            pinned = job.device.startswith("cuda")
+            pixels, unreadable = render_block(
+                self.crew, self.dataset, task.block, _renderings(job, task, views), pinned
+            )
+        self.bad |= unreadable
+        keep = {e.encoder.digest for e in job.encoders}
+        for view in views:
             for encoder_job, planes in zip(job.encoders, task.planes, strict=True):
                 tokens = tuple(token for v, token in planes if v == view)
-                if tokens:
-                    x_N3HW = rendered[_rendering(encoder_job, view)]
-                    features = encode_images(encoder_job.encoder, encoder_job.need, job.device, job.batch, x_N3HW)
-                    forwards += len(x_N3HW)
-                    unit_rows = _Rows(dataset, task.block, count, unreadable)
-                    bad |= _commit(job, encoder_job, unit_rows, view, tokens, features)
-    return BlockResult(task.block, count, forwards, tuple(bad[offset] for offset in sorted(bad)))
+                if not tokens:
+                    continue
+                x_N3HW, compute = pixels[_rendering(encoder_job, view)], encoder_job.need.definition.compute
+                encoder = loaded_encoder(encoder_job.encoder, job.device, compute.channels_last, keep)
+                features = encode_block(self.crew, self.clock, encoder, compute, job.device, job.batch, x_N3HW)
+                self.forwards += len(x_N3HW)
+                self.finish_writing()
+                rows = _Rows(self.dataset, task.block, self.count, unreadable)
+                self._writing = [
+                    self.crew.start_writing(_commit, job, encoder_job, rows, view, token, features) for token in tokens
+                ]
+
+    def finish_writing(self) -> None:
+        """Wait until everything that was started is committed."""
+        writing, self._writing = self._writing, []
+        with self.clock.time("write"):
+            for found in results(writing):
+                self.bad |= found
 
 
 def _still_missing(job: ExtractJob, task: BlockTask, rows_digest: str) -> BlockTask:
@@ -120,10 +156,6 @@ def _still_missing(job: ExtractJob, task: BlockTask, rows_digest: str) -> BlockT
     return BlockTask(task.block, tuple(tuple(p for p in planes if missing(e, p)) for e, planes in pairs))
 
 
-Rendering = tuple[Recipe, int, int, int]
-"""(recipe, seed, size in pixels, view): encoders with equal renderings share the pixels."""
-
-
 def _rendering(job: EncoderJob, view: int) -> Rendering:
     definition = job.need.definition
     return definition.recipe, definition.view_seed, definition.encoder.image_size, view
@@ -132,54 +164,6 @@ def _rendering(job: EncoderJob, view: int) -> Rendering:
 def _renderings(job: ExtractJob, task: BlockTask, views: Sequence[int]) -> list[Rendering]:
     pairs = zip(job.encoders, task.planes, strict=True)
     return list({_rendering(e, view): None for e, planes in pairs for view, _ in planes if view in views})
-
-
-def _render_block(
-    dataset: Dataset, block: int, renderings: Sequence[Rendering]
-) -> tuple[dict[Rendering, torch.Tensor], dict[int, BadRow]]:
-    """Each rendering of the decodable rows, uint8 (rows, 3, H, W) in row order, and the rows that are not.
-
-    An image is dropped as soon as it is rendered: a block of full-size photographs would not fit in memory.
-    """
-    import torch
-
-    from pipeline.views.render import render_view
-
-    first, count = dataset.block_range(block)
-    keys = dataset.block_keys(block)
-    rendered: dict[Rendering, list[torch.Tensor]] = {rendering: [] for rendering in renderings}
-    unreadable: dict[int, BadRow] = {}
-    for offset, read in enumerate(dataset.read_many(range(first, first + count))):
-        try:
-            image_HWC = decode_image(read())
-        except UndecodableImage as error:
-            unreadable[offset] = BadRow(offset=offset, key=keys[offset], reason=f"undecodable: {error}")
-            continue
-        for recipe, seed, size, view in renderings:
-            rendered[recipe, seed, size, view].append(render_view(image_HWC, recipe, seed, keys[offset], view, size))
-    none = {size: torch.empty((0, 3, size, size), dtype=torch.uint8) for _, _, size, _ in renderings}
-    return {r: torch.stack(x) if x else none[r[2]] for r, x in rendered.items()}, unreadable
-
-
-def encode_images(
-    resolved: ResolvedEncoder, need: FeatureNeed, device: str, batch: int, x_N3HW: torch.Tensor
-) -> dict[TokenType, np.ndarray]:
-    """cls (rows, D) and patch (rows, P, D) float32; batches are cut inside the given rows."""
-    compute = need.definition.compute
-    encoder = _encoder(resolved, device, compute.channels_last)
-    parts: dict[TokenType, list[np.ndarray]] = {"cls": [], "patch": []}
-    for start in range(0, len(x_N3HW), batch):
-        # One forward at a time on an accelerator; on a CPU every block has its own thread.
-        with _DEVICE_LOCK if device != "cpu" else _NO_LOCK:
-            tokens = encoder.encode(x_N3HW[start : start + batch], compute)
-        parts["cls"].append(tokens.cls.numpy())
-        parts["patch"].append(tokens.patch.numpy())
-    definition = need.definition.encoder
-    empty: dict[TokenType, tuple[int, ...]] = {
-        "cls": (0, definition.cls_dim),
-        "patch": (0, definition.grid[0] * definition.grid[1], definition.patch_dim),
-    }
-    return {t: np.concatenate(p) if p else np.zeros(empty[t], np.float32) for t, p in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -193,47 +177,29 @@ class _Rows:
 
 
 def _commit(
-    job: ExtractJob,
-    encoder_job: EncoderJob,
-    rows: _Rows,
-    view: int,
-    tokens: Sequence[TokenType],
-    features: dict[TokenType, np.ndarray],
+    job: ExtractJob, encoder_job: EncoderJob, rows: _Rows, view: int, token: TokenType, features: Features
 ) -> dict[int, BadRow]:
-    """Commit one unit per token type; rows without an image or with non-finite features are marked invalid."""
-    decoded = np.ones(rows.count, bool)
-    decoded[list(rows.unreadable)] = False
+    """Commit a unit; rows without an image or with non-finite features are marked invalid."""
+    values, valid = features[token], np.ones(rows.count, bool)
+    if rows.unreadable:
+        valid[list(rows.unreadable)] = False
+        spread = np.zeros((rows.count, *values.shape[1:]), np.float32)
+        spread[valid] = values
+        values = spread
+    finite = np.isfinite(values).reshape(rows.count, -1).all(axis=1)
     keys = rows.dataset.block_keys(rows.block)
-    found: dict[int, BadRow] = {}
-    for token in tokens:
-        values = np.zeros((rows.count, *features[token].shape[1:]), np.float32)
-        values[decoded] = features[token]
-        finite = np.isfinite(values).reshape(rows.count, -1).all(axis=1)
-        bad = dict(rows.unreadable)
-        for offset in np.flatnonzero(~finite).tolist():
-            bad[offset] = BadRow(offset=offset, key=keys[offset], reason=f"non-finite {token} feature")
-        valid = decoded & finite
+    bad = dict(rows.unreadable)
+    for offset in np.flatnonzero(~finite).tolist():
+        bad[offset] = BadRow(offset=offset, key=keys[offset], reason=f"non-finite {token} feature")
+    if not finite.all():
+        valid &= finite
         values[~valid] = 0.0
-        commit_unit(
-            _folder(encoder_job.folder), view, token, rows.block, values, valid,
-            bad=tuple(bad[o] for o in sorted(bad)),
-            rows_digest=rows.dataset.block_digest(rows.block), batch=job.batch,
-        )  # fmt: skip
-        found |= bad
-    return found
-
-
-class _NoLock:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *details: object) -> None:
-        return None
-
-
-_NO_LOCK = _NoLock()
-_DEVICE_LOCK = threading.Lock()
-_LOAD_LOCK = threading.Lock()
+    commit_unit(
+        _folder(encoder_job.folder), view, token, rows.block, values, valid,
+        bad=tuple(bad[o] for o in sorted(bad)),
+        rows_digest=rows.dataset.block_digest(rows.block), batch=job.batch,
+    )  # fmt: skip
+    return bad
 
 
 @lru_cache(maxsize=8)
@@ -246,45 +212,3 @@ def _dataset(index: Store, roots: tuple[Root, ...], version: Version | None) -> 
 @lru_cache(maxsize=64)
 def _folder(store: Store) -> FeatureFolder:
     return FeatureFolder(store)
-
-
-_encoders: dict[tuple[str, str, bool], Encoder] = {}
-
-
-def _encoder(resolved: ResolvedEncoder, device: str, channels_last: bool) -> Encoder:
-    """The loaded encoder, once per process."""
-    import torch
-
-    from pipeline.encoders import load_encoder
-
-    key = (resolved.digest, device, channels_last)
-    with _LOAD_LOCK:
-        if key not in _encoders:
-            encoder = load_encoder(resolved, device=device)
-            _encoders[key] = encoder.to(memory_format=torch.channels_last) if channels_last else encoder
-        return _encoders[key]
-
-
-def pick_device(wanted: str) -> str:
-    """`auto` becomes `cuda` when there is one, else `cpu`.
-
-    Raises:
-        UserError: no such device, or it is not there.
-    """
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        return "cuda" if gpus else "cpu"
-    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", wanted):
-        raise UserError(f"There is no device {wanted!r}.", "Use --device auto, cpu, cuda, cuda:N or mps.")
-    if wanted.startswith("cuda") and not gpus:
-        raise UserError(
-            f"Device {wanted}: PyTorch sees no GPU.",
-            "Check nvidia-smi, or use --device cpu (unic-pipe doctor says more).",
-        )
-    if wanted.startswith("cuda:") and int(wanted[5:]) >= gpus:
-        raise UserError(f"Device {wanted}: there are {gpus} GPUs, counted from 0.", "Use --device cuda:0.")
-    if wanted == "mps" and not torch.backends.mps.is_available():
-        raise UserError("Device mps: this machine has none.", "Use --device cpu.")
-    return wanted

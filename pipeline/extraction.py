@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from pipeline.cache.losses import read_losses, write_losses
 from pipeline.cache.records import FeatureFolder
 from pipeline.calibrating import calibrate
 from pipeline.encoders import ResolvedEncoder
-from pipeline.engine import BlockTask, EncoderJob, ExtractJob, Plane, pick_device
-from pipeline.executors import run_blocks
+from pipeline.engine import BlockTask, EncoderJob, ExtractJob, Plane
+from pipeline.executors import Executor, Threads
 from pipeline.features import FeatureNeed
 from pipeline.locks import try_lock
+from pipeline.parts import Part, parts_missing
 from pipeline.pointers import point
 from pipeline.preflight import check_disk, check_time
 from pipeline.progress import Reporter
@@ -28,6 +30,7 @@ from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.stopping import Stop
 from pipeline.storage import LocalStore, Store
 from pipeline.views.probes import check_probes, write_probes
+from pipeline.waits import Waits
 from pipeline.writers import check_writers
 from schemas.errors import StageError
 from schemas.features import FeatureManifest
@@ -35,6 +38,9 @@ from schemas.recipes import Recipe
 
 PROBE_SAMPLES = 2
 """Samples of each view whose rendering is kept, and compared before work goes on (R7)."""
+
+SEEN_WITHIN_S = 90.0
+"""Network file systems show what another machine has written after at most about a minute."""
 
 FOLD_EVERY = 500
 """Blocks after which loose records are folded, so that a long run, or the one after a kill, reads few files."""
@@ -45,7 +51,10 @@ class ExtractOptions:
     """How to run; none of it changes the bytes, except a forced batch, which is recorded."""
 
     device: str = "auto"
-    workers: int = 0
+    executor: Executor = field(default_factory=Threads)
+    """Who runs the blocks; whoever made it closes it."""
+    part: Part | None = None
+    """Only every n-th block: one of several runs that share the work."""
     force: bool = False
     """Start although the disk looks too small or the CPU too slow."""
     batch: int | None = None
@@ -54,7 +63,10 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class Extraction:
-    """Outcome: units done now, units done before, units wanted, and distinct rows that cannot be used."""
+    """Outcome: units done now, units done before, units wanted, and distinct rows that cannot be used.
+
+    With `part`, `done` counts this part's, and `before` all that was there at the start.
+    """
 
     done: int
     before: int
@@ -92,24 +104,25 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     Raises:
         StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently.
     """
-    check_writers(work.features, several=bool(options.workers), reporter=reporter)
+    executor = options.executor
+    check_writers(
+        work.features, several=not isinstance(executor, Threads) or options.part is not None, reporter=reporter
+    )
     folders = [_open_folder(work, need) for need, _ in work.jobs]
     batch = options.batch or work.jobs[0][0].definition.compute.batch
     for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
-        calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter)
+        calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter, executor.call)
     _prepare(work, folders)
     tasks, before, total = _missing(work, folders)
-    if not tasks:
-        _fold(work, folders)
-        _write_losses([folder for folder in folders if read_losses(folder) is None])
+    mine = [task for task in tasks if options.part is None or options.part.has(task.block)]
+    if not mine:
+        if _finish(work, folders, options.part, reporter):
+            _write_losses([folder for folder in folders if read_losses(folder) is None])
         return Extraction(0, before, total, len(_bad_keys(work, folders)))
     _check_views(work, folders, reporter)
-    device = pick_device(options.device)
+    device = executor.device(options.device)
     if not options.force:
-        stores = [folder.store for folder in folders]
-        check_disk(work.workdir, [(need, s) for s, (need, _) in zip(stores, work.jobs, strict=True)], work.rows)
-        if device == "cpu" and options.device == "auto":
-            check_time(work.jobs, [(t.planes, work.dataset.block_range(t.block)[1]) for t in tasks])
+        _check_room(work, folders, mine, estimate_time=device == "cpu" and options.device == "auto")
     job = ExtractJob(
         dataset=work.dataset.store,
         roots=tuple(work.dataset.roots),
@@ -121,12 +134,24 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     )
     try:
         with _ends(work.workdir, folders) as from_the_end:
-            order = tasks[::-1] if from_the_end else tasks
-            done = _run(work, job, order, folders, options.workers, reporter, stop)
+            # The parts of an array have no block in common.
+            order = mine[::-1] if from_the_end and options.part is None else mine
+            done = _run(work, job, order, folders, options, reporter, stop)
     finally:
-        _fold(work, folders)
-    _write_losses(folders)
+        last = _finish(work, folders, options.part, reporter)
+    if last:
+        _write_losses(folders)
     return Extraction(done, before, total, len(_bad_keys(work, folders)))
+
+
+def _check_room(
+    work: ExtractPass, folders: Sequence[FeatureFolder], tasks: Sequence[BlockTask], estimate_time: bool
+) -> None:
+    check_disk(
+        work.workdir, [(need, folder.store) for folder, (need, _) in zip(folders, work.jobs, strict=True)], work.rows
+    )
+    if estimate_time:
+        check_time(work.jobs, [(t.planes, work.dataset.block_range(t.block)[1]) for t in tasks])
 
 
 @contextmanager
@@ -183,6 +208,30 @@ def _probed(need: FeatureNeed, view: int) -> tuple[Recipe, int, int, int]:
     return definition.recipe, definition.view_seed, view, definition.encoder.image_size
 
 
+def _finish(work: ExtractPass, folders: Sequence[FeatureFolder], part: Part | None, reporter: Reporter) -> bool:
+    """Fold, and derive the ledger; a part says what the others have left to do. Whether this run is the last to end.
+
+    A part folds only when nothing is missing any more: file locks may not reach other machines, and two that fold at
+    once lose nothing only if no record is being added meanwhile.
+    """
+    if part is None:
+        _fold(work, folders)
+        return True
+    tasks, there, total = _missing(work, folders)
+    name = work.dataset.manifest.name
+    if not tasks:
+        _fold(work, folders)
+        reporter.say(f"part {part} of {name}: all {total:,} units of all parts are there")
+        return True
+    for folder in folders:
+        write_ledger(folder)
+    others = parts_missing([task.block for task in tasks], part.of)
+    reporter.say(
+        f"part {part} of {name}: {total - there:,} of {total:,} units are still missing overall, in parts {others}"
+    )
+    return False
+
+
 def _fold(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
     """Fold the loose records, and derive the ledger from them."""
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
@@ -232,7 +281,7 @@ def _run(
     job: ExtractJob,
     tasks: Sequence[BlockTask],
     folders: Sequence[FeatureFolder],
-    workers: int,
+    options: ExtractOptions,
     reporter: Reporter,
     stop: Stop,
 ) -> int:
@@ -246,18 +295,23 @@ def _run(
     limit = work.max_bad_fraction * work.rows
     bad = _bad_keys(work, folders)
     done = blocks = 0
+    waits = Waits(job.device, options.executor)
     with reporter.task(work.title, total=forwards, unit="img") as progress:
-        for result in run_blocks(job, tasks, workers, stop):
+        for result in options.executor.run(job, tasks, stop):
+            if not blocks and options.executor.waits_in_line:
+                _check_same_place(folders, tasks, result.block)
             done += units[result.block]
             blocks += 1
-            if blocks % FOLD_EVERY == 0:
+            if blocks % FOLD_EVERY == 0 and options.part is None:
                 _fold(work, folders)
             progress.advance(result.forwards)
             bad |= {row.key for row in result.bad}
-            if bad:
-                progress.note(f"{len(bad)} unusable rows")
+            waits.add(result.seconds)
+            progress.note(" · ".join(filter(None, (waits.note(), f"{len(bad)} unusable rows" if bad else ""))))
             if len(bad) > limit:
                 break
+    if remark := waits.remark():
+        reporter.say(remark)
     if len(bad) > limit:
         ledgers = ", ".join(f.store.describe(LEDGER) for f in folders)
         raise StageError(
@@ -266,6 +320,20 @@ def _run(
             f"Which and why: {ledgers}. Mend the data, or raise the limit and run the same command again.",
         )
     return done
+
+
+def _check_same_place(folders: Sequence[FeatureFolder], tasks: Sequence[BlockTask], block: int) -> None:
+    """What a worker on another machine has committed must appear in our folder (network disks may take a while)."""
+    task = next(task for task in tasks if task.block == block)
+    folder, planes = next((f, p) for f, p in zip(folders, task.planes, strict=True) if p)
+    deadline = time.monotonic() + SEEN_WITHIN_S
+    while folder.record(*planes[0], block) is None:
+        if time.monotonic() > deadline:
+            raise StageError(
+                f"A worker committed block {block}, but not in {folder.store.location} as this machine sees it.",
+                "The workers have another folder under the same path: put it on a file system that all machines share.",
+            )
+        time.sleep(0.2)
 
 
 def _bad_keys(work: ExtractPass, folders: Sequence[FeatureFolder]) -> set[str]:

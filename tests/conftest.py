@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import object_server
 
 if TYPE_CHECKING:
+    from pipeline.executors import Executor
     from pipeline.extraction import Extraction
     from pipeline.inventory import Inventory
     from pipeline.samples import Dataset
@@ -125,7 +126,10 @@ class Work:
     def extract(
         self, *overrides: str, teachers: Iterable[str] = (), rows: str | None = None, workers: int = 0, **more: Any
     ) -> dict[str, Extraction]:
-        """Index and extract; what became of each dataset. `more`: `on_advance`, or options of the stage."""
+        """Index and extract; what became of each dataset. `more`: `on_advance`, or options of the stage.
+
+        An `executor` among them is left open.
+        """
         from pipeline.extraction import ExtractOptions
         from pipeline.planning import training_datasets
         from pipeline.stopping import Stop
@@ -135,9 +139,10 @@ class Work:
         reporter = Quiet(more.pop("on_advance", None))
         inventory = self.inventory(*overrides, rows=rows)
         index(inventory, training_datasets(inventory), reporter, Stop())
-        options = ExtractOptions(device="cpu", workers=workers, **more)
         try:
-            return extract(inventory, tuple(teachers), options, reporter, Stop()).passes
+            with executor_of(workers) as executor:
+                options = ExtractOptions(device="cpu", **{"executor": executor} | more)
+                return extract(inventory, tuple(teachers), options, reporter, Stop()).passes
         finally:
             self.said += reporter.said
 
@@ -198,6 +203,18 @@ class Work:
                 folders[:] = [f for f in folders if f not in (".tmp", "tensorboard")]
                 found += [Path(folder, f).relative_to(self.folder).as_posix() for f in files + links]
         return sorted(found)
+
+
+def executor_of(workers: int) -> Executor:
+    """Threads, or so many worker processes."""
+    from pipeline.executors import Threads
+
+    if not workers:
+        return Threads()
+    from pipeline.clusters import Processes
+    from pipeline.stopping import Stop
+
+    return Processes(workers, "cpu", Stop())
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,4 +1,5 @@
-"""Rendering: decoded image + parameters -> uint8 view, with torchvision v2's functional operations on the CPU.
+"""Rendering: decoded image + parameters -> uint8 view, with torchvision v2's functional operations on the CPU (and `hue`, its
+equal).
 
 Shapes: H, W height and width in pixels; C = 3 channels (RGB); B batch.
 
@@ -16,6 +17,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from pipeline.views.hue import turn_hue
 from pipeline.views.parameters import view_parameters
 from schemas.recipes import Recipe
 from schemas.views import JitterOperation, ViewParameters
@@ -24,7 +26,7 @@ _ADJUST: dict[JitterOperation, Callable[[torch.Tensor, float], Any]] = {
     "brightness": F.adjust_brightness,
     "contrast": F.adjust_contrast,
     "saturation": F.adjust_saturation,
-    "hue": F.adjust_hue,
+    "hue": lambda x_CHW, turn: torch.from_numpy(turn_hue(x_CHW.numpy(), turn)),
 }
 
 _LEAST_SIGMA = 0.2

@@ -14,17 +14,18 @@ SCRIPT = """
 import sys
 import pipeline.engine as engine
 from pipeline.executors import usable_cores
-whole, rows = engine.encode_images, 0
-def counted(encoder, need, device, batch, x_N3HW):
+from pipeline.pieces import blocks_in_flight
+whole, rows = engine.encode_block, 0
+def counted(crew, clock, encoder, compute, device, batch, x_N3HW):
     global rows
     rows += len(x_N3HW)
-    return whole(encoder, need, device, batch, x_N3HW)
-engine.encode_images = counted
+    return whole(crew, clock, encoder, compute, device, batch, x_N3HW)
+engine.encode_block = counted
 import pipeline.extraction
 from cli.main import app
 sys.stdin.readline()
 app(args=["extract", "--teacher", "lite0", "--device", "cpu"], standalone_mode=False)
-print(rows, usable_cores())
+print(rows, blocks_in_flight("cpu", usable_cores(), 16, 8))
 """
 
 
@@ -53,10 +54,10 @@ def test_two_processes_extract_one_teacher(raw: Any, extracted_template: Any, to
     outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     counts = [int(output.split()[-2]) for output in outputs]
-    cores = int(outputs[0].split()[-1])
+    in_flight = int(outputs[0].split()[-1])
     views, rows, blocks, validation = 2, 16, 22, 12
     needed = (90 + 256) * views + validation
     assert blocks * rows >= 346
-    assert needed <= sum(counts) <= needed + 2 * cores * views * rows + validation
+    assert needed <= sum(counts) <= needed + 2 * in_flight * views * rows + validation
     assert raw.content("features") == one.content("features")
     assert extracted_template.folder.exists()

@@ -121,7 +121,7 @@ def main(folder: str) -> None:
     """Load the teachers of a workspace, then serve until the input ends."""
     inventory = Inventory(load_workspace(Path(folder)))
     for name in inventory.config.teachers:
-        pipeline.engine._encoder(inventory.teacher(name), "cpu", inventory.config.compute.channels_last)
+        pipeline.forward.loaded_encoder(inventory.teacher(name), "cpu", inventory.config.compute.channels_last)
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)

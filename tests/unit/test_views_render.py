@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from pipeline.views.hue import turn_hue
 from pipeline.views.parameters import view_parameters
 from pipeline.views.render import normalize, render, render_view
 from schemas.recipes import CENTER, GENTLE, RECIPES, UNIC, Recipe
@@ -48,6 +49,17 @@ def test_unic_is_torchvisions_own_composition():
     x = F.gaussian_blur(x, [9, 9], [1.7, 1.7])
     x = F.solarize(x, 127.5)
     assert torch.equal(render(image_HWC, p, UNIC, 224), x)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.1, -0.1, 0.5, -0.5, 1e-9, -1e-9, 1 / 6, -1 / 6, 0.0234567])
+def test_hue_is_torchvisions_to_the_last_bit(turn):
+    """Some reds with all greens and blues, among them every kind of tie between channels."""
+    green, blue = torch.meshgrid(
+        torch.arange(256, dtype=torch.uint8), torch.arange(256, dtype=torch.uint8), indexing="ij"
+    )
+    for red in (0, 1, 2, 127, 128, 253, 254, 255, *range(3, 250, 41)):
+        x = torch.stack([torch.full_like(green, red), green, blue])
+        assert np.array_equal(turn_hue(x.numpy(), turn), F.adjust_hue(x, turn).numpy())
 
 
 def test_grayscale_has_three_equal_channels():

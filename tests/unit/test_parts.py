@@ -1,0 +1,116 @@
+"""Parts of a job array, the pieces of a block, and what is said about waiting."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.work import Where
+from pipeline.executors import Threads
+from pipeline.parts import Part, parse_part, part_of, parts_missing
+from pipeline.pieces import Stopwatch, blocks_in_flight, crew_of, results
+from pipeline.waits import Waits
+from schemas.errors import StageError, UserError
+
+
+@pytest.mark.parametrize(("text", "part"), [("1/1", Part(1, 1)), ("3/8", Part(3, 8)), (" 8 / 8 ", Part(8, 8))])
+def test_parts_are_counted_from_one(text, part):
+    assert parse_part(text) == part
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "x", "", "1", "1/0", "0/0", "-1/4", "1/4/2", "1.5/4", "1/x"])
+def test_other_parts_are_refused_with_an_example(text):
+    with pytest.raises(UserError, match="--part") as caught:
+        parse_part(text)
+    assert "--part 1/" in str(caught.value.hint)
+
+
+@given(blocks=st.integers(0, 200), parts=st.integers(1, 20))
+def test_every_block_belongs_to_one_part(blocks, parts):
+    owners = [[n for n in range(1, parts + 1) if Part(n, parts).has(block)] for block in range(blocks)]
+    assert owners == [[part_of(block, parts)] for block in range(blocks)]
+
+
+def test_missing_parts_are_written_as_people_write_them():
+    assert parts_missing([0, 8, 1, 2, 5, 7], 8) == "1-3, 6, 8"
+    assert parts_missing([0, 1, 3], 4) == "1, 2, 4"
+
+
+def test_workers_and_a_scheduler_exclude_each_other():
+    with pytest.raises(UserError, match="--scheduler"):
+        Where(workers=2, scheduler="tcp://localhost:8786")
+    with pytest.raises(UserError, match="--part"):
+        Where(part="5/4")
+
+
+@pytest.mark.parametrize(
+    ("cores", "rows", "batch", "blocks"), [(1, 256, 64, 2), (2, 256, 64, 2), (64, 256, 64, 17), (2, 16, 64, 3)]
+)
+def test_few_blocks_are_in_flight_and_yet_every_core_has_a_batch(cores, rows, batch, blocks):
+    assert blocks_in_flight("cpu", cores, rows, batch) == blocks
+    assert blocks * -(-rows // batch) >= cores + -(-rows // batch)
+    assert blocks_in_flight("cuda", cores, rows, batch) == 3
+
+
+def test_after_a_failure_no_piece_is_running():
+    def fail():
+        raise StageError("no")
+
+    hold, running = threading.Event(), []
+
+    def slow():
+        running.append(1)
+        hold.wait(5)
+        running.pop()
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(fail), pool.submit(slow), *(pool.submit(slow) for _ in range(5))]
+        threading.Timer(0.1, hold.set).start()
+        with pytest.raises(StageError):
+            results(futures)
+        assert not running
+
+
+def test_threads_of_torch_inside_a_piece_leave_fewer_pieces_at_once():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    crew = crew_of(4, 2, False)
+    assert crew.width == 2
+    assert {crew.start(torch.get_num_threads).result() for _ in range(4)} == {2}
+    assert torch.get_num_threads() == before
+    assert crew_of(4, 2, False) is crew
+
+
+class TestWaits:
+    def seconds(self, **given):
+        return Stopwatch().seconds | given
+
+    def test_a_cpu_waits_for_nothing(self):
+        waits = Waits("cpu", Threads())
+        assert waits.note() == ""
+        waits.add(self.seconds(render=1.0, device=2.0, write=1.0))
+        assert waits.note() == "views 25%, forward 50%, write 25%"
+        assert waits.remark() is None
+
+    @pytest.mark.parametrize(
+        ("seconds", "word"),
+        [
+            ({"render": 9e9, "device": 1e-9}, "rendering"),
+            ({"write": 9e9}, "writing"),
+            ({"render": 1e-9}, "--nthreads 3"),
+        ],
+    )
+    def test_a_waiting_device_is_reported_with_the_bottleneck(self, seconds, word):
+        waits = Waits("cuda", Threads())
+        waits.add(self.seconds(**seconds))
+        assert "device waits 100%" in waits.note()
+        assert word in waits.remark()
+
+    def test_a_busy_device_is_not(self):
+        waits = Waits("cuda", Threads())
+        waits.add(self.seconds(device=9e9, queue=9e9))
+        assert waits.remark() is None
