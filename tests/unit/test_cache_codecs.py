@@ -19,6 +19,7 @@ from pipeline.cache.arrays import decode_part, encode_part
 from pipeline.cache.codecs import Float16, Int8
 from pipeline.cache.moments import Moments, merge, moments_of
 from pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
+from pipeline.storage import LocalStore
 from schemas.errors import StageError
 
 B, P, D = 6, 3, 4
@@ -175,7 +176,10 @@ def test_a_sealed_table_is_parquet_and_reads_without_its_payload(tmp_path):
     path = tmp_path / "t.parquet"
     start = raw.index(b"x" * 900)
     path.write_bytes(raw[:start] + b"?" + raw[start + 1 :])
-    assert read_core(path, ["block", "text"]).to_pydict() == {"block": [3, 5], "text": ["a", "bb"]}
+    assert read_core(LocalStore(tmp_path), path.name, ["block", "text"]).to_pydict() == {
+        "block": [3, 5],
+        "text": ["a", "bb"],
+    }
     with pytest.raises(DamagedTable):
         read_sealed(path.read_bytes())
 
@@ -191,10 +195,10 @@ def test_any_flipped_bit_or_cut_of_a_sealed_table_is_found(tmp_path):
         with pytest.raises(DamagedTable):
             read_sealed(bytes(damaged))
         with pytest.raises(DamagedTable):
-            read_core(path, ["block"])
+            read_core(LocalStore(tmp_path), path.name, ["block"])
     for size in (0, 1, 7, 8, 70, len(raw) // 2, len(raw) - 1):
         path.write_bytes(raw[:size])
         with pytest.raises(DamagedTable):
-            read_core(path, ["block"])
+            read_core(LocalStore(tmp_path), path.name, ["block"])
         with pytest.raises(DamagedTable):
             read_sealed(raw[:size])
