@@ -142,7 +142,7 @@ def _text(
         *(f"  {line}" for line in _teachers(teachers)),
         "",
         "cache:",
-        "  codec: int8         # at most half of float16's size; klt and auto go far below (report cache)",
+        "  codec: auto         # the fewest bits that reach snr_db (15 dB), per teacher; float16 keeps everything",
         "",
         "compute:              # part of a feature's identity, except device",
         "  device: auto",
