@@ -79,8 +79,13 @@ def _principal(cov_RR: torch.Tensor) -> torch.Tensor:
     count = len(cov_RR)
     ramp_R = torch.linspace(0, 1, count, dtype=cov_RR.dtype, device=cov_RR.device)
     try:
-        return torch.linalg.eigh(cov_RR + torch.diag(1e-9 * ramp_R * cov_RR.trace() / count)).eigenvectors.flip(1)
-    except torch.linalg.LinAlgError:
+        axes_RR: torch.Tensor = torch.linalg.eigh(
+            cov_RR + torch.diag(1e-9 * ramp_R * cov_RR.trace() / count)
+        ).eigenvectors
+        return axes_RR.flip(1)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # torch's LinAlgError is one
         return torch.eye(count, dtype=cov_RR.dtype, device=cov_RR.device)
 
 
