@@ -17,10 +17,12 @@ from schemas.errors import UserError
 from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
 from schemas.samples import DatasetManifest
 
-Probe = Literal["logistic", "sgd", "knn"]
+Probe = Literal["logistic", "sgd", "knn", "fewshot"]
 FOLDER = "evaluations"
 RESULTS = "results"
-TABLE = "results.parquet"
+RUNS = "runs"
+"""Studies of searches by trials; not needed once a result is there."""
+TABLE, CLASS_TABLE = "results.parquet", "classes.parquet"
 
 
 def benchmark_digest(manifest: DatasetManifest) -> str:
@@ -28,11 +30,23 @@ def benchmark_digest(manifest: DatasetManifest) -> str:
     return _sha256([[s.rows_digest, s.labels_digest] for s in manifest.segments])
 
 
-def probe_settings(config: EvaluateConfig, probe: Probe) -> dict[str, tuple[float, ...] | float | int]:
+def probe_settings(config: EvaluateConfig, probe: Probe) -> dict[str, tuple[float, ...] | float | int | str]:
     """The part of the configuration that a probe's result depends on."""
     if probe == "knn":
         return {"k_values": tuple(float(k) for k in config.k_values)}
-    return {"c_values": config.c_values, "validation_fraction": config.validation_fraction}
+    if probe == "fewshot":
+        return {"shots": tuple(float(n) for n in config.shots), "draws": config.draws}
+    settings: dict[str, tuple[float, ...] | float | int | str] = {
+        "search": config.search,
+        "validation_fraction": config.validation_fraction,
+    }
+    if config.search == "optuna":
+        settings["trials"] = config.trials
+    if probe == "sgd":
+        return settings | {"epochs": config.sgd_epochs}
+    if config.search == "fast" and config.c_values is not None:
+        return settings | {"c_values": config.c_values}
+    return settings | {"c_range": config.c_range}
 
 
 def probes_of(config: EvaluateConfig, benchmark: str) -> tuple[Probe, ...]:
@@ -42,9 +56,10 @@ def probes_of(config: EvaluateConfig, benchmark: str) -> tuple[Probe, ...]:
     if card is None:
         return config.probes
     linear: tuple[Probe, ...] = ()
-    if card.classifier != "linear-head" and config.probes != ("knn",):
+    if card.classifier != "linear-head" and {"logistic", "sgd"} & set(config.probes):
         linear = (card.classifier,)
-    return (*linear, *(("knn",) if "knn" in config.probes and card.kind == "probe" else ()))
+    others: tuple[Probe, ...] = tuple(p for p in config.probes if p in ("knn", "fewshot") and card.kind == "probe")
+    return (*linear, *others)
 
 
 def result_definition(
@@ -71,7 +86,8 @@ def result_definition(
         encoder=encoder,
         probe=probe,
         settings=probe_settings(config, probe),
-        seed=config.seed if probe == "logistic" else 0,  # k-NN draws nothing
+        seed=0 if probe == "knn" else config.seeds[0],
+        seeds=config.seeds if probe in ("logistic", "sgd") and len(config.seeds) > 1 else (),
         classes=None if asked is None else _sha256(list(asked)),
     )
 
@@ -83,7 +99,7 @@ def evaluation_digest(config: EvaluateConfig, benchmarks: Mapping[str, tuple[str
     """
     settings = {probe: probe_settings(config, probe) for probe in config.probes}
     pairs = {name: list(digests) for name, digests in benchmarks.items()}
-    return _sha256({"protocol": PROTOCOL, "settings": settings, "seed": config.seed, "benchmarks": pairs})
+    return _sha256({"protocol": PROTOCOL, "settings": settings, "seeds": list(config.seeds), "benchmarks": pairs})
 
 
 def dataset_digest(definition: ResultDefinition) -> str:

@@ -20,6 +20,7 @@ from pipeline.cache.calibration import ensure_calibration
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.layout import folded_key, record_key, statistics_key, view_folder
 from pipeline.cache.ledger import write_ledger
+from pipeline.cache.losses import write_losses
 from pipeline.cache.records import FeatureFolder
 from pipeline.calibrating import calibration_of
 from pipeline.encoders import ResolvedEncoder
@@ -201,6 +202,7 @@ def _write(
                 )
             found.tokens[token] = _write_token(folder, store, token, values, dataset)
         write_ledger(folder)
+        write_losses(folder)
         sizes = {key: folder.store.size(key) or 0 for key in folder.store.keys()}  # noqa: SIM118
         view = [size for key, size in sizes.items() if key in (f"{view_folder(0)}/zarr.json",) or "probes/" in key]
         base = [size for key, size in sizes.items() if "/" not in key]

@@ -92,7 +92,10 @@ COMMENTS: Mapping[tuple[str, ...], str] = {
     ("views", "count"): "ours; the paper draws a fresh view every epoch: more views, more disk, nearer to it",
     ("weights_dir",): "searched first for teachers' weights (unic-pipe teachers)",
     ("teachers",): "paper; their weights and licences: unic-pipe teachers",
-    ("cache", "codec"): "ours: the fewest bits that reach snr_db (15 dB), per teacher and token type; float16 keeps all",
+    (
+        "cache",
+        "codec",
+    ): "ours: the fewest bits that reach snr_db (15 dB), per teacher and token type; float16 keeps all",
     ("compute", "device"): "auto: cuda when there is one; outside every identity",
     ("compute", "dtype"): "ours; the paper's code runs in float16",
     ("students", "*", "architecture"): "paper",

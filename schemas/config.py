@@ -18,6 +18,7 @@ from schemas.recipes import RECIPES, Recipe
 Scalar = bool | int | float | str
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 TokenType = Literal["cls", "patch"]
 _SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
 CONSISTENCY = "consistency"
@@ -287,16 +288,46 @@ class EvaluateConfig(Model):
     """Folder in which benchmarks that have a name are searched. Outside every digest."""
     encoders: dict[Name, EncoderConfig] = {}
     """Encoders to probe beside students and teachers."""
-    probes: tuple[Literal["logistic", "knn"], ...] = ("logistic", "knn")
-    c_values: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
-    """Inverse regularisation strengths searched on the validation split, warm-started in this order."""
-    k_values: tuple[PositiveInt, ...] = (10, 20, 100, 200)
+    probes: tuple[Literal["logistic", "sgd", "knn", "fewshot"], ...] = ("logistic", "knn")
+    """Benchmarks that have a name take the linear probe of their protocol (`logistic` or `sgd`) where one is listed."""
+    search: Literal["fast", "optuna"] = "fast"
+    """How hyper-parameters are chosen on the validation split. `fast`: all values fitted together on the device.
+    `optuna`: the papers' protocol, one independent fit after the other, chosen by TPE (extra `optuna`); goes on after a
+    kill."""
+    trials: PositiveInt = 40
+    """Fits of a search by `optuna`."""
+    c_range: tuple[Positive, Positive] = (1e-5, 1e6)
+    """Inverse regularisation strengths that the search of `logistic` covers."""
+    c_values: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """For `fast`: search these values instead of the range; of equally good ones the first wins."""
+    sgd_epochs: PositiveInt = 100
+    k_values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
+    """The papers' 10, 20, 100 and 200, and what a curve needs besides."""
+    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 5, 10)
+    """Training samples a class of `fewshot`."""
+    draws: PositiveInt = 5
+    """Random choices of those samples, averaged."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    seed: int = 0
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Scores are means over these: each draws another validation split (and order of batches)."""
     baseline: bool = True
     """Also evaluate each student's architecture at random initialisation."""
 
     _named = field_validator("benchmarks", mode="before")(named_benchmarks)
+
+    @field_validator("c_range")
+    @classmethod
+    def _range_ascends(cls, c_range: tuple[float, float]) -> tuple[float, float]:
+        if c_range[0] >= c_range[1]:
+            raise ValueError("the first value has to be below the second")
+        return c_range
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice says nothing about the spread")
+        return seeds
 
 
 class Config(Model):

@@ -7,8 +7,12 @@ from typing import ClassVar, Literal
 from schemas.base import Digest, Document, Model, Name
 from schemas.config import Scalar
 
-PROTOCOL = "logistic-knn/1"
+PROTOCOL = "probes/2"
 """Version of the evaluation protocol; results of different versions are never compared."""
+
+CLASS_COLUMNS = (
+    "benchmark", "encoder", "probe", "class", "samples", "accuracy", "encoder_digest", "dataset_digest", "protocol",
+)  # fmt: skip
 
 RESULT_COLUMNS = (
     "benchmark", "encoder", "probe", "metric", "value", "seed", "encoder_digest", "dataset_digest", "protocol",
@@ -26,11 +30,22 @@ class ResultDefinition(Model):
     """Definition digest of the encoder's features of the training set."""
     features_test: Digest
     encoder: Digest
-    probe: Literal["logistic", "sgd", "knn"]
-    settings: dict[str, tuple[float, ...] | float | int]
+    probe: Literal["logistic", "sgd", "knn", "fewshot"]
+    settings: dict[str, tuple[float, ...] | float | int | str]
     seed: int
+    """Draws the validation split (few-shot: the samples); 0 for k-NN, which draws nothing."""
+    seeds: tuple[int, ...] = ()
+    """All seeds, `seed` first, where there are several."""
     classes: Digest | None = None
     """Of a test with another benchmark's probe: digest of which training class counts as which test class."""
+
+
+class ClassAccuracy(Model):
+    """Accuracy class by class; three tuples of equal length, in the order of the dataset's class numbers."""
+
+    classes: tuple[int, ...]
+    samples: tuple[int, ...]
+    accuracy: tuple[float, ...]
 
 
 class ResultRecord(Document):
@@ -45,7 +60,13 @@ class ResultRecord(Document):
     digest: Digest
     status: Literal["done", "failed"]
     metrics: dict[str, float]
-    """For instance `top1`, `per_class`, `top1_k10`; fractions between 0 and 1."""
+    """For instance `top1`, `per_class`, `top1_k10`; fractions between 0 and 1. Means over the seeds (few-shot: draws)."""
+    spread: dict[str, float] = {}
+    """Of each metric the standard deviation over the seeds or draws, where there are several."""
+    per_seed: dict[str, dict[str, float]] = {}
+    """Metrics by seed or number of the draw, where there are several."""
+    classes: ClassAccuracy | None = None
+    """Mean over the seeds; k-NN's at k = 20 or the smallest k."""
     chosen: dict[str, Scalar]
     """Hyper-parameters that the validation split chose, and notes such as the number of samples."""
     message: str = ""

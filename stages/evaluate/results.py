@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.evaluations import TABLE, dataset_digest, result_key
+from pipeline.evaluations import CLASS_TABLE, TABLE, dataset_digest, result_key
 from pipeline.storage import Store
-from schemas.evaluations import RESULT_COLUMNS, ResultRecord
+from schemas.evaluations import CLASS_COLUMNS, RESULT_COLUMNS, ResultRecord
 
-_INTEGERS, _FLOATS = ("seed",), ("value",)
-_SCHEMA = pa.schema(
-    [(c, pa.int64() if c in _INTEGERS else pa.float64() if c in _FLOATS else pa.string()) for c in RESULT_COLUMNS]
+_TYPES = dict.fromkeys(("seed", "class", "samples"), pa.int64()) | dict.fromkeys(("value", "accuracy"), pa.float64())
+_SCHEMA, _CLASS_SCHEMA = (
+    pa.schema([(column, _TYPES.get(column, pa.string())) for column in columns])
+    for columns in (RESULT_COLUMNS, CLASS_COLUMNS)
 )
 
 
@@ -26,33 +28,68 @@ def write_record(store: Store, record: ResultRecord) -> None:
 def write_table(store: Store, records: Iterable[ResultRecord]) -> None:
     """Write `results.parquet` from these records, one row a metric, sorted; failed probes have no row.
 
-    Equal records give equal bytes. An equal table is left alone.
+    With several seeds (few-shot: draws) each has its rows, and beside them, without a seed, stand the means under the
+    metrics' own names and the standard deviations under `<metric>_spread`. Equal records give equal bytes.
     """
-    rows = sorted(
-        (
-            {
-                "benchmark": record.benchmark,
-                "encoder": record.encoder,
-                "probe": record.definition.probe,
-                "metric": metric,
-                "value": value,
-                "seed": record.definition.seed,
-                "encoder_digest": record.definition.encoder,
-                "dataset_digest": dataset_digest(record.definition),
-                "protocol": record.definition.protocol,
-            }
-            for record in records
-            if record.status == "done"
-            for metric, value in record.metrics.items()
-        ),
-        key=lambda row: [str(row[c]) for c in ("benchmark", "encoder", "probe", "metric")],
+    rows = [
+        _common(record) | {"metric": metric, "value": value, "seed": seed}
+        for record in records
+        if record.status == "done"
+        for metric, value, seed in _values(record)
+    ]
+    # Means come first.
+    rows.sort(
+        key=lambda row: [
+            *(str(row[c]) for c in ("benchmark", "encoder", "probe", "metric")),
+            -1 if row["seed"] is None else row["seed"],
+        ]
     )
+    _put(store, TABLE, rows, _SCHEMA)
+
+
+def write_classes(store: Store, records: Iterable[ResultRecord]) -> None:
+    """Write `classes.parquet`: accuracy class by class (the dataset's numbers), means over the seeds."""
+    rows = [
+        _common(record) | {"class": number, "samples": samples, "accuracy": accuracy}
+        for record in sorted(records, key=lambda r: (r.benchmark, r.encoder, r.definition.probe))
+        if record.status == "done" and record.classes is not None
+        for number, samples, accuracy in zip(
+            record.classes.classes, record.classes.samples, record.classes.accuracy, strict=True
+        )
+    ]
+    _put(store, CLASS_TABLE, rows, _CLASS_SCHEMA)
+
+
+def _values(record: ResultRecord) -> Iterator[tuple[str, float, int | None]]:
+    """(metric, value, seed) of every row; without a seed: over all of them."""
+    if not record.per_seed:
+        yield from ((metric, value, record.definition.seed) for metric, value in record.metrics.items())
+        return
+    yield from ((metric, value, None) for metric, value in record.metrics.items())
+    yield from ((f"{metric}_spread", value, None) for metric, value in record.spread.items())
+    for seed, metrics in record.per_seed.items():
+        yield from ((metric, value, int(seed)) for metric, value in metrics.items())
+
+
+def _common(record: ResultRecord) -> dict[str, Any]:
+    return {
+        "benchmark": record.benchmark,
+        "encoder": record.encoder,
+        "probe": record.definition.probe,
+        "encoder_digest": record.definition.encoder,
+        "dataset_digest": dataset_digest(record.definition),
+        "protocol": record.definition.protocol,
+    }
+
+
+def _put(store: Store, key: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write a table unless an equal one is there."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     data = buffer.getvalue()
     try:
-        if store.get(TABLE) == data:
+        if store.get(key) == data:
             return
     except FileNotFoundError:
         pass
-    store.put(TABLE, data)
+    store.put(key, data)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.evaluations import (
     FOLDER,
+    RUNS,
     current_record,
     equal_results,
     evaluation_digest,
@@ -20,16 +21,14 @@ from pipeline.pointers import point
 from pipeline.progress import Reporter
 from pipeline.stopping import Stop
 from pipeline.storage import LocalStore
-from schemas.base import digest_of
-from schemas.config import Config, EvaluateConfig, Scalar
+from schemas.base import digest_of, short
+from schemas.config import Config, EvaluateConfig
 from schemas.errors import StageError, UnicPipeError, UserError
-from schemas.evaluations import ResultDefinition, ResultRecord
+from schemas.evaluations import ClassAccuracy, ResultDefinition, ResultRecord
 from stages.evaluate.checks import Task, check_task
 from stages.evaluate.features import Features
-from stages.evaluate.knn import knn_scores
-from stages.evaluate.logistic import MAX_ITERATIONS, Probe, accuracy, search
-from stages.evaluate.results import write_record, write_table
-from stages.evaluate.transfer import predict_among
+from stages.evaluate.probes import PROBES, Fits, Outcome, Setting
+from stages.evaluate.results import write_classes, write_record, write_table
 
 Role = Literal["teacher", "student", "baseline", "encoder"]
 _SAME_DATA = "Train and test are the same data: this is not a test score."
@@ -96,7 +95,7 @@ def evaluate(
                 if stop.requested:
                     break
                 task.note(_title(jobs[place]))
-                records[place] = _run(jobs[place], loader, config.evaluate, device)
+                records[place] = _run(jobs[place], loader, config.evaluate, device, folder / RUNS)
                 write_record(store, records[place])
                 if records[place].message:
                     reporter.say(f"{_title(jobs[place])}: {records[place].message}")
@@ -104,6 +103,7 @@ def evaluate(
             task.note("")
     in_order = [records[place] for place in sorted(records)]
     write_table(store, in_order)
+    write_classes(store, in_order)
     point(workdir / FOLDER, name, folder.name)
     return in_order
 
@@ -139,87 +139,38 @@ def _finished(workdir: Path, store: LocalStore, jobs: Sequence[ProbeJob]) -> dic
     return found
 
 
-def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str) -> ResultRecord:
+def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str, runs: Path) -> ResultRecord:
     """Run one probe; what the data or the machine refuse becomes a failed record."""
-    metrics: dict[str, float] = {}
-    chosen: dict[str, Scalar] = {}
+    outcome: Outcome | None = None
     try:
         task = loader.load(job)
-        metrics, chosen, remarks = _PROBES[job.definition.probe](task, config, device, loader.fits)
-        if job.definition.benchmark_train == job.definition.benchmark_test:
-            remarks = (_SAME_DATA, *remarks)
-        status, message = "done", " ".join((*remarks, *task.remarks))
+        setting = Setting(config, device, runs, "-".join(map(short, job.fitted_on[1:])))
+        outcome = PROBES[job.definition.probe](job.definition.probe, task, setting, loader.fits)
+        same = (_SAME_DATA,) if job.definition.benchmark_train == job.definition.benchmark_test else ()
+        message = " ".join((*same, *outcome.remarks, *task.remarks))
     except UnicPipeError as error:
-        status, message = "failed", str(error).replace("\n", " ")
+        message = str(error).replace("\n", " ")
     except (MemoryError, torch.OutOfMemoryError):
-        status, message = "failed", f"Out of memory on {device}. Free some, or use another device: --device cpu"
+        message = f"Out of memory on {device}. Free some, or use another device: --device cpu"
     return ResultRecord(
         benchmark=job.benchmark,
         encoder=job.encoder,
         role=job.role,
         definition=job.definition,
         digest=digest_of(job.definition),
-        status="done" if status == "done" else "failed",
-        metrics=metrics,
-        chosen=chosen,
+        status="failed" if outcome is None else "done",
+        metrics={} if outcome is None else outcome.metrics,
+        spread={} if outcome is None else outcome.spread,
+        per_seed={} if outcome is None or not outcome.spread else {str(s): m for s, m in outcome.per_seed.items()},
+        chosen={} if outcome is None else outcome.chosen,
+        classes=None if outcome is None or outcome.classes is None else ClassAccuracy(**vars(outcome.classes)),
         message=message,
     )
-
-
-Outcome = tuple[dict[str, float], dict[str, Scalar], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A probe that was fitted on a training set, and what its search chose."""
-
-    probe: Probe
-    chosen: dict[str, Scalar]
-    remarks: tuple[str, ...]
-
-
-def _logistic(task: Task, config: EvaluateConfig, device: str, fits: dict[str, Fit]) -> Outcome:
-    """Search C on the training set, refit on all of it (once for all test sets), score the test set. Runs on the CPU."""
-    del device
-    if "logistic" not in fits:
-        fits["logistic"] = _fit_logistic(task, config)
-    fit = fits["logistic"]
-    if task.counts_as_C is None:
-        predicted = fit.probe.predict(task.test_MD)
-    else:
-        predicted = predict_among(fit.probe, task.test_MD, task.counts_as_C)
-    return accuracy(predicted, task.test_labels_M, task.test_classes_M), {**_sizes(task), **fit.chosen}, fit.remarks
-
-
-def _fit_logistic(task: Task, config: EvaluateConfig) -> Fit:
-    found = search(task.train_ND, task.train_labels_N, config.c_values, config.validation_fraction, config.seed)
-    probe = Probe(task.train_ND, task.train_labels_N)
-    probe.fit(found.c)
-    converged = found.converged and probe.converged
-    remarks = () if converged else (f"L-BFGS stopped after {MAX_ITERATIONS} iterations, before it had converged.",)
-    return Fit(probe, {"c": found.c, "validation_top1": found.validation_top1, "converged": converged}, remarks)
-
-
-def _knn(task: Task, config: EvaluateConfig, device: str, fits: dict[str, Fit]) -> Outcome:
-    """Score the test set by the vote of each sample's nearest training samples."""
-    del fits  # nothing is fitted
-    metrics = knn_scores(task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M, config.k_values, device)
-    samples = len(task.train_ND)
-    above = [str(k) for k in config.k_values if k > samples]
-    remarks = (f"k = {', '.join(above)}: only {samples:,} training samples, so all of them vote.",) if above else ()
-    return metrics, _sizes(task), remarks
-
-
-def _sizes(task: Task) -> dict[str, Scalar]:
-    return {"train_samples": len(task.train_ND), "test_samples": len(task.test_MD), "classes": task.classes}
 
 
 def _title(job: ProbeJob) -> str:
     note = f" ({job.note})" if job.note else ""
     return f"{job.encoder} on {job.benchmark}{note}, {job.definition.probe}"
-
-
-_PROBES = {"logistic": _logistic, "knn": _knn}
 
 
 def _together(places: Sequence[int], jobs: Sequence[ProbeJob]) -> list[int]:
@@ -234,8 +185,8 @@ class _Loader:
     """Keeps the last training features, what was fitted on them, and the last task, so that probes share them."""
 
     def __init__(self) -> None:
-        self.fits: dict[str, Fit] = {}
-        """By probe; of the training set that was loaded last."""
+        self.fits: Fits = {}
+        """Of the training set that was loaded last."""
         self._train: tuple[tuple[str, ...], Features] | None = None
         self._task: tuple[tuple[object, ...], Task] | None = None
 

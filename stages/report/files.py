@@ -13,7 +13,7 @@ from schemas.base import short
 from schemas.evaluations import ResultRecord
 from stages.report.data import EncoderEntry, ReportData
 from stages.report.render import put_text
-from stages.report.scores import seeds_of, spreads_of
+from stages.report.scores import seeds_of
 from stages.report.summary import headline
 from stages.report.tables import NONE, Cell, ScoreTable, failures, score_table
 
@@ -115,7 +115,7 @@ def results_csv(data: ReportData, records: Sequence[ResultRecord]) -> str:
         }
         found = {} if record.status == "failed" else record.metrics
         for metric, value in found.items() or (("", ""),):
-            spread = spreads_of(record).get(metric, "")
+            spread = record.spread.get(metric, "")
             writer.writerow({**common, "metric": metric, "value": value, "spread": spread})
     for item in data.skipped:
         writer.writerow({"benchmark": item.name, "status": "skipped", "message": one_line(item.reason)})

@@ -52,7 +52,7 @@ def score_of(record: ResultRecord) -> Score:
         details = {"k": at, **{f"top-1 at k {x:g}": y for x, y in points if x != at}, **details}
     value = metrics.get(name)
     failed = record.status == "failed" or value is None
-    each = getattr(record, "classes", None)
+    each = record.classes
     return Score(
         benchmark=record.benchmark,
         encoder=record.encoder,
@@ -64,8 +64,8 @@ def score_of(record: ResultRecord) -> Score:
         message=record.message,
         digest=record.digest,
         metric=metric,
-        spread=None if failed else spreads_of(record).get(name),
-        seeds=len(getattr(record, "per_seed", ())) or 1,
+        spread=None if failed else record.spread.get(name),
+        seeds=len(record.per_seed) or 1,
         curves={} if failed else curves,
         classes=tuple(zip(each.classes, each.samples, each.accuracy, strict=True)) if each and not failed else (),
         encoder_digest=record.definition.encoder,
@@ -73,17 +73,9 @@ def score_of(record: ResultRecord) -> Score:
     )
 
 
-def spreads_of(record: ResultRecord) -> Mapping[str, float]:
-    """Standard deviations over seeds by metric; empty for one seed."""
-    found: Mapping[str, float] = getattr(record, "spread", {})
-    return found
-
-
 def seeds_of(record: ResultRecord) -> tuple[int, ...]:
     """The seeds of a record, one or several."""
-    definition = record.definition.model_dump()
-    seeds: tuple[int, ...] = tuple(definition.get("seeds") or (definition["seed"],))
-    return seeds
+    return record.definition.seeds or (record.definition.seed,)
 
 
 def curves_of(metrics: Mapping[str, float]) -> dict[str, tuple[tuple[float, float], ...]]:

@@ -117,7 +117,7 @@ cach: {}
         "line 16: students.s.optimizer.lr: must be greater than 0, found -1",
         "line 17: students.s.dtype: expected 'float32' or 'bfloat16', found 'fp16'",
         "line 18: students.s.teachers: expected a list, found 'dino'",
-        "line 20: evaluate.probes.0: expected 'logistic' or 'knn', found 'linear'",
+        "line 20: evaluate.probes.0: expected 'logistic', 'sgd', 'knn' or 'fewshot', found 'linear'",
         "line 22: evaluate.benchmarks.b.test: missing",
         "line 22: evaluate.benchmarks.b.train: no dataset is named 'x' (there are: train, val)",
         "line 23: cach: unknown field; did you mean cache?",

@@ -43,7 +43,10 @@ def digest(config=PLAIN, probe="logistic", train=TRAIN, test=TEST, features_trai
         {"features_train": "4" * 64},
         {"config": EvaluateConfig(c_values=(1.0,))},
         {"config": EvaluateConfig(validation_fraction=0.3)},
-        {"config": EvaluateConfig(seed=1)},
+        {"config": EvaluateConfig(seeds=(1,))},
+        {"config": EvaluateConfig(seeds=(0, 1))},
+        {"config": EvaluateConfig(search="optuna")},
+        {"config": EvaluateConfig(c_range=(1e-3, 1.0))},
         {"probe": "knn"},
     ],
 )
@@ -57,6 +60,7 @@ def test_what_a_result_depends_on_changes_its_digest(change):
         {"train": manifest("renamed", (0, "a", "b"))},
         {"config": EvaluateConfig(k_values=(5,))},  # of the other probe
         {"config": EvaluateConfig(probes=("logistic",), baseline=False)},
+        {"config": EvaluateConfig(sgd_epochs=3, shots=(1,), draws=2, trials=7)},  # of other probes and searches
     ],
 )
 def test_what_it_does_not_depend_on_leaves_it(change):
@@ -66,7 +70,7 @@ def test_what_it_does_not_depend_on_leaves_it(change):
 def test_c_values_do_not_touch_knn():
     assert digest(EvaluateConfig(c_values=(1.0,)), "knn") == digest(PLAIN, "knn")
     assert digest(EvaluateConfig(k_values=(5,)), "knn") != digest(PLAIN, "knn")
-    assert digest(EvaluateConfig(seed=3), "knn") == digest(PLAIN, "knn")  # k-NN draws nothing
+    assert digest(EvaluateConfig(seeds=(3,)), "knn") == digest(PLAIN, "knn")  # k-NN draws nothing
 
 
 def test_an_evaluation_is_named_by_its_settings_and_data():

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
-from pipeline.evaluations import current_record, dataset_digest, no_labels, result_key
+from pipeline.evaluations import current_record, dataset_digest, no_labels, probe_settings, result_key
 from pipeline.progress import SilentReporter
 from pipeline.stopping import Stop
 from schemas.base import digest_of
@@ -45,10 +45,10 @@ def features(name, rows, noise=0.0, labels=None):
 
 
 def jobs(encoder="dino", weights="weights 1", benchmark="digits", noise=0.0, test_labels=None, **names):
-    """Both probes of an encoder; `weights` is its identity."""
+    """The probes of an encoder; `weights` is its identity."""
     made = []
-    for probe in ("logistic", "knn"):
-        settings = {"c_values": (0.01, 1.0)} if probe == "logistic" else {"k_values": (10.0, 1000.0)}
+    config = names.get("config", CONFIG).evaluate
+    for probe in config.probes:
         definition = ResultDefinition(
             protocol=PROTOCOL,
             benchmark_train=sha(names.get("train", "train rows")),
@@ -57,8 +57,9 @@ def jobs(encoder="dino", weights="weights 1", benchmark="digits", noise=0.0, tes
             features_test=sha(f"test {weights}"),
             encoder=sha(weights),
             probe=probe,
-            settings=settings,
+            settings=probe_settings(config, probe),
             seed=0,
+            seeds=config.seeds if probe == "logistic" and len(config.seeds) > 1 else (),
         )
         train = lambda: features("train", slice(0, 400), noise)  # noqa: E731
         test = lambda: features("test", slice(400, 600), noise, test_labels)  # noqa: E731
@@ -74,9 +75,9 @@ def unread(all_jobs):
     return [replace(job, train=forbidden, test=forbidden) for job in all_jobs]
 
 
-def run(workdir, all_jobs, stop=None):
+def run(workdir, all_jobs, stop=None, config=CONFIG):
     listener = Listener()
-    records = evaluate(CONFIG, workdir, "main", all_jobs, listener, stop or Stop())
+    records = evaluate(config, workdir, "main", all_jobs, listener, stop or Stop())
     return records, listener.lines
 
 
@@ -170,6 +171,59 @@ def test_test_labels_never_reach_the_search(tmp_path):
     other, _ = run(tmp_path / "b", jobs(test_labels=scrambled))
     assert other[0].chosen == honest[0].chosen
     assert other[0].metrics["top1"] < 0.3 < honest[0].metrics["top1"]
+
+
+@pytest.mark.parametrize("search", ["fast", "optuna"])
+@pytest.mark.parametrize("probe", ["logistic", "sgd"])
+def test_a_fit_is_bit_identical_whatever_the_test_labels_say(tmp_path, monkeypatch, probe, search):
+    """Not only the choice: the weights too."""
+    config = with_evaluate(probes=(probe,), search=search, trials=2, sgd_epochs=2, c_values=None, c_range=(1e-2, 1.0))
+    fitted = []
+
+    def remember(fit, task):
+        fitted.append(fit.scores(X[:50]))
+        return np.zeros(len(task.test_MD), dtype=np.int64)
+
+    monkeypatch.setattr("stages.evaluate.probes._predict", remember)
+    for name, labels in (("a", None), ("b", np.full(200, 3)), ("c", np.random.default_rng(1).permutation(Y[400:600]))):
+        run(tmp_path / name, jobs(test_labels=labels, config=config), config=config)
+    assert (fitted[0] == fitted[1]).all()
+    assert (fitted[0] == fitted[2]).all()
+
+
+def with_evaluate(**settings):
+    return CONFIG.model_copy(update={"evaluate": CONFIG.evaluate.model_copy(update=settings)})
+
+
+def test_several_seeds_give_a_mean_a_spread_and_each_seeds_row(tmp_path):
+    config = with_evaluate(probes=("logistic",), seeds=(0, 1, 2))
+    records, _ = run(tmp_path, jobs(config=config), config=config)
+    each = [scores["top1"] for scores in records[0].per_seed.values()]
+    assert list(records[0].per_seed) == ["0", "1", "2"]
+    assert records[0].metrics["top1"] == pytest.approx(np.mean(each))
+    assert records[0].spread["top1"] == pytest.approx(np.std(each, ddof=1))
+    rows = [(r["metric"], r["seed"]) for r in table(tmp_path).to_pylist() if r["metric"].startswith("top1")]
+    assert rows == [("top1", None), ("top1", 0), ("top1", 1), ("top1", 2), ("top1_spread", None)]
+    again, lines = run(tmp_path, unread(jobs(config=config)), config=config)
+    assert again == records
+    assert lines == ["evaluate: 1 of 1 probes are fresh: skipped."]
+
+
+def test_every_probe_runs_and_classes_have_a_table(tmp_path):
+    config = with_evaluate(probes=("logistic", "sgd", "knn", "fewshot"), sgd_epochs=3, shots=(1, 5), draws=3)
+    records, _ = run(tmp_path, jobs(config=config), config=config)
+    assert [r.status for r in records] == ["done"] * 4
+    shots = records[3].metrics
+    assert shots["top1_logistic_5shot"] > shots["top1_logistic_1shot"] > 0.3
+    assert records[3].spread["top1_centroid_1shot"] > 0
+    classes = pq.read_table(tmp_path / "evaluations/main/classes.parquet").to_pylist()
+    assert {r["probe"] for r in classes} == {"logistic", "sgd", "knn"}
+    own = [r for r in classes if r["probe"] == "logistic"]
+    assert [r["class"] for r in own] == list(range(10))
+    assert np.average([r["accuracy"] for r in own], weights=[r["samples"] for r in own]) == pytest.approx(
+        records[0].metrics["top1"]
+    )
+    assert np.mean([r["accuracy"] for r in own]) == pytest.approx(records[0].metrics["per_class"])
 
 
 def test_a_failed_probe_is_recorded_the_others_go_on_and_it_is_retried(tmp_path):

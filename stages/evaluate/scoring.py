@@ -1,0 +1,59 @@
+"""The validation split and the scores that every probe shares. N training samples, M test samples, C classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import UserError
+
+
+def validation_split(labels_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Mask (N,) of the validation samples: `fraction` of each class, at random.
+
+    A class of two samples or more has at least one on each side; a class of one stays in training.
+
+    Raises:
+        UserError: no class has two samples.
+    """
+    generator = np.random.default_rng(seed)
+    validation_N = np.zeros(len(labels_N), dtype=bool)
+    for label in np.unique(labels_N):
+        members = np.flatnonzero(labels_N == label)
+        wanted = min(max(1, round(fraction * len(members))), len(members) - 1)
+        validation_N[generator.permutation(members)[:wanted]] = True
+    if not validation_N.any():
+        raise UserError(
+            f"Every one of the {len(labels_N)} classes of the training set has a single sample: nothing can be chosen.",
+            "Add samples, or evaluate with k-NN alone: evaluate.probes: [knn]",
+        )
+    return validation_N
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Accuracy class by class, in the order of the dataset's class numbers."""
+
+    classes: tuple[int, ...]
+    samples: tuple[int, ...]
+    accuracy: tuple[float, ...]
+
+
+def class_scores(
+    predicted_M: NDArray[np.int64], labels_M: NDArray[np.int64], classes_M: NDArray[np.int64]
+) -> ClassScores:
+    """Accuracy of each of the test set's classes (`classes_M`: the dataset's own numbers)."""
+    numbers, inverse_M = np.unique(classes_M, return_inverse=True)
+    samples = np.bincount(inverse_M)
+    right = np.bincount(inverse_M, weights=predicted_M == labels_M)
+    return ClassScores(tuple(numbers.tolist()), tuple(samples.tolist()), tuple((right / samples).tolist()))
+
+
+def accuracy(
+    predicted_M: NDArray[np.int64], labels_M: NDArray[np.int64], classes_M: NDArray[np.int64]
+) -> dict[str, float]:
+    """`top1`, and `per_class`: the mean over the test set's classes (`classes_M`) of each one's accuracy."""
+    each = class_scores(predicted_M, labels_M, classes_M)
+    return {"top1": float(np.mean(predicted_M == labels_M)), "per_class": float(np.mean(each.accuracy))}

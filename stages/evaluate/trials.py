@@ -1,0 +1,105 @@
+"""Hyper-parameters by trials: the paper's protocol, a study of independent fits that Optuna's TPE proposes one by one.
+
+The study is an SQLite file: a killed search goes on after its last finished trial. The sampler is seeded anew for each
+trial from (seed, trial), so a resumed study proposes what an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import UserError
+from stages.evaluate import sgd
+from stages.evaluate.logistic import SEARCH_TOLERANCE, Probe
+from stages.evaluate.paths import Search
+from stages.evaluate.scoring import validation_split
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def best_of_trials(
+    file: Path, ranges: Ranges, score: Callable[[dict[str, float]], float], *, trials: int, seed: int
+) -> tuple[dict[str, float], float, dict[int, tuple[dict[str, float], float]]]:
+    """Run (or finish) a study: the best parameters, their score, and every trial's by number.
+
+    `ranges` are searched on a logarithmic scale; with several parameters they are modelled together.
+
+    Raises:
+        UserError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError(
+            "The search by trials (evaluate.search: optuna) needs Optuna, which is not installed.",
+            "pip install 'unic-pipe[optuna]', or leave the default: evaluate.search: fast",
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{file}", study_name="probe", direction="maximize", load_if_exists=True
+    )
+    states = optuna.trial.TrialState
+    for left in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        study.tell(left.number, state=states.FAIL)  # that run was killed
+    together = len(ranges) > 1
+    for number in range(len(study.get_trials(deepcopy=False, states=(states.COMPLETE,))), trials):
+        draw = int(np.random.default_rng([seed, number]).integers(2**31))
+        study.sampler = optuna.samplers.TPESampler(seed=draw, multivariate=together)
+        trial = study.ask()
+        study.tell(trial, score({n: trial.suggest_float(n, low, high, log=True) for n, (low, high) in ranges.items()}))
+    done = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
+    return study.best_params, study.best_value, {i: (t.params, t.value) for i, t in enumerate(done)}
+
+
+def search_logistic(
+    x_ND: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    file: Path,
+    c_range: tuple[float, float],
+    *,
+    fraction: float,
+    trials: int,
+    seed: int,
+) -> Search:
+    """Choose C by independent L-BFGS fits. It is given the training set and nothing else."""
+    held_N = validation_split(labels_N, fraction, seed)
+    probe = Probe(x_ND[~held_N], labels_N[~held_N], SEARCH_TOLERANCE)
+    held_x, held_labels = x_ND[held_N], labels_N[held_N]
+
+    def score(parameters: dict[str, float]) -> float:
+        probe.fit(parameters["c"])
+        return float(np.mean(probe.predict(held_x) == held_labels))
+
+    best, top1, done = best_of_trials(file, {"c": c_range}, score, trials=trials, seed=seed)
+    return Search(best["c"], top1, True, tuple(sorted((p["c"], value) for p, value in done.values())))
+
+
+def search_sgd(
+    x_ND: NDArray[np.float32],
+    labels_N: NDArray[np.int64],
+    file: Path,
+    *,
+    fraction: float,
+    epochs: int,
+    trials: int,
+    seed: int,
+    device: str = "cpu",
+) -> sgd.SgdSearch:
+    """Choose (lr, wd) by independent runs of SGD. It is given the training set and nothing else."""
+    held_N = validation_split(labels_N, fraction, seed)
+    x, labels, classes = x_ND[~held_N], labels_N[~held_N], int(labels_N.max()) + 1
+    held_x, held_labels = x_ND[held_N], labels_N[held_N]
+
+    def score(parameters: dict[str, float]) -> float:
+        pair = parameters["lr"], parameters["wd"]
+        (probe,) = sgd.train(x, labels, [pair], classes=classes, epochs=epochs, seed=seed, device=device)
+        return sgd.validation_top1(probe, held_x, held_labels)
+
+    ranges = {"lr": sgd.LR_RANGE, "wd": sgd.WD_RANGE}
+    best, top1, _ = best_of_trials(file, ranges, score, trials=trials, seed=seed)
+    return sgd.SgdSearch(best["lr"], best["wd"], top1)
