@@ -7,7 +7,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,8 @@ except ImportError:  # Windows has no flock; there two replacements at once are 
 _counter = itertools.count()
 _TEMP = ".tmp"
 _DAY_S = 86_400
+ATTEMPTS = 3
+"""Writes of a temporary file that somebody else removes before it has its name."""
 
 
 class LocalStore:
@@ -86,31 +88,33 @@ class LocalStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace: temporary file, fsync, rename, fsync of the folder."""
-        target = self.path(key)
-        with _plain_words(target, len(data)):
-            temporary = self._write_temporary(data)
-            try:
-                self._make_folder(target.parent)
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            sync_folder(target.parent)
+        self._publish(key, data, os.replace)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write only if nothing is there. A hard link either appears whole or not at all."""
+        try:
+            self._publish(key, data, os.link)
+        except FileExistsError:
+            return False
+        return True
+
+    def _publish(self, key: str, data: bytes, appear: Callable[[Path, Path], None]) -> None:
+        """Write a temporary file and let it `appear` under the key."""
         target = self.path(key)
         with _plain_words(target, len(data)):
-            temporary = self._write_temporary(data)
-            try:
-                self._make_folder(target.parent)
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-            finally:
-                temporary.unlink(missing_ok=True)
+            for attempt in range(ATTEMPTS):
+                temporary = self._write_temporary(data)
+                try:
+                    self._make_folder(target.parent)
+                    appear(temporary, target)
+                    break
+                except FileNotFoundError:
+                    # A machine whose clock is days ahead took our file for an abandoned one.
+                    if attempt == ATTEMPTS - 1:
+                        raise
+                finally:
+                    temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
-        return True
 
     def replace(self, key: str, data: bytes | None, version: Hashable | None) -> bool:
         """Write or delete under a lock if the version is still this one; a kill releases the lock."""
