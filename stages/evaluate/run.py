@@ -28,6 +28,7 @@ from stages.evaluate.checks import Task, check_task
 from stages.evaluate.features import Features
 from stages.evaluate.knn import knn_scores
 from stages.evaluate.logistic import MAX_ITERATIONS, Probe, accuracy, search
+from stages.evaluate.others import OtherJob, run_others
 from stages.evaluate.results import write_record, write_table
 from stages.evaluate.transfer import predict_among
 
@@ -65,18 +66,20 @@ def evaluate(
     reporter: Reporter,
     stop: Stop,
     device: str = "cpu",
+    others: Sequence[OtherJob] = (),
 ) -> list[ResultRecord]:
     """Run every probe whose result is missing, failed or not of this definition; return the records in job order.
 
     `jobs` holds all benchmarks of the configuration: together with the protocol and the settings they name the folder
     `evaluations/<name>-<8>`. A probe that cannot be run leaves a record with status `failed` and the reason, and the
-    others go on; `failures` makes an error of them. After a stop, what was not reached has no record.
+    others go on; `failures` makes an error of them. After a stop, what was not reached has no record. `others` are results
+    that are no probes of `Features`; they come after the probes, in the same folder and table.
 
     Raises:
         UserError: there is nothing to evaluate.
         StageError: a result could not be written.
     """
-    if not jobs:
+    if not jobs and not others:
         raise UserError(
             "Nothing to evaluate: the configuration has no benchmark.",
             "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
@@ -103,6 +106,7 @@ def evaluate(
                 task.advance()
             task.note("")
     in_order = [records[place] for place in sorted(records)]
+    in_order += run_others(workdir, store, others, reporter, stop, device)
     write_table(store, in_order)
     point(workdir / FOLDER, name, folder.name)
     return in_order

@@ -14,6 +14,7 @@ PROBE_NAMES = {
     "sgd": "linear probe (SGD)",
     "knn": "k-NN",
     "fewshot": "few-shot probe",
+    "zero-shot": "zero-shot",
 }
 
 
