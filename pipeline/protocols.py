@@ -1,4 +1,4 @@
-"""Which results beside the probes an evaluation consists of: zero-shot classification, one row per encoder. No torch here."""
+"""Which results beside the probes an evaluation consists of: zero-shot classification, and dense protocols. No torch here."""
 
 from __future__ import annotations
 
@@ -8,26 +8,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.dense import maps_digest
 from pipeline.encoders import ResolvedEncoder
 from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from pipeline.evaluations import benchmark_digest
-from pipeline.features import FeatureNeed, compute_definition
+from pipeline.features import FeatureNeed, center_need, compute_definition
 from pipeline.finished import FinishedStudent, read_document
 from pipeline.inventory import Inventory
-from pipeline.probing import Role
+from pipeline.probing import Role, evaluated_encoders
 from pipeline.samples.dataset import Dataset
-from pipeline.storage import sha256_of_file
+from pipeline.storage import LocalStore, sha256_of_file
 from pipeline.texts import texts_digest
 from schemas.base import canonical_json
+from schemas.benchmarks import cards
 from schemas.chains import named_student
-from schemas.errors import UnicPipeError
+from schemas.errors import UnicPipeError, UserError
 from schemas.evaluations import ResultDefinition
-from schemas.protocols import ZeroShotConfig
+from schemas.protocols import DenseConfig, DenseProbe, ZeroShotConfig
 from schemas.recipes import CENTER
 from schemas.students import CheckpointEntry
 
 ZERO_SHOT = "zero-shot/1"
 """Version of the protocol; results of different versions are never compared."""
+DENSE: dict[DenseProbe, str] = {
+    "segmentation": "segmentation-linear/1",
+    "in-context": "segmentation-in-context/1",
+    "depth": "depth-linear/1",
+}
+"""Versions of the dense protocols."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,26 @@ def other_plans(inventory: Inventory) -> OtherPlans:
             found.skipped[name] = error.message
             continue
         found.waiting += _unfinished(inventory, config.teacher)
+    for name, dense in inventory.config.evaluate.dense.items():
+        views = inventory.dataset(dense.train), inventory.dataset(dense.test)
+        train, test = (view.dataset for view in views)
+        if train is None or test is None:
+            found.skipped[name] = next(view.reason for view in views if view.dataset is None)
+            continue
+        try:
+            plans, waiting = _dense(inventory, name, dense, train, test)
+        except UnicPipeError as error:
+            found.skipped[name] = error.message
+            continue
+        found.plans += plans
+        found.waiting += waiting * len(dense.protocols)
     return found
 
 
 def other_datasets(inventory: Inventory) -> set[str]:
     """Datasets that these evaluations read."""
-    return {config.test for config in inventory.config.evaluate.zero_shot.values()}
+    config = inventory.config.evaluate
+    return {z.test for z in config.zero_shot.values()} | {n for d in config.dense.values() for n in (d.train, d.test)}
 
 
 def _unfinished(inventory: Inventory, teacher: str) -> list[str]:
@@ -118,12 +140,71 @@ def _zero_shot_definition(
     return _definition("zero-shot", ZERO_SHOT, (texts, benchmark_digest(test.manifest)), (teacher, features), encoder)
 
 
+def _dense(
+    inventory: Inventory, name: str, config: DenseConfig, train: Dataset, test: Dataset
+) -> tuple[list[OtherPlan], list[str]]:
+    """Every encoder with every protocol of a dense benchmark, and the students that are waited for.
+
+    Raises:
+        UnicPipeError: no label maps, another number of images than the benchmark of this name has, no weights.
+    """
+    _check_counts(name, train, test)
+    memory = LocalStore(inventory.folder / "runs")
+    maps = [maps_digest(inventory.folder / place, memory) for place in (config.train_labels, config.test_labels)]
+    sides = _sha256([benchmark_digest(train.manifest), maps[0]]), _sha256([benchmark_digest(test.manifest), maps[1]])
+    encoders, waiting = evaluated_encoders(inventory)
+    plans = []
+    for encoder, role in encoders:
+        needs = [
+            center_need(inventory.config, d.manifest, encoder.name, encoder.definition, ("cls", "patch"))
+            for d in (train, test)
+        ]
+        digests = needs[0].digest, needs[1].digest
+        for probe in config.protocols:
+            definition = _definition(
+                probe, DENSE[probe], sides, digests, encoder, dense_settings(config, probe), config.seed
+            )
+            pairs = (needs[0], train), (needs[1], test)
+            plans.append(OtherPlan(name, config.note, encoder, role, definition, pairs, (train, test)))
+    return plans, waiting
+
+
+def dense_settings(config: DenseConfig, probe: DenseProbe) -> dict[str, tuple[float, ...] | float | int]:
+    """The part of the configuration that a dense result depends on."""
+    common: dict[str, tuple[float, ...] | float | int] = {"pixels": config.pixels}
+    if probe == "depth":
+        common |= {"metres": config.metres, "max_depth": config.max_depth}
+    else:
+        common |= {"classes": config.classes or 0, "first_class": config.first_class}
+    if probe == "in-context":
+        return common | {"memory": config.memory, "k": config.k, "temperature": config.temperature}
+    return common | {"steps": config.steps, "batch": config.batch, "lr": config.lr}
+
+
+def _check_counts(name: str, train: Dataset, test: Dataset) -> None:
+    """Compare with what the benchmark of this name promises.
+
+    Raises:
+        UserError: another number of images.
+    """
+    card = cards().get(name)
+    for dataset, count in ((train, card.train), (test, card.test)) if card is not None else ():
+        if count is not None and dataset.manifest.rows != count:
+            raise UserError(
+                f"benchmark {name} has {count:,} images where dataset {dataset.manifest.name} has "
+                f"{dataset.manifest.rows:,}: a part of it, or another split.",
+                "Give it another name under evaluate.dense.",
+            )
+
+
 def _definition(
-    probe: Literal["zero-shot"],
+    probe: Literal["zero-shot", "segmentation", "in-context", "depth"],
     protocol: str,
     benchmark: tuple[str, str],
     features: tuple[str, str],
     encoder: ResolvedEncoder,
+    settings: dict[str, tuple[float, ...] | float | int] | None = None,
+    seed: int = 0,
 ) -> ResultDefinition:
     """What a result is made from. Of zero-shot, the text embeddings stand in the training set's place, and the teacher,
     whose projection is used, in that of its features."""
@@ -135,8 +216,8 @@ def _definition(
         features_test=features[1],
         encoder=encoder.digest,
         probe=probe,
-        settings={},
-        seed=0,
+        settings=settings or {},
+        seed=seed,
     )
 
 

@@ -13,7 +13,7 @@ from schemas.base import Model, Name
 from schemas.benchmarks import BenchmarkConfig, benchmark_problems, check_reader, named_benchmarks
 from schemas.chains import circles, needed_students
 from schemas.errors import did_you_mean
-from schemas.protocols import ZeroShotConfig
+from schemas.protocols import DenseConfig, ZeroShotConfig
 from schemas.recipes import RECIPES, Recipe
 
 Scalar = bool | int | float | str
@@ -289,6 +289,8 @@ class EvaluateConfig(Model):
     """Encoders to probe beside students and teachers."""
     zero_shot: dict[Name, ZeroShotConfig] = {}
     """Zero-shot classification by a CLIP-like teacher and its students, by name."""
+    dense: dict[Name, DenseConfig] = {}
+    """Segmentation and depth from patch tokens, by name."""
     probes: tuple[Literal["logistic", "knn"], ...] = ("logistic", "knn")
     c_values: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
     """Inverse regularisation strengths searched on the validation split, warm-started in this order."""
@@ -335,6 +337,8 @@ _REFERENCES = (
     ("evaluate.benchmarks.*.test", "samples.datasets", "dataset"),
     ("evaluate.zero_shot.*.teacher", "teachers", "teacher"),
     ("evaluate.zero_shot.*.test", "samples.datasets", "dataset"),
+    ("evaluate.dense.*.train", "samples.datasets", "dataset"),
+    ("evaluate.dense.*.test", "samples.datasets", "dataset"),
 )
 """Where the configuration names something, where that has to be defined, and what it is."""
 

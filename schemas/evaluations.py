@@ -26,7 +26,7 @@ class ResultDefinition(Model):
     """Definition digest of the encoder's features of the training set."""
     features_test: Digest
     encoder: Digest
-    probe: Literal["logistic", "sgd", "knn", "zero-shot"]
+    probe: Literal["logistic", "sgd", "knn", "zero-shot", "segmentation", "in-context", "depth"]
     settings: dict[str, tuple[float, ...] | float | int]
     seed: int
     classes: Digest | None = None

@@ -12,6 +12,9 @@ TEXT_FILES = (".npz", ".safetensors")
 """Files that hold embeddings; any other file of classes holds their names."""
 
 
+DenseProbe = Literal["segmentation", "in-context", "depth"]
+
+
 class ZeroShotConfig(Model):
     """Zero-shot classification with a CLIP-like teacher's text embeddings, by it and by every student of it."""
 
@@ -44,4 +47,52 @@ class ZeroShotConfig(Model):
         return self
 
 
-DenseProbe = Literal["segmentation", "in-context", "depth"]
+class DenseConfig(Model):
+    """Segmentation or depth from frozen patch tokens: images of two datasets, and a folder of label maps for each."""
+
+    kind: Literal["segmentation", "depth"]
+    train: Name
+    """A dataset; it needs no class labels."""
+    test: Name
+    train_labels: str
+    """Folder of label maps, `KEY.png` for the sample `KEY`: 8- or 16-bit PNGs of the shape of the image. ADE20K:
+    `annotations/training`."""
+    test_labels: str
+    classes: Annotated[int, Field(ge=2, le=10_000)] | None = None
+    """Number of classes of a segmentation."""
+    first_class: Annotated[int, Field(ge=0)] = 0
+    """Value of the first class in the label maps; whatever is no class is ignored. ADE20K: 1, for 0 is `other`."""
+    metres: Annotated[float, Field(gt=0)] = 0.001
+    """Metres per unit of the depth maps; 0 is unknown."""
+    max_depth: Annotated[float, Field(gt=0)] = 10.0
+    """Metres; what is farther is not learnt and not scored."""
+    pixels: Annotated[int, Field(ge=8)] = 224
+    """Side of the square at whose resolution everybody is trained and scored: the centre crop, whatever an encoder's input."""
+    probes: Annotated[tuple[Literal["linear", "in-context"], ...], Field(min_length=1)] = ("linear", "in-context")
+    """A linear head, and (segmentation) retrieval without training."""
+    steps: Annotated[int, Field(ge=1)] = 40_000
+    """Optimizer steps of the linear head."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    memory: Annotated[int, Field(ge=1)] = 1_024_000
+    """Training patches that are kept to look up in, at most."""
+    k: Annotated[int, Field(ge=1)] = 30
+    temperature: Annotated[float, Field(gt=0)] = 0.02
+    seed: int = 0
+    note: str = ""
+    """Shown in the report."""
+
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if self.kind == "segmentation" and self.classes is None:
+            raise ValueError("a segmentation needs the number of its classes (ADE20K: classes: 150, first_class: 1)")
+        if self.kind == "depth" and self.probes == ("in-context",):
+            raise ValueError("in-context retrieval is for segmentation")
+        return self
+
+    @property
+    def protocols(self) -> tuple[DenseProbe, ...]:
+        """The probes by the names that results have."""
+        if self.kind == "depth":
+            return ("depth",)
+        return tuple("segmentation" if probe == "linear" else "in-context" for probe in self.probes)

@@ -31,10 +31,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class OtherJob:
-    """One result, and the function that computes it on a device."""
+    """One result, and the function that computes it on a device; after a stop it gives None."""
 
     plan: OtherPlan
-    run: Callable[[str], Measured]
+    run: Callable[[str, Stop], Measured | None]
 
 
 def run_others(
@@ -58,10 +58,13 @@ def run_others(
                     break
                 title = f"{job.plan.encoder.name} on {job.plan.benchmark}, {job.plan.definition.probe}"
                 task.note(title)
-                known[place] = _run(job, device)
-                write_record(store, known[place])
-                if known[place].message:
-                    reporter.say(f"{title}: {known[place].message}")
+                record = _run(job, device, stop)
+                if record is None:
+                    break
+                known[place] = record
+                write_record(store, record)
+                if record.message:
+                    reporter.say(f"{title}: {record.message}")
                 task.advance()
             task.note("")
     return [known[place] for place in sorted(known)]
@@ -82,10 +85,12 @@ def _fresh(workdir: Path, store: LocalStore, plan: OtherPlan) -> ResultRecord | 
     return record
 
 
-def _run(job: OtherJob, device: str) -> ResultRecord:
+def _run(job: OtherJob, device: str, stop: Stop) -> ResultRecord | None:
     found: Measured | None = None
     try:
-        found = job.run(device)
+        found = job.run(device, stop)
+        if found is None:
+            return None
         message = " ".join(found.remarks)
     except UnicPipeError as error:
         message = str(error).replace("\n", " ")

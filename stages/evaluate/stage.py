@@ -85,7 +85,8 @@ def _nothing_usable(inventory: Inventory, skipped: Mapping[str, str]) -> UserErr
 
 
 def _benchmarks(inventory: Inventory) -> int:
-    return len(inventory.config.evaluate.benchmarks) + len(inventory.config.evaluate.zero_shot)
+    config = inventory.config.evaluate
+    return len(config.benchmarks) + len(config.zero_shot) + len(config.dense)
 
 
 def _extract(

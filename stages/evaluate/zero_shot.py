@@ -17,6 +17,7 @@ from pipeline.encoders.projection import Projection
 from pipeline.ladders import TeacherPrediction
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import UndecodableImage, decode_image
+from pipeline.stopping import Stop
 from pipeline.texts import ClassTexts
 from pipeline.views.render import normalize, render_view
 from schemas.errors import UserError
@@ -91,9 +92,10 @@ def check_order(texts: ClassTexts, dataset: Dataset) -> None:
 
 
 def predicted_features(
-    predict: TeacherPrediction, dataset: Dataset, compute: ComputeDefinition, device: str
+    predict: TeacherPrediction, dataset: Dataset, compute: ComputeDefinition, device: str, stop: Stop
 ) -> Features:
-    """A student's predictions of its teacher's cls features (N, E) of the centre crops of a dataset, float32.
+    """A student's predictions of its teacher's cls features (N, E) of the centre crops of a dataset, float32; after a
+    stop only those of the first ones.
 
     Raises:
         StageError: samples are not those that were indexed.
@@ -107,6 +109,8 @@ def predicted_features(
     torch.set_num_threads(compute.threads)
     try:
         for block in range(dataset.blocks):
+            if stop.requested:
+                break
             first, count = dataset.block_range(block)
             rows, images = [], []
             for row, read in zip(

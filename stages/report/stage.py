@@ -53,7 +53,8 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
     shown = {record.encoder for record in records if record.role == "student"}
     students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
     notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
-    notes |= {name: z.note for name, z in inventory.config.evaluate.zero_shot.items() if z.note}
+    for more in (inventory.config.evaluate.zero_shot, inventory.config.evaluate.dense):
+        notes |= {name: config.note for name, config in more.items() if config.note}
     data = gather(
         inventory.folder,
         folder,

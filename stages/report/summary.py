@@ -15,6 +15,9 @@ PROBE_NAMES = {
     "knn": "k-NN",
     "fewshot": "few-shot probe",
     "zero-shot": "zero-shot",
+    "segmentation": "linear segmentation",
+    "in-context": "in-context segmentation",
+    "depth": "linear depth",
 }
 
 
