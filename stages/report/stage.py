@@ -17,6 +17,7 @@ from schemas.evaluations import ResultRecord
 from stages.report.data import Skipped
 from stages.report.files import write_text
 from stages.report.gather import gather
+from stages.report.pictures import patch_pictures
 from stages.report.render import write_report
 from stages.report.text import results_table
 
@@ -65,6 +66,7 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
         skipped=skipped(inventory),
         commands=COMMANDS,
         features=inventory.workspace.features,
+        pictures=patch_pictures(inventory),
     )
     write_text(folder, data, records)
     return write_report(folder, data), results_table(data)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -199,3 +202,18 @@ def test_the_report_shows_miou_and_metres(evaluated: tuple[Any, list[Any]], tmp_
     assert "mIoU" in text
     assert "RMSE" in text
     assert "segmentation" in page.read_text()
+
+    # Images, and below them the encoder's patches: one pixel each, as PNGs in the page.
+    pictures = [Image.open(io.BytesIO(base64.b64decode(p))) for p in re.findall('png;base64,([^"]+)', page.read_text())]
+    assert [p.size for p in pictures] == [(96, 96)] * 6 + [(8, 8)] * 6
+    seen = np.asarray(pictures[6]).astype(float)
+    assert seen.std() > 20
+    # What was drawn is kept: the same page, without reading a token.
+    again, kept = page.read_bytes(), list((work.folder / "runs" / "pictures").iterdir())
+    for shard in (work.features("scenes-test-eye-center") / "view-000").rglob("*"):
+        shard.unlink() if shard.is_file() else None
+    report(work.inventory(), records_in_force(inventory))
+    assert page.read_bytes() == again
+    kept[0].unlink()
+    report(work.inventory(), records_in_force(inventory))
+    assert "base64" not in page.read_text()  # damaged features are no reason to have no report
