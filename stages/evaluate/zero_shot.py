@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from pipeline.encoders.encoder import precision
 from pipeline.encoders.projection import Projection
 from pipeline.ladders import TeacherPrediction
 from pipeline.samples.dataset import Dataset
@@ -126,7 +127,7 @@ def predicted_features(
                 x_B3SS = normalize(
                     torch.stack(images[at : at + compute.batch]).to(device), definition.mean, definition.std
                 )
-                with torch.inference_mode():
+                with torch.inference_mode(), precision(compute, torch.device(device)):
                     found.append(predict(x_B3SS).float().cpu().numpy())
             kept += rows
     finally:

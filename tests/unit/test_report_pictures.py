@@ -21,9 +21,7 @@ def test_alike_tokens_have_one_colour_and_others_another() -> None:
     distances = np.abs(means[:, None, :2] - means[None, :, :2]).max(-1)
     assert distances[np.triu_indices(3, 1)].min() > 60
     flipped = principal_colours(-patch_NPD.astype(np.float32), (6, 5))
-    assert (
-        np.abs(flipped.astype(int) + colours - 255).max() <= 1
-    )  # the axes stay, so the colours are the opposite
+    assert np.abs(flipped.astype(int) + colours - 255).max() <= 1  # the axes stay, so the colours are the opposite
 
 
 def test_few_dimensions_and_constant_tokens_are_shown() -> None:
