@@ -19,6 +19,8 @@ from schemas.errors import UnicPipeError
 from schemas.evaluations import ResultRecord
 from stages.evaluate.results import write_record
 
+SAME_DATA = "Train and test are the same data: this is not a test score."
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -91,7 +93,8 @@ def _run(job: OtherJob, device: str, stop: Stop) -> ResultRecord | None:
         found = job.run(device, stop)
         if found is None:
             return None
-        message = " ".join(found.remarks)
+        same = job.plan.definition.benchmark_train == job.plan.definition.benchmark_test
+        message = " ".join([*([SAME_DATA] if same else []), *found.remarks])
     except UnicPipeError as error:
         message = str(error).replace("\n", " ")
     except (MemoryError, torch.OutOfMemoryError):

@@ -28,12 +28,11 @@ from stages.evaluate.checks import Task, check_task
 from stages.evaluate.features import Features
 from stages.evaluate.knn import knn_scores
 from stages.evaluate.logistic import MAX_ITERATIONS, Probe, accuracy, search
-from stages.evaluate.others import OtherJob, run_others
+from stages.evaluate.others import SAME_DATA, OtherJob, run_others
 from stages.evaluate.results import write_record, write_table
 from stages.evaluate.transfer import predict_among
 
 Role = Literal["teacher", "student", "baseline", "encoder"]
-_SAME_DATA = "Train and test are the same data: this is not a test score."
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str) ->
         task = loader.load(job)
         metrics, chosen, remarks = _PROBES[job.definition.probe](task, config, device, loader.fits)
         if job.definition.benchmark_train == job.definition.benchmark_test:
-            remarks = (_SAME_DATA, *remarks)
+            remarks = (SAME_DATA, *remarks)
         status, message = "done", " ".join((*remarks, *task.remarks))
     except UnicPipeError as error:
         status, message = "failed", str(error).replace("\n", " ")
