@@ -15,6 +15,7 @@ from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import checkpoint_step, finished_student, read_document
 from pipeline.inventory import Inventory
 from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
+from pipeline.protocols import OtherPlan, other_datasets, other_plans
 from pipeline.storage import Store
 from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
@@ -52,6 +53,16 @@ def training_datasets(inventory: Inventory) -> list[str]:
 def benchmark_datasets(inventory: Inventory) -> list[str]:
     """Datasets that `evaluate` reads."""
     used = {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}
+    used |= other_datasets(inventory)
+    return [name for name in inventory.config.samples.datasets if name in used]
+
+
+def labelled_datasets(inventory: Inventory) -> list[str]:
+    """Datasets whose samples `evaluate` needs class labels of."""
+    config = inventory.config.evaluate
+    used = {n for b in config.benchmarks.values() for n in (b.train, b.test)} | {
+        z.test for z in config.zero_shot.values()
+    }
     return [name for name in inventory.config.samples.datasets if name in used]
 
 
@@ -235,28 +246,31 @@ def _student(inventory: Inventory, name: str) -> Artefact:
 
 def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     config = inventory.config
-    if not config.evaluate.benchmarks:
+    if not evaluates(inventory):
         return
     name, command = f"evaluations/{EVALUATION}", "unic-pipe evaluate"
     skipped = benchmark_pairs(inventory)[1]
     try:
         plans, waiting = probe_plans(inventory)
+        others = other_plans(inventory)
     except UnicPipeError as error:
         yield _blocked(name, "evaluate", error, command)
         return
     folder = evaluation_path(inventory)
     if folder is None:
-        why = next(iter(skipped.values()))
+        why = next(iter((skipped | others.skipped).values()))
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
-    done = sum(1 for plan in plans if _is_done(folder, plan))
+    done = sum(_is_done(folder, p) for p in plans) + sum(_is_done(folder, p) for p in others.plans)
     each = {b: len(probes_of(config.evaluate, b)) for b in config.evaluate.benchmarks}
     total = len(plans) + len(waiting) * sum(each.values())
     total += len({plan.encoder.name for plan in plans}) * sum(each[b] for b in skipped)
+    total += len(others.plans) + len(others.waiting) + len(others.skipped)
+    waited_for = list(dict.fromkeys([*waiting, *others.waiting]))
     reason = "; ".join(
         [
-            *([f"waits for {', '.join(waiting)}"] if waiting else []),
-            *(f"{b} is skipped: {why}" for b, why in skipped.items()),
+            *([f"waits for {', '.join(waited_for)}"] if waited_for else []),
+            *(f"{b} is skipped: {why}" for b, why in (skipped | others.skipped).items()),
         ]
     )
     state = _progress_state(done, total)
@@ -282,10 +296,16 @@ def evaluation_path(inventory: Inventory) -> Path | None:
 def _evaluation_digest(inventory: Inventory) -> str | None:
     pairs = benchmark_pairs(inventory)[0]
     digests = {n: (benchmark_digest(p.train.manifest), benchmark_digest(p.test.manifest)) for n, p in pairs.items()}
-    return evaluation_digest(inventory.config.evaluate, digests) if digests else None
+    # Other evaluations add to those of the benchmarks, as encoders do, and have a folder where there are no benchmarks.
+    return evaluation_digest(inventory.config.evaluate, digests) if digests or other_datasets(inventory) else None
 
 
-def _is_done(folder: Path, plan: ProbePlan) -> bool:
+def evaluates(inventory: Inventory) -> bool:
+    """Whether the configuration asks for any evaluation."""
+    return bool(inventory.config.evaluate.benchmarks or other_datasets(inventory))
+
+
+def _is_done(folder: Path, plan: ProbePlan | OtherPlan) -> bool:
     record = current_record(folder, plan.benchmark, plan.encoder.name, plan.definition)
     return record is not None and record.status == "done"
 

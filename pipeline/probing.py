@@ -89,7 +89,7 @@ def probe_plans(inventory: Inventory) -> tuple[list[ProbePlan], list[str]]:
     Raises:
         UserError: a teacher's weights are missing.
     """
-    encoders, waiting = _encoders(inventory)
+    encoders, waiting = evaluated_encoders(inventory)
     plans = []
     for name, pair in benchmark_pairs(inventory)[0].items():
         for encoder, role in encoders:
@@ -111,7 +111,7 @@ def probe_plans(inventory: Inventory) -> tuple[list[ProbePlan], list[str]]:
     return plans, waiting
 
 
-def _encoders(inventory: Inventory) -> tuple[list[tuple[ResolvedEncoder, Role]], list[str]]:
+def evaluated_encoders(inventory: Inventory) -> tuple[list[tuple[ResolvedEncoder, Role]], list[str]]:
     """Finished students, teachers, and each configured student's architecture at random initialisation,
     and the encoders of `evaluate`."""
     config = inventory.config

@@ -142,4 +142,4 @@ def benchmark_problems(benchmarks: Any) -> Iterator[tuple[tuple[str, ...], str]]
         elif card is None and body.get("root"):
             yield (name, "root"), "only for benchmarks of the registry (unic-pipe benchmarks)"
         elif card is not None and card.dense:
-            yield (name,), f"a {card.kind} benchmark, for which there is no protocol here"
+            yield (name,), f"a {card.kind} benchmark: it belongs under evaluate.dense"

@@ -2,96 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Model, Name
-from schemas.benchmarks import BenchmarkConfig, benchmark_problems, check_reader, named_benchmarks
+from schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
 from schemas.chains import circles, needed_students
 from schemas.errors import did_you_mean
+from schemas.places import CONSISTENCY as CONSISTENCY
+from schemas.places import DatasetConfig as DatasetConfig
+from schemas.places import Fraction, PositiveInt
+from schemas.places import SamplesConfig as SamplesConfig
+from schemas.places import StorageConfig as StorageConfig
+from schemas.protocols import DenseConfig, ZeroShotConfig
 from schemas.recipes import RECIPES, Recipe
 
 Scalar = bool | int | float | str
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 TokenType = Literal["cls", "patch"]
-_SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
-CONSISTENCY = "consistency"
-"""Type of the pydantic problems about values that do not go together; their locations are exact."""
-
-
-class DatasetConfig(Model):
-    """Where the samples of one dataset are, and where their labels come from."""
-
-    source: str
-    """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars, one tar), a folder of class folders, or a flat
-    folder of images; relative paths are searched in `samples.roots`. Tars may also be in an object store, as
-    `s3://BUCKET/PREFIX/train-*.tar`."""
-    labels: str | None = None
-    """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names (counted
-    from 1 if the smallest is 1), or with lines `FILENAME CLASS`. For ImageNet's validation ground truth, keep the
-    devkit's `meta.mat` beside it: it puts the devkit's numbers in the order of train's class folders."""
-    label_field: str | None = None
-    """Field of each sample's `.json` that holds the class number (tars without `.cls`)."""
-    rows: PositiveInt | None = None
-    """The number of rows that this dataset must have; indexing stops when it differs."""
-    reader: str | None = None
-    """`NAME/train` or `NAME/test` of a benchmark that has a name (`unic-pipe benchmarks`): `source` is its folder, or one
-    that holds it, and its own annotation files say which images there are, and their labels."""
-
-    _reader_exists = field_validator("reader")(check_reader)
-
-
-class SamplesConfig(Model):
-    """The datasets, and how their rows are cut into blocks."""
-
-    roots: tuple[str, ...] = (".",)
-    """Folders, or `s3://BUCKET/PREFIX`, in which sources and shards are searched, in this order. Outside every digest:
-    data may move."""
-    datasets: dict[Name, DatasetConfig]
-    block_rows: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Rows per block: the grain of work, of resume and of Zarr sharding."""
-    max_bad_fraction: Fraction = 0.001
-    """A stage stops when more than this fraction of rows cannot be used."""
-
-
-class StorageConfig(Model):
-    """Where the large artefacts live; everything else stays in the working folder. Outside every digest."""
-
-    url: str | None = None
-    """`samples/` and `features/` live below this folder, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; by default in the
-    working folder."""
-    options: dict[str, JsonValue] = {}
-    """Options of fsspec's file systems (s3fs, gcsfs) for every such address: endpoint_url, anon, profile, project …
-    Credentials come from the environment or the tools' own files, never from here."""
-
-    @model_validator(mode="after")
-    def _no_secrets(self) -> StorageConfig:
-        found = sorted(_secret_names(self.options))
-        if found:
-            raise PydanticCustomError(
-                CONSISTENCY,
-                "{name} does not belong into a file: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or profile:), "
-                "or GOOGLE_APPLICATION_CREDENTIALS, in the environment",
-                {"name": found[0]},
-            )
-        return self
-
-
-def _secret_names(options: Mapping[str, Any]) -> Iterator[str]:
-    """Names of options that hold secrets. gcsfs's `token` may name a way to log in (`anon`, `cloud`), which is none."""
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _secret_names(value)
-        elif name == "token" and value in ("anon", "cloud", "cache", "browser", "google_default"):
-            continue
-        elif _SECRET.search(name.lower()):
-            yield name
 
 
 class ViewsConfig(Model):
@@ -288,6 +219,10 @@ class EvaluateConfig(Model):
     """Folder in which benchmarks that have a name are searched. Outside every digest."""
     encoders: dict[Name, EncoderConfig] = {}
     """Encoders to probe beside students and teachers."""
+    zero_shot: dict[Name, ZeroShotConfig] = {}
+    """Zero-shot classification by a CLIP-like teacher and its students, by name."""
+    dense: dict[Name, DenseConfig] = {}
+    """Segmentation and depth from patch tokens, by name."""
     probes: tuple[Literal["logistic", "sgd", "knn", "fewshot"], ...] = ("logistic", "knn")
     """Benchmarks that have a name take the linear probe of their protocol (`logistic` or `sgd`) where one is listed."""
     search: Literal["fast", "optuna"] = "fast"
@@ -362,6 +297,10 @@ _REFERENCES = (
     ("distill.validation", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.test", "samples.datasets", "dataset"),
+    ("evaluate.zero_shot.*.teacher", "teachers", "teacher"),
+    ("evaluate.zero_shot.*.test", "samples.datasets", "dataset"),
+    ("evaluate.dense.*.train", "samples.datasets", "dataset"),
+    ("evaluate.dense.*.test", "samples.datasets", "dataset"),
 )
 """Where the configuration names something, where that has to be defined, and what it is."""
 

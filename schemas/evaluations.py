@@ -30,7 +30,7 @@ class ResultDefinition(Model):
     """Definition digest of the encoder's features of the training set."""
     features_test: Digest
     encoder: Digest
-    probe: Literal["logistic", "sgd", "knn", "fewshot"]
+    probe: Literal["logistic", "sgd", "knn", "fewshot", "zero-shot", "segmentation", "in-context", "depth"]
     settings: dict[str, tuple[float, ...] | float | int | str]
     seed: int
     """Draws the validation split (few-shot: the samples); 0 for k-NN, which draws nothing."""

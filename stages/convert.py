@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.cache.statistics import standardization
 from pipeline.encoders import export_student, load_encoder, resolve_encoder
-from pipeline.encoders.checkpoints import read_file
 from pipeline.encoders.conversions import OFFICIAL
 from pipeline.encoders.encoder import Encoder
-from pipeline.encoders.official import CONVERSION, MEAN, STD, TOKENS, OfficialCheckpoint, Statistics, read_official
+from pipeline.encoders.official import CONVERSION, MEAN, STD, OfficialCheckpoint, read_official
 from pipeline.encoders.official_export import (
-    LADDER_FILE,
-    TEACHERS,
     architecture_name,
     encoder_to_official,
     ladder_to_bytes,
@@ -26,12 +20,12 @@ from pipeline.encoders.official_export import (
     official_names,
     read_folder,
 )
-from pipeline.finished import FinishedStudent, read_document
-from pipeline.storage import LocalStore, sha256
+from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
+from pipeline.finished import FinishedStudent
+from pipeline.ladders import ladder_state, last_checkpoint, rung_blocks, statistics_of
+from pipeline.storage import LocalStore
 from schemas.config import EncoderConfig, LadderConfig, Scalar
-from schemas.errors import StageError, UserError, did_you_mean
-from schemas.features import StatisticsDocument
-from schemas.students import CheckpointEntry
+from schemas.errors import UserError, did_you_mean
 
 FOLDER = "encoders"
 LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))
@@ -105,11 +99,11 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
     names = official_names(teachers)
     config, depth = definition.config, len(model.blocks)
     blocks = rung_blocks(config.ladder, depth)
-    state = _last_checkpoint(student)
+    state = last_checkpoint(student)
     checkpoint = OfficialCheckpoint(
         encoder=encoder_to_official(model),
-        ladder=official_ladder(_ladder_state(state), teachers, blocks),
-        statistics=_statistics(student, names, state.get("running", {})),
+        ladder=official_ladder(ladder_state(state), teachers, blocks),
+        statistics=statistics_of(student, names, state.get("running", {})),
         epoch=config.optimizer.epochs,
         args=_arguments(encoder, sorted(names.values()), config.ladder, blocks, config.drop_path),
     )
@@ -137,13 +131,6 @@ def export_imported(folder: Path, file: Path) -> Exported:
     return Exported(file, ())
 
 
-def rung_blocks(ladder: LadderConfig, depth: int) -> tuple[int, ...]:
-    """Encoder blocks that feed a ladder."""
-    if isinstance(ladder.blocks, tuple):
-        return tuple(sorted(ladder.blocks))
-    return tuple(range(depth)) if ladder.blocks == "all" else (depth - 1,)
-
-
 def _arguments(
     encoder: Encoder, teachers: Sequence[str], ladder: LadderConfig, blocks: Sequence[int], drop_path: float
 ) -> dict[str, Any]:
@@ -162,44 +149,6 @@ def _arguments(
         "image_mean": list(encoder.definition.mean),
         "image_std": list(encoder.definition.std),
     }
-
-
-def _statistics(student: FinishedStudent, names: dict[str, str], running: Mapping[str, Any]) -> Statistics:
-    """Mean and std of every target as float32: running or exact ones, or 0 and 1 where targets were not standardized."""
-    found: Statistics = {}
-    for teacher in student.manifest.definition.teachers:
-        document = read_document(student.folder / "statistics" / f"{teacher.name}.json", StatisticsDocument)
-        exact = {} if document is None else {"cls": document.cls, "patch": document.patch}
-        both = found[names[teacher.name]] = {}
-        for token, size in zip(TOKENS, (teacher.cls_dim, teacher.patch_dim), strict=True):
-            known, moving = exact.get(token), running.get(teacher.name, {}).get(token)
-            mean_D, std_D = torch.zeros(size), torch.ones(size)
-            if known is not None:
-                mean_D, std_D = (torch.from_numpy(value) for value in standardization(known))
-            elif moving is not None:
-                mean_D, std_D = moving["mean"], moving["std"]
-            shape = (1, size) if token == "cls" else (1, 1, size)
-            both[token] = {"mean": mean_D.float().reshape(shape), "std": std_D.float().reshape(shape)}
-    return found
-
-
-def _ladder_state(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The ladder that belongs to the exported encoder: its moving average, where the student has one."""
-    ladder: dict[str, torch.Tensor] = state["ladder"]
-    # The averages are listed in the order of the parameters, the encoder's first.
-    return dict(zip(ladder, state["average"][-len(ladder) :], strict=True)) if "average" in state else ladder
-
-
-def _last_checkpoint(student: FinishedStudent) -> dict[str, Any]:
-    entry = read_document(student.folder / "latest.json", CheckpointEntry)
-    path = student.folder / entry.file if entry is not None else student.folder / "checkpoints"
-    if entry is None or not path.is_file() or sha256(path.read_bytes()) != entry.digest:
-        raise StageError(
-            f"{path}: the last checkpoint of student {student.name}, which holds its ladder, is gone or damaged.",
-            "Restore it (unic-pipe verify). The encoder alone is in its export/ folder.",
-        )
-    state: dict[str, Any] = read_file(path)["state"]
-    return state
 
 
 class _Kept(LocalStore):

@@ -15,7 +15,7 @@ from pipeline.cluster import Cluster, Measured, StepCost, StudentWork, plan_clus
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
-from pipeline.features import FeatureNeed
+from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import finished_student
 from pipeline.fitting import Choice, advise
 from pipeline.inventory import Inventory
@@ -24,6 +24,7 @@ from pipeline.planning import extraction_needs, used_datasets
 from pipeline.preflight import existing_folder
 from pipeline.probing import probe_plans
 from pipeline.progress import Reporter
+from pipeline.protocols import other_plans
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from pipeline.storage import LocalStore, Store
 from pipeline.students import student_folder
@@ -167,7 +168,9 @@ def _probe_needs(inventory: Inventory) -> list[tuple[FeatureNeed, ResolvedEncode
             if found is not None:
                 need = inventory.probe_need(found, stand_in)
                 needs.append((FeatureNeed(need.dataset, name, need.definition, need.views), stand_in))
-    return list({(need.pointer, need.digest): (need, encoder) for need, encoder in needs}.values())
+    needs += [(need, p.encoder) for p in other_plans(inventory).plans for need, _ in p.needs]
+    encoders = {need.encoder: encoder for need, encoder in needs}
+    return [(need, encoders[need.encoder]) for need in merge_needs([need for need, _ in needs])]
 
 
 def _job(
@@ -185,13 +188,14 @@ def _job(
     centre = need.definition.recipe == CENTER
     definitions = [need.definition.codec]
     definitions += [c for c in codecs if c not in definitions and not (centre and c.calibrated)]
+    same = f"{encoder.digest} {sorted(need.views)}"
     # The probes' cls tokens are small: of a slow encoder, one dataset has to do for all.
-    measured = seen.get(encoder.digest) if stage == "evaluate" else None
+    measured = seen.get(same) if stage == "evaluate" else None
     if measured is None or measured.forward_seconds * FEW_ROWS < PATIENCE_S:
         limit = FEW_ROWS if stage == "evaluate" else dataset.block_rows
         measured = measure(inventory.folder, dataset, need, encoder, device, definitions, limit)
     if stage == "evaluate":
-        seen[encoder.digest] = measured
+        seen[same] = measured
     counts = [dataset.block_range(block)[1] for block in range(blocks)]
     missing, forwards = inventory.missing_units(need, blocks)
     return Job(

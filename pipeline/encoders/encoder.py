@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         device = next(self.model.parameters()).device
         self._arrange(compute.channels_last)
         try:
-            with torch.inference_mode(), _precision(compute, device):
+            with torch.inference_mode(), precision(compute, device):
                 x_B3HW = normalize(x_B3HW.to(device), self.definition.mean, self.definition.std)
                 if compute.channels_last:
                     x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
@@ -161,7 +161,7 @@ def _has_class_token(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _precision(compute: ComputeDefinition, device: torch.device) -> Iterator[None]:
+def precision(compute: ComputeDefinition, device: torch.device) -> Iterator[None]:
     """Autocast; on CUDA also TF32 as asked and cuDNN's deterministic algorithms, both put back afterwards."""
     dtype = _DTYPES[compute.dtype]
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):

@@ -19,20 +19,10 @@ from torch import nn
 
 from pipeline.encoders.checkpoints import StateDict
 from pipeline.encoders.official import SIZES, TOKENS, OfficialCheckpoint, Statistics
+from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from schemas.errors import UserError
 
-LADDER_FILE = "ladder.safetensors"
 _STATISTICS, _LADDER, _MASK, _METADATA = "statistics.", "ladder.", "mask_token", "official"
-
-TEACHERS = {
-    "dino": "dino_vitbase_16",
-    "ibot": "ibot_vitbase_16",
-    "deit3": "deit3_vitbase_16",
-    "dbot-ft": "dbotft_vitbase_16",
-    "dinov2-g": "dino2_vitgiant_14",
-    "metaclip-h": "metaclip_vithuge_14",
-}
-"""The official code's names of the teachers that it knows."""
 
 _TOP = ("cls_token", "pos_embed", "register_tokens", "mask_token")
 _ENCODER_KEY = re.compile(

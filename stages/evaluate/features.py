@@ -39,7 +39,7 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
     name = dataset.manifest.name
     if not dataset.manifest.labelled:
         raise no_labels(name)
-    labels_by_row = _labels_by_row(dataset)
+    by_row = labels_by_row(dataset)
     x_ND = np.empty((dataset.manifest.rows, cache.dims["cls"]), dtype=np.float32)
     labels_N = np.empty(dataset.manifest.rows, dtype=np.int64)
     end = 0
@@ -54,11 +54,11 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
             )
         start, end = end, end + int(valid.sum())
         x_ND[start:end] = values[valid]
-        labels_N[start:end] = labels_by_row[first : first + count][valid]
+        labels_N[start:end] = by_row[first : first + count][valid]
     return Features(name, x_ND[:end], labels_N[:end], left_out=dataset.manifest.rows - end)
 
 
-def _labels_by_row(dataset: Dataset) -> NDArray[np.int64]:
+def labels_by_row(dataset: Dataset) -> NDArray[np.int64]:
     """Labels addressed by row number; -1 where there is no label, or no row."""
     by_row = np.full(dataset.manifest.end_row, -1, dtype=np.int64)
     by_row[dataset.rows()] = dataset.labels()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,9 +170,15 @@ _FITS: dict[ProbeName, Callable[[NDArray[np.float32], NDArray[np.int64], Setting
     "logistic": _fit_logistic,
     "sgd": _fit_sgd,
 }
-PROBES: dict[ProbeName, Callable[[ProbeName, Task, Setting, Fits], Outcome]] = {
+_PROBES: dict[str, Callable[[ProbeName, Task, Setting, Fits], Outcome]] = {
     "logistic": _linear,
     "sgd": _linear,
     "knn": _knn,
     "fewshot": _fewshot,
 }
+
+
+def probe_of(name: str) -> Callable[[Task, Setting, Fits], Outcome]:
+    """The probe of that name."""
+    found = cast(ProbeName, name)
+    return lambda task, setting, fits: _PROBES[found](found, task, setting, fits)

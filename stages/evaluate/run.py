@@ -27,11 +27,11 @@ from schemas.errors import StageError, UnicPipeError, UserError
 from schemas.evaluations import ClassAccuracy, ResultDefinition, ResultRecord
 from stages.evaluate.checks import Task, check_task
 from stages.evaluate.features import Features
-from stages.evaluate.probes import PROBES, Fits, Outcome, Setting
+from stages.evaluate.others import SAME_DATA, OtherJob, run_others
+from stages.evaluate.probes import Fits, Outcome, Setting, probe_of
 from stages.evaluate.results import write_classes, write_record, write_table
 
 Role = Literal["teacher", "student", "baseline", "encoder"]
-_SAME_DATA = "Train and test are the same data: this is not a test score."
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,20 @@ def evaluate(
     reporter: Reporter,
     stop: Stop,
     device: str = "cpu",
+    others: Sequence[OtherJob] = (),
 ) -> list[ResultRecord]:
     """Run every probe whose result is missing, failed or not of this definition; return the records in job order.
 
     `jobs` holds all benchmarks of the configuration: together with the protocol and the settings they name the folder
     `evaluations/<name>-<8>`. A probe that cannot be run leaves a record with status `failed` and the reason, and the
-    others go on; `failures` makes an error of them. After a stop, what was not reached has no record.
+    others go on; `failures` makes an error of them. After a stop, what was not reached has no record. `others` are results
+    that are no probes of `Features`; they come after the probes, in the same folder and table.
 
     Raises:
         UserError: there is nothing to evaluate.
         StageError: a result could not be written.
     """
-    if not jobs:
+    if not jobs and not others:
         raise UserError(
             "Nothing to evaluate: the configuration has no benchmark.",
             "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
@@ -102,6 +104,7 @@ def evaluate(
                 task.advance()
             task.note("")
     in_order = [records[place] for place in sorted(records)]
+    in_order += run_others(workdir, store, others, reporter, stop, device)
     write_table(store, in_order)
     write_classes(store, in_order)
     point(workdir / FOLDER, name, folder.name)
@@ -145,8 +148,8 @@ def _run(job: ProbeJob, loader: _Loader, config: EvaluateConfig, device: str, ru
     try:
         task = loader.load(job)
         setting = Setting(config, device, runs, "-".join(map(short, job.fitted_on[1:])))
-        outcome = PROBES[job.definition.probe](job.definition.probe, task, setting, loader.fits)
-        same = (_SAME_DATA,) if job.definition.benchmark_train == job.definition.benchmark_test else ()
+        outcome = probe_of(job.definition.probe)(task, setting, loader.fits)
+        same = (SAME_DATA,) if job.definition.benchmark_train == job.definition.benchmark_test else ()
         message = " ".join((*same, *outcome.remarks, *task.remarks))
     except UnicPipeError as error:
         message = str(error).replace("\n", " ")

@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pipeline.cache.reader import FeatureCache
+from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.evaluations import no_labels
 from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
-from pipeline.features import FeatureNeed
+from pipeline.features import FeatureNeed, merge_needs
 from pipeline.inventory import Inventory
-from pipeline.planning import EVALUATION, benchmark_datasets
+from pipeline.planning import EVALUATION, evaluates, labelled_datasets
 from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
 from pipeline.progress import Reporter
+from pipeline.protocols import other_plans
 from pipeline.samples.dataset import Dataset
 from pipeline.stopping import Stop
 from schemas.errors import StageError, UserError
 from schemas.evaluations import ResultRecord
 from stages.evaluate.features import Features, read_features
+from stages.evaluate.other_jobs import other_job
 from stages.evaluate.run import ProbeJob, evaluate
 
 
@@ -31,39 +34,44 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
         UserError: no benchmark (or none that can be run), missing weights, no labels.
         StageError: features could not be extracted.
     """
-    if not inventory.config.evaluate.benchmarks:
+    if not evaluates(inventory):
         raise UserError(
             "Nothing to evaluate: no benchmark is configured.",
             "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
         )
     pairs, skipped = benchmark_pairs(inventory)
+    others = other_plans(inventory)
+    skipped |= others.skipped
     for name, why in skipped.items():
         reporter.say(f"evaluate: {name} is skipped: {why}")
-    if not pairs:
+    if not pairs and not others.plans:
         raise _nothing_usable(inventory, skipped)
-    for name in benchmark_datasets(inventory):
+    for name in labelled_datasets(inventory):
         dataset = inventory.dataset(name).dataset
         if dataset is not None and not dataset.manifest.labelled:
             raise no_labels(name)
     plans, waiting = probe_plans(inventory)
-    for name in waiting:
+    for name in dict.fromkeys([*waiting, *others.waiting]):
         reporter.say(f"evaluate: {name} is not finished, so it is left out for now (unic-pipe distill)")
-    _extract(inventory, plans, options, reporter, stop)
+    needed = [(need, dataset, p.encoder) for p in plans for need, dataset in (p.train, p.test)]
+    needed += [(need, dataset, p.encoder) for p in others.plans for need, dataset in p.needs]
+    _extract(inventory, needed, options, reporter, stop)
     if stop.requested:
         return []
     jobs = [_job(inventory, plan) for plan in plans]
     device = pick_device(options.device)
-    return evaluate(inventory.config, inventory.folder, EVALUATION, jobs, reporter, stop, device)
+    other = [other_job(inventory, plan) for plan in others.plans]
+    return evaluate(inventory.config, inventory.folder, EVALUATION, jobs, reporter, stop, device, other)
 
 
 def skipped_error(inventory: Inventory) -> StageError | None:
     """One error for all benchmarks that were left out, or None; the results of the others are kept either way."""
-    skipped = benchmark_pairs(inventory)[1]
+    skipped = benchmark_pairs(inventory)[1] | other_plans(inventory).skipped
     if not skipped:
         return None
     name, why = next(iter(skipped.items()))
     return StageError(
-        f"{len(skipped)} of {len(inventory.config.evaluate.benchmarks)} benchmarks were skipped; the first, {name}: {why}",
+        f"{len(skipped)} of {_benchmarks(inventory)} benchmarks were skipped; the first, {name}: {why}",
         "The others' results are kept. What each one needs: unic-pipe benchmarks",
     )
 
@@ -76,18 +84,28 @@ def _nothing_usable(inventory: Inventory, skipped: Mapping[str, str]) -> UserErr
     return UserError(f"Nothing to evaluate: no benchmark can be run; the first, {name}: {why}", "unic-pipe index")
 
 
+def _benchmarks(inventory: Inventory) -> int:
+    config = inventory.config.evaluate
+    return len(config.benchmarks) + len(config.zero_shot) + len(config.dense)
+
+
 def _extract(
-    inventory: Inventory, plans: Sequence[ProbePlan], options: ExtractOptions, reporter: Reporter, stop: Stop
+    inventory: Inventory,
+    needed: Sequence[tuple[FeatureNeed, Dataset, ResolvedEncoder]],
+    options: ExtractOptions,
+    reporter: Reporter,
+    stop: Stop,
 ) -> None:
     """Extract the missing features, one pass per dataset for all encoders together."""
-    wanted: dict[str, dict[str, tuple[FeatureNeed, ProbePlan]]] = {}
+    wanted: dict[str, dict[str, tuple[FeatureNeed, ResolvedEncoder]]] = {}
     datasets: dict[str, Dataset] = {}
-    for plan in plans:
-        for need, dataset in (plan.train, plan.test):
-            if inventory.borrowed(need) is not None:
-                continue
-            datasets[need.dataset] = dataset
-            wanted.setdefault(need.dataset, {})[need.encoder + need.digest] = (need, plan)
+    encoders = {need.encoder: encoder for need, _, encoder in needed}
+    by_dataset = {(need.dataset, need.encoder, need.digest): dataset for need, dataset, _ in needed}
+    for need in merge_needs([need for need, _, _ in needed]):
+        if inventory.borrowed(need) is not None:
+            continue
+        datasets[need.dataset] = by_dataset[need.dataset, need.encoder, need.digest]
+        wanted.setdefault(need.dataset, {})[need.encoder + need.digest] = (need, encoders[need.encoder])
     for name, needs in wanted.items():
         if stop.requested:
             return
@@ -96,7 +114,7 @@ def _extract(
             workdir=inventory.folder,
             features=inventory.workspace.features,
             dataset=dataset,
-            jobs=[(need, plan.encoder) for need, plan in needs.values()],
+            jobs=list(needs.values()),
             blocks=dataset.blocks,
             max_bad_fraction=inventory.config.samples.max_bad_fraction,
             title=f"features of {name} ({len(needs)} encoders)",

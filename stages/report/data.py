@@ -145,6 +145,30 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A small PNG, in base64, and what it shows in words."""
+
+    png: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """The shown images themselves, or an encoder's patch tokens of them."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The same images of a dataset in every row; the first row has the images."""
+
+    dataset: str
+    rows: tuple[PictureRow, ...]
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows."""
 
@@ -159,6 +183,8 @@ class ReportData:
     commands: tuple[str, ...] = ()
     """What to type to make all of it again."""
     skipped: tuple[Skipped, ...] = ()
+    pictures: Pictures | None = None
+    """Patch tokens as colours, where there are any."""
 
     @property
     def probes(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from stages.report.data import (
     EncoderEntry,
     FeatureRow,
     Origin,
+    Pictures,
     ReportData,
     Role,
     Series,
@@ -50,6 +51,7 @@ def gather(
     evaluation_digest: str = "",
     title: str = "",
     features: Store | None = None,
+    pictures: Pictures | None = None,
 ) -> ReportData:
     """Read everything that a report shows. What has gone missing since is left out, not an error.
 
@@ -65,6 +67,7 @@ def gather(
         commands: what to type to make the results again.
         evaluation_digest: of the evaluation; by default the eight digits at the end of its folder's name.
         title: of the report; by default the evaluation's name.
+        pictures: patch tokens as colours.
 
     Raises:
         UserError: a student's manifest is damaged.
@@ -93,6 +96,7 @@ def gather(
         protocol=", ".join(sorted({record.definition.protocol for record in results})),
         commands=tuple(commands),
         skipped=tuple(skipped),
+        pictures=pictures,
     )
 
 

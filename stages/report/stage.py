@@ -9,13 +9,15 @@ from rich.table import Table
 
 from pipeline.evaluations import current_record
 from pipeline.inventory import Inventory
-from pipeline.planning import evaluation_path
-from pipeline.probing import benchmark_pairs, probe_plans
+from pipeline.planning import evaluates, evaluation_path
+from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
+from pipeline.protocols import OtherPlan, other_plans
 from schemas.benchmarks import cards
 from schemas.evaluations import ResultRecord
 from stages.report.data import Skipped
 from stages.report.files import write_text
 from stages.report.gather import gather
+from stages.report.pictures import patch_pictures
 from stages.report.render import write_report
 from stages.report.text import results_table
 
@@ -25,19 +27,21 @@ COMMANDS = ("unic-pipe run", "unic-pipe verify")
 
 def records_in_force(inventory: Inventory) -> list[ResultRecord]:
     """The results that the configuration asks for, as far as they are there."""
-    folder = evaluation_path(inventory) if inventory.config.evaluate.benchmarks else None
+    folder = evaluation_path(inventory) if evaluates(inventory) else None
     if folder is None:
         return []
-    plans, _ = probe_plans(inventory)
+    plans: list[ProbePlan | OtherPlan] = [*probe_plans(inventory)[0], *other_plans(inventory).plans]
     found = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in plans)
     return [record for record in found if record is not None]
 
 
 def skipped(inventory: Inventory) -> list[Skipped]:
     """What the configuration asks for and an evaluation cannot run now, with the reason."""
-    waiting = probe_plans(inventory)[1]
+    others = other_plans(inventory)
+    waiting = dict.fromkeys([*probe_plans(inventory)[1], *others.waiting])
     found = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in waiting]
-    return found + [Skipped(name, reason) for name, reason in benchmark_pairs(inventory)[1].items()]
+    missing = benchmark_pairs(inventory)[1] | others.skipped
+    return found + [Skipped(name, reason) for name, reason in missing.items()]
 
 
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:
@@ -50,6 +54,8 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
     shown = {record.encoder for record in records if record.role == "student"}
     students = {name: s.folder for name, s in inventory.finished_students.items() if name in shown}
     notes = {name: b.note for name, b in inventory.config.evaluate.benchmarks.items() if b.note}
+    for more in (inventory.config.evaluate.zero_shot, inventory.config.evaluate.dense):
+        notes |= {name: config.note for name, config in more.items() if config.note}
     data = gather(
         inventory.folder,
         folder,
@@ -60,6 +66,7 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
         skipped=skipped(inventory),
         commands=COMMANDS,
         features=inventory.workspace.features,
+        pictures=patch_pictures(inventory),
     )
     write_text(folder, data, records)
     return write_report(folder, data), results_table(data)

@@ -14,6 +14,10 @@ PROBE_NAMES = {
     "sgd": "linear probe (SGD)",
     "knn": "k-NN",
     "fewshot": "few-shot probe",
+    "zero-shot": "zero-shot",
+    "segmentation": "linear segmentation",
+    "in-context": "in-context segmentation",
+    "depth": "linear depth",
 }
 
 

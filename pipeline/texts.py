@@ -1,0 +1,156 @@
+"""Class text embeddings: read from a file, or computed by open_clip from class names and prompt templates.
+
+Shapes: C classes, F dimensions, T templates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.storage import sha256_of_file
+from schemas.base import canonical_json
+from schemas.errors import UserError
+from schemas.protocols import TEXT_FILES, ZeroShotConfig
+
+_AT_ONCE = 256
+"""Prompts per forward pass."""
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """One embedding per class, in the order of the class numbers; not normalised."""
+
+    names: tuple[str, ...]
+    x_CF: NDArray[np.float32]
+
+
+def texts_digest(config: ZeroShotConfig, folder: Path) -> str:
+    """Identity of the embeddings: the file's SHA-256, and for names also the model and the templates.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = _file(config, folder)
+    digest = sha256_of_file(file)
+    if file.suffix in TEXT_FILES:
+        return digest
+    weights = config.text_weights or ""
+    if (folder / weights).is_file():
+        weights = sha256_of_file(folder / weights)
+    made = [digest, config.text_model, weights, list(config.templates)]
+    return hashlib.sha256(canonical_json(made)).hexdigest()
+
+
+def class_texts(config: ZeroShotConfig, folder: Path, device: str = "cpu") -> ClassTexts:
+    """The embeddings of a zero-shot benchmark; paths are relative to `folder`.
+
+    Raises:
+        UserError: the file is missing or not of the described form, or open_clip is needed and missing.
+    """
+    file = _file(config, folder)
+    if file.suffix in TEXT_FILES:
+        return read_texts(file)
+    names = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{file}: no class names in it.", "One name a line, in the order of the class numbers.")
+    assert config.text_model is not None
+    assert config.text_weights is not None
+    weights = config.text_weights
+    weights = str(folder / weights) if (folder / weights).is_file() else weights
+    return embed_names(names, config.templates, config.text_model, weights, device)
+
+
+def read_texts(file: Path) -> ClassTexts:
+    """Embeddings from `.npz` or `.safetensors`.
+
+    Raises:
+        UserError: not such a file, another number of names than embeddings, or values that are not finite.
+    """
+    try:
+        names, x_CF = _read_npz(file) if file.suffix == ".npz" else _read_safetensors(file)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: {error}.", _FORM) from None
+    if x_CF.ndim != 2 or len(names) != len(x_CF) or len(names) < 2:
+        raise UserError(f"{file}: {len(names)} names, and embeddings of shape {x_CF.shape}.", _FORM)
+    if not np.isfinite(x_CF).all() or not np.abs(x_CF).max(axis=1).all():
+        raise UserError(f"{file}: an embedding is zero, NaN or infinite.", _FORM)
+    return ClassTexts(tuple(names), x_CF.astype(np.float32))
+
+
+_FORM = (
+    "An .npz holds the arrays `embeddings` (classes × dims) and `names`; a .safetensors the tensor `embeddings` and the "
+    "metadata entry `names`, a JSON list: both in the order of the class numbers."
+)
+
+
+def _read_npz(file: Path) -> tuple[list[str], NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as arrays:
+        missing = {"embeddings", "names"} - set(arrays.files)
+        if missing:
+            raise ValueError(f"no array {' and '.join(sorted(missing))} in it")
+        return [str(name) for name in arrays["names"]], arrays["embeddings"]
+
+
+def _read_safetensors(file: Path) -> tuple[list[str], NDArray[Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            names = json.loads((tensors.metadata() or {})["names"])
+            return [str(name) for name in names], tensors.get_tensor("embeddings")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def embed_names(
+    names: Sequence[str], templates: Sequence[str], model: str, weights: str | None, device: str = "cpu"
+) -> ClassTexts:
+    """Embed prompts with open_clip's text encoder: normalise each prompt's, then take a class's mean (Radford et al. 2021).
+
+    `weights` is a tag, a file, or None for random ones.
+
+    Raises:
+        UserError: open_clip is not installed, or has no such model or weights.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    try:
+        import open_clip
+    except ImportError:
+        raise UserError(
+            "Class names are embedded by open_clip, which is not installed.", 'pip install "unic-pipe[clip]"'
+        ) from None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            clip = open_clip.create_model(model, pretrained=weights, device=device).eval()
+        tokenizer = open_clip.get_tokenizer(model)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"open_clip cannot load {model} with weights {weights}: {str(error).splitlines()[0] if str(error) else error!r}.",
+            "open_clip.list_pretrained() lists names and tags.",
+        ) from None
+    prompts = [template.format(name) for name in names for template in templates]
+    with torch.inference_mode():
+        parts = [
+            F.normalize(clip.encode_text(tokenizer(prompts[at : at + _AT_ONCE]).to(device)).float(), dim=-1)
+            for at in range(0, len(prompts), _AT_ONCE)
+        ]
+    x_CTF = torch.cat(parts).view(len(names), len(templates), -1)
+    return ClassTexts(tuple(names), x_CTF.mean(1).cpu().numpy())
+
+
+def _file(config: ZeroShotConfig, folder: Path) -> Path:
+    file = folder / Path(config.classes).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no file of classes {file}.", "Give its path from the working folder.")
+    return file

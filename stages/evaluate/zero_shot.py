@@ -1,0 +1,139 @@
+"""Zero-shot classification: the class whose text embedding is nearest to the image's, by cosine similarity.
+
+A teacher's images enter the space of its texts by its own final projection. A student has no such space; its ladder
+predicts the teacher's cls feature, which, no longer standardized, takes the same projection (UNIC-L).
+
+Shapes: N samples, C classes, E dimensions of the teacher's cls feature, F dimensions of the text embeddings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from pipeline.encoders.encoder import precision
+from pipeline.encoders.projection import Projection
+from pipeline.ladders import TeacherPrediction
+from pipeline.samples.dataset import Dataset
+from pipeline.samples.images import UndecodableImage, decode_image
+from pipeline.stopping import Stop
+from pipeline.texts import ClassTexts
+from pipeline.views.render import normalize, render_view
+from schemas.errors import UserError
+from schemas.features import ComputeDefinition
+from schemas.recipes import CENTER
+from stages.evaluate.features import Features, labels_by_row
+
+_ROWS = 8192
+"""Samples that are projected at a time."""
+
+
+def zero_shot(features: Features, projection: Projection, texts: ClassTexts, device: str = "cpu") -> dict[str, float]:
+    """`top1`, with more than 5 classes `top5`, and `per_class`: fractions of images whose class is (among) the nearest.
+
+    Args:
+        features: a teacher's cls features (N, E), or a student's predictions of them.
+        projection: E to F.
+        texts: of every class, in the order of the class numbers.
+        device: where the products are computed.
+
+    Raises:
+        UserError: nothing to score, labels that the texts do not have, spaces that do not fit.
+    """
+    _check(features, projection, texts)
+    x_CF = F.normalize(torch.from_numpy(texts.x_CF).to(device), dim=-1)
+    classes, k = len(x_CF), min(5, len(x_CF))
+    ranks = []
+    for at in range(0, len(features.x_ND), _ROWS):
+        z_NF = F.normalize(projection(torch.from_numpy(features.x_ND[at : at + _ROWS]).to(device)), dim=-1)
+        ranks.append((z_NF @ x_CF.T).topk(k).indices.cpu().numpy())
+    hits_NK = np.concatenate(ranks) == features.labels_N[:, None]
+    first_N = hits_NK[:, 0]
+    each = [float(first_N[features.labels_N == c].mean()) for c in np.unique(features.labels_N)]
+    found = {"top1": float(first_N.mean()), "per_class": float(np.mean(each))}
+    return found | ({"top5": float(hits_NK.any(axis=1).mean())} if classes > 5 else {})
+
+
+def _check(features: Features, projection: Projection, texts: ClassTexts) -> None:
+    name = features.name
+    if not len(features.x_ND):
+        raise UserError(f"Dataset {name} has no usable samples.")
+    if features.labels_N.min() < 0:
+        missing = int((features.labels_N < 0).sum())
+        raise UserError(f"Dataset {name}: {missing:,} of {len(features.labels_N):,} samples have no label.")
+    if features.labels_N.max() >= len(texts.names):
+        raise UserError(
+            f"Dataset {name} has the class {features.labels_N.max()}, but there are {len(texts.names)} text embeddings.",
+            "They have to be those of the dataset's classes, in the order of its class numbers.",
+        )
+    dims, expected = texts.x_CF.shape[1], len(projection.bias_F)
+    if dims != expected:
+        raise UserError(
+            f"The text embeddings have {dims} dimensions, the teacher's projection leads to {expected}.",
+            "Embed the class names with the text encoder of the same CLIP model.",
+        )
+
+
+def check_order(texts: ClassTexts, dataset: Dataset) -> None:
+    """Compare the texts with the names that a dataset's classes have, where both have the same names.
+
+    Raises:
+        UserError: the same names in another order: every score would be that of shuffled labels.
+    """
+    classes = dataset.manifest.classes
+    if classes is not None and classes != texts.names and sorted(classes) == sorted(texts.names):
+        place = next(i for i, (a, b) in enumerate(zip(classes, texts.names, strict=True)) if a != b)
+        raise UserError(
+            f"The text embeddings are in another order than the classes of {dataset.manifest.name}: class {place} is "
+            f"{classes[place]!r} there and {texts.names[place]!r} in the texts.",
+            "Sort the embeddings by class number.",
+        )
+
+
+def predicted_features(
+    predict: TeacherPrediction, dataset: Dataset, compute: ComputeDefinition, device: str, stop: Stop
+) -> Features:
+    """A student's predictions of its teacher's cls features (N, E) of the centre crops of a dataset, float32; after a
+    stop only those of the first ones.
+
+    Raises:
+        StageError: samples are not those that were indexed.
+    """
+    definition = predict.encoder.definition
+    labels = labels_by_row(dataset)
+    found: list[NDArray[np.float32]] = []
+    kept: list[int] = []
+    predict.to(device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(compute.threads)
+    try:
+        for block in range(dataset.blocks):
+            if stop.requested:
+                break
+            first, count = dataset.block_range(block)
+            rows, images = [], []
+            for row, read in zip(
+                range(first, first + count), dataset.read_many(range(first, first + count)), strict=True
+            ):
+                try:
+                    image_HWC = decode_image(read())
+                except UndecodableImage:
+                    continue
+                rows.append(row)
+                images.append(render_view(image_HWC, CENTER, 0, dataset.key(row), 0, definition.image_size))
+            for at in range(0, len(images), compute.batch):
+                x_B3SS = normalize(
+                    torch.stack(images[at : at + compute.batch]).to(device), definition.mean, definition.std
+                )
+                with torch.inference_mode(), precision(compute, torch.device(device)):
+                    found.append(predict(x_B3SS).float().cpu().numpy())
+            kept += rows
+    finally:
+        torch.set_num_threads(threads)
+    none: NDArray[np.float32] = np.zeros((0, predict.dim), np.float32)
+    x_NE = np.concatenate([none, *found])
+    finite = np.isfinite(x_NE).all(axis=1)
+    x_NE, usable = x_NE[finite], np.asarray(kept, np.int64)[finite]
+    return Features(dataset.manifest.name, x_NE, labels[usable], left_out=dataset.manifest.rows - len(usable))

@@ -1,0 +1,219 @@
+"""Segmentation and depth end to end: generated scenes in ADE20K's and NYUd's layouts, real features through the cache."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = np.array([[20, 20, 20], [230, 40, 40], [40, 200, 60], [60, 80, 240]], np.uint8)
+"""Background (`other`), and three classes."""
+CONFIG = """\
+samples:
+  block_rows: 16
+  datasets:
+    scenes: {source: ade/images/training}
+    scenes-test: {source: ade/images/validation}
+    rooms: {source: nyud/train/images}
+    rooms-test: {source: nyud/test/images}
+teachers:
+  eye:
+    encoder: timm:vit_tiny_patch16_224
+    weights: "random:0"
+    image_size: 32
+    model_args: {patch_size: 4, depth: 1, embed_dim: 96}
+compute: {batch: 8}
+evaluate:
+  dense:
+    shapes:
+      kind: segmentation
+      train: scenes
+      test: scenes-test
+      train_labels: ade/annotations/training
+      test_labels: ade/annotations/validation
+      classes: 3
+      first_class: 1
+      pixels: 32
+      steps: 150
+      batch: 8
+      lr: 0.03
+      memory: 2000
+    rooms:
+      kind: depth
+      train: rooms
+      test: rooms-test
+      train_labels: nyud/train/depth
+      test_labels: nyud/test/depth
+      pixels: 32
+      steps: 150
+      batch: 8
+      lr: 0.03
+"""
+
+
+def save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def write_scenes(folder: Path, split: str, count: int, seed: int) -> None:
+    """Coloured rectangles; the label of the background is 0."""
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        labels = np.zeros((48, 64), np.uint8)
+        for c in random.permutation([1, 2, 3]):
+            top, left = random.integers(0, 30), random.integers(0, 40)
+            labels[top : top + 24, left : left + 28] = c
+        noise = random.integers(-15, 15, (48, 64, 3))
+        image = (COLOURS[labels].astype(int) + noise).clip(0, 255).astype(np.uint8)
+        save(folder / f"ade/images/{split}/ADE_{i:04d}.png", image)
+        save(folder / f"ade/annotations/{split}/ADE_{i:04d}.png", labels)
+
+
+def write_rooms(folder: Path, split: str, count: int, seed: int) -> None:
+    """Ramps whose brightness is their depth; the left edge has none."""
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        metres = random.uniform(1, 4) + np.linspace(0, 5, 48)[:, None] + np.zeros((1, 64))
+        image = np.repeat((metres * 25).astype(np.uint8)[..., None], 3, 2)
+        depth = (metres * 1000).astype(np.uint16)
+        depth[:, :12] = 0
+        save(folder / f"nyud/{split}/images/{i:04d}.png", image)
+        save(folder / f"nyud/{split}/depth/{i:04d}.png", depth)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tools: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Any]]:
+    folder = tmp_path_factory.mktemp("dense") / "work"
+    for split, count, seed in (("training", 40, 0), ("validation", 20, 1)):
+        write_scenes(folder, split, count, seed)
+    for split, count, seed in (("train", 40, 2), ("test", 20, 3)):
+        write_rooms(folder, split, count, seed)
+    (folder / "unic-pipe.yaml").write_text(CONFIG)
+    work = tools.work(folder)
+    work.index()
+    return work, work.evaluate()
+
+
+def copied(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> Any:
+    work = evaluated[0]
+    shutil.copytree(work.folder, tmp_path / "work", symlinks=True)
+    return type(work)(tmp_path / "work")
+
+
+def test_the_answers_that_scenes_have_are_found(evaluated: tuple[Any, list[Any]]) -> None:
+    """A random vision transformer's patches still show colours: enough for a linear head, and for retrieval."""
+    work, records = evaluated
+    found = {r.definition.probe: r for r in records}
+    assert [(r.encoder, r.role, r.status) for r in records] == [("eye", "teacher", "done")] * 3
+    assert found["segmentation"].metrics["miou"] > 0.75
+    assert found["in-context"].metrics["miou"] > 0.75
+    assert found["depth"].metrics["rmse"] < 0.6  # a constant guess is off by 1.7 m
+    assert 0 < found["in-context"].chosen["memory_patches"] <= 2000
+    assert work.artefact("evaluations/main").state == "fresh"
+    assert work.artefact("samples/rooms").stage == "index"
+
+
+def test_rows_of_the_table_have_the_schema_of_all_others(evaluated: tuple[Any, list[Any]]) -> None:
+    import pyarrow.parquet as pq
+
+    from schemas.evaluations import RESULT_COLUMNS
+
+    folder = (evaluated[0].folder / "evaluations" / "main").resolve()
+    table = pq.read_table(folder / "results.parquet")
+    assert table.column_names == list(RESULT_COLUMNS)
+    rows = {(r["probe"], r["metric"]): r for r in table.to_pylist()}
+    assert set(rows) == {
+        ("segmentation", "miou"),
+        ("segmentation", "pixel_accuracy"),
+        ("in-context", "miou"),
+        ("in-context", "pixel_accuracy"),
+        ("depth", "rmse"),
+    }
+    assert rows["depth", "rmse"]["protocol"] == "depth-linear/1"
+    assert all(len(r["encoder_digest"]) == len(r["dataset_digest"]) == 64 for r in rows.values())
+
+
+def test_only_what_changed_labels_concern_is_computed_again(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    work = copied(evaluated, tmp_path)
+    times = work.times("evaluations")
+    assert [r.digest for r in work.evaluate()] == [r.digest for r in evaluated[1]]
+    assert work.times("evaluations") == times
+    path = work.folder / "ade/annotations/validation/ADE_0000.png"
+    save(path, np.full((48, 64), 2, np.uint8))
+    assert work.artefact("evaluations/main").done == 1
+    again = {r.definition.probe: r for r in work.evaluate()}
+    before = {r.definition.probe: r for r in evaluated[1]}
+    assert again["depth"] == before["depth"]
+    assert again["segmentation"].metrics["miou"] < before["segmentation"].metrics["miou"]
+
+
+def test_a_missing_label_map_fails_its_results_and_no_others(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    work = copied(evaluated, tmp_path)
+    (work.folder / "ade/annotations/validation/ADE_0003.png").unlink()
+    found = {r.definition.probe: r for r in work.evaluate()}
+    assert {p: r.status for p, r in found.items()} == {
+        "segmentation": "failed",
+        "in-context": "failed",
+        "depth": "done",
+    }
+    assert "There is no label map" in found["segmentation"].message
+    shutil.rmtree(work.folder / "ade/annotations/validation")
+    assert [r.definition.probe for r in work.evaluate()] == ["depth"]
+    assert "shapes is skipped" in work.artefact("evaluations/main").reason
+
+
+def test_a_stop_leaves_no_result_of_what_was_not_finished(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    from pipeline.evaluations import RESULTS
+    from pipeline.protocols import other_plans
+    from pipeline.stopping import Stop
+    from stages.evaluate.other_jobs import other_job
+
+    work, stop = copied(evaluated, tmp_path), Stop()
+    stop.request()
+    inventory = work.inventory("evaluate.dense.shapes.steps=1000000", "evaluate.dense.rooms.steps=1000000")
+    plans = other_plans(inventory).plans
+    found = {plan.definition.probe: other_job(inventory, plan).run("cpu", stop) for plan in plans}
+    assert found["segmentation"] is found["depth"] is None
+    assert len(list((work.folder / "evaluations").glob(f"main-*/{RESULTS}/*.json"))) == 3
+
+
+def test_a_name_of_the_registry_promises_its_number_of_images(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    work = copied(evaluated, tmp_path)
+    path = work.folder / "unic-pipe.yaml"
+    path.write_text(path.read_text().replace("    shapes:", "    ade20k:"))
+    assert "ade20k has 20,210 images where dataset scenes has 40" in work.artefact("evaluations/main").reason
+
+
+def test_the_report_shows_miou_and_metres(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
+    from stages.report.stage import records_in_force, report
+
+    work = copied(evaluated, tmp_path)
+    inventory = work.inventory()
+    page, _ = report(inventory, records_in_force(inventory))
+    text = (page.parent / "report.md").read_text()
+    assert "mIoU" in text
+    assert "RMSE" in text
+    assert "segmentation" in page.read_text()
+
+    # Images, and below them the encoder's patches: one pixel each, as PNGs in the page.
+    pictures = [Image.open(io.BytesIO(base64.b64decode(p))) for p in re.findall('png;base64,([^"]+)', page.read_text())]
+    assert [p.size for p in pictures] == [(96, 96)] * 6 + [(8, 8)] * 6
+    seen = np.asarray(pictures[6]).astype(float)
+    assert seen.std() > 20
+    # What was drawn is kept: the same page, without reading a token.
+    again, kept = page.read_bytes(), list((work.folder / "runs" / "pictures").iterdir())
+    for shard in (work.features("scenes-test-eye-center") / "view-000").rglob("*"):
+        shard.unlink() if shard.is_file() else None
+    report(work.inventory(), records_in_force(inventory))
+    assert page.read_bytes() == again
+    kept[0].unlink()
+    report(work.inventory(), records_in_force(inventory))
+    assert "base64" not in page.read_text()  # damaged features are no reason to have no report
