@@ -64,25 +64,17 @@ def cache_report(inventory: Inventory, device: str, plot: bool, reporter: Report
 
 def loss_table(rows: Sequence[CacheLoss]) -> Table:
     """The rows for a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "teacher",
-        "token",
-        "codec",
-        "bits/value",
-        "size",
-        "SNR",
-        "cosine",
-        "worst",
-        "Gaussian R(D)",
-        "encode",
-        "read",
-    ):
-        table.add_column(column, justify="left" if column in ("teacher", "token", "codec") else "right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in ("teacher", "token", "codec"):
+        table.add_column(column, overflow="fold")
+    for column in ("bits", "size", "SNR dB", "cosine", "worst", "R(D)", "enc M/s", "dec M/s"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.teacher, row.token, row.codec, f"{row.bits_per_value:.3f}", human_bytes(row.bytes),
-            f"{row.snr_db:.1f} dB", f"{row.cosine_mean:.4f}", f"{row.cosine_min:.4f}", f"{row.gaussian_rd_bits:.3f}",
-            f"{row.encode_values_s / 1e6:,.0f} M/s", f"{row.decode_values_s / 1e6:,.0f} M/s",
+            f"{row.snr_db:.1f}", f"{row.cosine_mean:.4f}", f"{row.cosine_min:.4f}", f"{row.gaussian_rd_bits:.3f}",
+            f"{row.encode_values_s / 1e6:,.0f}", f"{row.decode_values_s / 1e6:,.0f}",
         )  # fmt: skip
+    table.caption = "bits: per value. R(D): what Gaussian features would need. enc, dec: million values a CPU second."
+    table.caption_justify = "left"
     return table

@@ -87,7 +87,6 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
     back_NPD = back.reshape(sample.values_NPD.shape)
     snr_db = sample.snr_db(sample.values_NPD, back_NPD)
     cosine = _cosines(sample, back_NPD)
-    all_rows = np.concatenate([block.values[block.valid] for block in stored.values()])
     records = [r for view, t in cache.folder.planes() if t == token for r in cache.records(view, token).values()]
     size = sum(entry.size for record in records for entry in record.files[:-1])
     values = sum(record.count for record in records) * back[0].size
@@ -103,7 +102,7 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
         snr_db=snr_db,
         cosine_mean=float(cosine.mean()),
         cosine_min=float(cosine.min()),
-        gaussian_rd_bits=gaussian_bits(_variances(sample, all_rows), snr_db),
+        gaussian_rd_bits=gaussian_bits(sample.principal_variances(), snr_db),
         encode_values_s=speeds[0],
         decode_values_s=speeds[1],
         features_values_s=speeds[2],
@@ -124,7 +123,7 @@ def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
             codec = Calibrated(token, fit_step(places, sample, target), block_rows, None)
             bits, snr_db, _, _ = measure(codec, sample)
             yield RatePoint(codec=name, bits_per_value=bits, snr_db=snr_db)
-    variance_D = _variances(sample, live)
+    variance_D = sample.principal_variances()
     for target in TARGETS_DB:
         yield RatePoint(codec="Gaussian R(D)", bits_per_value=gaussian_bits(variance_D, target), snr_db=target)
 
@@ -166,13 +165,3 @@ def _cosines(sample: Sample, back_NPD: Floats) -> NDArray[np.float64]:
         ((x - sample.mean_D) / sample.scale_D).reshape(-1, x.shape[-1]) for x in (sample.values_NPD, back_NPD)
     )
     return cosines(a_MD, b_MD)
-
-
-def _variances(sample: Sample, axes_rows: Floats) -> NDArray[np.float64]:
-    """Variance of the sample along the principal axes of (more) rows: on its own axes it would look too uneven."""
-    dims = axes_rows.shape[-1]
-    z_MD = (axes_rows.reshape(-1, dims) - sample.mean_D) / sample.scale_D
-    _, axes_DD = np.linalg.eigh((z_MD.T @ z_MD).astype(np.float64))
-    y_MD = ((sample.values_NPD.reshape(-1, dims) - sample.mean_D) / sample.scale_D) @ axes_DD
-    variance_D: NDArray[np.float64] = np.square(y_MD).mean(axis=0)
-    return variance_D
