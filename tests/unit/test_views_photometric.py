@@ -112,6 +112,22 @@ def test_pixels_depend_on_no_batch_and_no_thread_count(batch: int) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_pixels_of_the_cpu() -> None:
+    """But for the blur, whose sums a GPU rounds otherwise; also inside another precision's autocast."""
+    views = [(picture("noise", i), view_parameters(BUSY, 3, f"{i}", 0, (SIDE, SIDE))) for i in range(64)]
+    for keep_blur in (False, True):
+        parameters = [p if keep_blur else replace(p, blur_sigma=None) for _, p in views]
+        x_B3HW = torch.stack(
+            [render_geometry(image, p, BUSY, 64) for (image, _), p in zip(views, parameters, strict=True)]
+        )
+        plan = plan_of(parameters, BUSY, 64)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            found_B3HW = apply(x_B3HW.cuda(), plan.to("cuda", pinned=True)).cpu()
+        assert_close(apply(x_B3HW, plan), found_B3HW)
+        assert keep_blur or torch.equal(apply(x_B3HW, plan), found_B3HW)
+
+
 def test_nothing_to_do_changes_nothing() -> None:
     plain = ViewParameters(0, 0, SIDE, SIDE, True, (), False, None, False)
     x_13HW = torch.from_numpy(picture("noise", 1)).permute(2, 0, 1)[None]
