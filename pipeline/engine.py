@@ -127,10 +127,10 @@ class _Block:
                 tokens = tuple(token for v, token in planes if v == view)
                 if not tokens:
                     continue
-                x_N3HW, compute = pixels[_rendering(encoder_job, view)], encoder_job.need.definition.compute
+                views_N, compute = pixels[_rendering(encoder_job, view)], encoder_job.need.definition.compute
                 encoder = loaded_encoder(encoder_job.encoder, job.device, compute.channels_last, keep)
-                features = encode_block(self.crew, self.clock, encoder, compute, job.device, job.batch, x_N3HW)
-                self.forwards += len(x_N3HW)
+                features = encode_block(self.crew, self.clock, encoder, compute, job.device, job.batch, views_N)
+                self.forwards += len(views_N)
                 self.finish_writing()
                 rows = _Rows(self.dataset, task.block, self.count, unreadable)
                 self._writing = [
@@ -158,7 +158,7 @@ def _still_missing(job: ExtractJob, task: BlockTask, rows_digest: str) -> BlockT
 
 def _rendering(job: EncoderJob, view: int) -> Rendering:
     definition = job.need.definition
-    return definition.recipe, definition.view_seed, definition.encoder.image_size, view
+    return definition.recipe, definition.view_seed, definition.encoder.image_size, view, definition.compute.views
 
 
 def _renderings(job: ExtractJob, task: BlockTask, views: Sequence[int]) -> list[Rendering]:

@@ -119,8 +119,8 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         if _finish(work, folders, options.part, reporter):
             _write_losses([folder for folder in folders if read_losses(folder) is None])
         return Extraction(0, before, total, len(_bad_keys(work, folders)))
-    _check_views(work, folders, reporter)
     device = executor.device(options.device)
+    _check_views(work, folders, reporter, executor, device)
     if not options.force:
         _check_room(work, folders, mine, estimate_time=device == "cpu" and options.device == "auto")
     job = ExtractJob(
@@ -193,14 +193,21 @@ def _prepare(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
             prepare_view(folder, view, token, work.dataset.manifest.end_row)
 
 
-def _check_views(work: ExtractPass, folders: Sequence[FeatureFolder], reporter: Reporter) -> None:
-    """Views must still render as they did when the first units were extracted (R7)."""
+def _check_views(
+    work: ExtractPass, folders: Sequence[FeatureFolder], reporter: Reporter, executor: Executor, device: str
+) -> None:
+    """Views must still render as they did when the first units were extracted (R7), here and on the device.
+
+    The kept pictures are the CPU's. Those of a device may differ from them by rounding as a rule, so that goes unsaid.
+    """
     images = _probe_images(work.dataset)
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
         for view in range(max(need.views.values())):
             remark = check_probes(folder.store, *_probed(need, view), images)
             if remark:
                 reporter.say(f"{need.name}: {remark}")
+            if need.definition.compute.views == "device":
+                executor.call(check_probes, folder.store, *_probed(need, view), images, device)
 
 
 def _probed(need: FeatureNeed, view: int) -> tuple[Recipe, int, int, int]:

@@ -60,9 +60,9 @@ class FeatureNeed:
         return [(v, t) for v in range(most) for t in TOKENS if v < self.views.get(t, 0)]
 
 
-def compute_definition(compute: ComputeConfig) -> ComputeDefinition:
-    """The part of the compute settings that may change bits."""
-    return ComputeDefinition(**compute.model_dump(exclude={"device"}))
+def compute_definition(compute: ComputeConfig, recipe: Recipe) -> ComputeDefinition:
+    """The part of the compute settings that may change the bits of features under a recipe."""
+    return ComputeDefinition(**compute.model_dump(exclude={"device"} if recipe.photometric else {"device", "views"}))
 
 
 def codec_definition(cache: CacheConfig, recipe: Recipe) -> CodecDefinition:
@@ -85,7 +85,7 @@ def feature_definition(
         recipe=recipe,
         view_seed=view_seed,
         codec=codec_definition(config.cache, recipe),
-        compute=compute_definition(config.compute),
+        compute=compute_definition(config.compute, recipe),
     )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.encoders.encoder import Encoder
+    from pipeline.views.photometric import Pixels, Plan
 
 Features = dict[TokenType, NDArray[np.float32]]
 """cls (N, D) and patch (N, P, D)."""
@@ -37,19 +38,19 @@ _LOAD_LOCK = threading.Lock()
 
 def encode_block(
     crew: Crew, clock: Stopwatch, encoder: Encoder, compute: ComputeDefinition, device: str, batch: int,
-    x_N3HW: torch.Tensor,
+    pixels: Pixels,
 ) -> Features:  # fmt: skip
     """Features of the views of a block; on an accelerator when it is this block's turn.
 
     Raises:
         StageError: the device ran out of memory.
     """
-    starts = range(0, len(x_N3HW), batch)
-    features = _room(encoder.definition, len(x_N3HW), pinned=device.startswith("cuda"))
+    starts = range(0, len(pixels), batch)
+    features = _room(encoder.definition, len(pixels), pinned=device.startswith("cuda"))
     if device == "cpu":
         with clock.time("device"):
             pieces = [
-                crew.start(_encode_batch, encoder, compute, x_N3HW, slice(s, s + batch), features) for s in starts
+                crew.start(_encode_batch, encoder, compute, pixels, slice(s, s + batch), features) for s in starts
             ]
             results(pieces)
     else:
@@ -58,10 +59,10 @@ def encode_block(
         try:
             with clock.time("device"):
                 if device.startswith("cuda"):
-                    _encode_on_cuda(encoder, compute, x_N3HW, batch, features)
+                    _encode_on_cuda(encoder, compute, pixels, batch, features)
                 else:
                     for start in starts:
-                        _encode_batch(encoder, compute, x_N3HW, slice(start, start + batch), features)
+                        _encode_batch(encoder, compute, pixels, slice(start, start + batch), features)
         finally:
             _DEVICE_LOCK.release()
     return {token: x.numpy() for token, x in features.items()}
@@ -70,12 +71,14 @@ def encode_block(
 def encode_images(
     resolved: ResolvedEncoder, need: FeatureNeed, device: str, batch: int, x_N3HW: torch.Tensor
 ) -> Features:
-    """Features of some views, one batch after the other, in this thread."""
+    """Features of some finished views, one batch after the other, in this thread."""
+    from pipeline.views.photometric import Pixels
+
     compute = need.definition.compute
     encoder = loaded_encoder(resolved, device, compute.channels_last)
     features = _room(encoder.definition, len(x_N3HW))
     for start in range(0, len(x_N3HW), batch):
-        _encode_batch(encoder, compute, x_N3HW, slice(start, start + batch), features)
+        _encode_batch(encoder, compute, Pixels(x_N3HW), slice(start, start + batch), features)
     return {token: x.numpy() for token, x in features.items()}
 
 
@@ -91,15 +94,16 @@ def _room(definition: EncoderDefinition, rows: int, pinned: bool = False) -> dic
 
 
 def _encode_batch(
-    encoder: Encoder, compute: ComputeDefinition, x_N3HW: torch.Tensor, rows: slice, into: dict[TokenType, torch.Tensor]
+    encoder: Encoder, compute: ComputeDefinition, pixels: Pixels, rows: slice, into: dict[TokenType, torch.Tensor]
 ) -> None:
-    tokens = encoder.encode(x_N3HW[rows], compute)
+    x_B3HW, plan = pixels.batch(rows)
+    tokens = encoder.encode(x_B3HW, compute, plan)
     into["cls"][rows] = tokens.cls
     into["patch"][rows] = tokens.patch
 
 
 def _encode_on_cuda(
-    encoder: Encoder, compute: ComputeDefinition, x_N3HW: torch.Tensor, batch: int, into: dict[TokenType, torch.Tensor]
+    encoder: Encoder, compute: ComputeDefinition, pixels: Pixels, batch: int, into: dict[TokenType, torch.Tensor]
 ) -> None:
     """Batches on the current stream; on another one the next batch comes up, and the last one's features go down."""
     import torch
@@ -108,18 +112,21 @@ def _encode_on_cuda(
     forward = torch.cuda.current_stream(device)
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def upload(start: int) -> torch.Tensor:
+    def upload(start: int) -> tuple[torch.Tensor, Plan | None]:
+        x_B3HW, plan = pixels.batch(slice(start, start + batch))
         with torch.cuda.stream(copies):
-            return x_N3HW[start : start + batch].to(device, non_blocking=True)
+            # Only from pinned memory does a copy not wait for what the device has yet to do.
+            return x_B3HW.to(device, non_blocking=True), plan.to(device, pinned=True) if plan else None
 
-    coming = upload(0) if len(x_N3HW) else None
-    for start in range(0, len(x_N3HW), batch):
+    coming = upload(0) if len(pixels) else None
+    for start in range(0, len(pixels), batch):
         assert coming is not None
         forward.wait_stream(copies)
-        x_B3HW, rows = coming, slice(start, start + batch)
-        x_B3HW.record_stream(forward)
-        coming = upload(start + batch) if start + batch < len(x_N3HW) else None
-        tokens = encoder.encode_on_device(x_B3HW, compute)
+        (x_B3HW, plan), rows = coming, slice(start, start + batch)
+        for tensor in (x_B3HW, *(plan.tensors if plan else ())):
+            tensor.record_stream(forward)
+        coming = upload(start + batch) if start + batch < len(pixels) else None
+        tokens = encoder.encode_on_device(x_B3HW, compute, plan)
         copies.wait_stream(forward)
         with torch.cuda.stream(copies):
             for token, values in (("cls", tokens.cls), ("patch", tokens.patch)):

@@ -61,7 +61,8 @@ def live_check(
     import torch
 
     from pipeline.encoders import load_encoder
-    from pipeline.views.render import render_view
+    from pipeline.rendering import draw
+    from pipeline.views.photometric import plan_of
 
     definition = cache.definition
     random = np.random.default_rng()
@@ -76,11 +77,13 @@ def live_check(
             first, _ = dataset.block_range(block)
             rows = [first + offset for offset in offsets]
             size, recipe, seed = definition.encoder.image_size, definition.recipe, definition.view_seed
-            images = [
-                render_view(decode_image(read()), recipe, seed, dataset.key(r), view, size)
+            where = definition.compute.views
+            drawn = [
+                draw(decode_image(read()), recipe, seed, dataset.key(r), view, size, where)
                 for r, read in zip(rows, dataset.read_many(rows), strict=True)
             ]
-            tokens = model.encode(torch.stack(images), definition.compute)
+            plan = plan_of([p for _, p in drawn], recipe, size) if where == "device" else None
+            tokens = model.encode(torch.stack([x_3HW for x_3HW, _ in drawn]), definition.compute, plan)
             for token in [t for t, count in views.items() if view < count]:
                 if token not in scales:
                     scales[token] = _scales(cache, token, blocks)

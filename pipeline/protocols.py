@@ -124,7 +124,7 @@ def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig, test: Da
     plans = []
     for encoder, role, ladder, digest in _predicting(inventory, config.teacher):
         made = {"ladder": digest, "teacher": config.teacher, "recipe": CENTER.model_dump(mode="json")}
-        made["compute"] = compute_definition(inventory.config.compute).model_dump(mode="json")
+        made["compute"] = compute_definition(inventory.config.compute, CENTER).model_dump(mode="json")
         made |= {"encoder": encoder.digest, "dataset": test.digest}
         definition = _zero_shot_definition(texts, test, teacher.digest, _sha256(made), encoder)
         plans.append(OtherPlan(name, config.note, encoder, role, definition, (), (test,), ladder))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pipeline.executors import Executor
+from pipeline.executors import Executor, Threads
+from pipeline.gpu_use import gpu_use
 from pipeline.pieces import STAGES
 
 WAITING = 0.05
@@ -23,6 +24,8 @@ class Waits:
 
     def __init__(self, device: str, executor: Executor) -> None:
         self._accelerated, self._executor = device != "cpu", executor
+        # Workers may be on other machines, of whose GPUs nothing is known here.
+        self._here = device if isinstance(executor, Threads) else "elsewhere"
         self._started = time.monotonic()
         self._seconds = dict.fromkeys(STAGES, 0.0)
 
@@ -45,7 +48,9 @@ class Waits:
         blocks = self.blocks()
         if self._accelerated:
             depths = ", ".join(f"{blocks[stage]:.1f} {_WORDS[stage]}" for stage in STAGES)
-            return f"blocks: {depths} · device waits {self.waiting():.0%}"
+            use = gpu_use(self._here)
+            busy = "" if use is None else f" · GPU {use:.0%}"
+            return f"blocks: {depths} · device waits {self.waiting():.0%}{busy}"
         total = sum(blocks.values())
         if not total:
             return ""

@@ -106,6 +106,10 @@ class ComputeConfig(Model):
     threads: PositiveInt = 1
     """CPU threads of one forward pass: fixed, because sums change with it. Parallelism comes from blocks."""
     channels_last: bool = True
+    views: Literal["host", "device"] = "host"
+    """Where extraction does the photometric part of the views (colours, blur, solarize): `host`, image by image on the
+    CPU; `device`, in batches where the encoder runs, which is worth it on a GPU. Pixels are equal but for the rounding
+    of blurred ones (R7); features are extracted anew when it changes."""
 
 
 class LadderConfig(Model):

@@ -55,6 +55,8 @@ class ComputeDefinition(Model):
     batch: int
     threads: int
     channels_last: bool = True
+    views: Literal["host", "device"] = "host"
+    """Where the photometric part of the views was done; `host` also for recipes that have none."""
 
 
 class FeatureDefinition(Model):

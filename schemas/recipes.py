@@ -40,6 +40,12 @@ class Recipe(Model):
     reference_size: Annotated[int, Field(ge=8)] = 224
     """The input size for which blur is stated; other sizes blur in proportion."""
 
+    @property
+    def photometric(self) -> bool:
+        """Whether a view may be changed by more than crop, resize and flip."""
+        chances = (self.jitter_probability, self.grayscale, self.blur_probability, self.solarize_probability)
+        return max(chances) > 0
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Recipe:
         bad = []

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from pipeline.views.photometric import Plan, finish
 from pipeline.views.render import normalize
 from schemas.errors import StageError, UserError
 from schemas.features import ComputeDefinition, EncoderDefinition
@@ -66,14 +67,16 @@ class Encoder(nn.Module):
             cls_BD = features[:, 0] if _has_class_token(self.model) else patch_BPD.mean(dim=1)
         return Tokens(cls_BD.float(), patch_BPD.float().contiguous())
 
-    def encode(self, x_B3HW: torch.Tensor, compute: ComputeDefinition) -> Tokens:
+    def encode(self, x_B3HW: torch.Tensor, compute: ComputeDefinition, plan: Plan | None = None) -> Tokens:
         """Tokens on the CPU, as of `encode_on_device`."""
-        cls_BD, patch_BPD = self.encode_on_device(x_B3HW, compute)
+        cls_BD, patch_BPD = self.encode_on_device(x_B3HW, compute, plan)
         return Tokens(cls_BD.cpu(), patch_BPD.cpu())
 
-    def encode_on_device(self, x_B3HW: torch.Tensor, compute: ComputeDefinition) -> Tokens:
+    def encode_on_device(self, x_B3HW: torch.Tensor, compute: ComputeDefinition, plan: Plan | None = None) -> Tokens:
         """Tokens of uint8 images (rendered at `definition.image_size`), as float32 on the encoder's device.
 
+        `plan` is the photometric part of the views when it is still to be done (None: the images are finished). It is
+        done first.
         Normalisation is float32 on the encoder's device; autocast dtype, TF32 and memory format are `compute`'s. The
         number of CPU threads is the process's: set it before, once per thread.
 
@@ -84,6 +87,8 @@ class Encoder(nn.Module):
         self._arrange(compute.channels_last)
         try:
             with torch.inference_mode(), precision(compute, device):
+                if plan is not None:
+                    x_B3HW = finish(x_B3HW, plan, device)
                 x_B3HW = normalize(x_B3HW.to(device), self.definition.mean, self.definition.std)
                 if compute.channels_last:
                     x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)

@@ -34,6 +34,9 @@ _NEXT = (
     "Rendering depends on torchvision, Pillow and the CPU. Continue in the environment that extracted these features, "
     "or move their folder aside and run: unic-pipe extract"
 )
+_ON_DEVICE = (
+    "This device's arithmetic cannot be used for views. Set compute.views: host, and run the same command again."
+)
 _REPAIR = "Run: unic-pipe verify"
 
 Images = Sequence[tuple[str, np.ndarray]]
@@ -74,12 +77,14 @@ def write_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, 
     store.create(_document_key(view), document.to_bytes())
 
 
-def check_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, images: Images) -> str | None:
+def check_probes(
+    store: Store, recipe: Recipe, seed: int, view: int, size: int, images: Images, device: str | None = None
+) -> str | None:
     """Draw a view's probes again and compare: None when equal, one line when only rounding differs.
 
     Parameters must be equal exactly; pixels may differ by at most `MAX_DIFFERENCE` and on average by
     `MEAN_DIFFERENCE` per picture, as between the kernels of two CPUs. Arguments as for `write_probes`; further images
-    are ignored.
+    are ignored. With `device`, their photometric part is drawn there, as `compute.views: device` does.
 
     Raises:
         StageError: the view is rendered differently, the probes belong to another recipe, seed or size, a probe's
@@ -92,7 +97,7 @@ def check_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, 
     if found != (digest_of(recipe), seed, view, size):
         raise StageError(f"{_document_key(view)} was made for another recipe, seed, view or size.", _REPAIR)
     samples = dict(images)
-    differences = [_compare(store, probe, document, recipe, samples) for probe in document.probes]
+    differences = [_compare(store, probe, document, recipe, samples, device) for probe in document.probes]
     unequal = [d for d in differences if d.largest > 0]
     if not unequal:
         return None
@@ -100,9 +105,9 @@ def check_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, 
     text = f"up to {worst.largest}/255, {worst.mean:.3g}/255 on average (sample {worst.key!r})"
     if not worst.allowed:
         raise StageError(
-            f"View {view} is rendered differently from when its features were extracted: {len(unequal)} of "
-            f"{len(differences)} probe pictures differ, {text}.",
-            _NEXT,
+            f"View {view} is rendered differently {f'on {device} ' if device else ''}from when its features were "
+            f"extracted: {len(unequal)} of {len(differences)} probe pictures differ, {text}.",
+            _ON_DEVICE if device else _NEXT,
         )
     return (
         f"View {view}: {len(unequal)} of {len(differences)} probe pictures differ by rounding, {text}; "
@@ -153,7 +158,12 @@ class _Difference:
 
 
 def _compare(
-    store: Store, probe: Probe, document: ProbesDocument, recipe: Recipe, samples: dict[str, np.ndarray]
+    store: Store,
+    probe: Probe,
+    document: ProbesDocument,
+    recipe: Recipe,
+    samples: dict[str, np.ndarray],
+    device: str | None,
 ) -> _Difference:
     image_HWC = _sample(probe, document, samples)
     drawn = view_parameters(recipe, document.seed, probe.key, document.view, _size_hw(image_HWC))
@@ -170,7 +180,7 @@ def _compare(
         state = "missing" if png is None else "damaged"
         raise StageError(f"The probe picture {probe.file} of sample {probe.key!r} is {state}.", _REPAIR)
     kept_HWC = _from_png(png, document.size)
-    drawn_HWC = _render(image_HWC, drawn, recipe, document.size)
+    drawn_HWC = _render(image_HWC, drawn, recipe, document.size, device)
     assert kept_HWC is not None, f"{probe.file}: its hash is right and yet it is no picture of its size"
     return _difference(probe.key, kept_HWC, drawn_HWC)
 
@@ -209,11 +219,21 @@ def _is_close(a_HWC: np.ndarray | None, b_HWC: np.ndarray) -> bool:
     return a_HWC is not None and _difference("", a_HWC, b_HWC).allowed
 
 
-def _render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int) -> np.ndarray:
+def _render(
+    image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int, device: str | None = None
+) -> np.ndarray:
     """uint8 (size, size, 3). torch is imported only where something is drawn."""
-    from pipeline.views.render import render
+    import torch
 
-    pixels_HWC: np.ndarray = render(image_HWC, parameters, recipe, size).permute(1, 2, 0).numpy()
+    from pipeline.views.photometric import finish, plan_of
+    from pipeline.views.render import render, render_geometry
+
+    if device is None:
+        x_CHW = render(image_HWC, parameters, recipe, size)
+    else:
+        x_CHW = render_geometry(image_HWC, parameters, recipe, size)
+        x_CHW = finish(x_CHW[None], plan_of([parameters], recipe, size), torch.device(device))[0].cpu()
+    pixels_HWC: np.ndarray = x_CHW.permute(1, 2, 0).numpy()
     return pixels_HWC
 
 

@@ -45,6 +45,18 @@ def render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, si
     Raises:
         ValueError: not such an image, or the box does not lie inside it.
     """
+    # The blur is a float convolution: a caller's autocast must not reach it.
+    with torch.autocast("cpu", enabled=False):
+        x_CHW = _coloured(render_geometry(image_HWC, parameters, recipe, size), parameters, recipe)
+    # Grayscale may return one channel seen three times.
+    return x_CHW.contiguous()
+
+
+def render_geometry(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int) -> torch.Tensor:
+    """The view without its photometric part (colours, blur, solarize), which `photometric` then does for a batch.
+
+    Arguments, result and errors as of `render`.
+    """
     p = parameters
     if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
         raise ValueError(f"expected a uint8 image (H, W, 3), found {image_HWC.dtype} {image_HWC.shape}")
@@ -53,14 +65,8 @@ def render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, si
     # A copy, because arrays of decoders may be read-only and torch's operations may work in place.
     box_HWC = np.array(image_HWC[p.top : p.top + p.height, p.left : p.left + p.width], order="C")
     x_CHW = torch.from_numpy(box_HWC).permute(2, 0, 1)
-    # The blur is a float convolution: a caller's autocast must not reach it.
-    with torch.autocast("cpu", enabled=False):
-        x_CHW = _resized(x_CHW, recipe, size)
-        if p.flip:
-            x_CHW = F.horizontal_flip(x_CHW)
-        x_CHW = _coloured(x_CHW.contiguous(), p, recipe)
-    # Grayscale may return one channel seen three times.
-    return x_CHW.contiguous()
+    x_CHW = _resized(x_CHW, recipe, size)
+    return (F.horizontal_flip(x_CHW) if p.flip else x_CHW).contiguous()
 
 
 def render_view(image_HWC: np.ndarray, recipe: Recipe, seed: int, key: str, view: int, size: int) -> torch.Tensor:
@@ -103,15 +109,21 @@ def _coloured(x_CHW: torch.Tensor, p: ViewParameters, recipe: Recipe) -> torch.T
 
 
 def _blurred(x_CHW: torch.Tensor, sigma_reference: float, recipe: Recipe) -> torch.Tensor:
-    """Gaussian blur whose kernel and sigma are those of the reference size, in proportion to this size."""
-    size = x_CHW.shape[-1]
-    scale = size / recipe.reference_size
-    half = math.floor((recipe.blur_kernel * scale - 1) / 2 + 0.5)
-    # Reflected borders cannot be wider than the view.
-    half = min(half, size - 1)
-    sigma = sigma_reference * scale
-    if half < 1 or sigma < _LEAST_SIGMA:
+    half, sigma = blur_of(sigma_reference, recipe, x_CHW.shape[-1])
+    if half < 1:
         return x_CHW
     side = 2 * half + 1
     blurred: torch.Tensor = F.gaussian_blur(x_CHW, [side, side], [sigma, sigma])
     return blurred
+
+
+def blur_of(sigma_reference: float, recipe: Recipe, size: int) -> tuple[int, float]:
+    """Half width of the Gaussian kernel and its sigma in pixels of a view: the reference size's in proportion.
+
+    A half width of 0 means that nothing is to be done. Whenever it is not 0, it is the same for all sigmas.
+    """
+    scale = size / recipe.reference_size
+    # Reflected borders cannot be wider than the view.
+    half = min(math.floor((recipe.blur_kernel * scale - 1) / 2 + 0.5), size - 1)
+    sigma = sigma_reference * scale
+    return (0 if half < 1 or sigma < _LEAST_SIGMA else half), sigma

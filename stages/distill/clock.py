@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from pipeline.gpu_use import gpu_use
 from stages.distill.bottleneck import Bottleneck
 from stages.distill.loader import Batch
 
@@ -25,6 +26,17 @@ class Stretch(NamedTuple):
     """Of the global batch."""
     queue: float
     """Mean number of assembled batches when one was taken."""
+    gpu_use: float | None = None
+    """Fraction of the last second or so in which the GPU was busy; None where that cannot be known."""
+
+    def known(self) -> dict[str, float]:
+        """The figures by name, without what cannot be known."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def note(self) -> str:
+        """What the progress line says of them."""
+        use = "" if self.gpu_use is None else f" · GPU {self.gpu_use:.0%}"
+        return f"waits for data {self.data_wait:.0%}{use}"
 
 
 class Clock:
@@ -62,7 +74,8 @@ class Clock:
         """The figures since the last call."""
         now = time.monotonic()
         seconds = max(now - self._row, 1e-9)
-        found = Stretch(self._waited_s / seconds, self._images / seconds, self._bottleneck.times.queue())
+        use = gpu_use() if self._on_gpu else None
+        found = Stretch(self._waited_s / seconds, self._images / seconds, self._bottleneck.times.queue(), use)
         self._bottleneck.look(found.data_wait, seconds)
         self._row, self._waited_s, self._images = now, 0.0, 0
         return found

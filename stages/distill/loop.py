@@ -105,7 +105,7 @@ def write_rows(students: Sequence[Training], stretch: Stretch, task: Task) -> li
     for student in students:
         student.share_meter()
     losses = ", ".join(f"{s.meter.means()['loss']:.4f}" for s in students)
-    task.note(f"loss {losses} · waits for data {stretch.data_wait:.0%}")
+    task.note(f"loss {losses} · {stretch.note()}")
     return each(students, partial(Training.write_row, stretch=stretch))
 
 

@@ -20,8 +20,8 @@ from stages.distill.loss import TeacherLosses
 
 FILE = "metrics.parquet"
 
-TIMINGS = ("data_wait", "images_per_s", "queue")
-"""Columns that are different every time."""
+TIMINGS = ("data_wait", "images_per_s", "queue", "gpu_use")
+"""Columns that are different every time; `gpu_use` only where it can be known."""
 
 
 def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str, Tensor]:

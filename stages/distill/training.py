@@ -200,7 +200,7 @@ class Training:
         self.require_finite(means["loss"], "loss")
         if self.log is not None:
             lr = float(self.rates[self.step - 1])
-            self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch._asdict(), **means})
+            self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch.known(), **means})
         self.meter = Meter()
 
     def write_validation(self, meter: Meter) -> None:

@@ -19,6 +19,7 @@ from pipeline.protocols import OtherPlan
 from pipeline.stopping import Stop
 from pipeline.texts import class_texts
 from schemas.config import Scalar
+from schemas.recipes import CENTER
 from stages.evaluate.dense import measure
 from stages.evaluate.dense_data import DenseData, Labels
 from stages.evaluate.features import Features, read_features
@@ -75,4 +76,6 @@ def _features(inventory: Inventory, plan: OtherPlan, teacher: str, device: str, 
         predict = predict_imported(plan.ladder, encoder, teacher)
     else:
         predict = predict_teacher(plan.ladder, encoder, teacher)
-    return predicted_features(predict, plan.datasets[0], compute_definition(inventory.config.compute), device, stop)
+    return predicted_features(
+        predict, plan.datasets[0], compute_definition(inventory.config.compute, CENTER), device, stop
+    )

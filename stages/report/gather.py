@@ -129,7 +129,7 @@ def training_curves(manifest: StudentManifest, folder: Path, name: str) -> Stude
     curves = {
         column: _series(epochs, table.column(column).to_pylist())
         for column in table.column_names
-        if column not in ("step", "epoch", "data_wait", "images_per_s", "queue")
+        if column not in ("step", "epoch", "data_wait", "images_per_s", "queue", "gpu_use")
     }
     return StudentCurves(name, teachers, {column: c for column, c in curves.items() if c.values})
 

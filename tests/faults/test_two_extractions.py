@@ -16,10 +16,10 @@ import pipeline.engine as engine
 from pipeline.executors import usable_cores
 from pipeline.pieces import blocks_in_flight
 whole, rows = engine.encode_block, 0
-def counted(crew, clock, encoder, compute, device, batch, x_N3HW):
+def counted(crew, clock, encoder, compute, device, batch, pixels):
     global rows
-    rows += len(x_N3HW)
-    return whole(crew, clock, encoder, compute, device, batch, x_N3HW)
+    rows += len(pixels)
+    return whole(crew, clock, encoder, compute, device, batch, pixels)
 engine.encode_block = counted
 import pipeline.extraction
 from cli.main import app

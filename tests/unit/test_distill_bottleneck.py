@@ -64,4 +64,4 @@ def test_clock_counts_waiting_and_images() -> None:
     assert 0 < first.data_wait <= 1
     assert first.images_per_s > 0
     assert first.queue == 2
-    assert second == (0.0, 0.0, 0.0)
+    assert second == (0.0, 0.0, 0.0, None)
