@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.encoders.encoder import Encoder
-    from pipeline.views.photometric import Pixels, Plan
+    from pipeline.views.photometric import Pixels
 
 Features = dict[TokenType, NDArray[np.float32]]
 """cls (N, D) and patch (N, P, D)."""
@@ -105,28 +105,31 @@ def _encode_batch(
 def _encode_on_cuda(
     encoder: Encoder, compute: ComputeDefinition, pixels: Pixels, batch: int, into: dict[TokenType, torch.Tensor]
 ) -> None:
-    """Batches on the current stream; on another one the next batch comes up, and the last one's features go down."""
+    """Batches on the current stream; on another one the next batch comes up and its views are finished, and the last
+    one's features go down."""
     import torch
+
+    from pipeline.views.photometric import finish
 
     device = next(encoder.parameters()).device
     forward = torch.cuda.current_stream(device)
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def upload(start: int) -> tuple[torch.Tensor, Plan | None]:
+    def upload(start: int) -> torch.Tensor:
         x_B3HW, plan = pixels.batch(slice(start, start + batch))
-        with torch.cuda.stream(copies):
+        with torch.cuda.stream(copies), encoder.memory_explained(len(x_B3HW)):
+            x_B3HW = x_B3HW.to(device, non_blocking=True)
             # Only from pinned memory does a copy not wait for what the device has yet to do.
-            return x_B3HW.to(device, non_blocking=True), plan.to(device, pinned=True) if plan else None
+            return x_B3HW if plan is None else finish(x_B3HW, plan.to(device, pinned=True), device)
 
     coming = upload(0) if len(pixels) else None
     for start in range(0, len(pixels), batch):
         assert coming is not None
         forward.wait_stream(copies)
-        (x_B3HW, plan), rows = coming, slice(start, start + batch)
-        for tensor in (x_B3HW, *(plan.tensors if plan else ())):
-            tensor.record_stream(forward)
+        x_B3HW, rows = coming, slice(start, start + batch)
+        x_B3HW.record_stream(forward)
         coming = upload(start + batch) if start + batch < len(pixels) else None
-        tokens = encoder.encode_on_device(x_B3HW, compute, plan)
+        tokens = encoder.encode_on_device(x_B3HW, compute)
         copies.wait_stream(forward)
         with torch.cuda.stream(copies):
             for token, values in (("cls", tokens.cls), ("patch", tokens.patch)):

@@ -75,33 +75,37 @@ class Encoder(nn.Module):
     def encode_on_device(self, x_B3HW: torch.Tensor, compute: ComputeDefinition, plan: Plan | None = None) -> Tokens:
         """Tokens of uint8 images (rendered at `definition.image_size`), as float32 on the encoder's device.
 
-        `plan` is the photometric part of the views when it is still to be done (None: the images are finished). It is
-        done first.
-        Normalisation is float32 on the encoder's device; autocast dtype, TF32 and memory format are `compute`'s. The
-        number of CPU threads is the process's: set it before, once per thread.
+        `plan` is the photometric part of the views when it is still to be done (None: the images are finished); it is
+        done first. Normalisation is float32 on the encoder's device; autocast dtype, TF32 and memory format are
+        `compute`'s. The number of CPU threads is the process's: set it before, once per thread.
 
         Raises:
             StageError: the device ran out of memory; the message says what to set.
         """
         device = next(self.model.parameters()).device
         self._arrange(compute.channels_last)
+        with self.memory_explained(len(x_B3HW)), torch.inference_mode(), precision(compute, device):
+            if plan is not None:
+                x_B3HW = finish(x_B3HW, plan, device)
+            x_B3HW = normalize(x_B3HW.to(device), self.definition.mean, self.definition.std)
+            if compute.channels_last:
+                x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
+            tokens: Tokens = self(x_B3HW)
+            return tokens
+
+    @contextmanager
+    def memory_explained(self, images: int) -> Iterator[None]:
+        """Work on so many images that turns the device's out-of-memory errors into a StageError that says what to set."""
         try:
-            with torch.inference_mode(), precision(compute, device):
-                if plan is not None:
-                    x_B3HW = finish(x_B3HW, plan, device)
-                x_B3HW = normalize(x_B3HW.to(device), self.definition.mean, self.definition.std)
-                if compute.channels_last:
-                    x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
-                tokens: Tokens = self(x_B3HW)
-                return tokens
+            yield
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            size = self.definition.image_size
+            size, device = self.definition.image_size, next(self.model.parameters()).device
             raise StageError(
-                f"Out of memory on {device}: {len(x_B3HW)} images of {size} x {size} pixels through"
+                f"Out of memory on {device}: {images} images of {size} x {size} pixels through"
                 f" {self.definition.architecture}.",
-                f"Go on with a smaller batch: unic-pipe extract --batch {max(1, len(x_B3HW) // 2)}"
+                f"Go on with a smaller batch: unic-pipe extract --batch {max(1, images // 2)}"
                 " (for evaluate: a smaller compute.batch).",
             ) from error
 

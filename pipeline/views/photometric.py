@@ -47,14 +47,10 @@ class Plan:
     def to(self, device: torch.device | str, pinned: bool = False) -> Plan:
         """The same on a device; `pinned` memory lets the copy run behind the CPU's back."""
         rows_E, factors_E2, kernels_FK = (
-            (t.pin_memory() if pinned else t).to(device, non_blocking=pinned) for t in self.tensors
+            (t.pin_memory() if pinned else t).to(device, non_blocking=pinned)
+            for t in (self.rows_E, self.factors_E2, self.kernels_FK)
         )
         return Plan(self.steps, rows_E, factors_E2, kernels_FK, self.threshold)
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Everything that lies on the device."""
-        return self.rows_E, self.factors_E2, self.kernels_FK
 
 
 @dataclass(frozen=True)
