@@ -224,8 +224,10 @@ class Scheduler(Cluster):
         try:
             new = [address for address in client.nthreads() if address not in self._vetted]
             found = client.run(find_spec, "pipeline.workers", workers=new, on_error="return") if new else {}
-        except OSError:  # lost: what is in flight says so
+        except OSError:  # lost for now: what is in flight says so, or the connection comes back
             return
+        except RuntimeError as error:  # the client has given up and closed itself
+            self._explain(error, "a question to the workers")
         for address, answer in found.items():
             if answer is None or isinstance(answer, ImportError):
                 raise _not_installed(f"The Dask worker {address}", "pipeline")
