@@ -1,4 +1,4 @@
-"""A Dask cluster of SLURM jobs, one GPU each, for `unic-pipe extract --scheduler` (needs: pip install 'unic-pipe[slurm]').
+"""A Dask cluster of SLURM jobs, one GPU each, for `unic-pipe extract --scheduler` (needs: pip install '.[slurm]').
 
 python examples/slurm_dask.py --jobs 16 --partition gpu &      # on a login node; it ends with Ctrl-C
 unic-pipe extract --device cuda --scheduler scheduler.json     # in the working folder, beside scheduler.json

@@ -274,5 +274,5 @@ def _opened(scheme: str, bucket: str, options: str, pid: int) -> Requests:
         return GsRequests(bucket, settings)
     except ImportError as error:
         raise UserError(
-            f"{scheme}:// needs {library}, which is not installed ({error.name}).", f'pip install "unic-pipe[{name}]"'
+            f"{scheme}:// needs {library}, which is not installed ({error.name}).", f'pip install ".[{name}]"'
         ) from None

@@ -127,7 +127,7 @@ def embed_names(
         import open_clip
     except ImportError:
         raise UserError(
-            "Class names are embedded by open_clip, which is not installed.", 'pip install "unic-pipe[clip]"'
+            "Class names are embedded by open_clip, which is not installed.", 'pip install ".[clip]"'
         ) from None
     try:
         with torch.random.fork_rng(devices=[]):

@@ -34,9 +34,7 @@ def unpack_nyud(
     try:
         import h5py
     except ImportError:
-        raise UserError(
-            "NYU Depth v2 is an HDF5 file; h5py is not installed.", 'pip install "unic-pipe[dense]"'
-        ) from None
+        raise UserError("NYU Depth v2 is an HDF5 file; h5py is not installed.", 'pip install ".[dense]"') from None
     numbers, store, done = _numbers(splits), LocalStore(folder), 0
     try:
         with h5py.File(labelled, "r") as file:

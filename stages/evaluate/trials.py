@@ -36,7 +36,7 @@ def best_of_trials(
     except ImportError:
         raise UserError(
             "The search by trials (evaluate.search: optuna) needs Optuna, which is not installed.",
-            "pip install 'unic-pipe[optuna]', or leave the default: evaluate.search: fast",
+            "pip install '.[optuna]', or leave the default: evaluate.search: fast",
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file.parent.mkdir(parents=True, exist_ok=True)

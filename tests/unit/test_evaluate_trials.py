@@ -84,4 +84,4 @@ def test_without_optuna_the_message_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match="not installed") as error:
         best_of_trials(tmp_path / "s.sqlite", RANGES, score, trials=1, seed=0)
-    assert "unic-pipe[optuna]" in (error.value.hint or "")
+    assert ".[optuna]" in (error.value.hint or "")
