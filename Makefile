@@ -6,9 +6,9 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    install into .venv and run the whole pipeline on real data (about 5 minutes on 2 cores)"
-	@echo "make test    install with test tools and run the whole suite"
-	@echo "make faults  kills, flipped bits, full disks, two at once (about 4 minutes on 2 cores)"
+	@echo "make demo    install into .venv and run the whole pipeline on real data (about 4 minutes on 2 cores)"
+	@echo "make test    install with test tools and run the suite (about 9 minutes on 2 cores)"
+	@echo "make faults  kills, flipped bits, full disks, two at once (about 6 minutes on 2 cores)"
 	@echo "make check   lint, types, make test and make faults: exactly what CI runs"
 
 .venv/.run: pyproject.toml

@@ -11,7 +11,6 @@ from cli.options import (
     ConfigOption,
     DeviceOption,
     JsonOption,
-    RowsOption,
     SetOption,
     add_command,
     open_inventory,
@@ -41,7 +40,15 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", metavar=NO_VALUE, help="A first look: little work, two repetitions.")
     ] = False,
-    rows: RowsOption = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            "--rows",
+            metavar="N|N%",
+            help="Measure on the first blocks only, for instance 1% or 5000.",
+            show_default=False,
+        ),
+    ] = None,
     scale: Annotated[
         str | None,
         typer.Option(

@@ -32,7 +32,7 @@ def benchmarks(
 ) -> int:
     """Show the benchmarks that have a name: sizes, metric, probe, licence, and what of each is here.
 
-    To use them: evaluate.benchmarks: [dtd, pets] in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
+    To use them, name them under evaluate.benchmarks in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
     """
     from pipeline.benchmarks.catalogue import catalogue
     from pipeline.benchmarks.download import download as fetch

@@ -9,10 +9,9 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import pytest
 # The module beside this file; tests/ is no package, and its folder is on no path.
 sys.path.insert(0, str(Path(__file__).parent))
 import object_server
+import training_ranks
 
 if TYPE_CHECKING:
     from pipeline.executors import Executor
@@ -364,54 +364,8 @@ def remote(raw: Work, s3: object_server.Bucket) -> Work:
     return raw
 
 
-@dataclass
-class Ranks:
-    """Runs `unic-pipe distill` in several processes that train together (see `ranks.py`)."""
-
-    process: subprocess.Popen[str]
-    out: Path
-
-    def __call__(self, work: Work, size: int, *more: str, signals: Sequence[tuple[int, int, str]] = ()) -> list[int]:
-        """Exit codes by rank. `signals`: (rank, step, name of a signal) that a rank sends itself before a step."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        shutil.rmtree(self.out, ignore_errors=True)
-        self.out.mkdir()
-        command = ["distill", "--no-live-check", "--device", "cpu", *more]
-        request = {"command": command, "folder": str(work.folder), "size": size, "out": str(self.out)}
-        self.process.stdin.write(json.dumps(request | {"signals": list(signals)}) + "\n")
-        self.process.stdin.flush()
-        codes: list[int] = json.loads(self.process.stdout.readline())
-        return codes
-
-    def said(self, rank: int) -> str:
-        """What a rank printed in the last run."""
-        return (self.out / f"{rank}.log").read_text()
-
-    def everything(self) -> str:
-        """What all ranks printed in the last run."""
-        return "".join(self.said(rank) for rank in range(len(list(self.out.glob("*.log")))))
-
-    def learned(self) -> dict[tuple[str, int], tuple[int, list[int]]]:
-        """By student and step of the last run: the view, and the rows of the global batch in order."""
-        found: dict[tuple[str, int], tuple[int, list[int]]] = {}
-        for rank in range(len(list(self.out.glob("*.rows")))):
-            for line in (self.out / f"{rank}.rows").read_text().splitlines():
-                name, step, view, rows = json.loads(line)
-                found[name, step] = view, [*found.get((name, step), (view, []))[1], *rows]
-        return found
-
-
 @pytest.fixture(scope="session")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    script = Path(__file__).with_name("ranks.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    yield Ranks(process, tmp_path_factory.mktemp("ranks") / "out")
-    process.stdin.close()
-    assert process.wait(30) == 0
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[training_ranks.Ranks]:
+    """Runs `unic-pipe distill` in several processes that train together."""
+    with training_ranks.started(tmp_path_factory.mktemp("ranks") / "out") as found:
+        yield found
