@@ -46,12 +46,10 @@ def import_(
     from rich.console import Console
 
     from pipeline.configuration import CONFIG_NAME
-    from schemas.base import is_name
-    from schemas.errors import UserError
+    from schemas.base import require_name
     from stages.convert import import_encoder
 
-    if not is_name(name):
-        raise UserError(f"{name!r} is not a usable name: letters, digits and . _ + - (the first a letter or digit).")
+    require_name(name, "NAME")
     folder, weights_dir = Path.cwd(), Path("weights")
     if config is not None or Path(CONFIG_NAME).exists():
         inventory = open_inventory(config, None)

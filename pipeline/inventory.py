@@ -21,7 +21,7 @@ from pipeline.rows import rows_wanted
 from pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
 from pipeline.storage import LocalStore, Store, sha256_of_file
 from pipeline.students import baseline_config, student_definition, student_folder, student_teachers
-from schemas.base import digest_of, short
+from schemas.base import digest_of, require_name, short
 from schemas.chains import named_student
 from schemas.config import EncoderConfig, StudentConfig, TokenType
 from schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
@@ -86,8 +86,9 @@ class Inventory:
         """Resolve an encoder once.
 
         Raises:
-            UserError: its weights are missing or not what they should be.
+            UserError: its weights are missing or not what they should be, or its name is no name.
         """
+        require_name(name, "Encoder")
         key = f"{name}:{digest_of(config)}"
         if key not in self._encoders:
             try:
@@ -238,7 +239,8 @@ class Inventory:
 
     def with_students(self, students: Mapping[str, StudentConfig]) -> Inventory:
         """The same working folder with other students configured."""
-        config = self.config.model_copy(update={"students": dict(students)})
+        named = {require_name(name, "Student"): student for name, student in students.items()}
+        config = self.config.model_copy(update={"students": named})
         return Inventory(replace(self.workspace, config=config), self.rows, self.live)
 
     def with_live_teachers(self) -> Inventory:
@@ -247,7 +249,7 @@ class Inventory:
 
     def student_name(self, name: str) -> str:
         """The name under which a student is kept: pilots and students with teachers in the loop have their own."""
-        return name + (LIVE if self.live else "") + (PILOT if self.rows is not None else "")
+        return require_name(name + (LIVE if self.live else "") + (PILOT if self.rows is not None else ""), "Student")
 
     def student_definition(self, name: str) -> StudentDefinition | None:
         """What the configured student would be made from; None while its dataset is not indexed.

@@ -51,12 +51,17 @@ def pointers(folder: Store) -> list[str]:
 
 
 def resolve_pointer(folder: Path, name: str) -> Path | None:
-    """The folder that the link `<folder>/<name>` points to, or None when there is no such link or its target is gone."""
+    """The folder beside it that the link `<folder>/<name>` points to, or None when there is no such link or folder."""
     try:
-        target = folder / os.readlink(folder / name)
+        target = os.readlink(folder / name)
     except OSError:
         return None
-    return target if target.is_dir() else None
+    return folder / target if _is_beside(target) and (folder / target).is_dir() else None
+
+
+def _is_beside(target: str) -> bool:
+    """Whether a target is a folder beside the pointer: a damaged or foreign one must not lead elsewhere."""
+    return target not in ("", ".", "..") and "/" not in target
 
 
 def _target(folder: Store, name: str) -> str | None:
@@ -64,15 +69,14 @@ def _target(folder: Store, name: str) -> str | None:
         target = folder.get(name + SUFFIX).decode().strip()
     except (FileNotFoundError, UnicodeDecodeError):
         return None
-    # Only a folder beside the pointer: a damaged or foreign object must not lead elsewhere.
-    return target if target and "/" not in target else None
+    return target if _is_beside(target) else None
 
 
 def _link(folder: Path, name: str, target: str) -> None:
     link = folder / name
     if link.is_symlink() and os.readlink(link) == target:
         return
-    if link.exists() and not link.is_symlink():
+    if os.path.lexists(link) and not (link.is_symlink() and _is_beside(os.readlink(link))):
         raise UserError(f"{link} is in the way of the pointer to {target}.", f"Move it: mv {link} {link}.old")
     temporary = folder / f".{name}.{socket.gethostname()}@{os.getpid()}-{next(_counter)}"
     try:

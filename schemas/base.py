@@ -8,7 +8,7 @@ import re
 from typing import Annotated, Any, ClassVar, Self
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from schemas.errors import UserError
 
@@ -25,6 +25,31 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,
 def is_name(text: str) -> bool:
     """Whether a text can be a `Name`."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", text) is not None
+
+
+def require_name(text: str, what: str) -> str:
+    """A name that did not come through a document, as it is; `what` it is the name of begins the message.
+
+    Raises:
+        UserError: it is not a `Name`.
+    """
+    if not is_name(text):
+        shown = f"{text[:40]!r}… ({len(text)} characters)" if len(text) > 100 else repr(text)
+        raise UserError(
+            f"{what}: {shown} is not a usable name.",
+            "Use at most 100 letters, digits and . _ + - (the first a letter or digit).",
+        )
+    return text
+
+
+def _require_inside(path: str) -> str:
+    if path.startswith("/") or not path.isprintable() or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError("leads out of its folder")
+    return path
+
+
+InsidePath = Annotated[str, AfterValidator(_require_inside)]
+"""A path below the folder of its document, with slashes."""
 
 
 PROGRAM_VERSION = "0.1.0"

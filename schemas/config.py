@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from schemas.arguments import argument_problems
 from schemas.base import Model, Name
 from schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
 from schemas.chains import circles, needed_students
@@ -308,9 +309,12 @@ _REFERENCES = (
 )
 """Where the configuration names something, where that has to be defined, and what it is."""
 
+_MODELS = (("teachers", "*"), ("students", "*"), ("evaluate", "encoders", "*"))
+"""Where the configuration gives arguments of a model."""
+
 
 def reference_problems(body: Any) -> list[InitErrorDetails]:
-    """Names that nothing has, as pydantic problems with their places.
+    """Names that nothing has, and arguments of models that cannot be given, as pydantic problems with their places.
 
     `body` is a configuration as plain mappings and lists. It may be wrong in other ways, so that names are checked
     together with everything else.
@@ -324,6 +328,9 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
                 problems.append(_problem(loc, message, name))
     for loc, value in _values(body, ("evaluate", "benchmarks")):
         problems += [_problem((*loc, *place), why, place[-1]) for place, why in benchmark_problems(value)]
+    for place in _MODELS:
+        for loc, given in _values(body, (*place, "model_args")):
+            problems += [_problem((*loc, name), why, name) for name, why in argument_problems(given)]
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
     for loc, _ in _values(body, ("students", "*")):
         if loc[-1] in teachers:

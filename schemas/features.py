@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from schemas.base import Digest, Document, FastHash, Model, Name
+from schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
 from schemas.config import Scalar, TokenType
 from schemas.recipes import Recipe
 
@@ -88,7 +88,7 @@ class FeatureManifest(Document):
 class FileEntry(Model):
     """A file that belongs to a unit: path relative to the feature folder, bytes, XXH3-128 of its content."""
 
-    path: str
+    path: InsidePath
     size: int
     xxh3: FastHash
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from schemas.base import Digest, Document, FastHash, Model, Name
+from schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
 
 INDEX_COLUMNS = ("row", "key", "shard", "offset", "size", "xxh3", "label")
 """Columns of a segment. row int64; key, shard string (shard: path relative to a root); offset, size int64 (bytes of
@@ -28,7 +28,7 @@ class ShardEntry(Model):
 class Segment(Model):
     """A run of rows that was indexed together. Starts on a block boundary; never changes."""
 
-    file: str
+    file: InsidePath
     """Parquet file beside the manifest."""
     first_row: int
     rows: int

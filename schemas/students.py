@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from schemas.base import Digest, Document, Model, Name
+from schemas.base import Digest, Document, InsidePath, Model, Name
 from schemas.config import StudentConfig, TokenType
 
 
@@ -65,7 +65,7 @@ class CheckpointEntry(Document):
 
     KIND: ClassVar[str] = "checkpoint"
 
-    file: str
+    file: InsidePath
     step: int
     size: int
     digest: Digest

@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.encoders.checkpoints import StateDict, read_file, state_dict_of
 from pipeline.encoders.conversions import OFFICIAL, load_official
 from pipeline.encoders.registry import triple
+from schemas.arguments import require_arguments
 from schemas.config import Scalar
 from schemas.encoders import EncoderCard
 from schemas.errors import UserError
@@ -69,8 +70,10 @@ def create(
     """A timm model for square images of `image_size` pixels, with its random initialisation.
 
     Raises:
-        UserError: timm refuses the arguments.
+        UserError: an argument that cannot be given, no such architecture, or timm refuses the arguments.
     """
+    require_arguments(architecture, model_args)
+    timm_card(architecture.partition(".")[0])
     args: dict[str, Any] = dict(model_args)
     cfg = timm.get_pretrained_cfg(architecture)
     if cfg is not None and cfg.fixed_input_size and not args.get("dynamic_img_size"):

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
+from schemas.base import require_name
 from schemas.encoders import EncoderCard
 from schemas.errors import UserError
 
@@ -141,7 +142,7 @@ def parse_choice(choice: str) -> tuple[Kind, str]:
     if colon and target and kind == "checkpoint":
         return "checkpoint", target
     if colon and target and kind == "student":
-        return "student", target
+        return "student", require_name(target, f"{choice}: the student")
     name = ALIASES.get(choice, choice)
     if name in REGISTRY:
         return "registry", name

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pipeline.encoders.locate import find_path, require_weights, weights_in_folder
 from pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from pipeline.storage import LocalStore, sha256_of_file
+from schemas.arguments import require_arguments
 from schemas.base import PROGRAM_VERSION, canonical_json, digest_of
 from schemas.config import EncoderConfig
 from schemas.encoders import EncoderCache, EncoderCard
@@ -232,17 +233,20 @@ def _folder_card(folder: Path) -> EncoderCard:
     try:
         body: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
         known: dict[str, Any] = body.get("pretrained_cfg", {})
-        size = body.get("model_args", {}).get("img_size") or known["input_size"][-1]
+        arguments = body.get("model_args", {})
+        require_arguments(body["architecture"], arguments, f"{folder / 'config.json'}: model_args")
         return EncoderCard(
             name=str(folder),
             architecture=body["architecture"],
-            model_args={k: v for k, v in body.get("model_args", {}).items() if k != "img_size"},
+            model_args={k: v for k, v in arguments.items() if k != "img_size"},
             licence=known.get("license") or "unknown",
-            image_size=size,
+            image_size=arguments.get("img_size") or known["input_size"][-1],
             mean=triple(known["mean"]),
             std=triple(known["std"]),
             source=str(folder),
         )
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{folder / 'config.json'}: not a timm model configuration ({error!r}).",

@@ -12,6 +12,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from schemas.arguments import require_arguments
 from schemas.config import StudentConfig
 from schemas.errors import UserError
 
@@ -75,6 +76,7 @@ def build_student(config: StudentConfig) -> Student:
     Raises:
         UserError: no such architecture, not a ViT with a CLS token, or settings that it does not take.
     """
+    require_arguments(config.architecture, config.model_args)
     arguments: dict[str, Any] = {"img_size": config.image_size, "drop_path_rate": config.drop_path, **config.model_args}
     _refuse_random_layers(config)
     with torch.random.fork_rng(devices=[]):

@@ -85,7 +85,7 @@ views:
   count: 1.5
 teachers:
   "bad name": {}
-  dino: {model_args: {a: [1]}, mean: [1, 2]}
+  dino: {model_args: {depth: [1]}, mean: [1, 2]}
 students:
   s:
     ladder: {blocks: [1, x]}
@@ -111,7 +111,7 @@ cach: {}
         "line 9: views.count: expected a whole number, found 1.5",
         "line 11: teachers.bad name: not a usable name: letters, digits and . _ + - (the first a letter or digit)",
         "line 12: teachers.dino.mean.2: missing",
-        "line 12: teachers.dino.model_args.a: expected true or false, a whole number, a number or a text",
+        "line 12: teachers.dino.model_args.depth: expected a number, a text, true or false",
         "line 15: students.s.ladder.blocks.1: expected a whole number, found 'x'",
         "line 16: students.s.optimizer.epochs: must be greater than or equal to 1, found 0",
         "line 16: students.s.optimizer.lr: must be greater than 0, found -1",
