@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.encoders.locate import cached_download
 from pipeline.storage import sha256_of_file
 from schemas.base import canonical_json
 from schemas.errors import UserError
 from schemas.protocols import TEXT_FILES, ZeroShotConfig
 
+_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of weights in open_clip's repositories."""
 _AT_ONCE = 256
 """Prompts per forward pass."""
 
@@ -115,10 +118,10 @@ def embed_names(
 ) -> ClassTexts:
     """Embed prompts with open_clip's text encoder: normalise each prompt's, then take a class's mean (Radford et al. 2021).
 
-    `weights` is a tag, a file, or None for random ones.
+    `weights` is a file, a tag whose weights are on this machine, or None for random ones: nothing is downloaded here.
 
     Raises:
-        UserError: open_clip is not installed, or has no such model or weights.
+        UserError: open_clip is not installed, has no such model, or its weights or tokenizer are not on this machine.
     """
     import torch
     from torch.nn import functional as F
@@ -129,10 +132,12 @@ def embed_names(
         raise UserError(
             "Class names are embedded by open_clip, which is not installed.", 'pip install ".[clip]"'
         ) from None
+    file = None if weights is None else _local_weights(open_clip, model, weights)
+    _refuse_hub_models(open_clip, model)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            clip = open_clip.create_model(model, pretrained=weights, device=device).eval()
+            clip = open_clip.create_model(model, pretrained=file, device=device).eval()
         tokenizer = open_clip.get_tokenizer(model)
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -147,6 +152,37 @@ def embed_names(
         ]
     x_CTF = torch.cat(parts).view(len(names), len(templates), -1)
     return ClassTexts(tuple(names), x_CTF.mean(1).cpu().numpy())
+
+
+def _refuse_hub_models(open_clip: Any, model: str) -> None:
+    """Models whose text encoder or tokenizer a hub would have to be asked for."""
+    known = None if ":" in model else open_clip.get_model_config(model)
+    text = (known or {}).get("text_cfg", {})
+    if ":" in model or text.get("hf_model_name") or text.get("hf_tokenizer_name"):
+        raise UserError(
+            f"{model}: the text encoder or tokenizer of this model comes from a hub, and nothing is downloaded here.",
+            "Compute the embeddings elsewhere, and name their file (.npz or .safetensors) under classes.",
+        )
+
+
+def _local_weights(open_clip: Any, model: str, weights: str) -> str:
+    """The file of a tag's weights as open_clip or the hub left it on this machine; a file as it is."""
+    if Path(weights).is_file():
+        return weights
+    known = open_clip.get_pretrained_cfg(model, weights)
+    if not known:
+        raise UserError(
+            f"open_clip has no weights {weights} of {model}, and there is no such file.",
+            "open_clip.list_pretrained() lists names and tags.",
+        )
+    url, (repository, _, name) = known.get("url") or None, known.get("hf_hub", "").rpartition("/")
+    found = cached_download(repository or None, (name,) if name else _CLIP_FILES, url)
+    if found is None:
+        raise UserError(
+            f"The weights {weights} of {model} are not on this machine, and nothing is downloaded here.",
+            f"Download {url or f'one of {_CLIP_FILES} from {repository}'}, and name the file: text_weights: FILE",
+        )
+    return str(found)
 
 
 def _file(config: ZeroShotConfig, folder: Path) -> Path:

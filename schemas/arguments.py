@@ -87,6 +87,13 @@ def argument_problem(name: str, value: object) -> str | None:
     return None
 
 
+def architecture_problem(name: object) -> str | None:
+    """Why a name cannot be that of a timm architecture, or None: one with a colon or a slash is searched in a hub."""
+    if not isinstance(name, str) or _ARCHITECTURE.fullmatch(name):
+        return None
+    return f"{name!r} is not the name of a timm architecture"
+
+
 def argument_problems(arguments: object) -> Iterator[tuple[str, str]]:
     """The arguments that cannot be given, each with the reason. Arguments may be anything that was read from a file."""
     if isinstance(arguments, Mapping):
@@ -102,9 +109,9 @@ def require_arguments(architecture: str, arguments: object, where: str = "model_
     Raises:
         UserError: an argument that cannot be given, or an architecture that would be looked for in a hub or a folder.
     """
-    if not _ARCHITECTURE.fullmatch(architecture):
+    if (problem := architecture_problem(architecture)) is not None:
         raise UserError(
-            f"{architecture!r} is not the name of a timm architecture.",
+            f"{problem}.",
             "python -c 'import timm; print(timm.list_models())' lists them. For a folder: encoder: checkpoint:FOLDER",
         )
     if not isinstance(arguments, Mapping):

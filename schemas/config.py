@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from schemas.arguments import argument_problems
+from schemas.arguments import architecture_problem, argument_problems
 from schemas.base import Model, Name
 from schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
 from schemas.chains import circles, needed_students
@@ -331,6 +331,9 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
     for place in _MODELS:
         for loc, given in _values(body, (*place, "model_args")):
             problems += [_problem((*loc, name), why, name) for name, why in argument_problems(given)]
+        for loc, given in _values(body, (*place, "architecture")):
+            if (why := architecture_problem(given)) is not None:
+                problems.append(_problem(loc, why, given))
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
     for loc, _ in _values(body, ("students", "*")):
         if loc[-1] in teachers:

@@ -19,7 +19,7 @@ def find_weights(card: EncoderCard, weights_dir: Path) -> Path | None:
     for name in card.files:
         if (weights_dir / name).is_file():
             return weights_dir / name
-    return _in_package(card) or _in_hub_cache(card) or _in_torch_cache(card)
+    return _in_package(card) or cached_download(card.hub_id, card.hub_files, card.url)
 
 
 def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
@@ -126,21 +126,26 @@ def _in_package(card: EncoderCard) -> Path | None:
     return files[0] if files else None
 
 
-def _in_hub_cache(card: EncoderCard) -> Path | None:
-    if card.hub_id is None:
+def cached_download(hub_id: str | None, hub_files: Sequence[str], url: str | None) -> Path | None:
+    """What an earlier download left in the local caches: of a hub's repository, else of an address; or None."""
+    return _in_hub_cache(hub_id, hub_files) or _in_torch_cache(url)
+
+
+def _in_hub_cache(hub_id: str | None, hub_files: Sequence[str]) -> Path | None:
+    if hub_id is None:
         return None
     # Layout of the hub's cache: models--ORG--NAME/refs/main holds the name of a folder in snapshots/.
-    repository = hub_cache() / f"models--{card.hub_id.replace('/', '--')}"
+    repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     try:
         revision = (repository / "refs" / "main").read_text().strip()
     except OSError:
         return None
-    files = (repository / "snapshots" / revision / name for name in card.hub_files)
+    files = (repository / "snapshots" / revision / name for name in hub_files)
     return next((file for file in files if file.is_file()), None)
 
 
-def _in_torch_cache(card: EncoderCard) -> Path | None:
-    if card.url is None:
+def _in_torch_cache(url: str | None) -> Path | None:
+    if url is None:
         return None
-    file = torch_cache() / card.url.rpartition("/")[2]
+    file = torch_cache() / url.rpartition("/")[2]
     return file if file.is_file() else None
