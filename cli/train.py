@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pipeline.inventory import Inventory
     from pipeline.progress import Reporter
     from pipeline.stopping import Stop
-    from stages.distill.membership import Member
-    from stages.distill.world import World
+    from stages.distill.parallel.members import Member
+    from stages.distill.parallel.world import World
 
 
 def distill(
@@ -67,7 +67,7 @@ def distill(
     the settings of the only one that is, under the new name. On several machines start this with torchrun: whatever the
     number of processes, if it divides a student's streams, they see the same batches, and resume each other's.
     """
-    from stages.distill.membership import member, refuse_uneven
+    from stages.distill.parallel.members import member, refuse_uneven
 
     inventory = open_inventory(config, overrides, rows)
     if live_teachers:
@@ -79,7 +79,7 @@ def distill(
         return launched(devices)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        from stages.distill.world import joined
+        from stages.distill.parallel.world import joined
 
         with joined(this, stop, inventory.config.distill.timeout_minutes) as world:
             distill_step(
@@ -124,7 +124,7 @@ def distill_step(
 def launched(count: int) -> int:
     """Run this very command in `count` processes that train together; the exit code."""
     from pipeline.stopping import Stop
-    from stages.distill.launch import launch
+    from stages.distill.parallel.launch import launch
 
     with Stop() as stop:
         return launch(count, sys.argv[1:], stop)
@@ -134,7 +134,7 @@ def one_of_several(inventory: Inventory, this: Member, work: Callable[[Reporter,
     """Run a stage as one of the processes that do it together: the first one speaks and writes, the others are silent."""
     from pipeline.progress import SilentReporter
     from pipeline.stopping import Stop
-    from stages.distill.membership import Elsewhere
+    from stages.distill.parallel.members import Elsewhere
 
     try:
         if this.rank == 0:

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.gpu_use import gpu_use
 from stages.distill.bottleneck import Bottleneck
-from stages.distill.loader import Batch
+from stages.distill.data.loader import Batch
 
 AHEAD = 2
 """Steps that a GPU has in its queue at most. More would hide from the clock that it is busy, and hold memory."""

@@ -6,7 +6,7 @@ from pipeline.encoders.export import export_student
 from pipeline.pointers import point
 from schemas.base import digest_of
 from schemas.students import ExportManifest
-from stages.distill.student import build_student
+from stages.distill.model.student import build_student
 from stages.distill.training import Training
 
 EXPORT = "export/"

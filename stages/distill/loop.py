@@ -13,10 +13,10 @@ from pipeline.stopping import Stop
 from schemas.config import DistillConfig
 from stages.distill.bottleneck import Bottleneck
 from stages.distill.clock import Clock, Stretch
-from stages.distill.feed import Feed
+from stages.distill.data.feed import Feed
 from stages.distill.metrics import Meter
+from stages.distill.parallel.world import World
 from stages.distill.training import Diverged, Training
-from stages.distill.world import World
 
 
 def train(

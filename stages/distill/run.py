@@ -25,19 +25,19 @@ from schemas.base import digest_of
 from schemas.config import DistillConfig
 from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.feed import Feed, Rows, Source
+from stages.distill.checks import check_memory, memory_words, torch_threads
+from stages.distill.data.feed import Feed, Rows, Source
+from stages.distill.data.frozen import Frozen, freeze
+from stages.distill.data.live import LiveTeacher
+from stages.distill.data.loader import Share
+from stages.distill.data.rows import rows_digest, trained_tokens, usable_rows
 from stages.distill.finish import finish
-from stages.distill.frozen import Frozen, freeze
-from stages.distill.limits import check_memory, memory_words, torch_threads
-from stages.distill.live import LiveTeacher
-from stages.distill.loader import Share
 from stages.distill.loop import train
-from stages.distill.model import Distiller
-from stages.distill.parent import start_from
-from stages.distill.rows import rows_digest, trained_tokens, usable_rows
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.parent import start_from
+from stages.distill.parallel.world import World
 from stages.distill.training import Diverged, Training
 from stages.distill.unchanged import check_views
-from stages.distill.world import World
 
 MAX_READERS = 8
 """Threads that decode images and blocks."""

@@ -18,12 +18,12 @@ from pipeline.students import student_folder, student_order, student_teachers, s
 from schemas.errors import UserError, did_you_mean
 from schemas.features import FeatureManifest
 from schemas.students import StudentDefinition, StudentManifest
-from stages.distill.feed import Source
+from stages.distill.data.feed import Source
 from stages.distill.live_check import check_teachers
-from stages.distill.membership import refuse_uneven
+from stages.distill.parallel.members import refuse_uneven
+from stages.distill.parallel.world import World
 from stages.distill.run import StudentJob, distill
 from stages.distill.training import Diverged
-from stages.distill.world import World
 
 
 def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:

@@ -14,16 +14,16 @@ from pipeline.storage import LocalStore
 from schemas.config import DistillConfig
 from schemas.errors import StageError
 from schemas.students import StudentDefinition
-from stages.distill.average import WeightAverage
 from stages.distill.checkpoints import Checkpoints
 from stages.distill.clock import Stretch
-from stages.distill.loader import Batch
+from stages.distill.data.loader import Batch
 from stages.distill.metrics import Meter, MetricsLog, measures
-from stages.distill.model import Distiller
-from stages.distill.parallel import Parallel, local, optimizer_state_as, whole
-from stages.distill.running import momenta
-from stages.distill.schedule import configured_rates, make_optimizer
-from stages.distill.world import World
+from stages.distill.model.average import WeightAverage
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.schedule import configured_rates, make_optimizer
+from stages.distill.model.standardization import momenta
+from stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
+from stages.distill.parallel.world import World
 
 
 class Diverged(StageError):

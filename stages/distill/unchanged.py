@@ -11,7 +11,7 @@ from pipeline.progress import Reporter
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import decode_image
 from pipeline.views.probes import check_probes, read_probes
-from stages.distill.feed import Source
+from stages.distill.data.feed import Source
 
 
 def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> None:

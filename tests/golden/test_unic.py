@@ -12,11 +12,11 @@ import torch
 
 from pipeline.draws import Purpose, uniforms
 from schemas.config import LadderConfig, StudentConfig
-from stages.distill.ladder import Ladder, Projector, rungs
-from stages.distill.loss import TeacherLosses, coefficients, keep_teachers, teacher_losses, total_loss
-from stages.distill.running import RunningStandardization
-from stages.distill.schedule import learning_rates
-from stages.distill.student import Student, build_student
+from stages.distill.model.ladder import Ladder, Projector, rungs
+from stages.distill.model.loss import TeacherLosses, coefficients, keep_teachers, teacher_losses, total_loss
+from stages.distill.model.schedule import learning_rates
+from stages.distill.model.standardization import RunningStandardization
+from stages.distill.model.student import Student, build_student
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 

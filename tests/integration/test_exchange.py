@@ -14,7 +14,7 @@ from pipeline.encoders import load_encoder
 from pipeline.encoders.official import read_official
 from schemas.errors import StageError, UserError
 from stages.convert import export_imported, export_official, import_encoder
-from stages.distill.ladder import Ladder, rungs
+from stages.distill.model.ladder import Ladder, rungs
 
 
 def command(work: Any, *arguments: str) -> str:
@@ -75,8 +75,8 @@ def test_ours_out_in_and_out_again_is_equal(trained: Any, tmp_path: Path) -> Non
 
 
 def test_averaged_weights_and_running_statistics_are_those_that_are_exported(extracted: Any, tmp_path: Path) -> None:
-    from stages.distill.average import WeightAverage
-    from stages.distill.model import Distiller
+    from stages.distill.model.average import WeightAverage
+    from stages.distill.model.distiller import Distiller
 
     extracted.distill("students.tiny.ema=0.5", "students.tiny.loss.standardize=ema")
     student = extracted.inventory().finished_students["tiny"]

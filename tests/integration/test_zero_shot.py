@@ -112,7 +112,7 @@ def test_teacher_and_student_are_scored_by_the_teachers_projection(template: Any
 
 def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: Any, tmp_path: Path) -> None:
     """Against the module that trains: the ladder's output times the frozen std, plus the frozen mean."""
-    from stages.distill.model import Distiller
+    from stages.distill.model.distiller import Distiller
 
     student = template.inventory(*CLIP).finished_students["tiny"]
     definition = student.manifest.definition

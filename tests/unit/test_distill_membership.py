@@ -7,8 +7,8 @@ import pytest
 
 from schemas.config import StudentConfig
 from schemas.errors import UserError
-from stages.distill.loader import BatchPlan, Share
-from stages.distill.membership import STORE, Member, gpu_of, member, refuse_uneven
+from stages.distill.data.loader import BatchPlan, Share
+from stages.distill.parallel.members import STORE, Member, gpu_of, member, refuse_uneven
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}
 

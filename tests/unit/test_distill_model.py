@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from schemas.config import LadderConfig, LossConfig, OptimizerConfig, StudentConfig
 from schemas.errors import UserError
 from schemas.students import TeacherInput
-from stages.distill.ladder import Ladder, rungs
-from stages.distill.loss import coefficients, keep_teachers, teacher_losses, total_loss
-from stages.distill.model import Distiller
-from stages.distill.schedule import configured_rates, learning_rates, make_optimizer
-from stages.distill.student import Student, build_student
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.ladder import Ladder, rungs
+from stages.distill.model.loss import coefficients, keep_teachers, teacher_losses, total_loss
+from stages.distill.model.schedule import configured_rates, learning_rates, make_optimizer
+from stages.distill.model.student import Student, build_student
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 TINY = StudentConfig(architecture="vit_tiny_patch16_224", model_args=ARGUMENTS, image_size=16, drop_path=0.5)

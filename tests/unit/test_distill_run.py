@@ -43,11 +43,11 @@ from schemas.errors import StageError, UserError
 from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition, FeatureManifest
 from schemas.recipes import CENTER, GENTLE, Recipe
 from schemas.students import ExportManifest, StudentDefinition, StudentManifest
-from stages.distill.images import ViewImages
+from stages.distill.data.images import ViewImages
+from stages.distill.data.rows import usable_rows
+from stages.distill.data.targets import PLAIN, BlockWindow, GridResampler, TargetReader, standard_of
 from stages.distill.metrics import TIMINGS, read_metrics
-from stages.distill.rows import usable_rows
 from stages.distill.run import DistillOutcome, Source, StudentJob, distill
-from stages.distill.targets import PLAIN, BlockWindow, GridResampler, TargetReader, standard_of
 
 BLOCK = 8
 VIEWS = 2
@@ -415,7 +415,7 @@ def test_rows_unusable_for_one_teacher_and_view_are_left_out(template: World) ->
 @pytest.mark.parametrize("keep", [True, False])
 def test_images_are_the_samples_views(template: World, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
     if not keep:
-        monkeypatch.setattr("stages.distill.images.KEEP_BYTES", 0)
+        monkeypatch.setattr("stages.distill.data.images.KEEP_BYTES", 0)
     dataset = template.source().dataset
     images = ViewImages(dataset, GENTLE, 5, (12, 16), VIEWS, dataset.rows())
     with ThreadPoolExecutor(2) as pool:

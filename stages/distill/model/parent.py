@@ -18,11 +18,11 @@ from schemas.base import short
 from schemas.config import StudentConfig, TokenType
 from schemas.errors import StageError, UserError
 from schemas.students import StudentManifest
-from stages.distill.average import WeightAverage
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.ladder import Projector
-from stages.distill.model import Distiller
-from stages.distill.student import Student
+from stages.distill.model.average import WeightAverage
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.ladder import Projector
+from stages.distill.model.student import Student
 
 Projectors = dict[tuple[str, TokenType, int], Projector]
 

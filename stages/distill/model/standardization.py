@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.config import TokenType
-from stages.distill.schedule import learning_rates
+from stages.distill.model.schedule import learning_rates
 
 EPS = 1e-6
 FIRST_MOMENTUM, LAST_MOMENTUM = 1.0, 0.001

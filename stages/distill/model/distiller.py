@@ -16,13 +16,13 @@ from schemas.config import StudentConfig, TokenType
 from schemas.errors import UserError
 from schemas.features import StatisticsDocument
 from schemas.students import TeacherInput
-from stages.distill.ladder import Ladder, rungs
-from stages.distill.loader import Batch
-from stages.distill.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
-from stages.distill.rows import trained_tokens
-from stages.distill.running import RunningStandardization
-from stages.distill.student import build_student
-from stages.distill.targets import GridResampler, Pair, Standard, Targets, standard_of
+from stages.distill.data.loader import Batch
+from stages.distill.data.rows import trained_tokens
+from stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
+from stages.distill.model.ladder import Ladder, rungs
+from stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
+from stages.distill.model.standardization import RunningStandardization
+from stages.distill.model.student import build_student
 
 
 class Distiller(nn.Module):

@@ -15,7 +15,7 @@ from schemas.base import digest_of, short
 from schemas.errors import StageError, UserError
 from schemas.features import StatisticsDocument
 from schemas.students import StudentDefinition, StudentManifest
-from stages.distill.rows import rows_digest, trained_tokens
+from stages.distill.data.rows import rows_digest, trained_tokens
 
 MANIFEST = "manifest.json"
 

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.stopping import Stop
 from schemas.errors import StageError
-from stages.distill.membership import STORE
+from stages.distill.parallel.members import STORE
 
 GRACE_S = 30.0
 """After one process has failed, the others have so long to notice."""

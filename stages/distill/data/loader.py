@@ -18,8 +18,8 @@ from torch import Tensor
 from pipeline.draws import Purpose, uniforms
 from pipeline.order import epoch_order, epoch_view
 from stages.distill.bottleneck import Times
-from stages.distill.images import ViewImages
-from stages.distill.targets import TargetReader, Targets
+from stages.distill.data.images import ViewImages
+from stages.distill.data.targets import TargetReader, Targets
 
 READY = 3
 """Batches that wait assembled."""

@@ -33,16 +33,16 @@ from schemas.bench import Resource
 from schemas.config import TokenType
 from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.feed import Feed, Rows, Source
-from stages.distill.frozen import freeze
-from stages.distill.ladder_pieces import ladder_operands, ladder_step, multiply
-from stages.distill.limits import torch_threads
-from stages.distill.live import LiveTeacher, live_targets
-from stages.distill.loader import Batch
-from stages.distill.model import Distiller
-from stages.distill.rows import rows_digest, trained_tokens, usable_rows
+from stages.distill.checks import torch_threads
+from stages.distill.data.feed import Feed, Rows, Source
+from stages.distill.data.frozen import freeze
+from stages.distill.data.live import LiveTeacher, live_targets
+from stages.distill.data.loader import Batch
+from stages.distill.data.rows import rows_digest, trained_tokens, usable_rows
+from stages.distill.data.targets import AnyTargets, Pair, read_pairs
+from stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
+from stages.distill.model.distiller import Distiller
 from stages.distill.run import MAX_READERS
-from stages.distill.targets import AnyTargets, Pair, read_pairs
 from stages.distill.training import Training
 
 PIECES: Mapping[str, Resource] = {

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pipeline.stopping import Stop
 from schemas.errors import StageError, UserError
-from stages.distill.membership import Elsewhere, Member, gpu_of
+from stages.distill.parallel.members import Elsewhere, Member, gpu_of
 
 CAUSE = "cause"
 _POLL_S = 0.05

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from schemas.students import StudentDefinition
-from stages.distill.limits import torch_threads
-from stages.distill.loader import Batch, BatchPlan
-from stages.distill.model import Distiller
-from stages.distill.schedule import make_optimizer
-from stages.distill.targets import Affine, RawTargets
+from stages.distill.checks import torch_threads
+from stages.distill.data.loader import Batch, BatchPlan
+from stages.distill.data.targets import Affine, RawTargets
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.schedule import make_optimizer
 
 STEPS = 2
 """Steps that are measured, after one that prepares."""

@@ -19,10 +19,10 @@ from pipeline.cache.reader import FeatureCache
 from pipeline.samples.dataset import Dataset
 from schemas.students import StudentDefinition
 from stages.distill.bottleneck import Times
-from stages.distill.images import ViewImages
-from stages.distill.live import LiveTeacher, live_targets
-from stages.distill.loader import Batch, BatchPlan, Loader, Share, sequential_plans, training_plans
-from stages.distill.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
+from stages.distill.data.images import ViewImages
+from stages.distill.data.live import LiveTeacher, live_targets
+from stages.distill.data.loader import Batch, BatchPlan, Loader, Share, sequential_plans, training_plans
+from stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 from stages.distill.training import Training
 
 VALIDATION_WINDOW = 4

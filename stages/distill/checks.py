@@ -10,7 +10,7 @@ import torch
 
 from pipeline.progress import human_bytes
 from schemas.errors import StageError
-from stages.distill.feed import Feed
+from stages.distill.data.feed import Feed
 from stages.distill.training import Training
 
 
