@@ -16,6 +16,7 @@ from schemas.errors import StageError
 from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
 from stages.distill.clock import Stretch
+from stages.distill.data.feed import Demand
 from stages.distill.data.loader import Batch
 from stages.distill.metrics import Meter, MetricsLog, measures
 from stages.distill.model.average import WeightAverage
@@ -74,6 +75,13 @@ class Training:
         return len(self.rates)
 
     @property
+    def demand(self) -> Demand:
+        """What it takes of every batch."""
+        config, branches = self.config, len(self.model.student.drop_paths)
+        teachers, epochs = len(self.definition.teachers), config.optimizer.epochs
+        return Demand(config.image_size, self.model.standards, teachers, branches, epochs)
+
+    @property
     def store(self) -> LocalStore:
         """The student's folder."""
         return self.checkpoints.store
@@ -87,13 +95,13 @@ class Training:
         found = self.checkpoints.load()
         self._require_same_step(found[0] if found is not None else 0)
         if found is not None:
-            self.model.student.vit.load_state_dict(found[1]["student"])
+            self.model.student.load(found[1]["student"])
             self.model.ladder.load_state_dict(found[1]["ladder"])
         elif self.prepare is not None:
             self.prepare(self.model)
         if self.settings.compile:
             self.model.compile_parts()
-        self.parallel = Parallel(self.model, self.world, self.settings.shard)
+        self.parallel = Parallel(self.model, self.model.parts, self.world, self.settings.shard)
         self.optimizer = make_optimizer([self.model.student, self.model.ladder], self.config.optimizer)
         if self.config.ema is not None:
             self.average = WeightAverage([self.model.student, self.model.ladder], self.config.ema)
@@ -227,7 +235,7 @@ class Training:
     def _state(self) -> dict[str, object]:
         """What a checkpoint keeps, whole on the first process; all call this."""
         state: dict[str, object] = {
-            "student": self.model.student.vit.state_dict(),
+            "student": self.model.student.state(),
             "ladder": self.model.ladder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -240,7 +248,7 @@ class Training:
 
     def weights(self) -> dict[str, Tensor]:
         """The encoder's weights, whole on the first process; all call this, while `measuring`."""
-        found: dict[str, Tensor] = whole(self.model.student.vit.state_dict(), self.world.first)
+        found: dict[str, Tensor] = whole(self.model.student.state(), self.world.first)
         return found
 
     @property

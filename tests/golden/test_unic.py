@@ -44,7 +44,7 @@ def student(weights: dict[str, torch.Tensor]) -> Student:
         for key, value in weights.items()
         if key.startswith("encoder.") and not key.endswith("mask_token")
     }
-    student.vit.load_state_dict(encoder)
+    student.encoder.load_state_dict(encoder)
     return student.eval()
 
 
@@ -57,7 +57,7 @@ def ladder(weights: dict[str, torch.Tensor]) -> Ladder:
     }
     hidden = len(weights[f"{heads}.{teachers[0]}.cls.0.layers.0.bias"])
     last_hidden = len(weights[f"{heads}.{teachers[0]}.cls.2.layers.0.bias"])
-    ladder = Ladder(rungs(LadderConfig(hidden=hidden, last_hidden=last_hidden), 3), 24, dims)
+    ladder = Ladder(rungs(LadderConfig(hidden=hidden, last_hidden=last_hidden), 3), (24,) * 3, dims)
     ladder.load_projectors(
         {
             (teacher, token, place): Projector(
@@ -130,7 +130,7 @@ def test_ladder(numbers: dict[str, np.ndarray], ladder: Ladder) -> None:
 def test_student_and_its_ladder(numbers: dict[str, np.ndarray], student: Student, ladder: Ladder) -> None:
     image = torch.from_numpy(numbers["student/image"])
     with torch.no_grad():
-        tokens = student.vit.forward_features(image)
+        tokens = student.encoder.forward_features(image)
         predictions = ladder(*student(image, ladder.rungs.blocks))
     np.testing.assert_allclose(tokens[:, 0].numpy(), numbers["student/x_norm_clstoken"], **CLOSE)
     np.testing.assert_allclose(tokens[:, 1:].numpy(), numbers["student/x_norm_patchtokens"], **CLOSE)

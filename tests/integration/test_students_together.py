@@ -44,6 +44,7 @@ def train(work: Any, *names: str, stop_at: int = 0, live: bool = False, override
     """Train as `unic-pipe distill` does; what was said, also in `work.said`. Stops after so many images."""
     from pipeline.progress import SilentReporter
     from pipeline.stopping import Stop
+    from stages.distill.parallel.world import Context
     from stages.distill.stage import distill_students
 
     work.said = said = list[str]()
@@ -76,7 +77,7 @@ def train(work: Any, *names: str, stop_at: int = 0, live: bool = False, override
 
     inventory = work.inventory(*overrides)
     inventory = inventory.with_live_teachers() if live else inventory
-    distill_students(inventory, names or tuple(inventory.config.students), "cpu", False, Reporter(), stop)
+    distill_students(inventory, names or tuple(inventory.config.students), Context(Reporter(), stop), device="cpu")
     return said
 
 

@@ -121,7 +121,7 @@ def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: An
     state = torch.load(next(iter(sorted((student.folder / "checkpoints").glob("*.pt"))[::-1])), weights_only=True)
     model = Distiller(definition.config, definition.teachers, torch.device("cpu"), _statistics(student))
     model.ladder.load_state_dict(state["state"]["ladder"])
-    model.student.vit.load_state_dict(encoder.model.state_dict())
+    model.student.load(encoder.model.state_dict())
     x = normalize(images(template, 32), (0.5,) * 3, (0.5,) * 3)
     with torch.inference_mode():
         outputs = model.student.eval()(x, model.ladder.rungs.blocks)

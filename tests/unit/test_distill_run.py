@@ -47,6 +47,7 @@ from stages.distill.data.images import ViewImages
 from stages.distill.data.rows import usable_rows
 from stages.distill.data.targets import PLAIN, BlockWindow, GridResampler, TargetReader, standard_of
 from stages.distill.metrics import TIMINGS, read_metrics
+from stages.distill.parallel.world import Context
 from stages.distill.run import DistillOutcome, Source, StudentJob, distill
 
 BLOCK = 8
@@ -171,11 +172,10 @@ class World:
         job = StudentJob("main", definition, self.source(names), self.source(names, "val") if validation else None)
         (outcome,) = distill(
             [job],
+            Context(self.reporter, self.reporter.stop),
             workdir=self.folder,
             settings=DistillConfig(**({"log_every": 2} | settings)),
             device="cpu",
-            reporter=self.reporter,
-            stop=self.reporter.stop,
         )
         if outcome.error is not None:
             raise outcome.error
@@ -305,6 +305,7 @@ from pipeline.samples import open_dataset
 from pipeline.stopping import Stop
 from schemas.config import DistillConfig
 from schemas.students import StudentDefinition
+from stages.distill.parallel.world import Context
 from stages.distill.run import Source, StudentJob, distill
 folder = Path(sys.argv[1])
 definition = StudentDefinition.model_validate_json((folder / "definition.json").read_bytes())
@@ -314,7 +315,7 @@ source = Source(
 )
 settings = DistillConfig(log_every=2, checkpoint_minutes=1e-6)
 job = StudentJob("main", definition, source)
-distill([job], workdir=folder, settings=settings, device="cpu", reporter=SilentReporter(), stop=Stop())
+distill([job], Context(SilentReporter(), Stop()), workdir=folder, settings=settings, device="cpu")
 """
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.draws import Purpose, uniforms
 from pipeline.order import epoch_order, epoch_view
-from stages.distill.bottleneck import Times
+from stages.distill.clock import Times
 from stages.distill.data.images import ViewImages
 from stages.distill.data.targets import TargetReader, Targets
 

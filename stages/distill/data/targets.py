@@ -30,7 +30,7 @@ from pipeline.cache.statistics import standardization
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.features import StatisticsDocument
-from stages.distill.bottleneck import Times
+from stages.distill.clock import Times
 from stages.distill.data.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
 Pair = tuple[str, TokenType]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from schemas.students import StudentDefinition
-from stages.distill.checks import torch_threads
+from stages.distill.checks import threads_on, torch_threads
 from stages.distill.data.loader import Batch, BatchPlan
 from stages.distill.data.targets import Affine, RawTargets
 from stages.distill.model.distiller import Distiller
@@ -41,13 +41,13 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         UserError: the configuration does not make a vision transformer or a ladder.
     """
     config, on = definition.config, torch.device(device)
-    with torch_threads(on, config.threads):
+    with torch_threads(threads_on(on, config.threads)):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
         batch = _batch(definition, model, count).to(on)
         seconds = [_step(model, optimizer, batch, on) for _ in range(1 + STEPS)][1:]
-    student = sum(p.numel() * p.element_size() for p in model.student.vit.parameters())
+    student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
     return StepCost(

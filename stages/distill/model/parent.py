@@ -1,7 +1,4 @@
-"""Starting from another student (`init: NAME`): its exported encoder, and its ladder as far as it fits.
-
-Shapes: P patch tokens, D width.
-"""
+"""Starting from another student (`init: NAME`): its exported encoder, and its ladder as far as it fits."""
 
 from __future__ import annotations
 
@@ -9,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor
 
 from pipeline.finished import FinishedStudent
 from pipeline.storage import LocalStore, sha256
@@ -32,8 +27,7 @@ def start_from(
 ) -> None:
     """Give a model at its initialisation the weights of a finished student.
 
-    The position embedding is resampled (bicubic) where the grids differ. Teachers are matched by their order; where
-    dimensions or rungs differ the projectors stay fresh, and that is said.
+    Teachers are matched by their order; where dimensions or rungs differ the projectors stay fresh, and that is said.
 
     Raises:
         UserError: another architecture.
@@ -69,19 +63,7 @@ def _load_encoder(student: Student, parent: FinishedStudent) -> str:
     raw = file.read_bytes()
     if sha256(raw) != parent.export.weights:
         raise StageError(f"{file} is not what was exported.", "unic-pipe verify says more.")
-    weights, remark = load(raw), ""
-    found, wanted = weights.get("pos_embed"), student.vit.pos_embed
-    if found is not None and wanted is not None and found.shape != wanted.shape:
-        weights["pos_embed"] = _resampled(found, student)
-        remark = f"; position embedding resampled to {student.grid[0]} × {student.grid[1]}"
-    student.vit.load_state_dict(weights)
-    return remark
-
-
-def _resampled(embedding_1PD: Tensor, student: Student) -> Tensor:
-    prefix = 0 if student.vit.no_embed_class else student.vit.num_prefix_tokens
-    resampled: Tensor = resample_abs_pos_embed(embedding_1PD, list(student.grid), num_prefix_tokens=prefix)
-    return resampled
+    return student.start_from(load(raw))
 
 
 def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller | None:
