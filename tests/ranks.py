@@ -28,7 +28,7 @@ import torch.utils.tensorboard  # noqa: E402
 import cli.main  # noqa: E402
 import stages.distill.stage  # noqa: E402
 import stages.indexing  # noqa: E402, F401
-from stages.distill.data.loader import Batch  # noqa: E402
+from stages.distill.data.batches import Batch  # noqa: E402
 from stages.distill.parallel.members import STORE  # noqa: E402
 from stages.distill.training import Training  # noqa: E402
 

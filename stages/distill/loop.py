@@ -18,6 +18,7 @@ from stages.distill.clock import Bottleneck, Clock, Stretch
 from stages.distill.data.feed import Feed
 from stages.distill.metrics import Meter
 from stages.distill.model.student import build_student
+from stages.distill.parallel.sharding import whole
 from stages.distill.parallel.world import Context, World
 from stages.distill.training import Diverged, Training
 
@@ -132,7 +133,7 @@ def export(student: Training) -> None:
     store, config = student.store, student.config
     fresh = build_student(config)
     with student.measuring():
-        weights = student.weights()
+        weights = whole(student.model.student.state(), student.world.first)
         if student.world.first:
             fresh.load(weights)
     if not student.world.first:

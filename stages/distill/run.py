@@ -25,9 +25,9 @@ from schemas.base import digest_of
 from schemas.config import DistillConfig
 from stages.distill.checkpoints import Checkpoints
 from stages.distill.checks import check_memory, check_views, memory_words, threads_on, torch_threads
+from stages.distill.data.batches import Share
 from stages.distill.data.feed import Feed
 from stages.distill.data.live import LiveTeacher
-from stages.distill.data.loader import Share
 from stages.distill.data.rows import Frozen, Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
 from stages.distill.jobs import StudentJob
 from stages.distill.loop import train
@@ -44,8 +44,6 @@ MAX_READERS = 8
 class DistillOutcome:
     """How it ended: `finished` now, `already` finished before, `stopped` on request, or `failed` with an `error`."""
 
-    folder: Path
-    digest: str
     state: Literal["finished", "already", "stopped", "failed"]
     step: int
     steps: int
@@ -88,7 +86,9 @@ def distill(
             groups.setdefault(one.key, []).append(one)
         for group in groups.values():
             if world.stopping(context.stop):
-                outcomes |= {b.job.name: b.outcome("stopped", checkpoint_step(b.store.root) or 0) for b in group}
+                for b in group:
+                    step = checkpoint_step(b.checkpoints.store.root) or 0
+                    outcomes[b.job.name] = DistillOutcome("stopped", step, b.frozen.manifest.steps)
             else:
                 on = torch.device(pick_device(world.device(device)))
                 outcomes |= _train(group, on, settings, context)
@@ -104,8 +104,7 @@ def _finished(jobs: Sequence[StudentJob], workdir: Path, reporter: Reporter) -> 
         if done is not None:
             point(folder.parent, job.name, folder.name)
             reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
-            digest, steps = done.manifest.digest, done.manifest.steps
-            outcomes[job.name] = DistillOutcome(folder, digest, "already", done.export.step, steps)
+            outcomes[job.name] = DistillOutcome("already", done.export.step, done.manifest.steps)
     return outcomes
 
 
@@ -114,7 +113,6 @@ class _Begun:
     """A job with what its training rests on."""
 
     job: StudentJob
-    store: LocalStore
     frozen: Frozen
     training: Rows
     validation: Rows | None
@@ -130,12 +128,6 @@ class _Begun:
         views = digest_of(feature.recipe), feature.view_seed
         order = config.seed, config.optimizer.batch, config.streams, config.window_blocks, config.threads
         return *data, *views, *order, self.frozen.manifest.rows_digest, validation
-
-    def outcome(
-        self, state: Literal["finished", "stopped", "failed"], step: int, error: Diverged | None = None
-    ) -> DistillOutcome:
-        manifest = self.frozen.manifest
-        return DistillOutcome(self.store.root, manifest.digest, state, step, manifest.steps, error)
 
 
 def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Context) -> _Begun:
@@ -153,7 +145,7 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
         validation = Rows(val, usable_N) if len(usable_N) else None
     keep, say = settings.keep_checkpoints, context.reporter.say
     checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)
-    return _Begun(job, store, frozen, Rows(job.training, rows_N), validation, checkpoints)
+    return _Begun(job, frozen, Rows(job.training, rows_N), validation, checkpoints)
 
 
 def _train(
@@ -176,11 +168,13 @@ def _train(
             student.begin()
             stack.callback(student.close)
         train(students, feed, settings, context)
-    outcomes = {}
-    for b, student in zip(group, students, strict=True):
-        done: Literal["finished", "stopped", "failed"] = "finished" if student.step == student.steps else "stopped"
-        outcomes[b.job.name] = b.outcome("failed" if student.error else done, student.step, student.error)
-    return outcomes
+    return {student.name: _outcome(student) for student in students}
+
+
+def _outcome(student: Training) -> DistillOutcome:
+    if student.error is not None:
+        return DistillOutcome("failed", student.step, student.steps, student.error)
+    return DistillOutcome("finished" if student.step == student.steps else "stopped", student.step, student.steps)
 
 
 def readers(world: World) -> int:

@@ -13,7 +13,7 @@ import torch
 from pipeline.draws import Purpose, uniforms
 from schemas.config import LadderConfig, StudentConfig
 from stages.distill.model.ladder import Ladder, Projector, rungs
-from stages.distill.model.loss import TeacherLosses, coefficients, keep_teachers, teacher_losses, total_loss
+from stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
 from stages.distill.model.schedule import learning_rates
 from stages.distill.model.standardization import RunningStandardization
 from stages.distill.model.student import Student, build_student
@@ -106,7 +106,7 @@ def test_total_and_coefficients(numbers: dict[str, np.ndarray], probability: flo
     np.testing.assert_allclose(
         total_loss(losses.loss_BT, keep).numpy(), numbers[f"loss/total/drop{probability}"], **CLOSE
     )
-    shares = coefficients(keep).sum(0)
+    shares = loss_weights(keep).sum(0)
     for i, teacher in enumerate(losses.teachers):
         np.testing.assert_allclose(shares[i].numpy(), numbers[f"loss/coeff/drop{probability}/{teacher}"], **CLOSE)
 

@@ -11,7 +11,7 @@ from schemas.errors import UserError
 from schemas.students import TeacherInput
 from stages.distill.model.distiller import Distiller
 from stages.distill.model.ladder import Ladder, rungs
-from stages.distill.model.loss import coefficients, keep_teachers, teacher_losses, total_loss
+from stages.distill.model.loss import keep_teachers, loss_weights, teacher_losses, total_loss
 from stages.distill.model.schedule import configured_rates, learning_rates, make_optimizer
 from stages.distill.model.student import Student, build_student
 
@@ -154,7 +154,7 @@ def test_parts_share_one_normalisation() -> None:
     whole = total_loss(loss, keep)
     parts = [total_loss(loss[i : i + 3], keep[i : i + 3], count=9.0) for i in (0, 3)]
     torch.testing.assert_close(sum(parts) * 9 / keep.sum(), whole)
-    torch.testing.assert_close(coefficients(keep).sum(), torch.tensor(1.0))
+    torch.testing.assert_close(loss_weights(keep).sum(), torch.tensor(1.0))
 
 
 def test_one_token_type_alone() -> None:

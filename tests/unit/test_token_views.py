@@ -12,7 +12,7 @@ from pipeline.features import training_need
 from pipeline.order import epoch_view
 from schemas.base import digest_of
 from schemas.config import ViewsConfig
-from stages.distill.data.loader import training_plans
+from stages.distill.data.batches import training_plans
 from stages.distill.metrics import Meter
 from stages.distill.model.loss import teacher_losses
 

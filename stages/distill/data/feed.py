@@ -1,26 +1,35 @@
-"""What a set of students is fed with: one loader for all, with the images and targets that some of them needs.
+"""What a set of students is fed with: batches with the images and targets that some of them needs.
 
-Shapes: N usable rows.
+They are assembled ahead of the training step, and planned in order, so threads change nothing but the time.
+
+Shapes: B images, N usable rows, T teachers, U residual branches with drop path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
+from torch import Tensor
 
+from pipeline.draws import Purpose, uniforms
 from schemas.students import StudentDefinition
 from stages.distill.clock import Times
+from stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
 from stages.distill.data.images import ViewImages
 from stages.distill.data.live import LiveTeacher, live_targets
-from stages.distill.data.loader import Batch, BatchPlan, Loader, Share, sequential_plans, training_plans
 from stages.distill.data.rows import Rows
 from stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 
+READY = 3
+"""Batches that wait assembled."""
+AHEAD = 8
+"""Further batches whose blocks are already being read."""
 VALIDATION_WINDOW = 4
 """Blocks that are kept while validation rows are read in order."""
 
@@ -61,7 +70,7 @@ class Feed:
     def batches(self, students: Sequence[Demand], start: int, end: int) -> Generator[Batch]:
         """This process's batches of steps `start` to `end` - 1, on the device, with what these students need.
 
-        A step may come in parts, of which one is the `last`.
+        A step may come in micro-batches, of which one is the `last`.
 
         Raises:
             StageError: data of a batch are missing or damaged; raised when that batch is due.
@@ -71,15 +80,15 @@ class Feed:
         # In the loop, every epoch has a fresh view: none is worth keeping.
         images = self._view_images(self.training, sizes, 0 if live else self.definition.views)
         targets = None if live else self._reader(self.training, wanted, self.window)
-        loader = self._loader(students, images, targets)
         steps = islice(self._plans(students, start), end - start)
-        with closing(loader.batches(part for plan in steps for part in self.share.parts(plan))) as batches:
+        plans = (micro for plan in steps for micro in self.share.micro_batches(plan))
+        with closing(self._load(plans, students, images, targets)) as batches:
             for batch in batches:
-                on_device = batch.to(self.device)
                 if live:
                     pairs = read_pairs(wanted, batch.plan.patches)
-                    on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, pairs))
-                yield on_device
+                    yield replace(batch, targets=live_targets(self.teachers, batch.images, pairs))
+                else:
+                    yield batch
 
     def validation_batches(self, students: Sequence[Demand]) -> Generator[Batch]:
         """This process's batches of the validation rows, view 0, on the device; as many on every process."""
@@ -87,12 +96,10 @@ class Feed:
             return
         images = self._view_images(self.validation, {s.image_size for s in students}, 1)
         targets = self._reader(self.validation, _wanted(students), VALIDATION_WINDOW)
-        loader = self._loader(students, images, targets)
         size = self.share.batch(self.definition.config.optimizer.batch)
         plans = list(sequential_plans(self.validation.rows_N, size))
-        with closing(loader.batches(self.share.batches(plans))) as batches:
-            for batch in batches:
-                yield batch.to(self.device)
+        with closing(self._load(self.share.batches(plans), students, images, targets)) as batches:
+            yield from batches
 
     @property
     def window(self) -> int:
@@ -128,17 +135,47 @@ class Feed:
             patch_every=self.definition.patch_every,
         )
 
-    def _loader(self, students: Sequence[Demand], images: ViewImages, targets: TargetReader | None) -> Loader:
-        return Loader(
-            images=images,
-            targets=targets,
-            pool=self.pool,
-            seed=self.definition.config.seed,
-            teachers=max(s.teachers for s in students),
-            branches=max(s.branches for s in students),
-            pin=self.device.type == "cuda",
-            times=self.times,
-        )
+    def _load(
+        self,
+        plans: Iterable[BatchPlan],
+        students: Sequence[Demand],
+        images: ViewImages,
+        targets: TargetReader | None,
+    ) -> Generator[Batch]:
+        """The planned batches in order, on the device. One assembling thread keeps the order."""
+        lanes = max(s.teachers for s in students), max(s.branches for s in students)
+        planned: deque[BatchPlan] = deque()
+        ready: deque[Future[Batch]] = deque()
+        assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
+        try:
+            for plan in plans:
+                if targets is not None:
+                    assembler.submit(targets.request, plan.rows_B, plan.view, plan.patches)
+                planned.append(plan)
+                if len(planned) > AHEAD:
+                    ready.append(assembler.submit(self._assemble, planned.popleft(), images, targets, *lanes))
+                if len(ready) > READY:
+                    self.times.took(sum(batch.done() for batch in ready))
+                    yield ready.popleft().result().to(self.device)
+            ready.extend(assembler.submit(self._assemble, plan, images, targets, *lanes) for plan in planned)
+            while ready:
+                yield ready.popleft().result().to(self.device)
+        finally:
+            assembler.shutdown(cancel_futures=True)
+
+    def _assemble(
+        self, plan: BatchPlan, views: ViewImages, reader: TargetReader | None, teachers: int, branches: int
+    ) -> Batch:
+        images = views.batch(plan.rows_B, plan.view, self.pool)
+        targets = {} if reader is None else reader.read(plan.rows_B, plan.view, plan.patches)
+        if self.device.type == "cuda":
+            images = {size: x.pin_memory() for size, x in images.items()}
+            targets = {pair: raw.pin() for pair, raw in targets.items()}
+        drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, teachers)
+        return Batch(plan, images, targets, drop_teacher_BT, self._draw(Purpose.DROP_PATH, plan, branches))
+
+    def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
+        return torch.from_numpy(uniforms(self.definition.config.seed, purpose, plan.epoch, plan.rows_B, lanes)).float()
 
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
         blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)

@@ -138,7 +138,7 @@ def freeze(
             f"Student {name} began with {manifest.rows:,} usable rows; now other rows are usable ({len(rows_N):,}).",
             f"Features were repaired differently. Start again: mv {store.root} {store.root}.old",
         )
-    statistics = {teacher: _reread(store, manifest, teacher, definition, caches) for teacher in manifest.statistics}
+    statistics = {teacher: _reread(store, manifest, teacher, caches[teacher]) for teacher in manifest.statistics}
     return Frozen(manifest, statistics or None)
 
 
@@ -173,19 +173,13 @@ def _begin(
     return Frozen(manifest, statistics or None)
 
 
-def _reread(
-    store: LocalStore,
-    manifest: StudentManifest,
-    teacher: str,
-    definition: StudentDefinition,
-    caches: Mapping[str, FeatureCache],
-) -> StatisticsDocument:
+def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, cache: FeatureCache) -> StatisticsDocument:
     """The frozen statistics; computed again where the file is gone, if that gives the same."""
     key = _key(teacher)
     try:
         document = StatisticsDocument.from_bytes(store.get(key), str(store.path(key)))
     except FileNotFoundError:
-        document = _merge(caches[teacher], definition)
+        document = _merge(cache, manifest.definition)
         if digest_of(document) == manifest.statistics[teacher]:
             store.put(key, document.to_bytes())
     if digest_of(document) != manifest.statistics[teacher]:

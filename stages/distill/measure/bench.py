@@ -34,9 +34,9 @@ from schemas.config import TokenType
 from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
 from stages.distill.checks import threads_on, torch_threads
+from stages.distill.data.batches import Batch
 from stages.distill.data.feed import Feed
 from stages.distill.data.live import LiveTeacher, live_targets
-from stages.distill.data.loader import Batch
 from stages.distill.data.rows import Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
 from stages.distill.data.targets import AnyTargets, Pair, read_pairs
 from stages.distill.measure.ladder import ladder_operands, ladder_step, multiply

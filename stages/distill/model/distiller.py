@@ -16,7 +16,7 @@ from schemas.config import StudentConfig, TokenType
 from schemas.errors import UserError
 from schemas.features import StatisticsDocument
 from schemas.students import TeacherInput
-from stages.distill.data.loader import Batch
+from stages.distill.data.batches import Batch
 from stages.distill.data.rows import trained_tokens
 from stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
 from stages.distill.model.ladder import Ladder, rungs
@@ -61,7 +61,7 @@ class Distiller(nn.Module):
         """Losses per image and teacher, which teachers each image kept (B, T), and the scalar to minimise.
 
         Without `training` no branch and no teacher is dropped, and a running standardization learns nothing. `count`:
-        of parts of a batch, see `coefficients`. The batch must be on the model's device.
+        of a share of a batch, see `loss_weights`. The batch must be on the model's device.
         """
         config = self.config
         drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training else None

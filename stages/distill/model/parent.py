@@ -12,9 +12,7 @@ from pipeline.storage import LocalStore, sha256
 from schemas.base import short
 from schemas.config import StudentConfig, TokenType
 from schemas.errors import StageError, UserError
-from schemas.students import StudentManifest
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.model.average import WeightAverage
 from stages.distill.model.distiller import Distiller
 from stages.distill.model.ladder import Projector
 from stages.distill.model.student import Student
@@ -68,20 +66,17 @@ def _load_encoder(student: Student, parent: FinishedStudent) -> str:
 
 def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller | None:
     """The parent with its ladder as it was exported, or None when its last checkpoint is gone."""
-    manifest: StudentManifest = parent.manifest
+    manifest, config = parent.manifest, parent.manifest.definition.config
     checkpoints = Checkpoints(LocalStore(Path(parent.folder)), manifest.digest, manifest.rows_digest, 1, say)
     found = checkpoints.load()
     if found is None or found[0] != manifest.steps:
         return None
-    model = Distiller(manifest.definition.config, manifest.definition.teachers, torch.device("cpu"))
-    if manifest.definition.config.ema is None:
-        model.ladder.load_state_dict(found[1]["ladder"])
-        return model
-    average = WeightAverage([model.student, model.ladder], manifest.definition.config.ema)
-    average.load(found[1]["average"])
-    with average.in_place():
-        state = {key: value.clone() for key, value in model.ladder.state_dict().items()}
-    model.ladder.load_state_dict(state)
+    model, ladder = Distiller(config, manifest.definition.teachers, torch.device("cpu")), found[1]["ladder"]
+    if config.ema is not None:
+        # The averages are those of the encoder's parameters, then of the ladder's.
+        names = [name for name, _ in model.ladder.named_parameters()]
+        ladder = dict(zip(names, found[1]["average"][-len(names) :], strict=True))
+    model.ladder.load_state_dict(ladder)
     return model
 
 
