@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from pipeline.encoders import load_encoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
-from pipeline.finished import checkpoint_step, finished_student
+from pipeline.finished import finished_student
 from pipeline.locks import exclusive
 from pipeline.pointers import point
 from pipeline.progress import Reporter
@@ -40,19 +39,9 @@ MAX_READERS = 8
 """Threads that decode images and blocks."""
 
 
-@dataclass(frozen=True)
-class DistillOutcome:
-    """How it ended: `finished` now, `already` finished before, `stopped` on request, or `failed` with an `error`."""
-
-    state: Literal["finished", "already", "stopped", "failed"]
-    step: int
-    steps: int
-    error: Diverged | None = None
-
-
 def distill(
     jobs: Sequence[StudentJob], context: Context, *, workdir: Path, settings: DistillConfig, device: str
-) -> list[DistillOutcome]:
+) -> dict[str, Diverged]:
     """Train and export students, each from its last checkpoint if there is one. Finished ones are never touched.
 
     Students that agree in rows, views, batch size and sample order train together: data are read and decoded once, and
@@ -65,10 +54,12 @@ def distill(
         settings: what does not change the weights.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
+    Returns:
+        By student, why it diverged; the others are finished, or were stopped on request.
+
     Raises:
         UserError: a configuration that cannot be trained.
         StageError: incomplete or damaged features, short memory, or another process is training one of the students.
-            A student that diverged is `failed` instead.
     """
     world, reporter = context.world, context.reporter
     with ExitStack() as stack:
@@ -76,36 +67,30 @@ def distill(
             lock = workdir / "runs" / f"{student_folder(workdir, job.name, job.definition).name}.lock"
             stack.enter_context(exclusive(lock, f"Distillation of {job.name}"))
         with world.in_turn():
-            outcomes = _finished(jobs, workdir, reporter)
-            todo = [job for job in jobs if job.name not in outcomes]
+            todo = [job for job in jobs if not _is_finished(job, workdir, reporter)]
             if world.first:
                 check_views([(job.training, job.definition.views) for job in todo], reporter)
             begun = [_begin(job, workdir, settings, context) for job in todo]
         groups: dict[tuple[object, ...], list[_Begun]] = {}
         for one in begun:
             groups.setdefault(one.key, []).append(one)
+        failed: dict[str, Diverged] = {}
         for group in groups.values():
-            if world.stopping(context.stop):
-                for b in group:
-                    step = checkpoint_step(b.checkpoints.store.root) or 0
-                    outcomes[b.job.name] = DistillOutcome("stopped", step, b.frozen.manifest.steps)
-            else:
+            if not world.stopping(context.stop):
                 on = torch.device(pick_device(world.device(device)))
-                outcomes |= _train(group, on, settings, context)
-    return [outcomes[job.name] for job in jobs]
+                students = _train(group, on, settings, context)
+                failed |= {student.name: student.error for student in students if student.error is not None}
+    return failed
 
 
-def _finished(jobs: Sequence[StudentJob], workdir: Path, reporter: Reporter) -> dict[str, DistillOutcome]:
-    """Outcomes of the students that are finished already."""
-    outcomes: dict[str, DistillOutcome] = {}
-    for job in jobs:
-        folder = student_folder(workdir, job.name, job.definition)
-        done = finished_student(job.name, folder)
-        if done is not None:
-            point(folder.parent, job.name, folder.name)
-            reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
-            outcomes[job.name] = DistillOutcome("already", done.export.step, done.manifest.steps)
-    return outcomes
+def _is_finished(job: StudentJob, workdir: Path, reporter: Reporter) -> bool:
+    """Whether nothing is left to do but to point the student's name to it."""
+    folder = student_folder(workdir, job.name, job.definition)
+    if finished_student(job.name, folder) is None:
+        return False
+    point(folder.parent, job.name, folder.name)
+    reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
+    return True
 
 
 @dataclass(frozen=True)
@@ -148,10 +133,8 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
     return _Begun(job, frozen, Rows(job.training, rows_N), validation, checkpoints)
 
 
-def _train(
-    group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context
-) -> dict[str, DistillOutcome]:
-    """Train students together; how each ended."""
+def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context) -> list[Training]:
+    """Train students together; how each was left."""
     names, world = [b.job.name for b in group], context.world
     if len(group) > 1:
         dataset = group[0].job.training.dataset.manifest.name
@@ -168,13 +151,7 @@ def _train(
             student.begin()
             stack.callback(student.close)
         train(students, feed, settings, context)
-    return {student.name: _outcome(student) for student in students}
-
-
-def _outcome(student: Training) -> DistillOutcome:
-    if student.error is not None:
-        return DistillOutcome("failed", student.step, student.steps, student.error)
-    return DistillOutcome("finished" if student.step == student.steps else "stopped", student.step, student.steps)
+    return students
 
 
 def readers(world: World) -> int:

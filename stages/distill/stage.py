@@ -51,8 +51,8 @@ def distill_students(
             jobs = [find_job(inventory, name, restart, reporter) for name in able]
             if live_check and world.first:
                 check_teachers(inventory, jobs, world.device(device), reporter)
-        outcomes = distill(jobs, context, workdir=inventory.folder, settings=config.distill, device=device)
-        failed |= {name: o.error for name, o in zip(able, outcomes, strict=True) if o.error is not None}
+        errors = distill(jobs, context, workdir=inventory.folder, settings=config.distill, device=device)
+        failed |= {name: errors[job.name] for name, job in zip(able, jobs, strict=True) if job.name in errors}
     for error in failed.values():
         raise error
 
