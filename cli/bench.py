@@ -159,7 +159,7 @@ def _search(inventory: Inventory, device: str, as_json: bool) -> int:
 def _parts() -> Parts:
     """What the bench borrows from other stages."""
     from stages.bench.run import Parts
-    from stages.distill.pieces import PIECES, StudentBench
+    from stages.distill.measure.bench import PIECES, StudentBench
     from stages.evaluate.logistic import Probe
 
     return Parts(StudentBench, PIECES, lambda x_ND, labels_N: Probe(x_ND, labels_N).fit(1.0))

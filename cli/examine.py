@@ -111,7 +111,7 @@ def plan(
     from pipeline.cluster import Cluster
     from pipeline.executors import usable_cores
     from pipeline.progress import ConsoleReporter
-    from stages.distill.cost import step_cost
+    from stages.distill.measure.cost import step_cost
     from stages.plan import PlanOptions
     from stages.plan import plan as plan_stage
 

@@ -42,7 +42,8 @@ def demo(
     Two ImageNet teachers, scanned digits, a small student, a report: about five minutes on two CPU cores. Stop it and
     run it again: it goes on. Run it twice: nothing is left to do.
     """
-    from cli.work import Where, extract_options, run_everything, staged
+    from cli.running import staged
+    from cli.work import Where, extract_options, run_everything
     from pipeline.configuration import load_workspace
     from pipeline.inventory import Inventory
     from stages.demo.config import write_config
@@ -133,7 +134,7 @@ def pack(
 
     Bytes are unchanged, the order is random and always the same. Tars are quicker to read from network disks.
     """
-    from cli.work import staged
+    from cli.running import staged
     from pipeline.progress import human_bytes
     from pipeline.samples.pack import pack as pack_samples
     from stages.indexing import index

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
-from cli.work import staged
+from cli.running import staged
 
 if TYPE_CHECKING:
     from pipeline.inventory import Inventory
     from pipeline.progress import Reporter
     from pipeline.stopping import Stop
-    from stages.distill.membership import Member
-    from stages.distill.world import World
+    from stages.distill.parallel.members import Member
+    from stages.distill.parallel.world import World
 
 
 def distill(
@@ -67,7 +66,7 @@ def distill(
     the settings of the only one that is, under the new name. On several machines start this with torchrun: whatever the
     number of processes, if it divides a student's streams, they see the same batches, and resume each other's.
     """
-    from stages.distill.membership import member, refuse_uneven
+    from stages.distill.parallel.members import member, refuse_uneven
 
     inventory = open_inventory(config, overrides, rows)
     if live_teachers:
@@ -79,7 +78,7 @@ def distill(
         return launched(devices)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        from stages.distill.world import joined
+        from stages.distill.parallel.world import joined
 
         with joined(this, stop, inventory.config.distill.timeout_minutes) as world:
             distill_step(
@@ -107,6 +106,7 @@ def distill_step(
     `world`: the processes that do this together.
     """
     from pipeline.planning import training_datasets
+    from stages.distill.parallel.world import Context, World
     from stages.distill.stage import distill_students, named_students, with_variants
     from stages.indexing import index as index_stage
 
@@ -114,17 +114,17 @@ def distill_step(
     names = tuple(students or chosen.config.students)
     if ablation:
         chosen, names = with_variants(chosen, names)
-    with world.in_turn() if world is not None else nullcontext():
+    context = Context(reporter, stop, world or World())
+    with context.world.in_turn():
         index_stage(chosen, training_datasets(chosen), reporter, stop)
-    if world is not None or not stop.requested:
-        on = device or chosen.config.compute.device
-        distill_students(chosen, names, on, restart, reporter, stop, live_check, world)
+    on = device or chosen.config.compute.device
+    distill_students(chosen, names, context, device=on, restart=restart, live_check=live_check)
 
 
 def launched(count: int) -> int:
     """Run this very command in `count` processes that train together; the exit code."""
     from pipeline.stopping import Stop
-    from stages.distill.launch import launch
+    from stages.distill.parallel.members import launch
 
     with Stop() as stop:
         return launch(count, sys.argv[1:], stop)
@@ -134,7 +134,7 @@ def one_of_several(inventory: Inventory, this: Member, work: Callable[[Reporter,
     """Run a stage as one of the processes that do it together: the first one speaks and writes, the others are silent."""
     from pipeline.progress import SilentReporter
     from pipeline.stopping import Stop
-    from stages.distill.membership import Elsewhere
+    from stages.distill.parallel.members import Elsewhere
 
     try:
         if this.rank == 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,8 @@ from cli.options import (
     add_command,
     open_inventory,
 )
+from cli.running import staged
+from cli.train import distill, distill_step
 from pipeline.parts import parse_part
 from schemas.errors import UserError
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    from cli.train import distill
-
     panel = "Stages"
     add_command(app, panel, run, "run", "run --rows 1%", "run --set cache.codec=int8")
     add_command(app, panel, extract, "extract --teacher dino", "extract --workers 4", "extract --part 1/8")
@@ -183,7 +181,6 @@ def run_everything(
     stop: Stop,
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
-    from cli.train import distill_step
     from pipeline.planning import only_evaluated
     from stages.indexing import index as index_stage
     from stages.report.stage import records_in_force
@@ -302,18 +299,3 @@ def extract_options(
     part = parse_part(where.part) if where.part is not None else None
     with executor:
         yield ExtractOptions(device=device, executor=executor, part=part, force=force, batch=batch)
-
-
-def staged(inventory: Inventory, stage: str, work: Callable[[Reporter, Stop], None]) -> int:
-    """Run a stage with signals, progress and provenance; the exit code."""
-    from pipeline.progress import ConsoleReporter
-    from pipeline.runs import RunLog
-    from pipeline.stopping import Stop
-
-    with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
-        work(log, stop)
-        log.stopped(stop)
-    if stop.requested:
-        log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
-        return stop.exit_code
-    return 0

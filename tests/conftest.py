@@ -151,13 +151,14 @@ class Work:
     ) -> None:
         """Train; with `stop_at`, a stop is requested after so many images."""
         from pipeline.stopping import Stop
-        from stages.distill.stage import distill_student, named_students
+        from stages.distill.parallel.world import Context
+        from stages.distill.stage import distill_students, named_students
 
         stop = Stop()
         reporter = Quiet(lambda done: stop.request() if stop_at and done >= stop_at else None)
         try:
             inventory = named_students(self.inventory(*overrides, rows=rows), [student])
-            distill_student(inventory, student, "cpu", restart, reporter, stop)
+            distill_students(inventory, [student], Context(reporter, stop), device="cpu", restart=restart)
         finally:
             self.said += reporter.said
 

@@ -28,8 +28,8 @@ import torch.utils.tensorboard  # noqa: E402
 import cli.main  # noqa: E402
 import stages.distill.stage  # noqa: E402
 import stages.indexing  # noqa: E402, F401
-from stages.distill.loader import Batch  # noqa: E402
-from stages.distill.membership import STORE  # noqa: E402
+from stages.distill.data.batches import Batch  # noqa: E402
+from stages.distill.parallel.members import STORE  # noqa: E402
 from stages.distill.training import Training  # noqa: E402
 
 LIMIT_S = 120.0

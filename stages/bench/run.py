@@ -46,7 +46,7 @@ BUSY = 0.1
 
 
 class StudentTrial(Protocol):
-    """A student to be timed; see `stages.distill.pieces`."""
+    """A student to be timed; see `stages.distill.measure.bench`."""
 
     steps: int
     batch: int
@@ -66,7 +66,7 @@ class StudentTrial(Protocol):
 
 
 class MakeStudent(Protocol):
-    """Makes a trial; arguments as of `stages.distill.pieces.StudentBench`."""
+    """Makes a trial; arguments as of `stages.distill.measure.bench.StudentBench`."""
 
     def __call__(
         self,

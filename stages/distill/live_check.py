@@ -12,8 +12,8 @@ from pipeline.progress import Reporter
 from pipeline.students import student_folder
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
-from stages.distill.rows import trained_tokens
-from stages.distill.run import StudentJob
+from stages.distill.data.rows import trained_tokens
+from stages.distill.jobs import StudentJob
 
 LIVE_SAMPLES = 4
 """Samples of each teacher."""

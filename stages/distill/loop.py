@@ -8,27 +8,25 @@ from functools import partial
 
 import torch
 
-from pipeline.progress import Reporter, Task
-from pipeline.stopping import Stop
+from pipeline.encoders.export import export_student
+from pipeline.pointers import point
+from pipeline.progress import Task
+from schemas.base import digest_of
 from schemas.config import DistillConfig
-from stages.distill.bottleneck import Bottleneck
-from stages.distill.clock import Clock, Stretch
-from stages.distill.feed import Feed
+from schemas.students import ExportManifest
+from stages.distill.clock import Bottleneck, Clock, Stretch
+from stages.distill.data.feed import Feed
 from stages.distill.metrics import Meter
+from stages.distill.model.student import build_student
+from stages.distill.parallel.sharding import whole
+from stages.distill.parallel.world import Context, World
 from stages.distill.training import Diverged, Training
-from stages.distill.world import World
+
+EXPORT = "export/"
 
 
-def train(
-    students: Sequence[Training],
-    feed: Feed,
-    settings: DistillConfig,
-    finish: Callable[[Training], None],
-    reporter: Reporter,
-    stop: Stop,
-    world: World,
-) -> None:
-    """Train students to their ends, or until a stop is requested; `finish` is called with each that is done.
+def train(students: Sequence[Training], feed: Feed, settings: DistillConfig, context: Context) -> None:
+    """Train students to their ends, or until a stop is requested; those that are done are exported.
 
     Those that are furthest behind train until they reach the next ones, and all go on together from there. A student
     that diverges is left with its `error`, and the others go on.
@@ -37,45 +35,40 @@ def train(
         StageError: data are missing or damaged, memory is short.
     """
     on_gpu, stopped = feed.device.type == "cuda", False
-    clock = Clock(settings.checkpoint_minutes, on_gpu, Bottleneck(feed.times, feed.threads, on_gpu, reporter.say))
+    clock = Clock(
+        settings.checkpoint_minutes, on_gpu, Bottleneck(feed.times, feed.threads, on_gpu, context.reporter.say)
+    )
     for student in students:
         if student.step == student.steps:
-            finish(student)
+            export(student)
     while (active := [s for s in students if s.error is None and s.step < s.steps]) and not stopped:
         first = min(s.step for s in active)
         together = [s for s in active if s.step == first]
         end = min([s.steps for s in together] + [s.step for s in active if s.step > first])
-        stopped = train_until(end, together, feed, settings, clock, reporter, stop, world)
+        stopped = train_until(end, together, feed, settings, clock, context)
         for student in together:
             if student.error is not None and len(active) > 1:
-                reporter.say(f"{student.error.message} The other students go on.")
+                context.reporter.say(f"{student.error.message} The other students go on.")
             elif student.step == student.steps and student.error is None:
-                finish(student)
+                export(student)
     for student in students:
         student.checkpoints.settle()
 
 
 def train_until(
-    end: int,
-    students: Sequence[Training],
-    feed: Feed,
-    settings: DistillConfig,
-    clock: Clock,
-    reporter: Reporter,
-    stop: Stop,
-    world: World,
+    end: int, students: Sequence[Training], feed: Feed, settings: DistillConfig, clock: Clock, context: Context
 ) -> bool:
     """Train students that are at the same step until step `end`, a stop, or the first that diverges; whether stopped."""
     begins, stopped, due = True, False, False
     step, batch_rows, epoch_steps = students[0].step, students[0].config.optimizer.batch, students[0].epoch_steps
     title = f"distill {', '.join(s.name for s in students)}"
     with (
-        closing(feed.batches(students, step, end)) as batches,
-        reporter.task(title, end * batch_rows, done=step * batch_rows) as task,
+        closing(feed.batches([s.demand for s in students], step, end)) as batches,
+        context.reporter.task(title, end * batch_rows, done=step * batch_rows) as task,
     ):
         for batch in clock.waited(batches):
             if begins:
-                stopped, due = world.between_steps(stop, clock.due())
+                stopped, due = context.world.between_steps(context.stop, clock.due())
             if stopped:
                 break
             for student in students:
@@ -90,7 +83,7 @@ def train_until(
             if step % settings.log_every == 0:
                 well = write_rows(well, clock.stretch(), task)
             if step % epoch_steps == 0:
-                validate(well, feed, world)
+                validate(well, feed, context.world)
             if step % epoch_steps == 0 or due:
                 well = each(well, Training.save)
             if len(well) < len(students):
@@ -126,9 +119,37 @@ def validate(students: Sequence[Training], feed: Feed, world: World) -> None:
     with ExitStack() as stack:
         for student in students:
             stack.enter_context(student.measuring())
-        for batch in stack.enter_context(closing(feed.validation_batches(students))):
+        for batch in stack.enter_context(closing(feed.validation_batches([s.demand for s in students]))):
             for student, meter in zip(students, meters, strict=True):
                 student.measure(batch, meter)
     for student, meter in zip(students, meters, strict=True):
         if feed.validation is not None:
             student.write_validation(meter.shared(world.sum, world.size) if world.size > 1 else meter)
+
+
+def export(student: Training) -> None:
+    """Export a student that has done all its steps; all processes call this, and the first one writes."""
+    student.checkpoints.settle()
+    store, config = student.store, student.config
+    fresh = build_student(config)
+    with student.measuring():
+        weights = whole(student.model.student.state(), student.world.first)
+        if student.world.first:
+            fresh.load(weights)
+    if not student.world.first:
+        return
+    digests = export_student(
+        store,
+        fresh.encoder,
+        architecture=config.architecture,
+        model_args=config.model_args,
+        image_size=config.image_size,
+        mean=config.mean,
+        std=config.std,
+        prefix=EXPORT,
+    )
+    manifest = ExportManifest(
+        student=digest_of(student.definition), step=student.steps, weights=digests.weights, config=digests.config
+    )
+    store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
+    point(store.root.parent, student.name, store.root.name)

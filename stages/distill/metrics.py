@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.storage import LocalStore
-from stages.distill.loss import TeacherLosses
+from stages.distill.model.loss import TeacherLosses
 
 FILE = "metrics.parquet"
 

@@ -1,88 +1,47 @@
-"""Students from start to finish: freeze their inputs, train or resume, export, and point their names to them."""
+"""Students from start to finish: freeze their inputs, train or resume those that go together, export."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from pipeline.encoders import ResolvedEncoder, load_encoder
+from pipeline.encoders import load_encoder
 from pipeline.engine import pick_device
 from pipeline.executors import usable_cores
-from pipeline.finished import FinishedStudent, checkpoint_step, finished_student
+from pipeline.finished import finished_student
+from pipeline.locks import exclusive
 from pipeline.pointers import point
 from pipeline.progress import Reporter
-from pipeline.stopping import Stop
 from pipeline.storage import LocalStore
 from pipeline.students import student_folder
 from schemas.base import digest_of
 from schemas.config import DistillConfig
-from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.feed import Feed, Rows, Source
-from stages.distill.finish import finish
-from stages.distill.frozen import Frozen, freeze
-from stages.distill.limits import check_memory, memory_words, torch_threads
-from stages.distill.live import LiveTeacher
-from stages.distill.loader import Share
+from stages.distill.checks import check_memory, check_views, memory_words, threads_on, torch_threads
+from stages.distill.data.batches import Share
+from stages.distill.data.feed import Feed
+from stages.distill.data.live import LiveTeacher
+from stages.distill.data.rows import Frozen, Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
+from stages.distill.jobs import StudentJob
 from stages.distill.loop import train
-from stages.distill.model import Distiller
-from stages.distill.parent import start_from
-from stages.distill.rows import rows_digest, trained_tokens, usable_rows
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.parent import start_from
+from stages.distill.parallel.world import Context, World
 from stages.distill.training import Diverged, Training
-from stages.distill.unchanged import check_views
-from stages.distill.world import World
 
 MAX_READERS = 8
 """Threads that decode images and blocks."""
 
 
-@dataclass(frozen=True)
-class StudentJob:
-    """A student to train, and what it is made from."""
-
-    name: str
-    """Its folder is `students/<name>-<8 digits>`, and `students/<name>` will point to it."""
-    definition: StudentDefinition
-    """From `pipeline.students.student_definition`."""
-    training: Source
-    """The training samples, and a cache for every teacher of the definition."""
-    validation: Source | None = None
-    """Samples and centre-crop features for the validation loss."""
-    parent: FinishedStudent | None = None
-    """The student whose weights it starts from."""
-    teachers: Mapping[str, ResolvedEncoder] | None = None
-    """Every teacher, when they run in the loop."""
-
-
-@dataclass(frozen=True)
-class DistillOutcome:
-    """How it ended: `finished` now, `already` finished before, `stopped` on request, or `failed` with an `error`."""
-
-    folder: Path
-    digest: str
-    state: Literal["finished", "already", "stopped", "failed"]
-    step: int
-    steps: int
-    error: Diverged | None = None
-
-
 def distill(
-    jobs: Sequence[StudentJob],
-    *,
-    workdir: Path,
-    settings: DistillConfig,
-    device: str,
-    reporter: Reporter,
-    stop: Stop,
-    world: World | None = None,
-) -> list[DistillOutcome]:
+    jobs: Sequence[StudentJob], context: Context, *, workdir: Path, settings: DistillConfig, device: str
+) -> dict[str, Diverged]:
     """Train and export students, each from its last checkpoint if there is one. Finished ones are never touched.
 
     Students that agree in rows, views, batch size and sample order train together: data are read and decoded once, and
@@ -90,51 +49,48 @@ def distill(
 
     Args:
         jobs: the students.
+        context: how to talk, when to stop, and with whom.
         workdir: the working folder.
         settings: what does not change the weights.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        reporter: shows progress.
-        stop: polled between steps; a stop writes checkpoints first.
-        world: processes that do this together, each its share of every batch; the first one writes.
+
+    Returns:
+        By student, why it diverged; the others are finished, or were stopped on request.
 
     Raises:
         UserError: a configuration that cannot be trained.
-        StageError: incomplete or damaged features, short memory. A student that diverged is `failed` instead.
+        StageError: incomplete or damaged features, short memory, or another process is training one of the students.
     """
-    world = world or World()
-    with world.in_turn():
-        outcomes, todo = _look(jobs, workdir, reporter)
-        if world.first:
-            check_views([(job.training, job.definition.views) for job, _ in todo], reporter)
-        begun = [_begin(job, folder, settings, reporter, world) for job, folder in todo]
-    for group in _groups(begun):
-        if world.stopping(stop):
-            steps = {b.job.name: checkpoint_step(b.store.root) or 0 for b in group}
-            outcomes |= {b.job.name: b.outcome("stopped", steps[b.job.name]) for b in group}
-        else:
-            on = torch.device(pick_device(world.device(device)))
-            outcomes |= _train(group, on, settings, reporter, stop, world)
-    return [outcomes[job.name] for job in jobs]
+    world, reporter = context.world, context.reporter
+    with ExitStack() as stack:
+        for job in jobs if world.first else ():
+            lock = workdir / "runs" / f"{student_folder(workdir, job.name, job.definition).name}.lock"
+            stack.enter_context(exclusive(lock, f"Distillation of {job.name}"))
+        with world.in_turn():
+            todo = [job for job in jobs if not _is_finished(job, workdir, reporter)]
+            if world.first:
+                check_views([(job.training, job.definition.views) for job in todo], reporter)
+            begun = [_begin(job, workdir, settings, context) for job in todo]
+        groups: dict[tuple[object, ...], list[_Begun]] = {}
+        for one in begun:
+            groups.setdefault(one.key, []).append(one)
+        failed: dict[str, Diverged] = {}
+        for group in groups.values():
+            if not world.stopping(context.stop):
+                on = torch.device(pick_device(world.device(device)))
+                students = _train(group, on, settings, context)
+                failed |= {student.name: student.error for student in students if student.error is not None}
+    return failed
 
 
-def _look(
-    jobs: Sequence[StudentJob], workdir: Path, reporter: Reporter
-) -> tuple[dict[str, DistillOutcome], list[tuple[StudentJob, Path]]]:
-    """Outcomes of students that are finished, and what is to be trained where."""
-    outcomes: dict[str, DistillOutcome] = {}
-    todo: list[tuple[StudentJob, Path]] = []
-    for job in jobs:
-        folder = student_folder(workdir, job.name, job.definition)
-        done = finished_student(job.name, folder)
-        if done is None:
-            todo.append((job, folder))
-            continue
-        point(folder.parent, job.name, folder.name)
-        reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
-        outcomes[job.name] = DistillOutcome(
-            folder, done.manifest.digest, "already", done.export.step, done.manifest.steps
-        )
-    return outcomes, todo
+def _is_finished(job: StudentJob, workdir: Path, reporter: Reporter) -> bool:
+    """Whether nothing is left to do but to point the student's name to it."""
+    folder = student_folder(workdir, job.name, job.definition)
+    if finished_student(job.name, folder) is None:
+        return False
+    point(folder.parent, job.name, folder.name)
+    reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
+    return True
 
 
 @dataclass(frozen=True)
@@ -142,7 +98,6 @@ class _Begun:
     """A job with what its training rests on."""
 
     job: StudentJob
-    store: LocalStore
     frozen: Frozen
     training: Rows
     validation: Rows | None
@@ -154,29 +109,15 @@ class _Begun:
         d, feature = self.job.definition, next(iter(self.job.training.caches.values())).definition
         config = d.config
         validation = rows_digest(self.validation.rows_N) if self.validation is not None else None
-        data = (
-            d.dataset,
-            d.blocks,
-            d.views,
-            d.patch_views,
-            d.patch_every,
-            d.live,
-            digest_of(feature.recipe),
-            feature.view_seed,
-        )
+        data = d.dataset, d.blocks, d.views, d.patch_views, d.patch_every, d.live
+        views = digest_of(feature.recipe), feature.view_seed
         order = config.seed, config.optimizer.batch, config.streams, config.window_blocks, config.threads
-        return *data, *order, self.frozen.manifest.rows_digest, validation
-
-    def outcome(
-        self, state: Literal["finished", "stopped", "failed"], step: int, error: Diverged | None = None
-    ) -> DistillOutcome:
-        manifest = self.frozen.manifest
-        return DistillOutcome(self.store.root, manifest.digest, state, step, manifest.steps, error)
+        return *data, *views, *order, self.frozen.manifest.rows_digest, validation
 
 
-def _begin(job: StudentJob, folder: Path, settings: DistillConfig, reporter: Reporter, world: World) -> _Begun:
-    store, definition = LocalStore(folder), job.definition
-    if world.first:
+def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Context) -> _Begun:
+    definition, store = job.definition, LocalStore(student_folder(workdir, job.name, job.definition))
+    if context.world.first:
         store.sweep()
     tokens = trained_tokens(definition.config)
     dataset, caches = job.training.dataset, job.training.caches
@@ -187,47 +128,30 @@ def _begin(job: StudentJob, folder: Path, settings: DistillConfig, reporter: Rep
         val = job.validation
         usable_N = usable_rows(val.dataset, val.caches, 1, tokens, val.dataset.blocks)
         validation = Rows(val, usable_N) if len(usable_N) else None
-    manifest = frozen.manifest
-    checkpoints = Checkpoints(store, manifest.digest, manifest.rows_digest, settings.keep_checkpoints, reporter.say)
-    return _Begun(job, store, frozen, Rows(job.training, rows_N), validation, checkpoints)
+    keep, say = settings.keep_checkpoints, context.reporter.say
+    checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)
+    return _Begun(job, frozen, Rows(job.training, rows_N), validation, checkpoints)
 
 
-def _groups(begun: Sequence[_Begun]) -> list[list[_Begun]]:
-    groups: dict[tuple[object, ...], list[_Begun]] = {}
-    for one in begun:
-        groups.setdefault(one.key, []).append(one)
-    return list(groups.values())
-
-
-def _train(
-    group: Sequence[_Begun],
-    device: torch.device,
-    settings: DistillConfig,
-    reporter: Reporter,
-    stop: Stop,
-    world: World,
-) -> dict[str, DistillOutcome]:
-    """Train students together; how each ended."""
-    names = [b.job.name for b in group]
+def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context) -> list[Training]:
+    """Train students together; how each was left."""
+    names, world = [b.job.name for b in group], context.world
     if len(group) > 1:
         dataset = group[0].job.training.dataset.manifest.name
-        reporter.say(f"Training {', '.join(names)} in one pass: {dataset} is read and decoded once for all of them.")
+        together = f"Training {', '.join(names)} in one pass"
+        context.reporter.say(f"{together}: {dataset} is read and decoded once for all of them.")
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
-        stack.enter_context(torch_threads(device, group[0].job.definition.config.threads))
+        stack.enter_context(torch_threads(threads_on(device, group[0].job.definition.config.threads)))
         pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
-        students = [_build(b, device, settings, reporter, world) for b in group]
+        students = [_build(b, device, settings, context) for b in group]
         feed = _feed(group, pool, device, world, settings.micro_batch)
         check_memory(students, feed, device, world.local_size)
         for student in students:
             student.begin()
             stack.callback(student.close)
-        train(students, feed, settings, finish, reporter, stop, world)
-    outcomes = {}
-    for b, student in zip(group, students, strict=True):
-        done: Literal["finished", "stopped", "failed"] = "finished" if student.step == student.steps else "stopped"
-        outcomes[b.job.name] = b.outcome("failed" if student.error else done, student.step, student.error)
-    return outcomes
+        train(students, feed, settings, context)
+    return students
 
 
 def readers(world: World) -> int:
@@ -235,12 +159,12 @@ def readers(world: World) -> int:
     return min(max(1, usable_cores() // world.local_size), MAX_READERS)
 
 
-def _build(begun: _Begun, device: torch.device, settings: DistillConfig, reporter: Reporter, world: World) -> Training:
+def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context: Context) -> Training:
     job, definition = begun.job, begun.job.definition
     prepare = None
     if job.parent is not None:
         names = tuple(teacher.name for teacher in definition.teachers)
-        prepare = partial(start_from, job.parent, job.name, teachers=names, say=reporter.say)
+        prepare = partial(start_from, job.parent, job.name, teachers=names, say=context.reporter.say)
     return Training(
         job.name,
         definition,
@@ -248,7 +172,7 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, reporte
         len(begun.training.rows_N),
         checkpoints=begun.checkpoints,
         prepare=prepare,
-        world=world,
+        world=context.world,
         settings=settings,
     )
 

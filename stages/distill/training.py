@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +15,30 @@ from pipeline.storage import LocalStore
 from schemas.config import DistillConfig
 from schemas.errors import StageError
 from schemas.students import StudentDefinition
-from stages.distill.average import WeightAverage
 from stages.distill.checkpoints import Checkpoints
 from stages.distill.clock import Stretch
-from stages.distill.loader import Batch
+from stages.distill.data.batches import Batch
+from stages.distill.data.feed import Demand
 from stages.distill.metrics import Meter, MetricsLog, measures
-from stages.distill.model import Distiller
-from stages.distill.parallel import Parallel, local, optimizer_state_as, whole
-from stages.distill.running import momenta
-from stages.distill.schedule import configured_rates, make_optimizer
-from stages.distill.world import World
+from stages.distill.model.average import WeightAverage
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.schedule import configured_rates, make_optimizer
+from stages.distill.model.standardization import momenta
+from stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
+from stages.distill.parallel.world import World
 
 
 class Diverged(StageError):
     """A loss or weight of one student is not finite; students that train beside it may go on."""
+
+
+class Learned(NamedTuple):
+    """What one micro-batch gave."""
+
+    measures: dict[str, Tensor]
+    kept: Tensor
+    """How many losses were kept, a scalar."""
+    images: int
 
 
 class Training:
@@ -65,13 +76,20 @@ class Training:
         self.average: WeightAverage | None = None
         self.step, self.saved, self.meter = 0, -1, Meter()
         self.error: Diverged | None = None
-        self._parts: list[tuple[dict[str, Tensor], Tensor, int]] = []
-        """Of a step that is not done yet: measures, how many losses were kept, and images."""
+        self._learned: list[Learned] = []
+        """The micro-batches of a step that is not done yet."""
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole training."""
         return len(self.rates)
+
+    @property
+    def demand(self) -> Demand:
+        """What it takes of every batch."""
+        config, branches = self.config, len(self.model.student.drop_paths)
+        teachers, epochs = len(self.definition.teachers), config.optimizer.epochs
+        return Demand(config.image_size, self.model.standards, teachers, branches, epochs)
 
     @property
     def store(self) -> LocalStore:
@@ -87,13 +105,13 @@ class Training:
         found = self.checkpoints.load()
         self._require_same_step(found[0] if found is not None else 0)
         if found is not None:
-            self.model.student.vit.load_state_dict(found[1]["student"])
+            self.model.student.load(found[1]["student"])
             self.model.ladder.load_state_dict(found[1]["ladder"])
         elif self.prepare is not None:
             self.prepare(self.model)
         if self.settings.compile:
             self.model.compile_parts()
-        self.parallel = Parallel(self.model, self.world, self.settings.shard)
+        self.parallel = Parallel(self.model, self.model.parts, self.world, self.settings.shard)
         self.optimizer = make_optimizer([self.model.student, self.model.ladder], self.config.optimizer)
         if self.config.ema is not None:
             self.average = WeightAverage([self.model.student, self.model.ladder], self.config.ema)
@@ -122,21 +140,21 @@ class Training:
             self.log.close()
 
     def learn(self, batch: Batch) -> None:
-        """Learn from a batch; the last part of a step ends it."""
-        whole_step = batch.plan.last and not self._parts and self.world.size == 1
-        if not self._parts:
-            # Gradients of parts add up, so they are cleared before the first.
+        """Learn from a batch; the last micro-batch of a step ends it."""
+        whole_step = batch.plan.last and not self._learned and self.world.size == 1
+        if not self._learned:
+            # Gradients of micro-batches add up, so they are cleared before the first.
             for parameter in self.model.parameters():
                 parameter.grad = None
         with self.parallel.syncing(batch.plan.last):
-            # What all parts of all processes kept is known when all have been looked at; until then any count will do.
+            # What all micro-batches of all processes kept is known at the end; until then any count will do.
             count = None if whole_step else float(self.config.optimizer.batch)
             losses, keep_BT, total = self.parallel.call(batch, count=count)
             total.backward()
-        self._parts.append((measures(losses, keep_BT, total), keep_BT.detach().sum(), len(batch.plan.rows_B)))
+        self._learned.append(Learned(measures(losses, keep_BT, total), keep_BT.detach().sum(), len(batch.plan.rows_B)))
         if batch.plan.last:
-            found = self._parts[0][0] if whole_step else self._correct_gradients()
-            self._parts = []
+            found = self._learned[0].measures if whole_step else self._correct_gradients()
+            self._learned = []
             self._update()
             self.meter.add(found)
 
@@ -145,15 +163,15 @@ class Training:
 
         DDP and FSDP2 average gradients over processes, and the loss is a sum over them.
         """
-        kept = self.world.sum(torch.stack([kept for _, kept, _ in self._parts]).sum())
+        kept = self.world.sum(torch.stack([x.kept for x in self._learned]).sum())
         factor = self.config.optimizer.batch * self.world.size / kept
         self.parallel.scale_gradients(factor)
-        images = sum(count for _, _, count in self._parts)
+        images = sum(x.images for x in self._learned)
         found = {
-            name: torch.stack([part[name] * (count / images) for part, _, count in self._parts]).sum()
-            for name in self._parts[0][0]
+            name: torch.stack([x.measures[name] * (x.images / images) for x in self._learned]).sum()
+            for name in self._learned[0].measures
         }
-        return {**found, "loss": torch.stack([part["loss"] for part, _, _ in self._parts]).sum() * factor}
+        return {**found, "loss": torch.stack([x.measures["loss"] for x in self._learned]).sum() * factor}
 
     def _update(self) -> None:
         """The optimizer's step, and all that follows it."""
@@ -227,7 +245,7 @@ class Training:
     def _state(self) -> dict[str, object]:
         """What a checkpoint keeps, whole on the first process; all call this."""
         state: dict[str, object] = {
-            "student": self.model.student.vit.state_dict(),
+            "student": self.model.student.state(),
             "ladder": self.model.ladder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -236,11 +254,6 @@ class Training:
         if self.model.running is not None:
             state["running"] = self.model.running.state()
         found: dict[str, object] = whole(state, self.world.first)
-        return found
-
-    def weights(self) -> dict[str, Tensor]:
-        """The encoder's weights, whole on the first process; all call this, while `measuring`."""
-        found: dict[str, Tensor] = whole(self.model.student.vit.state_dict(), self.world.first)
         return found
 
     @property

@@ -12,11 +12,11 @@ import torch
 
 from pipeline.draws import Purpose, uniforms
 from schemas.config import LadderConfig, StudentConfig
-from stages.distill.ladder import Ladder, Projector, rungs
-from stages.distill.loss import TeacherLosses, coefficients, keep_teachers, teacher_losses, total_loss
-from stages.distill.running import RunningStandardization
-from stages.distill.schedule import learning_rates
-from stages.distill.student import Student, build_student
+from stages.distill.model.ladder import Ladder, Projector, rungs
+from stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
+from stages.distill.model.schedule import learning_rates
+from stages.distill.model.standardization import RunningStandardization
+from stages.distill.model.student import Student, build_student
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -44,7 +44,7 @@ def student(weights: dict[str, torch.Tensor]) -> Student:
         for key, value in weights.items()
         if key.startswith("encoder.") and not key.endswith("mask_token")
     }
-    student.vit.load_state_dict(encoder)
+    student.encoder.load_state_dict(encoder)
     return student.eval()
 
 
@@ -57,7 +57,7 @@ def ladder(weights: dict[str, torch.Tensor]) -> Ladder:
     }
     hidden = len(weights[f"{heads}.{teachers[0]}.cls.0.layers.0.bias"])
     last_hidden = len(weights[f"{heads}.{teachers[0]}.cls.2.layers.0.bias"])
-    ladder = Ladder(rungs(LadderConfig(hidden=hidden, last_hidden=last_hidden), 3), 24, dims)
+    ladder = Ladder(rungs(LadderConfig(hidden=hidden, last_hidden=last_hidden), 3), (24,) * 3, dims)
     ladder.load_projectors(
         {
             (teacher, token, place): Projector(
@@ -106,7 +106,7 @@ def test_total_and_coefficients(numbers: dict[str, np.ndarray], probability: flo
     np.testing.assert_allclose(
         total_loss(losses.loss_BT, keep).numpy(), numbers[f"loss/total/drop{probability}"], **CLOSE
     )
-    shares = coefficients(keep).sum(0)
+    shares = loss_weights(keep).sum(0)
     for i, teacher in enumerate(losses.teachers):
         np.testing.assert_allclose(shares[i].numpy(), numbers[f"loss/coeff/drop{probability}/{teacher}"], **CLOSE)
 
@@ -130,7 +130,7 @@ def test_ladder(numbers: dict[str, np.ndarray], ladder: Ladder) -> None:
 def test_student_and_its_ladder(numbers: dict[str, np.ndarray], student: Student, ladder: Ladder) -> None:
     image = torch.from_numpy(numbers["student/image"])
     with torch.no_grad():
-        tokens = student.vit.forward_features(image)
+        tokens = student.encoder.forward_features(image)
         predictions = ladder(*student(image, ladder.rungs.blocks))
     np.testing.assert_allclose(tokens[:, 0].numpy(), numbers["student/x_norm_clstoken"], **CLOSE)
     np.testing.assert_allclose(tokens[:, 1:].numpy(), numbers["student/x_norm_patchtokens"], **CLOSE)

@@ -14,7 +14,7 @@ from pipeline.encoders import load_encoder
 from pipeline.encoders.official import read_official
 from schemas.errors import StageError, UserError
 from stages.convert import export_imported, export_official, import_encoder
-from stages.distill.ladder import Ladder, rungs
+from stages.distill.model.ladder import Ladder, rungs
 
 
 def command(work: Any, *arguments: str) -> str:
@@ -43,7 +43,7 @@ def test_a_finished_student_in_the_official_layout_says_the_same(trained: Any, t
     definition = student.manifest.definition
     dims: Any = {"cls": {t.name: t.cls_dim for t in definition.teachers}}
     dims["patch"] = {t.name: t.patch_dim for t in definition.teachers}
-    ladder = Ladder(rungs(definition.config.ladder, 2), 48, dims)
+    ladder = Ladder(rungs(definition.config.ladder, 2), (48,) * 2, dims)
     state = torch.load(student.folder / "checkpoints" / "step-00000033.pt", weights_only=True)["state"]
     ladder.load_state_dict(state["ladder"])
     for (teacher, token, block), projector in ladder.to_projectors().items():
@@ -75,8 +75,8 @@ def test_ours_out_in_and_out_again_is_equal(trained: Any, tmp_path: Path) -> Non
 
 
 def test_averaged_weights_and_running_statistics_are_those_that_are_exported(extracted: Any, tmp_path: Path) -> None:
-    from stages.distill.average import WeightAverage
-    from stages.distill.model import Distiller
+    from stages.distill.model.average import WeightAverage
+    from stages.distill.model.distiller import Distiller
 
     extracted.distill("students.tiny.ema=0.5", "students.tiny.loss.standardize=ema")
     student = extracted.inventory().finished_students["tiny"]
@@ -88,7 +88,7 @@ def test_averaged_weights_and_running_statistics_are_those_that_are_exported(ext
     with average.in_place():
         for (teacher, token, block), projector in model.ladder.to_projectors().items():
             assert torch.equal(checkpoint.ladder[f"{teacher}.{token}.{block}.layers.0.weight"], projector[0])
-        assert torch.equal(checkpoint.encoder["norm.bias"], model.student.vit.state_dict()["norm.bias"])
+        assert torch.equal(checkpoint.encoder["norm.bias"], model.student.state()["norm.bias"])
     running = state["running"]["lite1"]["patch"]
     assert torch.equal(checkpoint.statistics["lite1"]["patch"]["std"].flatten(), running["std"])
 

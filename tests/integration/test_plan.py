@@ -20,7 +20,7 @@ from schemas.plans import PlanReport
 
 
 def plan(work: Any, *overrides: str, **options: Any) -> PlanReport:
-    from stages.distill.cost import step_cost
+    from stages.distill.measure.cost import step_cost
     from stages.plan import PlanOptions
     from stages.plan import plan as plan_stage
 

@@ -44,6 +44,7 @@ def train(work: Any, *names: str, stop_at: int = 0, live: bool = False, override
     """Train as `unic-pipe distill` does; what was said, also in `work.said`. Stops after so many images."""
     from pipeline.progress import SilentReporter
     from pipeline.stopping import Stop
+    from stages.distill.parallel.world import Context
     from stages.distill.stage import distill_students
 
     work.said = said = list[str]()
@@ -76,7 +77,7 @@ def train(work: Any, *names: str, stop_at: int = 0, live: bool = False, override
 
     inventory = work.inventory(*overrides)
     inventory = inventory.with_live_teachers() if live else inventory
-    distill_students(inventory, names or tuple(inventory.config.students), "cpu", False, Reporter(), stop)
+    distill_students(inventory, names or tuple(inventory.config.students), Context(Reporter(), stop), device="cpu")
     return said
 
 
@@ -142,7 +143,7 @@ def test_one_that_is_ahead_is_caught_up_with(together: Any, extracted: Any) -> N
 
 
 def test_images_are_decoded_once_for_all(extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import stages.distill.images as images
+    import stages.distill.data.images as images
 
     decode, count = images.decode_image, [0]
 
@@ -282,9 +283,9 @@ def test_teachers_in_the_loop_see_what_the_cache_holds(extracted: Any) -> None:
     from pipeline.cache.reader import FeatureCache
     from pipeline.cache.statistics import merge_statistics
     from pipeline.encoders import load_encoder
-    from stages.distill.images import ViewImages
-    from stages.distill.live import LiveTeacher, live_targets
-    from stages.distill.targets import BlockWindow, TargetReader, standard_of
+    from stages.distill.data.images import ViewImages
+    from stages.distill.data.live import LiveTeacher, live_targets
+    from stages.distill.data.targets import BlockWindow, TargetReader, standard_of
 
     dataset, inventory = extracted.dataset(), extracted.inventory()
     caches = {t: FeatureCache.open(extracted.folder / f"features/train-{t}") for t in ("lite0", "lite1")}

@@ -112,7 +112,7 @@ def test_teacher_and_student_are_scored_by_the_teachers_projection(template: Any
 
 def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: Any, tmp_path: Path) -> None:
     """Against the module that trains: the ladder's output times the frozen std, plus the frozen mean."""
-    from stages.distill.model import Distiller
+    from stages.distill.model.distiller import Distiller
 
     student = template.inventory(*CLIP).finished_students["tiny"]
     definition = student.manifest.definition
@@ -121,7 +121,7 @@ def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: An
     state = torch.load(next(iter(sorted((student.folder / "checkpoints").glob("*.pt"))[::-1])), weights_only=True)
     model = Distiller(definition.config, definition.teachers, torch.device("cpu"), _statistics(student))
     model.ladder.load_state_dict(state["state"]["ladder"])
-    model.student.vit.load_state_dict(encoder.model.state_dict())
+    model.student.load(encoder.model.state_dict())
     x = normalize(images(template, 32), (0.5,) * 3, (0.5,) * 3)
     with torch.inference_mode():
         outputs = model.student.eval()(x, model.ladder.rungs.blocks)

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.distill.bottleneck import LOOK_S, Bottleneck, Times, Work
-from stages.distill.clock import Clock
+from stages.distill.clock import LOOK_S, Bottleneck, Clock, Times, Work
 
 
 def said(spent: dict[Work, float], waited: float, on_gpu: bool = True) -> list[str]:

@@ -15,10 +15,10 @@ from pipeline.ablation import ablation, in_order, origins
 from pipeline.students import student_order, students_before
 from schemas.config import Config
 from schemas.errors import UserError
-from stages.distill.average import WeightAverage
-from stages.distill.loss import keep_teachers, teacher_losses, total_loss
 from stages.distill.metrics import measures
-from stages.distill.running import RunningStandardization, momenta
+from stages.distill.model.average import WeightAverage
+from stages.distill.model.loss import keep_teachers, teacher_losses, total_loss
+from stages.distill.model.standardization import RunningStandardization, momenta
 
 
 def config(students: dict[str, dict[str, Any]], teachers: dict[str, dict[str, Any]] | None = None) -> Config:

@@ -7,8 +7,8 @@ import pytest
 
 from schemas.config import StudentConfig
 from schemas.errors import UserError
-from stages.distill.loader import BatchPlan, Share
-from stages.distill.membership import STORE, Member, gpu_of, member, refuse_uneven
+from stages.distill.data.batches import BatchPlan, Share
+from stages.distill.parallel.members import STORE, Member, gpu_of, member, refuse_uneven
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}
 
@@ -49,7 +49,7 @@ def test_shares_and_parts_make_up_the_batch(micro: int | None) -> None:
     plan = BatchPlan(np.arange(24), view=1, epoch=2)
     rows: list[int] = []
     for rank in range(4):
-        parts = Share(rank, 4, micro).parts(plan)
+        parts = Share(rank, 4, micro).micro_batches(plan)
         assert [part.last for part in parts] == [False] * (len(parts) - 1) + [True]
         assert max(len(part.rows_B) for part in parts) <= (micro or 6)
         rows += [row for part in parts for row in part.rows_B.tolist()]

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from schemas.config import LadderConfig, LossConfig, OptimizerConfig, StudentConfig
 from schemas.errors import UserError
 from schemas.students import TeacherInput
-from stages.distill.ladder import Ladder, rungs
-from stages.distill.loss import coefficients, keep_teachers, teacher_losses, total_loss
-from stages.distill.model import Distiller
-from stages.distill.schedule import configured_rates, learning_rates, make_optimizer
-from stages.distill.student import Student, build_student
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.ladder import Ladder, rungs
+from stages.distill.model.loss import keep_teachers, loss_weights, teacher_losses, total_loss
+from stages.distill.model.schedule import configured_rates, learning_rates, make_optimizer
+from stages.distill.model.student import Student, build_student
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 TINY = StudentConfig(architecture="vit_tiny_patch16_224", model_args=ARGUMENTS, image_size=16, drop_path=0.5)
@@ -26,7 +26,9 @@ def tiny() -> Student:
 
 def test_ladder_is_the_sum_of_its_projectors() -> None:
     torch.manual_seed(0)
-    ladder = Ladder(rungs(LadderConfig(hidden=5, last_hidden=7), 3), 4, {"cls": {"a": 6, "b": 3}, "patch": {"a": 2}})
+    ladder = Ladder(
+        rungs(LadderConfig(hidden=5, last_hidden=7), 3), (4,) * 3, {"cls": {"a": 6, "b": 3}, "patch": {"a": 2}}
+    )
     with torch.no_grad():
         for parameter in ladder.parameters():
             parameter.normal_()
@@ -45,7 +47,7 @@ def test_ladder_is_the_sum_of_its_projectors() -> None:
 
 def test_ladder_starts_small_and_without_bias() -> None:
     torch.manual_seed(0)
-    ladder = Ladder(rungs(LadderConfig(hidden=64, last_hidden=64), 2), 64, {"cls": {"a": 64}})
+    ladder = Ladder(rungs(LadderConfig(hidden=64, last_hidden=64), 2), (64,) * 2, {"cls": {"a": 64}})
     for projector in ladder.to_projectors().values():
         assert not projector.first_bias_H.any()
         assert not projector.second_bias_E.any()
@@ -55,7 +57,7 @@ def test_ladder_starts_small_and_without_bias() -> None:
 
 def test_projectors_round_trip() -> None:
     sizes = {"cls": {"a": 6, "b": 3}, "patch": {"a": 2, "b": 5}}
-    one, other = (Ladder(rungs(LadderConfig(hidden=5, last_hidden=7), 3), 4, sizes) for _ in range(2))
+    one, other = (Ladder(rungs(LadderConfig(hidden=5, last_hidden=7), 3), (4,) * 3, sizes) for _ in range(2))
     other.load_projectors(one.to_projectors())
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -82,9 +84,9 @@ def test_student_gives_block_outputs_before_the_norm(tiny: Student) -> None:
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         outputs = tiny(x, (0, 2))
-        tokens = tiny.vit.forward_features(x)
+        tokens = tiny.encoder.forward_features(x)
         last = torch.cat([outputs.cls_LBD[1][:, None], outputs.patch_LBPD[1]], dim=1)
-        torch.testing.assert_close(tiny.vit.norm(last), tokens)
+        torch.testing.assert_close(tiny.encoder.norm(last), tokens)
     assert [tuple(c.shape) for c in outputs.cls_LBD] == [(2, 16)] * 2
     assert [tuple(p.shape) for p in outputs.patch_LBPD] == [(2, 4, 16)] * 2
 
@@ -118,7 +120,7 @@ def test_initialisation_is_seeded_and_leaves_global_state_alone(tiny: Student) -
     for a, b in zip(again.parameters(), tiny.parameters(), strict=True):
         assert torch.equal(a, b)
     other = build_student(TINY.model_copy(update={"seed": 1}))
-    assert not torch.equal(other.vit.blocks[0].attn.qkv.weight, tiny.vit.blocks[0].attn.qkv.weight)
+    assert not torch.equal(other.encoder.blocks[0].attn.qkv.weight, tiny.encoder.blocks[0].attn.qkv.weight)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_parts_share_one_normalisation() -> None:
     whole = total_loss(loss, keep)
     parts = [total_loss(loss[i : i + 3], keep[i : i + 3], count=9.0) for i in (0, 3)]
     torch.testing.assert_close(sum(parts) * 9 / keep.sum(), whole)
-    torch.testing.assert_close(coefficients(keep).sum(), torch.tensor(1.0))
+    torch.testing.assert_close(loss_weights(keep).sum(), torch.tensor(1.0))
 
 
 def test_one_token_type_alone() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.draws import Purpose, permutation, uniforms
 from pipeline.order import epoch_order, epoch_view
-from stages.distill.loader import training_plans
+from stages.distill.data.batches import training_plans
 
 
 def test_draws_do_not_depend_on_the_split() -> None:

@@ -114,7 +114,7 @@ def test_definitions_of_presets_build_with_stand_in_weights(name: str, raw_templ
 
     from pipeline.inventory import Inventory
     from schemas.errors import NotFinishedError
-    from stages.distill.model import Distiller
+    from stages.distill.model.distiller import Distiller
 
     shutil.copytree(raw_template.folder / "data", tmp_path / "data")
     (tmp_path / "unic-pipe.yaml").write_text((raw_template.folder / "unic-pipe.yaml").read_text())

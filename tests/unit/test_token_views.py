@@ -12,9 +12,9 @@ from pipeline.features import training_need
 from pipeline.order import epoch_view
 from schemas.base import digest_of
 from schemas.config import ViewsConfig
-from stages.distill.loader import training_plans
-from stages.distill.loss import teacher_losses
+from stages.distill.data.batches import training_plans
 from stages.distill.metrics import Meter
+from stages.distill.model.loss import teacher_losses
 
 
 def test_defaults_ask_for_the_same_as_before():

@@ -1,15 +1,17 @@
-"""The student: a timm vision transformer whose block outputs feed the ladder.
+"""The student: a timm model whose rungs feed the ladder.
 
-Shapes: B images, S image side in pixels, P patch tokens, D width, L blocks, U residual branches with drop path.
+Shapes: B images, S image side in pixels, P patch tokens, D width, L rungs, U residual branches with drop path.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from schemas.arguments import require_arguments
@@ -17,8 +19,8 @@ from schemas.config import StudentConfig
 from schemas.errors import UserError
 
 
-class BlockOutputs(NamedTuple):
-    """Outputs of the chosen blocks before the final norm: L tensors (B, D), and L tensors (B, P, D)."""
+class RungOutputs(NamedTuple):
+    """Outputs of the chosen rungs: L tensors (B, D), and L tensors (B, P, D)."""
 
     cls_LBD: list[Tensor]
     patch_LBPD: list[Tensor]
@@ -44,30 +46,89 @@ class GivenDropPath(nn.Module):
         return x_BND * self._scale_B.to(x_BND.dtype).view(-1, *[1] * (x_BND.ndim - 1))
 
 
-class Student(nn.Module):
-    """A timm ViT (in `self.vit`) that returns what its blocks put out."""
+class Student(nn.Module, ABC):
+    """What training, export and `init` know of a network; one subclass for every kind of network.
 
-    def __init__(self, vit: Any) -> None:
+    Its rungs are the places whose outputs may feed the ladder, numbered from 0.
+    """
+
+    widths: tuple[int, ...]
+    """D of every rung."""
+    grid: tuple[int, int]
+    """Rows and columns of the patch tokens of every rung."""
+
+    def __init__(self, encoder: Any) -> None:
+        """`encoder`: the timm model that is exported; its drop paths are replaced by ones whose draws are given."""
         super().__init__()
-        self.vit = vit
-        self.depth, self.width = len(vit.blocks), int(vit.embed_dim)
-        self.grid: tuple[int, int] = (int(vit.patch_embed.grid_size[0]), int(vit.patch_embed.grid_size[1]))
-        self.drop_paths = _replace_drop_paths(vit)
+        self.encoder = encoder
+        self.drop_paths = _replace_drop_paths(encoder)
 
-    def forward(self, x_B3SS: Tensor, blocks: tuple[int, ...], drop_uniforms_BU: Tensor | None = None) -> BlockOutputs:
-        """Outputs of the given blocks for normalised images; register tokens are left out.
+    @property
+    @abstractmethod
+    def parts(self) -> list[nn.Module]:
+        """The modules that are compiled, and shared out over processes, one by one."""
+
+    @abstractmethod
+    def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
+        """Outputs of the given rungs for normalised images."""
+
+    @abstractmethod
+    def start_from(self, state: Mapping[str, Tensor]) -> str:
+        """Load what `state` gave of a student of this architecture and any image size; a remark on what was resampled."""
+
+    def forward(self, x_B3SS: Tensor, rungs: tuple[int, ...], drop_uniforms_BU: Tensor | None = None) -> RungOutputs:
+        """Outputs of the given rungs for normalised images.
 
         Args:
             x_B3SS: float images.
-            blocks: block numbers, ascending.
+            rungs: their numbers, ascending.
             drop_uniforms_BU: one draw per image and residual branch (U = `len(drop_paths)`); None: nothing is dropped.
         """
         for i, module in enumerate(self.drop_paths):
             module.draw(None if drop_uniforms_BU is None else drop_uniforms_BU[:, i])
-        pairs = self.vit.forward_intermediates(
-            x_B3SS, indices=list(blocks), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        return self.rung_outputs(x_B3SS, rungs)
+
+    def state(self) -> dict[str, Tensor]:
+        """The encoder's weights, as checkpoints and exports keep them."""
+        found: dict[str, Tensor] = self.encoder.state_dict()
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights that `state` gave."""
+        self.encoder.load_state_dict(state)
+
+
+class ViTStudent(Student):
+    """A timm vision transformer with a CLS token. Rungs are its blocks, read before the final norm."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__(encoder)
+        self.widths = (int(encoder.embed_dim),) * len(encoder.blocks)
+        rows, columns = encoder.patch_embed.grid_size
+        self.grid = int(rows), int(columns)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.encoder.blocks)
+
+    def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
+        """Outputs of the blocks; register tokens are left out."""
+        pairs = self.encoder.forward_intermediates(
+            x_B3SS, indices=list(rungs), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
         )
-        return BlockOutputs([prefix[:, 0] for _, prefix in pairs], [patch for patch, _ in pairs])
+        return RungOutputs([prefix[:, 0] for _, prefix in pairs], [patch for patch, _ in pairs])
+
+    def start_from(self, state: Mapping[str, Tensor]) -> str:
+        """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
+        found, wanted, remark = state.get("pos_embed"), self.encoder.pos_embed, ""
+        if found is not None and wanted is not None and found.shape != wanted.shape:
+            prefix = 0 if self.encoder.no_embed_class else self.encoder.num_prefix_tokens
+            resampled = resample_abs_pos_embed(found, list(self.grid), num_prefix_tokens=prefix)
+            state = {**state, "pos_embed": resampled}
+            remark = f"; position embedding resampled to {self.grid[0]} × {self.grid[1]}"
+        self.load(state)
+        return remark
 
 
 def build_student(config: StudentConfig) -> Student:
@@ -95,12 +156,12 @@ def build_student(config: StudentConfig) -> Student:
                 "Check students.NAME.architecture, image_size and model_args.",
             ) from None
         _check_vit(config, vit)
-        return Student(vit)
+        return ViTStudent(vit)
 
 
 def _check_vit(config: StudentConfig, vit: Any) -> None:
-    parts = ("blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens")
-    if vit is not None and all(getattr(vit, part, None) is not None for part in parts):
+    names = ("blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens")
+    if vit is not None and all(getattr(vit, name, None) is not None for name in names):
         return
     if vit is None and config.architecture.split("_")[0] in {"vit", "deit", "deit3", "beit", "beitv2", "eva02"}:
         return
@@ -121,9 +182,9 @@ def _refuse_random_layers(config: StudentConfig) -> None:
         )
 
 
-def _replace_drop_paths(vit: nn.Module) -> list[GivenDropPath]:
+def _replace_drop_paths(encoder: nn.Module) -> list[GivenDropPath]:
     replaced: list[GivenDropPath] = []
-    for parent in list(vit.modules()):
+    for parent in list(encoder.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, DropPath):
                 module = GivenDropPath(float(child.drop_prob or 0.0))

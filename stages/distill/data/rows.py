@@ -1,23 +1,105 @@
-"""What a student rests on, frozen when its training starts: rows, steps and the statistics of its targets."""
+"""What a student rests on: the rows that are usable for every teacher, view and token type (R6), and what is frozen when
+its training starts: rows, steps and the statistics of its targets.
+
+Shapes: N usable rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.reader import FeatureCache
+from pipeline.cache.reader import FeatureCache, valid_rows
 from pipeline.cache.statistics import merge_statistics
+from pipeline.samples.dataset import Dataset
 from pipeline.storage import LocalStore
 from schemas.base import digest_of, short
+from schemas.config import StudentConfig, TokenType
 from schemas.errors import StageError, UserError
 from schemas.features import StatisticsDocument
 from schemas.students import StudentDefinition, StudentManifest
-from stages.distill.rows import rows_digest, trained_tokens
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples, and every teacher's features of them."""
+
+    dataset: Dataset
+    caches: Mapping[str, FeatureCache]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source, and its rows that can be used."""
+
+    source: Source
+    rows_N: NDArray[np.int64]
+
+
+def trained_tokens(config: StudentConfig) -> tuple[TokenType, ...]:
+    """The token types that the loss uses."""
+    return ("cls", "patch") if config.loss.tokens == "both" else (config.loss.tokens,)
+
+
+def usable_rows(
+    dataset: Dataset,
+    caches: Mapping[str, FeatureCache],
+    views: int,
+    tokens: Iterable[TokenType],
+    blocks: int,
+    patch_views: int | None = None,
+) -> NDArray[np.int64]:
+    """Row numbers, ascending, of blocks 0 to `blocks` - 1 that are valid in every cache, view and token type.
+
+    `patch_views`: number of views that carry patches, all if None.
+
+    Raises:
+        StageError: a cache lacks a unit, or was made from other rows than the dataset holds.
+    """
+    ranges = [dataset.block_range(block) for block in range(blocks)]
+    valid = [np.ones(count, dtype=np.bool_) for _, count in ranges]
+    digests = [dataset.block_digest(block) for block in range(blocks)]
+    for teacher, cache in caches.items():
+        for view in range(views):
+            for token in tokens:
+                if token == "cls" or patch_views is None or view < patch_views:
+                    _restrict(valid, digests, teacher, cache, view, token)
+    rows = [first + np.flatnonzero(bits) for (first, _), bits in zip(ranges, valid, strict=True)]
+    return np.concatenate([np.empty(0, dtype=np.int64), *rows])
+
+
+def rows_digest(rows_N: NDArray[np.int64]) -> str:
+    """SHA-256 (64 hex digits) over the row numbers as little-endian int64."""
+    return hashlib.sha256(rows_N.astype("<i8").tobytes()).hexdigest()
+
+
+def _restrict(
+    valid: list[NDArray[np.bool_]], digests: list[str], teacher: str, cache: FeatureCache, view: int, token: TokenType
+) -> None:
+    records = cache.records(view, token)
+    missing = [block for block in range(len(valid)) if block not in records]
+    if missing:
+        done = 100 * (1 - len(missing) / len(valid))
+        raise StageError(
+            f"Teacher {teacher} is incomplete: view {view} ({token}) is at {done:.0f} %, "
+            f"{len(missing)} of {len(valid)} blocks are missing.",
+            f"Run: unic-pipe extract --teacher {teacher}",
+        )
+    for block, bits in enumerate(valid):
+        record = records[block]
+        if record.count != len(bits) or record.rows != digests[block]:
+            raise StageError(
+                f"Features of teacher {teacher}, view {view} ({token}), block {block} belong to other samples than "
+                f"the dataset holds now.",
+                f"Run: unic-pipe verify, then unic-pipe extract --teacher {teacher}",
+            )
+        bits &= valid_rows(record)
 
 
 @dataclass(frozen=True)
@@ -56,7 +138,7 @@ def freeze(
             f"Student {name} began with {manifest.rows:,} usable rows; now other rows are usable ({len(rows_N):,}).",
             f"Features were repaired differently. Start again: mv {store.root} {store.root}.old",
         )
-    statistics = {teacher: _reread(store, manifest, teacher, definition, caches) for teacher in manifest.statistics}
+    statistics = {teacher: _reread(store, manifest, teacher, caches[teacher]) for teacher in manifest.statistics}
     return Frozen(manifest, statistics or None)
 
 
@@ -91,19 +173,13 @@ def _begin(
     return Frozen(manifest, statistics or None)
 
 
-def _reread(
-    store: LocalStore,
-    manifest: StudentManifest,
-    teacher: str,
-    definition: StudentDefinition,
-    caches: Mapping[str, FeatureCache],
-) -> StatisticsDocument:
+def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, cache: FeatureCache) -> StatisticsDocument:
     """The frozen statistics; computed again where the file is gone, if that gives the same."""
     key = _key(teacher)
     try:
         document = StatisticsDocument.from_bytes(store.get(key), str(store.path(key)))
     except FileNotFoundError:
-        document = _merge(caches[teacher], definition)
+        document = _merge(cache, manifest.definition)
         if digest_of(document) == manifest.statistics[teacher]:
             store.put(key, document.to_bytes())
     if digest_of(document) != manifest.statistics[teacher]:

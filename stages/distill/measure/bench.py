@@ -33,16 +33,15 @@ from schemas.bench import Resource
 from schemas.config import TokenType
 from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.feed import Feed, Rows, Source
-from stages.distill.frozen import freeze
-from stages.distill.ladder_pieces import ladder_operands, ladder_step, multiply
-from stages.distill.limits import torch_threads
-from stages.distill.live import LiveTeacher, live_targets
-from stages.distill.loader import Batch
-from stages.distill.model import Distiller
-from stages.distill.rows import rows_digest, trained_tokens, usable_rows
+from stages.distill.checks import threads_on, torch_threads
+from stages.distill.data.batches import Batch
+from stages.distill.data.feed import Feed
+from stages.distill.data.live import LiveTeacher, live_targets
+from stages.distill.data.rows import Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
+from stages.distill.data.targets import AnyTargets, Pair, read_pairs
+from stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
+from stages.distill.model.distiller import Distiller
 from stages.distill.run import MAX_READERS
-from stages.distill.targets import AnyTargets, Pair, read_pairs
 from stages.distill.training import Training
 
 PIECES: Mapping[str, Resource] = {
@@ -118,7 +117,7 @@ class StudentBench:
         }
         self.epoch_steps = self.steps = len(rows_N) // self.batch
         self._resources = ExitStack()
-        self._resources.enter_context(torch_threads(self.device, self.config.threads))
+        self._resources.enter_context(torch_threads(threads_on(self.device, self.config.threads)))
         self._pool = self._resources.enter_context(ThreadPoolExecutor(min(usable_cores(), MAX_READERS)))
         self.training.begin()
         self._resources.callback(self.training.close)
@@ -149,7 +148,7 @@ class StudentBench:
         watch.time("live", lambda: self._pass(live=True))
         watch.time("student step", self._student_steps)
         watch.time("targets", self._decode_targets)
-        with torch_threads(torch.device("cpu"), 1):
+        with torch_threads(1):
             self._host_pieces(watch)
         watch.time("teachers", self._run_teachers)
         self._ladder(watch)
@@ -161,7 +160,7 @@ class StudentBench:
     def _pass(self, live: bool) -> None:
         """The steps as training makes them, from nothing: every block is read and every view rendered."""
         self.training.step = 0
-        with closing(self._feed(live).batches([self.training], 0, self.steps)) as batches:
+        with closing(self._feed(live).batches([self.training.demand], 0, self.steps)) as batches:
             for batch in batches:
                 if self.stop.requested:
                     return
@@ -190,7 +189,9 @@ class StudentBench:
         """Some batches on the device, with images at the teachers' sizes as well."""
         found: list[Batch] = []
         for live in (False, True):
-            with closing(self._feed(live).batches([self.training], 0, min(KEPT_BATCHES, self.epoch_steps))) as batches:
+            with closing(
+                self._feed(live).batches([self.training.demand], 0, min(KEPT_BATCHES, self.epoch_steps))
+            ) as batches:
                 for i, batch in enumerate(batches):
                     if live:
                         found[i] = replace(found[i], images=batch.images)
@@ -229,7 +230,7 @@ class StudentBench:
         with ThreadPoolExecutor(1) as alone:
             feed.pool = alone
             reader = feed._reader(self.rows, wanted, feed.window)
-            plans = feed._plans([self.training], 0)
+            plans = feed._plans([self.training.demand], 0)
             for _, plan in zip(self._measured(), plans, strict=False):
                 keys = reader.keys(plan.rows_B, plan.view, plan.patches)
                 watch.time("cache read", lambda k=keys: reader.window.get(k))  # type: ignore[misc]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from stages.distill.parallel import local, locals_of, shared_as
+from stages.distill.parallel.sharding import local, locals_of, shared_as
 
 
 class WeightAverage:

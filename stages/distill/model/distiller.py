@@ -16,13 +16,13 @@ from schemas.config import StudentConfig, TokenType
 from schemas.errors import UserError
 from schemas.features import StatisticsDocument
 from schemas.students import TeacherInput
-from stages.distill.ladder import Ladder, rungs
-from stages.distill.loader import Batch
-from stages.distill.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
-from stages.distill.rows import trained_tokens
-from stages.distill.running import RunningStandardization
-from stages.distill.student import build_student
-from stages.distill.targets import GridResampler, Pair, Standard, Targets, standard_of
+from stages.distill.data.batches import Batch
+from stages.distill.data.rows import trained_tokens
+from stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
+from stages.distill.model.ladder import Ladder, rungs
+from stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
+from stages.distill.model.standardization import RunningStandardization
+from stages.distill.model.student import build_student
 
 
 class Distiller(nn.Module):
@@ -46,7 +46,7 @@ class Distiller(nn.Module):
         self.config, self.device = config, device
         self.student = build_student(config)
         sizes = _target_sizes(config, teachers)
-        self.ladder = _build_ladder(config, sizes, self.student.depth, self.student.width)
+        self.ladder = _build_ladder(config, sizes, self.student.widths)
         self.resample = {t.name: GridResampler(t.grid, self.student.grid, device) for t in teachers}
         known = statistics or {}
         self.standards: dict[Pair, Standard] = {
@@ -61,7 +61,7 @@ class Distiller(nn.Module):
         """Losses per image and teacher, which teachers each image kept (B, T), and the scalar to minimise.
 
         Without `training` no branch and no teacher is dropped, and a running standardization learns nothing. `count`:
-        of parts of a batch, see `coefficients`. The batch must be on the model's device.
+        of a share of a batch, see `loss_weights`. The batch must be on the model's device.
         """
         config = self.config
         drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training else None
@@ -75,9 +75,14 @@ class Distiller(nn.Module):
         keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, config.loss.drop_probability if training else 0.0)
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, count)
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The modules that are compiled, and shared out over processes, one by one."""
+        return [*self.student.parts, *self.ladder.heads.values()]
+
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile blocks and heads one by one: equal blocks are compiled once, and sharing out weights still works."""
-        for part in [*self.student.vit.blocks, *self.ladder.heads.values()]:
+        """Compile the parts one by one: equal blocks are compiled once, and sharing out weights still works."""
+        for part in self.parts:
             part.compile(backend=backend)
 
     def _targets(self, raw: Targets, training: bool) -> Mapping[TokenType, Mapping[str, Tensor]]:
@@ -107,11 +112,12 @@ def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> 
 
 
 def _build_ladder(
-    config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], depth: int, width: int
+    config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], widths: tuple[int, ...]
 ) -> Ladder:
     if config.loss.cosine == config.loss.smooth_l1 == 0:
         raise UserError("loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.")
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)
-        return Ladder(rungs(config.ladder, depth), width, sizes)
+        chosen = rungs(config.ladder, len(widths))
+        return Ladder(chosen, [widths[rung] for rung in chosen.blocks], sizes)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from schemas.config import TokenType
-from stages.distill.ladder import Ladder, TokenLadder
-from stages.distill.model import Distiller
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.ladder import Ladder, TokenLadder
 
 
 class Operands(NamedTuple):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from pipeline.progress import Reporter
 from pipeline.stopping import Stop
 from schemas.errors import StageError, UserError
-from stages.distill.membership import Elsewhere, Member, gpu_of
+from stages.distill.parallel.members import Elsewhere, Member, gpu_of
 
 CAUSE = "cause"
 _POLL_S = 0.05
@@ -147,6 +149,18 @@ class World:
             f"{self.rank}). Finished checkpoints are kept.",
             "Run the same command again; it goes on from the newest, on any number of processes that divides streams.",
         )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What goes along from the command to the training step."""
+
+    reporter: Reporter
+    """Shows progress; silent on all processes but the first."""
+    stop: Stop
+    """Polled between steps; a stop writes checkpoints first."""
+    world: World = field(default_factory=World)
+    """The processes that train together, each on its share of every batch; the first one writes."""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.encoders.encoder import Encoder, Tokens
 from schemas.config import TokenType
 from schemas.features import ComputeDefinition
-from stages.distill.targets import Pair, RawTargets, Wanted, folded
+from stages.distill.data.targets import Pair, RawTargets, Wanted, folded
 
 
 @dataclass(frozen=True)

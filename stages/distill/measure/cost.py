@@ -5,18 +5,18 @@ Shapes: B images, S image side in pixels, T teachers, U residual branches, P pat
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from pipeline.stopwatch import Stopwatch
 from schemas.students import StudentDefinition
-from stages.distill.limits import torch_threads
-from stages.distill.loader import Batch, BatchPlan
-from stages.distill.model import Distiller
-from stages.distill.schedule import make_optimizer
-from stages.distill.targets import Affine, RawTargets
+from stages.distill.checks import threads_on, torch_threads
+from stages.distill.data.batches import Batch, BatchPlan
+from stages.distill.data.targets import Affine, RawTargets
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.schedule import make_optimizer
 
 STEPS = 2
 """Steps that are measured, after one that prepares."""
@@ -41,34 +41,27 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         UserError: the configuration does not make a vision transformer or a ladder.
     """
     config, on = definition.config, torch.device(device)
-    with torch_threads(on, config.threads):
+    with torch_threads(threads_on(on, config.threads)):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
         batch = _batch(definition, model, count).to(on)
-        seconds = [_step(model, optimizer, batch, on) for _ in range(1 + STEPS)][1:]
-    student = sum(p.numel() * p.element_size() for p in model.student.vit.parameters())
+        watch = Stopwatch(device)
+        for _ in range(1 + STEPS):
+            watch.begin()
+            watch.time("step", lambda: _step(model, optimizer, batch))
+    seconds = min(lap["step"].wall for lap in watch.laps[1:])
+    student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
-    return StepCost(
-        min(seconds) * config.optimizer.batch / count, copies * (student + ladder), student, student + ladder
-    )
+    return StepCost(seconds * config.optimizer.batch / count, copies * (student + ladder), student, student + ladder)
 
 
-def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch, device: torch.device) -> float:
-    _wait(device)
-    started = time.perf_counter()
+def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     total = model(batch)[2]
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     optimizer.step()
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _batch(definition: StudentDefinition, model: Distiller, count: int) -> Batch:

@@ -1,48 +1,50 @@
-"""What a set of students is fed with: one loader for all, with the images and targets that some of them needs.
+"""What a set of students is fed with: batches with the images and targets that some of them needs.
 
-Shapes: N usable rows.
+They are assembled ahead of the training step, and planned in order, so threads change nothing but the time.
+
+Shapes: B images, N usable rows, T teachers, U residual branches with drop path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.samples.dataset import Dataset
+from pipeline.draws import Purpose, uniforms
 from schemas.students import StudentDefinition
-from stages.distill.bottleneck import Times
-from stages.distill.images import ViewImages
-from stages.distill.live import LiveTeacher, live_targets
-from stages.distill.loader import Batch, BatchPlan, Loader, Share, sequential_plans, training_plans
-from stages.distill.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
-from stages.distill.training import Training
+from stages.distill.clock import Times
+from stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
+from stages.distill.data.images import ViewImages
+from stages.distill.data.live import LiveTeacher, live_targets
+from stages.distill.data.rows import Rows
+from stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 
+READY = 3
+"""Batches that wait assembled."""
+AHEAD = 8
+"""Further batches whose blocks are already being read."""
 VALIDATION_WINDOW = 4
 """Blocks that are kept while validation rows are read in order."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Samples, and every teacher's features of them."""
+class Demand:
+    """What one student takes of every batch."""
 
-    dataset: Dataset
-    caches: Mapping[str, FeatureCache]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A source, and its rows that can be used."""
-
-    source: Source
-    rows_N: NDArray[np.int64]
+    image_size: int
+    standards: Mapping[Pair, Standard]
+    """How it standardizes each teacher's tokens."""
+    teachers: int
+    branches: int
+    """Residual branches with drop path."""
+    epochs: int
 
 
 @dataclass
@@ -65,41 +67,39 @@ class Feed:
     """Of the pool."""
     _images: dict[str, ViewImages] = field(init=False, default_factory=dict)
 
-    def batches(self, students: Sequence[Training], start: int, end: int) -> Generator[Batch]:
+    def batches(self, students: Sequence[Demand], start: int, end: int) -> Generator[Batch]:
         """This process's batches of steps `start` to `end` - 1, on the device, with what these students need.
 
-        A step may come in parts, of which one is the `last`.
+        A step may come in micro-batches, of which one is the `last`.
 
         Raises:
             StageError: data of a batch are missing or damaged; raised when that batch is due.
         """
         live, wanted = self.definition.live, _wanted(students)
-        sizes = _sizes(students) | ({self.teachers[t].size for t, _ in wanted} if live else set())
+        sizes = {s.image_size for s in students} | ({self.teachers[t].size for t, _ in wanted} if live else set())
         # In the loop, every epoch has a fresh view: none is worth keeping.
         images = self._view_images(self.training, sizes, 0 if live else self.definition.views)
         targets = None if live else self._reader(self.training, wanted, self.window)
-        loader = self._loader(students, images, targets)
         steps = islice(self._plans(students, start), end - start)
-        with closing(loader.batches(part for plan in steps for part in self.share.parts(plan))) as batches:
+        plans = (micro for plan in steps for micro in self.share.micro_batches(plan))
+        with closing(self._load(plans, students, images, targets)) as batches:
             for batch in batches:
-                on_device = batch.to(self.device)
                 if live:
                     pairs = read_pairs(wanted, batch.plan.patches)
-                    on_device = replace(on_device, targets=live_targets(self.teachers, on_device.images, pairs))
-                yield on_device
+                    yield replace(batch, targets=live_targets(self.teachers, batch.images, pairs))
+                else:
+                    yield batch
 
-    def validation_batches(self, students: Sequence[Training]) -> Generator[Batch]:
+    def validation_batches(self, students: Sequence[Demand]) -> Generator[Batch]:
         """This process's batches of the validation rows, view 0, on the device; as many on every process."""
         if self.validation is None or not students:
             return
-        images = self._view_images(self.validation, _sizes(students), 1)
+        images = self._view_images(self.validation, {s.image_size for s in students}, 1)
         targets = self._reader(self.validation, _wanted(students), VALIDATION_WINDOW)
-        loader = self._loader(students, images, targets)
         size = self.share.batch(self.definition.config.optimizer.batch)
         plans = list(sequential_plans(self.validation.rows_N, size))
-        with closing(loader.batches(self.share.batches(plans))) as batches:
-            for batch in batches:
-                yield batch.to(self.device)
+        with closing(self._load(self.share.batches(plans), students, images, targets)) as batches:
+            yield from batches
 
     @property
     def window(self) -> int:
@@ -109,7 +109,7 @@ class Feed:
         streams = config.streams // self.share.size
         return min(streams * (config.window_blocks + 2), self.definition.blocks * self.definition.views)
 
-    def window_bytes(self, students: Sequence[Training]) -> int:
+    def window_bytes(self, students: Sequence[Demand]) -> int:
         """Memory that the decoded blocks take."""
         source, row_bytes = self.training.source, 0
         for teacher, token in _wanted(students):
@@ -118,13 +118,13 @@ class Feed:
             row_bytes += values * (1 if codec == "int8" else 2)
         return 0 if self.definition.live else self.window * source.dataset.block_rows * row_bytes
 
-    def _plans(self, students: Sequence[Training], start: int) -> Iterator[BatchPlan]:
+    def _plans(self, students: Sequence[Demand], start: int) -> Iterator[BatchPlan]:
         config = self.definition.config
         return training_plans(
             self.training.rows_N,
             self.training.source.dataset.block_rows,
             seed=config.seed,
-            epochs=max(s.config.optimizer.epochs for s in students),
+            epochs=max(s.epochs for s in students),
             views=self.definition.views,
             batch=config.optimizer.batch,
             streams=config.streams,
@@ -135,17 +135,47 @@ class Feed:
             patch_every=self.definition.patch_every,
         )
 
-    def _loader(self, students: Sequence[Training], images: ViewImages, targets: TargetReader | None) -> Loader:
-        return Loader(
-            images=images,
-            targets=targets,
-            pool=self.pool,
-            seed=self.definition.config.seed,
-            teachers=max(len(s.definition.teachers) for s in students),
-            branches=max(len(s.model.student.drop_paths) for s in students),
-            pin=self.device.type == "cuda",
-            times=self.times,
-        )
+    def _load(
+        self,
+        plans: Iterable[BatchPlan],
+        students: Sequence[Demand],
+        images: ViewImages,
+        targets: TargetReader | None,
+    ) -> Generator[Batch]:
+        """The planned batches in order, on the device. One assembling thread keeps the order."""
+        lanes = max(s.teachers for s in students), max(s.branches for s in students)
+        planned: deque[BatchPlan] = deque()
+        ready: deque[Future[Batch]] = deque()
+        assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
+        try:
+            for plan in plans:
+                if targets is not None:
+                    assembler.submit(targets.request, plan.rows_B, plan.view, plan.patches)
+                planned.append(plan)
+                if len(planned) > AHEAD:
+                    ready.append(assembler.submit(self._assemble, planned.popleft(), images, targets, *lanes))
+                if len(ready) > READY:
+                    self.times.took(sum(batch.done() for batch in ready))
+                    yield ready.popleft().result().to(self.device)
+            ready.extend(assembler.submit(self._assemble, plan, images, targets, *lanes) for plan in planned)
+            while ready:
+                yield ready.popleft().result().to(self.device)
+        finally:
+            assembler.shutdown(cancel_futures=True)
+
+    def _assemble(
+        self, plan: BatchPlan, views: ViewImages, reader: TargetReader | None, teachers: int, branches: int
+    ) -> Batch:
+        images = views.batch(plan.rows_B, plan.view, self.pool)
+        targets = {} if reader is None else reader.read(plan.rows_B, plan.view, plan.patches)
+        if self.device.type == "cuda":
+            images = {size: x.pin_memory() for size, x in images.items()}
+            targets = {pair: raw.pin() for pair, raw in targets.items()}
+        drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, teachers)
+        return Batch(plan, images, targets, drop_teacher_BT, self._draw(Purpose.DROP_PATH, plan, branches))
+
+    def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
+        return torch.from_numpy(uniforms(self.definition.config.seed, purpose, plan.epoch, plan.rows_B, lanes)).float()
 
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
         blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)
@@ -161,14 +191,10 @@ class Feed:
         return self._images[name]
 
 
-def _sizes(students: Sequence[Training]) -> set[int]:
-    return {student.config.image_size for student in students}
-
-
-def _wanted(students: Sequence[Training]) -> Wanted:
+def _wanted(students: Sequence[Demand]) -> Wanted:
     """Every standardization of every teacher's tokens that some student wants."""
     wanted: dict[Pair, dict[str, Standard]] = {}
     for student in students:
-        for pair, standard in student.model.standards.items():
+        for pair, standard in student.standards.items():
             wanted.setdefault(pair, {})[standard.name] = standard
     return wanted

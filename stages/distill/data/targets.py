@@ -2,7 +2,7 @@
 
 The target is (feature - mean) / std; the codec turns integers into features by value * scale + offset (int8), so both
 fold into value * (scale / std) + (offset - mean) / std. Students that train together share the stored values, and each
-has its own multiply-add (calibrated codecs: a matrix product, see `stages.distill.coefficients`). A teacher whose grid
+has its own multiply-add (calibrated codecs: a matrix product, see `stages.distill.data.coefficients`). A teacher whose grid
 of patch tokens differs from the student's is resampled to it afterwards: bilinear between token centres, and antialiased
 (a triangle as wide as the reduction) where the grid shrinks.
 
@@ -30,8 +30,8 @@ from pipeline.cache.statistics import standardization
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.features import StatisticsDocument
-from stages.distill.bottleneck import Times
-from stages.distill.coefficients import CoefficientTargets, Unfolding, gather_coefficients
+from stages.distill.clock import Times
+from stages.distill.data.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
 Pair = tuple[str, TokenType]
 """(teacher, token type)."""

@@ -1,11 +1,11 @@
 """The ladder of expendable projectors (UNIC, arXiv 2408.05088, section 3.2).
 
-For every teacher and token type, one MLP per encoder block (Linear, GELU, Linear), fed by that block's output before
-the final norm; a teacher's prediction is the sum over blocks. All first layers of a block are one product (they share
-their input), and the sum over blocks is one product over the concatenated hidden units.
+For every teacher and token type, one MLP per rung of the student (Linear, GELU, Linear), fed by what that rung gives; a
+teacher's prediction is the sum over rungs. All first layers of a rung are one product (they share their input), and the
+sum over rungs is one product over the concatenated hidden units.
 
-Shapes: B images, P patch tokens, ... either (B,) or (B, P); D student width, E teacher dimension, H hidden width of a
-block, T teachers, L ladder blocks.
+Shapes: B images, P patch tokens, ... either (B,) or (B, P); D width of a rung, E teacher dimension, H hidden width of a
+rung, T teachers, L rungs of the ladder.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def rungs(config: LadderConfig, depth: int) -> Rungs:
 class Ladder(nn.Module):
     """Predicts every teacher's tokens of one or both types from the outputs of the student's blocks."""
 
-    def __init__(self, rungs: Rungs, width: int, dims: Mapping[TokenType, Mapping[str, int]]) -> None:
+    def __init__(self, rungs: Rungs, widths: Sequence[int], dims: Mapping[TokenType, Mapping[str, int]]) -> None:
         """Args:
         rungs: from `rungs()`.
-        width: D.
+        widths: D of each of these rungs.
         dims: for each token type to predict, every teacher's dimension E in that type.
         """
         super().__init__()
         self.rungs = rungs
-        self.heads = nn.ModuleDict({token: TokenLadder(rungs, width, sizes) for token, sizes in dims.items()})
+        self.heads = nn.ModuleDict({token: TokenLadder(rungs, widths, sizes) for token, sizes in dims.items()})
 
     def forward(self, cls_LBD: Sequence[Tensor], patch_LBPD: Sequence[Tensor]) -> dict[TokenType, dict[str, Tensor]]:
         """Predictions by token type and teacher, cls (B, E) and patch (B, P, E).
@@ -109,10 +109,12 @@ class Ladder(nn.Module):
 class TokenLadder(nn.Module):
     """The ladder of one token type."""
 
-    def __init__(self, rungs: Rungs, width: int, sizes: Mapping[str, int]) -> None:
+    def __init__(self, rungs: Rungs, widths: Sequence[int], sizes: Mapping[str, int]) -> None:
         super().__init__()
         self.teachers, self.hidden = tuple(sizes), rungs.hidden
-        self.first = nn.ModuleList(nn.Linear(width, len(sizes) * hidden) for hidden in rungs.hidden)
+        self.first = nn.ModuleList(
+            nn.Linear(width, len(sizes) * hidden) for width, hidden in zip(widths, rungs.hidden, strict=True)
+        )
         self.second = nn.ParameterList(nn.Parameter(torch.empty(size, sum(rungs.hidden))) for size in sizes.values())
         # One bias per block, although only their sum counts: AdamW moves a sum of L biases L times as far as one.
         self.second_bias = nn.ParameterDict(
@@ -130,7 +132,7 @@ class TokenLadder(nn.Module):
         per_block = [layer(x).chunk(len(self.teachers), -1) for layer, x in zip(self.first, x_LxD, strict=True)]
         predictions: dict[str, Tensor] = {}
         for i, teacher in enumerate(self.teachers):
-            hidden_xH = F.gelu(torch.cat([pieces[i] for pieces in per_block], dim=-1))
+            hidden_xH = F.gelu(torch.cat([by_teacher[i] for by_teacher in per_block], dim=-1))
             predictions[teacher] = F.linear(hidden_xH, self.second[i], self.second_bias[f"{i}_bias"].sum(0))
         return predictions
 

@@ -1,31 +1,20 @@
-"""Batches, assembled ahead of the training step: planned in order, so threads change nothing but the time.
+"""Which rows make up a batch, which of them are this process's, and what a batch holds.
 
-Shapes: B images, T teachers, U residual branches with drop path, S image side in pixels.
+Shapes: B images, N usable rows, T teachers, U residual branches with drop path, S image side in pixels.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.draws import Purpose, uniforms
 from pipeline.order import epoch_order, epoch_view
-from stages.distill.bottleneck import Times
-from stages.distill.images import ViewImages
-from stages.distill.targets import TargetReader, Targets
-
-READY = 3
-"""Batches that wait assembled."""
-
-AHEAD = 8
-"""Further batches whose blocks are already being read."""
+from stages.distill.data.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -38,26 +27,26 @@ class BatchPlan:
     patches: bool = True
     """Whether the view carries patches."""
     last: bool = True
-    """Whether this is the last (or only) part of its step on this process."""
+    """Whether this is the last (or only) micro-batch of its step on this process."""
     counted: bool = True
     """False: of a validation that others still have a batch of; its losses do not count."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every batch this process trains on, and in how many parts."""
+    """Which share of every batch this process trains on, and in how many micro-batches."""
 
     rank: int = 0
     size: int = 1
     micro: int | None = None
     """At most so many images at a time."""
 
-    def parts(self, plan: BatchPlan) -> list[BatchPlan]:
-        """This process's share of a planned batch, which `size` divides, in equal parts."""
+    def micro_batches(self, plan: BatchPlan) -> list[BatchPlan]:
+        """This process's share of a planned batch, which `size` divides, in equal micro-batches."""
         mine_B = np.split(plan.rows_B, self.size)[self.rank]
         count = -(-len(mine_B) // (self.micro or len(mine_B)))
-        parts = np.array_split(mine_B, count)
-        return [replace(plan, rows_B=rows_B, last=i == count - 1) for i, rows_B in enumerate(parts)]
+        split = np.array_split(mine_B, count)
+        return [replace(plan, rows_B=rows_B, last=i == count - 1) for i, rows_B in enumerate(split)]
 
     def batches(self, plans: Sequence[BatchPlan]) -> list[BatchPlan]:
         """Every `size`-th of whole batches; the same number on every process, so some do not count."""
@@ -127,55 +116,3 @@ def sequential_plans(rows_N: NDArray[np.int64], batch: int) -> Iterator[BatchPla
     """View 0 of all rows in order; the last batch may be smaller."""
     for start in range(0, len(rows_N), batch):
         yield BatchPlan(rows_N[start : start + batch], 0, 0)
-
-
-@dataclass(frozen=True)
-class Loader:
-    """Reads what a plan names. One assembling thread keeps the order; `pool` decodes images and blocks."""
-
-    images: ViewImages
-    targets: TargetReader | None
-    """None: batches come without targets."""
-    pool: Executor
-    seed: int
-    teachers: int
-    branches: int
-    pin: bool
-    times: Times = field(default_factory=Times)
-
-    def batches(self, plans: Iterable[BatchPlan]) -> Generator[Batch]:
-        """The planned batches in order.
-
-        Raises:
-            StageError: data of a batch are missing or damaged; raised when that batch is due.
-        """
-        planned: deque[BatchPlan] = deque()
-        ready: deque[Future[Batch]] = deque()
-        assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
-        try:
-            for plan in plans:
-                if self.targets is not None:
-                    assembler.submit(self.targets.request, plan.rows_B, plan.view, plan.patches)
-                planned.append(plan)
-                if len(planned) > AHEAD:
-                    ready.append(assembler.submit(self._assemble, planned.popleft()))
-                if len(ready) > READY:
-                    self.times.took(sum(batch.done() for batch in ready))
-                    yield ready.popleft().result()
-            ready.extend(assembler.submit(self._assemble, plan) for plan in planned)
-            while ready:
-                yield ready.popleft().result()
-        finally:
-            assembler.shutdown(cancel_futures=True)
-
-    def _assemble(self, plan: BatchPlan) -> Batch:
-        images = self.images.batch(plan.rows_B, plan.view, self.pool)
-        targets = {} if self.targets is None else self.targets.read(plan.rows_B, plan.view, plan.patches)
-        if self.pin:
-            images = {size: x.pin_memory() for size, x in images.items()}
-            targets = {pair: raw.pin() for pair, raw in targets.items()}
-        drop_teacher = self._draw(Purpose.DROP_TEACHER, plan, self.teachers)
-        return Batch(plan, images, targets, drop_teacher, self._draw(Purpose.DROP_PATH, plan, self.branches))
-
-    def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
-        return torch.from_numpy(uniforms(self.seed, purpose, plan.epoch, plan.rows_B, lanes)).float()

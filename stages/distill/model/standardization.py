@@ -4,7 +4,7 @@ Per teacher and token type, over all tokens of a batch, after (x - mean) / (std 
     mean ← m · mean(x) + (1 - m) · mean,   std ← m · (std(x) + eps) + (1 - m) · std
 std(x) is unbiased, eps = 1e-6; it begins with mean 0 and std 1, so the first batch is not standardized. The momentum m
 falls from 1 to .001 along a cosine over all steps. Validation changes nothing. The batch is the global one: moments of
-its parts (other processes' shares, accumulated parts) are added up first.
+its shares (other processes', micro-batches) are added up first.
 
 Shapes: B images, P patch tokens, D dimensions.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.config import TokenType
-from stages.distill.schedule import learning_rates
+from stages.distill.model.schedule import learning_rates
 
 EPS = 1e-6
 FIRST_MOMENTUM, LAST_MOMENTUM = 1.0, 0.001
@@ -41,7 +41,7 @@ class RunningStandardization:
         self.device = device
         self._state: RunningState = {}
         self._seen: dict[tuple[str, TokenType], list[tuple[int, Tensor, Tensor]]] = {}
-        """Since the last update, of each part: number of tokens, mean and std."""
+        """Since the last update, of each share: number of tokens, mean and std."""
         for token, sizes in dims.items():
             for teacher, size in sizes.items():
                 start = {"mean": torch.zeros(size, device=device), "std": torch.ones(size, device=device)}
@@ -62,15 +62,15 @@ class RunningStandardization:
 
     @torch.no_grad()
     def update(self, momentum: float, total: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Count the batch whose parts were standardized since the last update.
+        """Count the batch whose shares were standardized since the last update.
 
-        `total` adds up what the parts' processes hold, which have seen the same teachers and token types.
+        `total` adds up what the processes hold, which have seen the same teachers and token types.
         """
-        for (teacher, token), parts in self._seen.items():
-            if total is None and len(parts) == 1:
-                _, mean_now_D, std_now_D = parts[0]
+        for (teacher, token), shares in self._seen.items():
+            if total is None and len(shares) == 1:
+                _, mean_now_D, std_now_D = shares[0]
             else:
-                mean_now_D, std_now_D = _merged(parts, total)
+                mean_now_D, std_now_D = _merged(shares, total)
             known = self._state[teacher][token]
             known["mean"] = momentum * mean_now_D + (1 - momentum) * known["mean"]
             known["std"] = momentum * (std_now_D + EPS) + (1 - momentum) * known["std"]
@@ -90,12 +90,14 @@ class RunningStandardization:
         }
 
 
-def _merged(parts: list[tuple[int, Tensor, Tensor]], total: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased std of all parts together, float32."""
-    mean_0D = parts[0][1]
+def _merged(
+    shares: list[tuple[int, Tensor, Tensor]], total: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased std of all shares together, float32."""
+    mean_0D = shares[0][1]
     precise = torch.float32 if mean_0D.device.type == "mps" else torch.float64
     sums_3D = torch.zeros(3, len(mean_0D), dtype=precise, device=mean_0D.device)
-    for count, mean_D, std_D in parts:
+    for count, mean_D, std_D in shares:
         mean_D, std_D = mean_D.to(precise), std_D.to(precise)
         sums_3D[0] += count
         sums_3D[1] += count * mean_D

@@ -5,7 +5,7 @@ Checkpoints hold whole tensors either way, so that they resume on any number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from stages.distill.model import Distiller
-from stages.distill.world import World
+from stages.distill.parallel.world import World
 
 SHARD_ABOVE = 1_000_000_000
 """Parameters of student and ladder from which `shard: auto` shares them out."""
@@ -23,14 +22,19 @@ SHARD_ABOVE = 1_000_000_000
 class Parallel:
     """A model as a training step calls it."""
 
-    def __init__(self, model: Distiller, world: World, shard: Literal["auto", "always", "never"]) -> None:
-        """The model must hold its weights already: the first process's are everybody's."""
+    def __init__(
+        self, model: nn.Module, parts: Sequence[nn.Module], world: World, shard: Literal["auto", "always", "never"]
+    ) -> None:
+        """The model must hold its weights already: the first process's are everybody's.
+
+        `parts`: modules that are gathered when they are needed, where the model is shared out.
+        """
         self.model, self.world = model, world
         parameters = sum(p.numel() for p in model.parameters())
         self.sharded = world.size > 1 and (shard == "always" or (shard == "auto" and parameters > SHARD_ABOVE))
         self.call: nn.Module = model
         if self.sharded:
-            _shard(model)
+            _shard(model, parts)
         elif world.size > 1:
             # The final norm gets no gradient, and the patch ladder none from views without patches.
             self.call = nn.parallel.DistributedDataParallel(
@@ -38,7 +42,7 @@ class Parallel:
             )
 
     def syncing(self, last: bool) -> AbstractContextManager[object]:
-        """Gradients are summed over processes in the last part of a step alone."""
+        """Gradients are summed over processes in the last micro-batch of a step alone."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
             return nullcontext()
@@ -97,13 +101,14 @@ def optimizer_state_as(state: dict[str, Any], optimizer: torch.optim.Optimizer) 
     return {**state, "state": moments}
 
 
-def _shard(model: Distiller) -> None:
-    """Every block of the student and every head of the ladder is gathered when it is needed, and the rest for a step."""
+def _shard(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Every part is gathered when it is needed, and the rest for a step."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
-    for part in [*model.student.vit.blocks, *model.ladder.heads.values()]:
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for part in parts:
         fully_shard(part, mesh=mesh)
     # A validation swaps weights: what stayed gathered over its end would be the others.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)

@@ -21,7 +21,7 @@ from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.views.render import render_view
 from schemas.errors import StageError
 from schemas.recipes import Recipe
-from stages.distill.bottleneck import Times
+from stages.distill.clock import Times
 
 KEEP_BYTES = 512 << 20
 """Rendered views are kept in memory when all of them fit in this."""

@@ -1,7 +1,4 @@
-"""Starting from another student (`init: NAME`): its exported encoder, and its ladder as far as it fits.
-
-Shapes: P patch tokens, D width.
-"""
+"""Starting from another student (`init: NAME`): its exported encoder, and its ladder as far as it fits."""
 
 from __future__ import annotations
 
@@ -9,20 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timm.layers import resample_abs_pos_embed
-from torch import Tensor
 
 from pipeline.finished import FinishedStudent
 from pipeline.storage import LocalStore, sha256
 from schemas.base import short
 from schemas.config import StudentConfig, TokenType
 from schemas.errors import StageError, UserError
-from schemas.students import StudentManifest
-from stages.distill.average import WeightAverage
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.ladder import Projector
-from stages.distill.model import Distiller
-from stages.distill.student import Student
+from stages.distill.model.distiller import Distiller
+from stages.distill.model.ladder import Projector
+from stages.distill.model.student import Student
 
 Projectors = dict[tuple[str, TokenType, int], Projector]
 
@@ -32,8 +25,7 @@ def start_from(
 ) -> None:
     """Give a model at its initialisation the weights of a finished student.
 
-    The position embedding is resampled (bicubic) where the grids differ. Teachers are matched by their order; where
-    dimensions or rungs differ the projectors stay fresh, and that is said.
+    Teachers are matched by their order; where dimensions or rungs differ the projectors stay fresh, and that is said.
 
     Raises:
         UserError: another architecture.
@@ -69,37 +61,22 @@ def _load_encoder(student: Student, parent: FinishedStudent) -> str:
     raw = file.read_bytes()
     if sha256(raw) != parent.export.weights:
         raise StageError(f"{file} is not what was exported.", "unic-pipe verify says more.")
-    weights, remark = load(raw), ""
-    found, wanted = weights.get("pos_embed"), student.vit.pos_embed
-    if found is not None and wanted is not None and found.shape != wanted.shape:
-        weights["pos_embed"] = _resampled(found, student)
-        remark = f"; position embedding resampled to {student.grid[0]} × {student.grid[1]}"
-    student.vit.load_state_dict(weights)
-    return remark
-
-
-def _resampled(embedding_1PD: Tensor, student: Student) -> Tensor:
-    prefix = 0 if student.vit.no_embed_class else student.vit.num_prefix_tokens
-    resampled: Tensor = resample_abs_pos_embed(embedding_1PD, list(student.grid), num_prefix_tokens=prefix)
-    return resampled
+    return student.start_from(load(raw))
 
 
 def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller | None:
     """The parent with its ladder as it was exported, or None when its last checkpoint is gone."""
-    manifest: StudentManifest = parent.manifest
+    manifest, config = parent.manifest, parent.manifest.definition.config
     checkpoints = Checkpoints(LocalStore(Path(parent.folder)), manifest.digest, manifest.rows_digest, 1, say)
     found = checkpoints.load()
     if found is None or found[0] != manifest.steps:
         return None
-    model = Distiller(manifest.definition.config, manifest.definition.teachers, torch.device("cpu"))
-    if manifest.definition.config.ema is None:
-        model.ladder.load_state_dict(found[1]["ladder"])
-        return model
-    average = WeightAverage([model.student, model.ladder], manifest.definition.config.ema)
-    average.load(found[1]["average"])
-    with average.in_place():
-        state = {key: value.clone() for key, value in model.ladder.state_dict().items()}
-    model.ladder.load_state_dict(state)
+    model, ladder = Distiller(config, manifest.definition.teachers, torch.device("cpu")), found[1]["ladder"]
+    if config.ema is not None:
+        # The averages are those of the encoder's parameters, then of the ladder's.
+        names = [name for name, _ in model.ladder.named_parameters()]
+        ladder = dict(zip(names, found[1]["average"][-len(names) :], strict=True))
+    model.ladder.load_state_dict(ladder)
     return model
 
 

@@ -1,17 +1,32 @@
-"""Whether this process is one of several that train together, and which one. Free of torch, so that it is quick to ask."""
+"""The processes that train together: which one this is, and how `--devices N` starts N of them on this machine.
+
+A process hears of a stop through a pipe, its standard input: one byte, the number of the signal. When the pipe closes
+because the process that started it was killed, that is a stop too. Free of torch, so that it is quick to ask.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from pipeline.stopping import Stop
 from schemas.config import StudentConfig
 from schemas.errors import StageError, UserError
 
 STORE = "UNIC_PIPE_STORE"
 """Environment variable by which `--devices` tells its processes the file through which they meet."""
+GRACE_S = 30.0
+"""After one process has failed, the others have so long to notice."""
+_POLL_S = 0.05
+
+Process = subprocess.Popen[bytes]
 
 
 class Elsewhere(StageError):
@@ -86,3 +101,69 @@ def refuse_uneven(students: Mapping[str, StudentConfig], size: int) -> None:
                 f"Student {name}: its {config.streams} sample streams cannot be shared by {size} processes evenly.",
                 f"Use {' or '.join(fitting)} processes. Another students.{name}.streams makes another student.",
             )
+
+
+def launch(count: int, arguments: Sequence[str], stop: Stop) -> int:
+    """Run `unic-pipe ARGUMENTS` in `count` processes; their exit code.
+
+    Raises:
+        StageError: no process was left to say what happened.
+    """
+    with TemporaryDirectory(prefix="unic-pipe-") as folder:
+        processes = [_start(rank, count, arguments, Path(folder) / "store") for rank in range(count)]
+        try:
+            code = _supervise(processes, stop)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    if all(process.returncode < 0 for process in processes):
+        raise StageError(
+            f"All {count} processes of this training were killed. Finished checkpoints are kept.",
+            "Run the same command again. The system's log says whether memory was short.",
+        )
+    return code
+
+
+def _start(rank: int, count: int, arguments: Sequence[str], store: Path) -> Process:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    environment = {**os.environ, **{name: str(value) for name, value in numbers.items()}, STORE: str(store)}
+    if sys.platform == "linux":
+        # They talk to each other alone: not over the network, whatever the host's name means there.
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return subprocess.Popen(
+        # -P: a folder named `cli` where the command is typed is not ours.
+        [sys.executable, "-P", "-m", "cli.main", *arguments],
+        stdin=subprocess.PIPE,
+        env=environment,
+        # A terminal's Ctrl-C is for this process; it passes it on once.
+        start_new_session=True,
+    )
+
+
+def _supervise(processes: Sequence[Process], stop: Stop) -> int:
+    """Wait for all; the highest of their exit codes: what is wrong with the input (2) shows in one of them at least."""
+    code, told, deadline = 0, False, float("inf")
+    alive = list(processes)
+    while alive:
+        time.sleep(_POLL_S)
+        if stop.signal is not None and not told:
+            told = True
+            for process in alive:
+                _tell(process, stop.signal)
+        for process in [p for p in alive if p.poll() is not None]:
+            alive.remove(process)
+            if process.returncode:
+                # Killed by a signal: the others say so, and end with 1.
+                code, deadline = max(code, process.returncode, 1), min(deadline, time.monotonic() + GRACE_S)
+        if time.monotonic() > deadline:
+            for process in alive:
+                process.kill()
+    return code
+
+
+def _tell(process: Process, number: int) -> None:
+    assert process.stdin is not None
+    with suppress(OSError):
+        process.stdin.write(bytes([number]))
+        process.stdin.flush()

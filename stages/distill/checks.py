@@ -1,16 +1,22 @@
-"""What a training may use of the machine, and what to say when that is not enough."""
+"""What is looked at before a training: views that render as they did (R7), enough memory; and what is said without it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 
-from pipeline.progress import human_bytes
+from pipeline.progress import Reporter, human_bytes
+from pipeline.samples.dataset import Dataset
+from pipeline.samples.images import decode_image
+from pipeline.views.probes import check_probes, read_probes
 from schemas.errors import StageError
-from stages.distill.feed import Feed
+from stages.distill.data.feed import Feed
+from stages.distill.data.rows import Source
 from stages.distill.training import Training
 
 
@@ -20,7 +26,7 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
 
     `processes`: of this machine that need as much each.
     """
-    window, state = feed.window_bytes(students), 0
+    window, state = feed.window_bytes([s.demand for s in students]), 0
     for student in students if device.type == "cpu" else ():
         kept = 3 if student.config.ema is None else 4
         copies = kept + 2 * kept
@@ -39,13 +45,17 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
     )
 
 
+def threads_on(device: torch.device, threads: int) -> int:
+    """Threads of torch while something runs on a device: as configured on a CPU, elsewhere as they are."""
+    return threads if device.type == "cpu" else torch.get_num_threads()
+
+
 @contextmanager
-def torch_threads(device: torch.device, threads: int) -> Iterator[None]:
-    """A fixed number of threads on a CPU: sums, and so the weights' last bits, depend on it."""
+def torch_threads(n: int) -> Iterator[None]:
+    """So many threads of torch: sums on a CPU, and so the weights' last bits, depend on it."""
     before = torch.get_num_threads()
     try:
-        if device.type == "cpu":
-            torch.set_num_threads(threads)
+        torch.set_num_threads(n)
         yield
     finally:
         torch.set_num_threads(before)
@@ -66,3 +76,32 @@ def memory_words(names: Sequence[str]) -> Iterator[None]:
             f"Set students.{names[0]}.optimizer.batch lower, or a smaller ladder (ladder.hidden, ladder.last_hidden)."
             f"{alone}",
         ) from error
+
+
+def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> None:
+    """Render the probe samples of every cache and of its first views again, each once.
+
+    Raises:
+        StageError: a view renders differently now.
+    """
+    caches = {}
+    for source, views in sources:
+        for teacher, cache in source.caches.items():
+            for view in range(views):
+                caches[cache.location, view] = (teacher, cache, source.dataset)
+    for (_, view), (teacher, cache, dataset) in caches.items():
+        feature, store = cache.definition, cache.folder.store
+        probes = read_probes(store, view)
+        keys = {probe.key for probe in probes.probes} if probes is not None else set()
+        images = _images_named(dataset, keys)
+        size = feature.encoder.image_size
+        remark = check_probes(store, feature.recipe, feature.view_seed, view, size, images)
+        if remark is not None:
+            reporter.say(f"{teacher}: {remark}")
+
+
+def _images_named(dataset: Dataset, keys: set[str]) -> list[tuple[str, NDArray[np.uint8]]]:
+    """Probe samples are the first readable ones of the dataset."""
+    first, _ = dataset.block_range(0)
+    rows = [first + offset for offset, key in enumerate(dataset.block_keys(0)) if key in keys]
+    return [(dataset.key(row), decode_image(dataset.read(row))) for row in rows]

@@ -71,16 +71,16 @@ def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float) -> T
     return keep_BT.scatter(1, hardest_B1, True).to(torch.float32)
 
 
-def coefficients(keep_BT: Tensor, count: float | None = None) -> Tensor:
+def loss_weights(keep_BT: Tensor, count: float | None = None) -> Tensor:
     """Weights of the losses, (B, T): kept entries share 1 equally over the batch.
 
-    `count`: divide by this number instead of the entries kept. Parts of a batch (other processes' shares, accumulated
-    parts) agree on one, and their sum is corrected once all entries are counted: normalising each part by itself would
-    weigh images of parts that dropped more teachers more.
+    `count`: divide by this number instead of the entries kept. Shares of a batch (other processes', micro-batches)
+    agree on one, and their sum is corrected once all entries are counted: normalising each share by itself would
+    weigh images of shares that dropped more teachers more.
     """
     return keep_BT / (keep_BT.sum() if count is None else count)
 
 
 def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: float | None = None) -> Tensor:
-    """The scalar loss of a batch, or one part's summand of it; `count` as for `coefficients`."""
-    return (coefficients(keep_BT, count) * loss_BT).sum()
+    """The scalar loss of a batch, or one share's summand of it; `count` as for `loss_weights`."""
+    return (loss_weights(keep_BT, count) * loss_BT).sum()

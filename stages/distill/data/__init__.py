@@ -1,0 +1,1 @@
+"""What students are fed with: rows, images, targets, batches."""

@@ -1,0 +1,110 @@
+"""What a student is trained from: found in the working folder, and refused where it is incomplete or does not match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.cache.reader import FeatureCache
+from pipeline.differences import describe
+from pipeline.encoders import ResolvedEncoder
+from pipeline.features import FeatureNeed
+from pipeline.finished import FinishedStudent, checkpoint_step, finished_student
+from pipeline.inventory import Inventory
+from pipeline.progress import Reporter
+from pipeline.samples.dataset import Dataset
+from pipeline.students import student_folder, student_teachers
+from schemas.errors import UserError
+from schemas.features import FeatureManifest
+from schemas.students import StudentDefinition, StudentManifest
+from stages.distill.data.rows import Source
+
+
+@dataclass(frozen=True)
+class StudentJob:
+    """A student to train, and what it is made from."""
+
+    name: str
+    """Its folder is `students/<name>-<8 digits>`, and `students/<name>` will point to it."""
+    definition: StudentDefinition
+    """From `pipeline.students.student_definition`."""
+    training: Source
+    """The training samples, and a cache for every teacher of the definition."""
+    validation: Source | None = None
+    """Samples and centre-crop features for the validation loss."""
+    parent: FinishedStudent | None = None
+    """The student whose weights it starts from."""
+    teachers: Mapping[str, ResolvedEncoder] | None = None
+    """Every teacher, when they run in the loop."""
+
+
+def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter) -> StudentJob:
+    """What a configured student is made from; `restart`: also where a training with other settings was begun.
+
+    Raises:
+        UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
+    """
+    definition = inventory.student_definition(name)
+    student = inventory.config.students[name]
+    dataset = inventory.dataset(student.dataset).dataset
+    assert definition is not None, "indexed before"
+    assert dataset is not None, "indexed before"
+    label = inventory.student_name(name)
+    if finished_student(label, student_folder(inventory.folder, label, definition)) is None:
+        _refuse_changes(inventory, label, definition, restart, reporter)
+    teachers = student_teachers(inventory.config, name)
+    return StudentJob(
+        label,
+        definition,
+        _source(inventory, dataset, inventory.training_needs(teachers, student.dataset), definition.blocks),
+        _validation(inventory, teachers),
+        inventory.parent(name),
+        {teacher: inventory.teacher(teacher) for teacher in teachers} if definition.live else None,
+    )
+
+
+def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> Source | None:
+    name = inventory.config.distill.validation
+    dataset = inventory.dataset(name).dataset if name is not None else None
+    if dataset is None:
+        return None
+    return _source(inventory, dataset, inventory.validation_needs(teachers), dataset.blocks)
+
+
+def _source(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed], blocks: int) -> Source:
+    """The samples with their features, of which every unit must be recorded."""
+    for need in needs:
+        done, total = inventory.coverage(need, blocks)
+        if done < total:
+            old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder_name)
+            changed = f" Differs from what was extracted: {describe(old.definition, need.definition)}." if old else ""
+            rows = f" --rows {inventory.rows}" if inventory.rows else ""
+            raise UserError(
+                f"Teacher {need.encoder} is incomplete on {need.dataset}: {done / total:.0%} "
+                f"({done:,} of {total:,} units).{changed}",
+                f"Run: unic-pipe extract --teacher {need.encoder}{rows}",
+            )
+    return Source(dataset, {need.encoder: FeatureCache(inventory.feature_folder(need)) for need in needs})
+
+
+def _refuse_changes(
+    inventory: Inventory, label: str, definition: StudentDefinition, restart: bool, reporter: Reporter
+) -> None:
+    """A training that was begun with other settings is not silently abandoned; a finished one stays beside the new."""
+    folder = student_folder(inventory.folder, label, definition)
+    if restart or (folder / "manifest.json").exists():
+        return
+    begun = inventory.unfinished_student(label)
+    if begun is not None:
+        step = checkpoint_step(student_folder(inventory.folder, label, begun.definition)) or 0
+        raise UserError(
+            f"Student {label} is at step {step:,} of {begun.steps:,} with other settings; "
+            f"differs: {describe(begun.definition, definition)}.",
+            f"Restore them to go on; --student NEW keeps both; --restart trains the new ones as {label}.",
+        )
+    old = inventory.pointed("students", label, StudentManifest, folder.name)
+    if old is not None:
+        kept = student_folder(inventory.folder, label, old.definition).name
+        reporter.say(
+            f"{label}: differs: {describe(old.definition, definition)}. A new student is trained; students/{kept} is kept."
+        )

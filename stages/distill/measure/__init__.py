@@ -1,0 +1,1 @@
+"""What bench and plan measure of a student."""
