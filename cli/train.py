@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
-from cli.work import staged
+from cli.running import staged
 
 if TYPE_CHECKING:
     from pipeline.inventory import Inventory
@@ -87,7 +87,11 @@ def distill(
                 ablation=ablation, live_check=live_check,
             )  # fmt: skip
 
-    return staged(inventory, "distill", work) if this is None else one_of_several(inventory, this, work)
+    if this is not None:
+        return one_of_several(inventory, this, work)
+    with staged(inventory, "distill") as (reporter, stop):
+        work(reporter, stop)
+    return stop.exit_code
 
 
 def distill_step(
@@ -138,7 +142,9 @@ def one_of_several(inventory: Inventory, this: Member, work: Callable[[Reporter,
 
     try:
         if this.rank == 0:
-            return staged(inventory, "distill", work)
+            with staged(inventory, "distill") as (reporter, stop):
+                work(reporter, stop)
+            return stop.exit_code
         with Stop() as stop:
             work(SilentReporter(), stop)
         return stop.exit_code if stop.requested else 0

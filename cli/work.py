@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from cli.options import (
     add_command,
     open_inventory,
 )
+from cli.running import staged
 from pipeline.parts import parse_part
 from schemas.errors import UserError
 
@@ -71,13 +70,11 @@ def index(
     from stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
+    with staged(inventory, "index") as (reporter, stop):
         index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
         if inventory.refused:  # of several, the first: the others' data are indexed all the same
             raise next(iter(inventory.refused.values()))
-
-    return staged(inventory, "index", work)
+    return stop.exit_code
 
 
 def extract(
@@ -104,12 +101,12 @@ def extract(
     """
     inventory = open_inventory(config, overrides, rows)
     where = Where(device, workers, scheduler, part)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(inventory, where, reporter, stop, force, batch) as options:
-            extract_step(inventory, teacher or (), options, reporter, stop)
-
-    return staged(inventory, "extract", work)
+    with (
+        staged(inventory, "extract") as (reporter, stop),
+        extract_options(inventory, where, reporter, stop, force, batch) as options,
+    ):
+        extract_step(inventory, teacher or (), options, reporter, stop)
+    return stop.exit_code
 
 
 def evaluate(
@@ -138,12 +135,12 @@ def evaluate(
 
     inventory = with_encoders(open_inventory(config, overrides), encoder or ())
     where = Where(device, workers, scheduler)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(inventory, where, reporter, stop, force) as options:
-            evaluate_step(inventory, options, reporter, stop)
-
-    return staged(inventory, "evaluate", work)
+    with (
+        staged(inventory, "evaluate") as (reporter, stop),
+        extract_options(inventory, where, reporter, stop, force) as options,
+    ):
+        evaluate_step(inventory, options, reporter, stop)
+    return stop.exit_code
 
 
 def run(
@@ -166,12 +163,9 @@ def run(
 
     first = open_inventory(config, overrides, rows)
     where = Where(device, workers, scheduler)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(first, where, reporter, stop, force) as options:
-            run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
-
-    return staged(first, "run", work)
+    with staged(first, "run") as (reporter, stop), extract_options(first, where, reporter, stop, force) as options:
+        run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
+    return stop.exit_code
 
 
 def run_everything(
@@ -302,18 +296,3 @@ def extract_options(
     part = parse_part(where.part) if where.part is not None else None
     with executor:
         yield ExtractOptions(device=device, executor=executor, part=part, force=force, batch=batch)
-
-
-def staged(inventory: Inventory, stage: str, work: Callable[[Reporter, Stop], None]) -> int:
-    """Run a stage with signals, progress and provenance; the exit code."""
-    from pipeline.progress import ConsoleReporter
-    from pipeline.runs import RunLog
-    from pipeline.stopping import Stop
-
-    with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
-        work(log, stop)
-        log.stopped(stop)
-    if stop.requested:
-        log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
-        return stop.exit_code
-    return 0

@@ -26,9 +26,10 @@ from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
 
 from pipeline.engine import BlockResult, BlockTask, ExtractJob
-from pipeline.executors import Executor, usable_cores
+from pipeline.executors import Executor
 from pipeline.pieces import blocks_in_flight
 from pipeline.stopping import SIGNALS, Stop
+from pipeline.threads import usable_cores
 from pipeline.workers import Expected, call_here, run_here, versions
 from schemas.errors import StageError, UnicPipeError, UserError
 

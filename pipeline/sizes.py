@@ -28,6 +28,8 @@ def measurement_key(need: FeatureNeed, device: str) -> str:
     """Where below `runs/` a need's measurement is kept: one per encoder, dataset, recipe, compute and kind of device."""
     d = need.definition
     parts = [d.dataset, d.block_rows, digest_of(d.encoder), digest_of(d.recipe), digest_of(d.compute)]
+    # Measurements of views on the device were once taken of views on the host; those are not found any more.
+    parts += ["views on the device"] if d.compute.views == "device" else []
     identity = canonical_json([*parts, sorted(t for t, v in need.views.items() if v), device.partition(":")[0]])
     return f"measurements/{short(hashlib.sha256(identity).hexdigest())}.json"
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from pipeline.cluster import Cluster, Measured, StepCost, StudentWork, plan_cluster
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
-from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import finished_student
 from pipeline.fitting import Choice, advise
@@ -28,6 +27,7 @@ from pipeline.protocols import other_plans
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from pipeline.storage import LocalStore, Store
 from pipeline.students import student_folder
+from pipeline.threads import usable_cores
 from schemas.config import TokenType
 from schemas.errors import UnicPipeError
 from schemas.features import CodecDefinition

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.threads import torch_threads
 from schemas.students import StudentDefinition
-from stages.distill.limits import torch_threads
 from stages.distill.loader import Batch, BatchPlan
 from stages.distill.model import Distiller
 from stages.distill.schedule import make_optimizer
@@ -41,7 +41,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         UserError: the configuration does not make a vision transformer or a ladder.
     """
     config, on = definition.config, torch.device(device)
-    with torch_threads(on, config.threads):
+    with torch_threads(config.threads, on):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)

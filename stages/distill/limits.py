@@ -40,18 +40,6 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
 
 
 @contextmanager
-def torch_threads(device: torch.device, threads: int) -> Iterator[None]:
-    """A fixed number of threads on a CPU: sums, and so the weights' last bits, depend on it."""
-    before = torch.get_num_threads()
-    try:
-        if device.type == "cpu":
-            torch.set_num_threads(threads)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def memory_words(names: Sequence[str]) -> Iterator[None]:
     """Say what to set when memory runs out."""
     try:

@@ -14,13 +14,13 @@ import torch
 
 from pipeline.encoders import ResolvedEncoder, load_encoder
 from pipeline.engine import pick_device
-from pipeline.executors import usable_cores
 from pipeline.finished import FinishedStudent, checkpoint_step, finished_student
 from pipeline.pointers import point
 from pipeline.progress import Reporter
 from pipeline.stopping import Stop
 from pipeline.storage import LocalStore
 from pipeline.students import student_folder
+from pipeline.threads import torch_threads, usable_cores
 from schemas.base import digest_of
 from schemas.config import DistillConfig
 from schemas.students import StudentDefinition
@@ -28,7 +28,7 @@ from stages.distill.checkpoints import Checkpoints
 from stages.distill.feed import Feed, Rows, Source
 from stages.distill.finish import finish
 from stages.distill.frozen import Frozen, freeze
-from stages.distill.limits import check_memory, memory_words, torch_threads
+from stages.distill.limits import check_memory, memory_words
 from stages.distill.live import LiveTeacher
 from stages.distill.loader import Share
 from stages.distill.loop import train
@@ -214,7 +214,7 @@ def _train(
         reporter.say(f"Training {', '.join(names)} in one pass: {dataset} is read and decoded once for all of them.")
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
-        stack.enter_context(torch_threads(device, group[0].job.definition.config.threads))
+        stack.enter_context(torch_threads(group[0].job.definition.config.threads, device))
         pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
         students = [_build(b, device, settings, reporter, world) for b in group]
         feed = _feed(group, pool, device, world, settings.micro_batch)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cli.work import Where
 from pipeline.executors import Threads
+from pipeline.forward import STAGES
 from pipeline.parts import Part, parse_part, part_of, parts_missing
-from pipeline.pieces import Stopwatch, blocks_in_flight, crew_of, results
+from pipeline.pieces import blocks_in_flight, crew_of, results
 from pipeline.waits import Waits
 from schemas.errors import StageError, UserError
 
@@ -87,21 +88,21 @@ def test_threads_of_torch_inside_a_piece_leave_fewer_pieces_at_once():
 
 class TestWaits:
     def seconds(self, **given):
-        return Stopwatch().seconds | given
+        return dict.fromkeys(STAGES, 0.0) | given
 
     def test_a_cpu_waits_for_nothing(self):
         waits = Waits("cpu", Threads())
         assert waits.note() == ""
-        waits.add(self.seconds(render=1.0, device=2.0, write=1.0))
+        waits.add(self.seconds(views=1.0, device=2.0, write=1.0))
         assert waits.note() == "views 25%, forward 50%, write 25%"
         assert waits.remark() is None
 
     @pytest.mark.parametrize(
         ("seconds", "word"),
         [
-            ({"render": 9e9, "device": 1e-9}, "rendering"),
+            ({"views": 9e9, "device": 1e-9}, "rendering"),
             ({"write": 9e9}, "writing"),
-            ({"render": 1e-9}, "--nthreads 3"),
+            ({"views": 1e-9}, "--nthreads 3"),
         ],
     )
     def test_a_waiting_device_is_reported_with_the_bottleneck(self, seconds, word):
