@@ -60,7 +60,7 @@ def calibrate(
         if not features:
             rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))
             with reporter.task(f"calibrate {need.name}", total=len(rows_N)) as task:
-                features.update(call(_sampled, dataset, rows_N, need, encoder, device, batch))
+                features.update(call(sample_features, dataset, rows_N, need, encoder, device, batch))
                 task.advance(len(rows_N))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
         return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
@@ -68,13 +68,6 @@ def calibrate(
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
             reporter.say(f"{need.name}: {summary(folder, token)}")
-
-
-def _sampled(
-    dataset: Dataset, rows_N: NDArray[np.int64], need: FeatureNeed, encoder: ResolvedEncoder, device: str, batch: int
-) -> dict[TokenType, NDArray[np.float32]]:
-    """`sample_features` on the device that `device` (perhaps `auto`) means here."""
-    return sample_features(dataset, rows_N, need, encoder, pick_device(device), batch)
 
 
 def calibration_rows(dataset: Dataset, digest: str, most: int) -> NDArray[np.int64]:
@@ -93,12 +86,13 @@ def sample_features(
     device: str,
     batch: int,
 ) -> dict[TokenType, NDArray[np.float32]]:
-    """Features of view 0 of these rows, (N, D) and (N, P, D); rows that cannot be used are left out.
+    """Features of view 0 of these rows, (N, D) and (N, P, D); rows that cannot be used are left out. `device` may be
+    `auto`.
 
     Raises:
         StageError: samples that are not what was indexed, or none of them is usable.
     """
-    compute, rows = need.definition.compute, np.asarray(rows_N).tolist()
+    compute, rows, device = need.definition.compute, np.asarray(rows_N).tolist(), pick_device(device)
     loaded = loaded_encoder(encoder, device, compute.channels_last)
     run = EncoderRun.of(loaded, need.definition, [(0, "cls"), (0, "patch")])
     crew = crew_of(usable_cores(), compute.threads, device != "cpu")

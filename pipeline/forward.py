@@ -22,19 +22,17 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.pieces import Crew, results
 from pipeline.rendering import Rendering, views_of_rows
 from pipeline.samples.dataset import Dataset
+from pipeline.sizes import VIEWS_AT_ONCE
 from pipeline.stopwatch import UNTIMED, Stopwatch
 from schemas.config import TokenType
 from schemas.errors import UserError
-from schemas.features import BadRow, ComputeDefinition, EncoderDefinition, FeatureDefinition
+from schemas.features import BadRow, ComputeDefinition, FeatureDefinition
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.encoders.encoder import Encoder
     from pipeline.views.photometric import Pixels
-
-VIEWS_AT_ONCE = 4
-"""Views that are rendered from one decoding of the rows; bounds memory when there are many."""
 
 STAGES = ("views", "queue", "device", "write")
 """Where a block can be: read, decoded and rendered; waiting for an accelerator; encoded; waiting to be written."""
@@ -128,8 +126,15 @@ def encode_views(
     Raises:
         StageError: the device ran out of memory.
     """
-    device = run.encoder.device
-    into = _room(run.encoder.definition, tokens, len(pixels), pinned=device.type == "cuda")
+    import torch
+
+    device, definition = run.encoder.device, run.encoder.definition
+    into = {
+        token: torch.empty(
+            (len(pixels), *definition.shape(token)), dtype=torch.float32, pin_memory=device.type == "cuda"
+        )
+        for token in tokens
+    }
     slices = [slice(start, start + batch) for start in range(0, len(pixels), batch)]
 
     def encode(rows: slice) -> None:
@@ -157,19 +162,6 @@ def encode_views(
         finally:
             _DEVICE_LOCK.release()
     return {token: x.numpy() for token, x in into.items()}
-
-
-def _room(
-    definition: EncoderDefinition, tokens: Sequence[TokenType], rows: int, pinned: bool
-) -> dict[TokenType, torch.Tensor]:
-    """Memory for features."""
-    import torch
-
-    shapes: dict[TokenType, tuple[int, ...]] = {
-        "cls": (rows, definition.cls_dim),
-        "patch": (rows, definition.grid[0] * definition.grid[1], definition.patch_dim),
-    }
-    return {token: torch.empty(shapes[token], dtype=torch.float32, pin_memory=pinned) for token in tokens}
 
 
 def _encode_on_cuda(

@@ -8,6 +8,7 @@ Shapes: N measured rows, P patch tokens, D dimensions.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,8 +97,7 @@ def measure(
 
 
 def _row_limit(need: FeatureNeed, tokens: Sequence[TokenType]) -> int:
-    encoder = need.definition.encoder
-    values = encoder.cls_dim + (encoder.grid[0] * encoder.grid[1] * encoder.patch_dim if "patch" in tokens else 0)
+    values = sum(math.prod(need.definition.encoder.shape(token)) for token in tokens)
     return max(1, min(need.definition.block_rows, MEMORY_BYTES // (4 * values)))
 
 

@@ -15,8 +15,8 @@ from schemas.errors import UserError
 from schemas.features import CodecDefinition
 from schemas.plans import CodecMeasurement, Measurement
 
-DECODED_AT_ONCE = 4
-"""Views that are rendered from one decoding."""
+VIEWS_AT_ONCE = 4
+"""Views that are rendered from one decoding of the rows; bounds memory when there are many."""
 
 
 def codec_label(codec: CodecDefinition) -> str:
@@ -149,7 +149,7 @@ def dataset_work(
             disk=written / disk_rate if disk_rate else 0.0,
             on_device=measured.device != "cpu",
         )
-    passes = ceil(most / max(1, rows) / DECODED_AT_ONCE) if most else 0
+    passes = ceil(most / max(1, rows) / VIEWS_AT_ONCE) if most else 0
     decode_s = max((m.decode_seconds for _, m in needs), default=0.0)
     decoding = min(most, passes * rows) * decode_s
     return total + Work(decoding=decoding, rendering=sum(count * seconds for count, seconds in rendered.values()))

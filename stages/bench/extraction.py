@@ -16,9 +16,10 @@ from pipeline.cache.records import FeatureFolder
 from pipeline.engine import commit_features, usable_rows
 from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
 from pipeline.features import FeatureNeed
-from pipeline.forward import VIEWS_AT_ONCE, EncoderRun, features_of_rows
+from pipeline.forward import EncoderRun, features_of_rows
 from pipeline.pieces import Crew, crew_of_one
 from pipeline.progress import Reporter, SilentReporter
+from pipeline.sizes import VIEWS_AT_ONCE
 from pipeline.stopping import Stop
 from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore

@@ -18,7 +18,10 @@ from pipeline.rendering import Rendering, views_of_rows
 from pipeline.stopping import Stop
 from pipeline.views.photometric import finish
 
-SETTINGS = ("views.recipe=unic", "distill.validation=null", "cache.codec=klt", "views.count=1")
+SETTINGS = (
+    "views.recipe=unic", "views.count=1", "cache.codec=klt", "distill.validation=null", "students={}",
+    "evaluate.benchmarks={}",
+)  # fmt: skip
 
 
 class Recorder:
@@ -65,7 +68,9 @@ def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.Mo
     plan(raw.inventory(*settings), PlanOptions(device="cpu"), step_cost, SilentReporter())
     assert seen.taken() == ({"pipeline.measuring": {views}}, on_device)
     without = (*settings, "students={}")
-    assert bench(raw.inventory(*without), BenchOptions("cpu", repeats=1, quick=True), _parts(), SilentReporter(), Stop())
+    assert bench(
+        raw.inventory(*without), BenchOptions("cpu", repeats=1, quick=True), _parts(), SilentReporter(), Stop()
+    )
     # The bench extracts as extraction does, and takes the pieces of the same function alone.
     everywhere = {"pipeline.calibrating": {views}, "pipeline.engine": {views}}
     assert seen.taken() == (everywhere | {"stages.bench.extraction": {views}}, on_device)
