@@ -108,10 +108,6 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         )
         return list(order_SB)
 
-    def at_epoch(self, epoch: int) -> CachedBatches:
-        """The same with another order."""
-        return CachedBatches(**{**self._settings(), "epoch": epoch})  # type: ignore[arg-type]
-
     def __reduce__(self) -> tuple[object, tuple[dict[str, object]]]:
         return _rebuild, (self._settings(),)
 
