@@ -67,10 +67,9 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What became of a block: rows read, image-forwards made, rows that cannot be used, seconds per `forward.STAGES`."""
+    """What became of a block: image-forwards made, rows that cannot be used, seconds per `forward.STAGES`."""
 
     block: int
-    rows: int
     forwards: int
     bad: tuple[BadRow, ...] = field(default=())
     seconds: dict[str, float] = field(default_factory=dict)
@@ -117,7 +116,7 @@ def run_block(job: ExtractJob, task: BlockTask, cores: int) -> BlockResult:
             ]
     finally:
         finish_writing()
-    return BlockResult(task.block, count, forwards, tuple(bad[offset] for offset in sorted(bad)), clock.seconds)
+    return BlockResult(task.block, forwards, tuple(bad[offset] for offset in sorted(bad)), clock.seconds)
 
 
 def _still_missing(job: ExtractJob, task: BlockTask, rows_digest: str) -> list[tuple[EncoderJob, tuple[Plane, ...]]]:
