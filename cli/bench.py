@@ -18,7 +18,6 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.inventory import Inventory
     from stages.bench.run import Parts
 
 PAGE = "bench.html"
@@ -26,9 +25,7 @@ PAGE = "bench.html"
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    add_command(
-        app, "Looking", bench, "bench --quick", "bench --student main --repeats 9", "bench --scale 1281167,12811670"
-    )
+    add_command(app, "Looking", bench, "bench --quick", "bench --student main --repeats 9")
 
 
 def bench(
@@ -49,23 +46,6 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            "--scale",
-            metavar="N[,N…]",
-            help="Instead: what planning costs over N simulated rows (no configuration is needed).",
-            show_default=False,
-        ),
-    ] = None,
-    search: Annotated[
-        bool,
-        typer.Option(
-            "--search",
-            metavar=NO_VALUE,
-            help="Instead: the fast search for the linear probe against 40 trials (Optuna).",
-        ),
-    ] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -88,11 +68,7 @@ def bench(
     from stages.bench.run import bench as bench_stage
     from stages.indexing import index as index_stage
 
-    if scale is not None:
-        return _scale(scale, as_json)
     inventory = open_inventory(config, overrides, rows)
-    if search:
-        return _search(inventory, device or inventory.config.compute.device, as_json)
     reporter = ConsoleReporter()
     dataset = measured_dataset(inventory, chosen_student(inventory, student))
     options = BenchOptions(device or inventory.config.compute.device, student, repeats, quick)
@@ -108,51 +84,6 @@ def bench(
     else:
         Console(highlight=False).print(bench_lines(report))
     reporter.say(f"picture: {runs.path(PAGE)}")
-    return 0
-
-
-def _scale(text: str, as_json: bool) -> int:
-    """Simulate datasets of these sizes, one after the other, in a temporary folder here."""
-    import tempfile
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from cli.show_bench import scale_table
-    from pipeline.progress import ConsoleReporter
-    from schemas.bench import ScaleReport
-    from schemas.errors import UserError
-    from stages.bench.machine import machine_name
-    from stages.bench.scale import simulate
-
-    sizes = [part.strip().replace("_", "") for part in text.split(",")]
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise UserError(f"--scale {text}: not a list of row numbers.", "For instance --scale 1281167,12811670")
-    found = []
-    for size in map(int, sizes):
-        with tempfile.TemporaryDirectory(prefix="unic-pipe-scale-", dir=".") as folder:
-            found += simulate(Path(folder).absolute(), size, ConsoleReporter())
-    report = ScaleReport(machine=machine_name("cpu"), rows=tuple(found))
-    if as_json:
-        print_json(report)
-    else:
-        Console(highlight=False).print(scale_table(report))
-    return 0
-
-
-def _search(inventory: Inventory, device: str, as_json: bool) -> int:
-    """Both searches on the features of a benchmark."""
-    from rich.console import Console
-
-    from cli.show_bench import search_table
-    from pipeline.engine import pick_device
-    from stages.evaluate.search_bench import bench_search
-
-    report = bench_search(inventory, pick_device(device))
-    if as_json:
-        print_json(report)
-    else:
-        Console(highlight=False).print(search_table(report))
     return 0
 
 

@@ -109,8 +109,8 @@ def plan(
     from cli.show_plan import plan_lines
     from cli.units import parse_bytes, parse_seconds
     from pipeline.cluster import Cluster
-    from pipeline.executors import usable_cores
     from pipeline.progress import ConsoleReporter
+    from pipeline.threads import usable_cores
     from stages.distill.measure.cost import step_cost
     from stages.plan import PlanOptions
     from stages.plan import plan as plan_stage

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,16 +14,15 @@ if TYPE_CHECKING:
     from pipeline.stopping import Stop
 
 
-def staged(inventory: Inventory, stage: str, work: Callable[[Reporter, Stop], None]) -> int:
-    """Run a stage with signals, progress and provenance; the exit code."""
+@contextmanager
+def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
+    """What a stage runs with; after a stop it says how to go on. The exit code is the stop's."""
     from pipeline.progress import ConsoleReporter
     from pipeline.runs import RunLog
     from pipeline.stopping import Stop
 
     with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
-        work(log, stop)
+        yield log, stop
         log.stopped(stop)
     if stop.requested:
         log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
-        return stop.exit_code
-    return 0

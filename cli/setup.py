@@ -10,8 +10,7 @@ import typer
 from cli.options import ConfigOption, DeviceOption, SetOption, add_command, open_inventory
 
 if TYPE_CHECKING:
-    from pipeline.progress import Reporter
-    from pipeline.stopping import Stop
+    pass
 
 
 TEACHERS, STUDENT = "dino,ibot,deit3,dbot-ft", "vit_small_patch16_224"
@@ -53,12 +52,9 @@ def demo(
     write_samples(folder / "data")
     workspace = load_workspace(write_config(folder))
     first = Inventory(workspace)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(first, Where(device), reporter, stop) as options:
-            run_everything(lambda: Inventory(workspace), options, device, False, reporter, stop)
-
-    return staged(first, "demo", work)
+    with staged(first, "demo") as (reporter, stop), extract_options(first, Where(device), reporter, stop) as options:
+        run_everything(lambda: Inventory(workspace), options, device, False, reporter, stop)
+    return stop.exit_code
 
 
 def init(
@@ -140,8 +136,7 @@ def pack(
     from stages.indexing import index
 
     inventory = open_inventory(config, overrides)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
+    with staged(inventory, "pack") as (reporter, stop):
         index(inventory, [dataset], reporter, stop)
         found = inventory.dataset(dataset).dataset
         assert found is not None, "indexed before"
@@ -150,8 +145,7 @@ def pack(
             f"{packed.rows:,} images, {human_bytes(packed.bytes)}, in {packed.shards} tars ({packed.written} written now). "
             f"To use them: source: {destination / packed.pattern}"
         )
-
-    return staged(inventory, "pack", work)
+    return stop.exit_code
 
 
 def _has_gpu() -> bool:

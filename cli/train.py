@@ -86,7 +86,11 @@ def distill(
                 ablation=ablation, live_check=live_check,
             )  # fmt: skip
 
-    return staged(inventory, "distill", work) if this is None else one_of_several(inventory, this, work)
+    if this is not None:
+        return one_of_several(inventory, this, work)
+    with staged(inventory, "distill") as (reporter, stop):
+        work(reporter, stop)
+    return stop.exit_code
 
 
 def distill_step(
@@ -138,7 +142,9 @@ def one_of_several(inventory: Inventory, this: Member, work: Callable[[Reporter,
 
     try:
         if this.rank == 0:
-            return staged(inventory, "distill", work)
+            with staged(inventory, "distill") as (reporter, stop):
+                work(reporter, stop)
+            return stop.exit_code
         with Stop() as stop:
             work(SilentReporter(), stop)
         return stop.exit_code if stop.requested else 0

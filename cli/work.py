@@ -69,13 +69,11 @@ def index(
     from stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
+    with staged(inventory, "index") as (reporter, stop):
         index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
         if inventory.refused:  # of several, the first: the others' data are indexed all the same
             raise next(iter(inventory.refused.values()))
-
-    return staged(inventory, "index", work)
+    return stop.exit_code
 
 
 def extract(
@@ -102,12 +100,12 @@ def extract(
     """
     inventory = open_inventory(config, overrides, rows)
     where = Where(device, workers, scheduler, part)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(inventory, where, reporter, stop, force, batch) as options:
-            extract_step(inventory, teacher or (), options, reporter, stop)
-
-    return staged(inventory, "extract", work)
+    with (
+        staged(inventory, "extract") as (reporter, stop),
+        extract_options(inventory, where, reporter, stop, force, batch) as options,
+    ):
+        extract_step(inventory, teacher or (), options, reporter, stop)
+    return stop.exit_code
 
 
 def evaluate(
@@ -136,12 +134,12 @@ def evaluate(
 
     inventory = with_encoders(open_inventory(config, overrides), encoder or ())
     where = Where(device, workers, scheduler)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(inventory, where, reporter, stop, force) as options:
-            evaluate_step(inventory, options, reporter, stop)
-
-    return staged(inventory, "evaluate", work)
+    with (
+        staged(inventory, "evaluate") as (reporter, stop),
+        extract_options(inventory, where, reporter, stop, force) as options,
+    ):
+        evaluate_step(inventory, options, reporter, stop)
+    return stop.exit_code
 
 
 def run(
@@ -164,12 +162,9 @@ def run(
 
     first = open_inventory(config, overrides, rows)
     where = Where(device, workers, scheduler)
-
-    def work(reporter: Reporter, stop: Stop) -> None:
-        with extract_options(first, where, reporter, stop, force) as options:
-            run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
-
-    return staged(first, "run", work)
+    with staged(first, "run") as (reporter, stop), extract_options(first, where, reporter, stop, force) as options:
+        run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
+    return stop.exit_code
 
 
 def run_everything(

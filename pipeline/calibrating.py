@@ -6,9 +6,8 @@ Legend: N rows, P patch tokens, D dimensions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,12 @@ from pipeline.cache.calibration import Proposal, calibrated_tokens, ensure_calib
 from pipeline.cache.codecs import row_shape
 from pipeline.cache.records import FeatureFolder
 from pipeline.encoders import ResolvedEncoder
-from pipeline.engine import encode_images, pick_device
-from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed
+from pipeline.forward import EncoderRun, Features, features_of_rows, loaded_encoder, pick_device
+from pipeline.pieces import crew_of
 from pipeline.progress import Reporter
 from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import UndecodableImage, decode_image
+from pipeline.threads import torch_threads, usable_cores
 from schemas.config import TokenType
 from schemas.errors import StageError
 from schemas.features import CalibrationDocument, CodecTrial
@@ -61,7 +60,7 @@ def calibrate(
         if not features:
             rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))
             with reporter.task(f"calibrate {need.name}", total=len(rows_N)) as task:
-                features.update(call(_sampled, dataset, rows_N, need, encoder, device, batch))
+                features.update(call(sample_features, dataset, rows_N, need, encoder, device, batch))
                 task.advance(len(rows_N))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
         return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
@@ -69,13 +68,6 @@ def calibrate(
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
             reporter.say(f"{need.name}: {summary(folder, token)}")
-
-
-def _sampled(
-    dataset: Dataset, rows_N: NDArray[np.int64], need: FeatureNeed, encoder: ResolvedEncoder, device: str, batch: int
-) -> dict[TokenType, NDArray[np.float32]]:
-    """`sample_features` on the device that `device` (perhaps `auto`) means here."""
-    return sample_features(dataset, rows_N, need, encoder, pick_device(device), batch)
 
 
 def calibration_rows(dataset: Dataset, digest: str, most: int) -> NDArray[np.int64]:
@@ -93,44 +85,38 @@ def sample_features(
     encoder: ResolvedEncoder,
     device: str,
     batch: int,
-    view: int = 0,
 ) -> dict[TokenType, NDArray[np.float32]]:
-    """Features of a view of these rows, (N, D) and (N, P, D); rows that cannot be used are left out.
+    """Features of view 0 of these rows, (N, D) and (N, P, D); rows that cannot be used are left out. `device` may be
+    `auto`.
 
     Raises:
         StageError: samples that are not what was indexed, or none of them is usable.
     """
-    import torch
+    compute, rows, device = need.definition.compute, np.asarray(rows_N).tolist(), pick_device(device)
+    loaded = loaded_encoder(encoder, device, compute.channels_last)
+    run = EncoderRun.of(loaded, need.definition, [(0, "cls"), (0, "patch")])
+    crew = crew_of(usable_cores(), compute.threads, device != "cpu")
 
-    from pipeline.views.render import render_view
+    def encode(start: int) -> Features:
+        [found] = features_of_rows(dataset, rows[start : start + batch], [run], batch, crew)
+        return found.features
 
-    definition = need.definition
+    with torch_threads(compute.threads), ThreadPoolExecutor(crew.width) as pool:
+        parts = list(pool.map(encode, range(0, len(rows), batch)))
+    return usable_features(parts, f"{need.name}: none of {len(rows)} sample rows can be used.")
 
-    def encode(part: NDArray[np.int64]) -> dict[TokenType, NDArray[np.float32]]:
-        torch.set_num_threads(definition.compute.threads)
-        rendered = []
-        for row, read in zip(part.tolist(), dataset.read_many(part.tolist()), strict=True):
-            try:
-                image_HWC = decode_image(read())
-            except UndecodableImage:
-                continue
-            size, seed = definition.encoder.image_size, definition.view_seed
-            rendered.append(render_view(image_HWC, definition.recipe, seed, dataset.key(row), view, size))
-        size = definition.encoder.image_size
-        x_N3HW = torch.stack(rendered) if rendered else torch.zeros((0, 3, size, size), dtype=torch.uint8)
-        return encode_images(encoder, need, device, batch, x_N3HW)
 
-    rows = np.asarray(rows_N, np.int64)
-    parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    with _threads_kept(), ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(encode, parts))
-    tokens: tuple[TokenType, ...] = ("cls", "patch")
-    whole = {token: np.concatenate([part[token] for part in found]) for token in tokens}
-    usable = np.logical_and.reduce([np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in whole.values()])
+def usable_features(parts: Sequence[Features], otherwise: str) -> dict[TokenType, NDArray[np.float32]]:
+    """The parts of each token type, one behind the other, without rows that are not finite in all of them.
+
+    Raises:
+        StageError: nothing is left; `otherwise` says of what.
+    """
+    whole = {token: np.concatenate([part[token] for part in parts]) for token in parts[0]} if parts else {}
+    finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in whole.values()]
+    usable = np.logical_and.reduce(finite) if finite else np.zeros(0, bool)
     if not usable.any():
-        raise StageError(
-            f"{need.name}: none of {len(rows)} sample rows can be used.", "Check the images, and the encoder's weights."
-        )
+        raise StageError(otherwise, "Check the images, and the encoder's weights.")
     return {token: x[usable] for token, x in whole.items()}
 
 
@@ -156,7 +142,7 @@ def calibration_of(
     assert definition.codec.snr_db is not None
     snr_db, shape, sample = definition.codec.snr_db, row_shape(definition, token), Sample.of(values)
     names = ("klt",) if definition.codec.name == "klt" else CANDIDATES
-    with _threads_kept(definition.compute.threads):
+    with torch_threads(definition.compute.threads):
         codecs = {name: candidate(name, token, sample, shape, definition.block_rows, snr_db) for name in names}
         trials = []
         for name, codec in codecs.items():
@@ -177,17 +163,3 @@ def calibration_of(
         variances=tuple(float(f"{v:.6g}") for v in sample.principal_variances().tolist()),
     )
     return propose(document, transform)
-
-
-@contextmanager
-def _threads_kept(threads: int | None = None) -> Iterator[None]:
-    """Leave the number of torch's CPU threads as it was; sums depend on it, so it may be set meanwhile."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield
-    finally:
-        torch.set_num_threads(before)

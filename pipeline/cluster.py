@@ -12,7 +12,7 @@ from math import ceil
 from typing import Protocol
 
 from pipeline.features import FeatureNeed
-from pipeline.sizes import DECODED_AT_ONCE, Extent, Work, codec_label
+from pipeline.sizes import VIEWS_AT_ONCE, Extent, Work, codec_label
 from schemas.errors import UserError
 from schemas.plans import ClusterPlan, ClusterRow, Measurement
 from schemas.students import StudentDefinition
@@ -167,7 +167,7 @@ def _extraction(
     for dataset in dict.fromkeys(f.need.dataset for f in features):
         most = max(f.forwards for f in features if f.need.dataset == dataset)
         images = max(f.extent.rows for f in features if f.need.dataset == dataset)
-        read += min(most, ceil(most / max(1, images) / DECODED_AT_ONCE) * images) * image_bytes[dataset]
+        read += min(most, ceil(most / max(1, images) / VIEWS_AT_ONCE) * images) * image_bytes[dataset]
     return ClusterRow(
         name="extract",
         processes=cluster.processes,

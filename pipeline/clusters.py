@@ -26,9 +26,10 @@ from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
 
 from pipeline.engine import BlockResult, BlockTask, ExtractJob
-from pipeline.executors import Executor, usable_cores
+from pipeline.executors import Executor
 from pipeline.pieces import blocks_in_flight
 from pipeline.stopping import SIGNALS, Stop
+from pipeline.threads import usable_cores
 from pipeline.workers import Expected, call_here, run_here, versions
 from schemas.errors import StageError, UnicPipeError, UserError
 
@@ -41,7 +42,7 @@ _LOOK_S = 1.0
 _KEPT = "Finished blocks are kept: run the same command again, and it goes on."
 
 
-class Cluster(Executor):
+class DaskExecutor(Executor):
     """What runs on local processes and on other people's schedulers alike."""
 
     def __init__(self, stop: Stop, say: Callable[[str], None]) -> None:
@@ -163,7 +164,7 @@ class Cluster(Executor):
         ) from error
 
 
-class Processes(Cluster):
+class Processes(DaskExecutor):
     """Worker processes on this machine; with GPUs, one for each in turn."""
 
     def __init__(self, workers: int, device: str, stop: Stop, say: Callable[[str], None] = lambda text: None) -> None:
@@ -208,7 +209,7 @@ class Processes(Cluster):
             )
 
 
-class Scheduler(Cluster):
+class Scheduler(DaskExecutor):
     """The workers of an existing Dask scheduler: `tcp://host:8786`, or the path of a scheduler file."""
 
     waits_in_line = True

@@ -6,16 +6,16 @@ pass of a command and is closed at its end; nothing is started before there is s
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import ParamSpec, Self, TypeVar
 
 from pipeline.engine import BlockResult, BlockTask, ExtractJob, pick_device, run_block
 from pipeline.pieces import blocks_in_flight
 from pipeline.stopping import Stop
+from pipeline.threads import usable_cores
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,34 +62,22 @@ class Threads(Executor):
     """Threads of this process."""
 
     def run(self, job: ExtractJob, tasks: Iterable[BlockTask], stop: Stop) -> Iterator[BlockResult]:
-        """A few blocks at a time, whose pieces share the cores."""
-        cores = usable_cores()
+        """A few blocks at a time, whose pieces share the cores: memory is bounded, and a stop is quick."""
+        cores, left = usable_cores(), iter(tasks)
         width = blocks_in_flight(job.device, cores, job.encoders[0].need.definition.block_rows, job.batch)
         with ThreadPoolExecutor(width, thread_name_prefix="block") as pool:
-            yield from _bounded(lambda task: pool.submit(run_block, job, task, cores), iter(tasks), width, stop)
+            running = {pool.submit(run_block, job, task, cores) for task in islice(left, width)}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                        if not stop.requested:
+                            running |= {pool.submit(run_block, job, task, cores) for task in islice(left, 1)}
+            finally:
+                for future in running:
+                    future.cancel()
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call it here."""
         return function(*args, **kwargs)
-
-
-def _bounded(
-    submit: Callable[[BlockTask], Future[BlockResult]], tasks: Iterator[BlockTask], width: int, stop: Stop
-) -> Iterator[BlockResult]:
-    """Keep at most `width` tasks in flight, so that memory is bounded and a stop is quick."""
-    running = {submit(task) for task in islice(tasks, width)}
-    try:
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                if not stop.requested:
-                    running |= {submit(task) for task in islice(tasks, 1)}
-    finally:
-        for future in running:
-            future.cancel()
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

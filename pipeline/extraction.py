@@ -17,14 +17,14 @@ from pipeline.cache.losses import read_losses, write_losses
 from pipeline.cache.records import FeatureFolder
 from pipeline.calibrating import calibrate
 from pipeline.encoders import ResolvedEncoder
-from pipeline.engine import BlockTask, EncoderJob, ExtractJob, Plane
+from pipeline.engine import BlockResult, BlockTask, EncoderJob, ExtractJob, Plane
 from pipeline.executors import Executor, Threads
 from pipeline.features import FeatureNeed
 from pipeline.locks import try_lock
 from pipeline.parts import Part, parts_missing
 from pipeline.pointers import point
 from pipeline.preflight import check_disk, check_time
-from pipeline.progress import Reporter
+from pipeline.progress import Reporter, Task
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.stopping import Stop
@@ -117,7 +117,9 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     mine = [task for task in tasks if options.part is None or options.part.has(task.block)]
     if not mine:
         if _finish(work, folders, options.part, reporter):
-            _write_losses([folder for folder in folders if read_losses(folder) is None])
+            for folder in folders:
+                if read_losses(folder) is None:
+                    write_losses(folder)
         return Extraction(0, before, total, len(_bad_keys(work, folders)))
     device = executor.device(options.device)
     _check_views(work, folders, reporter, executor, device)
@@ -132,16 +134,22 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         device=device,
         batch=batch,
     )
+    tally = _Tally(work, folders, mine, device, options)
     try:
-        with _ends(work.workdir, folders) as from_the_end:
+        with _ends(work.workdir, folders) as from_the_end, reporter.task(work.title, tally.forwards, "img") as progress:
             # The parts of an array have no block in common.
             order = mine[::-1] if from_the_end and options.part is None else mine
-            done = _run(work, job, order, folders, options, reporter, stop)
+            for result in executor.run(job, order, stop):
+                tally.add(result, progress)
+                if tally.too_many_bad:
+                    break
+        tally.finish(reporter)
     finally:
         last = _finish(work, folders, options.part, reporter)
     if last:
-        _write_losses(folders)
-    return Extraction(done, before, total, len(_bad_keys(work, folders)))
+        for folder in folders:
+            write_losses(folder)
+    return Extraction(tally.done, before, total, len(_bad_keys(work, folders)))
 
 
 def _check_room(
@@ -185,7 +193,7 @@ def _open_folder(work: ExtractPass, need: FeatureNeed) -> FeatureFolder:
 
 def _prepare(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
     """Create what the units need, and what `verify` may have set aside: arrays, and probe images of each view."""
-    images = _probe_images(work.dataset)
+    images = probe_images(work.dataset)
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
         for view in range(max(need.views.values())):
             write_probes(folder.store, *_probed(need, view), images)
@@ -200,7 +208,7 @@ def _check_views(
 
     The kept pictures are the CPU's. Those of a device may differ from them by rounding as a rule, so that goes unsaid.
     """
-    images = _probe_images(work.dataset)
+    images = probe_images(work.dataset)
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
         for view in range(max(need.views.values())):
             remark = check_probes(folder.store, *_probed(need, view), images)
@@ -247,13 +255,7 @@ def _fold(work: ExtractPass, folders: Sequence[FeatureFolder]) -> None:
         write_ledger(folder)
 
 
-def _write_losses(folders: Sequence[FeatureFolder]) -> None:
-    """What storing the features lost, as the records in force say."""
-    for folder in folders:
-        write_losses(folder)
-
-
-def _probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
+def probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
     """The first decodable samples of the dataset, (key, uint8 (H, W, 3))."""
     found: list[tuple[str, np.ndarray]] = []
     first, count = dataset.block_range(0)
@@ -283,50 +285,63 @@ def _missing(work: ExtractPass, folders: Sequence[FeatureFolder]) -> tuple[list[
     return tasks, before, total
 
 
-def _run(
-    work: ExtractPass,
-    job: ExtractJob,
-    tasks: Sequence[BlockTask],
-    folders: Sequence[FeatureFolder],
-    options: ExtractOptions,
-    reporter: Reporter,
-    stop: Stop,
-) -> int:
-    """Run the tasks; units committed. Stops with an error when too many rows cannot be used."""
-    units = {task.block: sum(len(planes) for planes in task.planes) for task in tasks}
-    forwards = sum(
-        len({view for view, _ in planes}) * work.dataset.block_range(task.block)[1]
-        for task in tasks
-        for planes in task.planes
-    )
-    limit = work.max_bad_fraction * work.rows
-    bad = _bad_keys(work, folders)
-    done = blocks = 0
-    waits = Waits(job.device, options.executor)
-    with reporter.task(work.title, total=forwards, unit="img") as progress:
-        for result in options.executor.run(job, tasks, stop):
-            if not blocks and options.executor.waits_in_line:
-                _check_same_place(folders, tasks, result.block)
-            done += units[result.block]
-            blocks += 1
-            if blocks % FOLD_EVERY == 0 and options.part is None:
-                _fold(work, folders)
-            progress.advance(result.forwards)
-            bad |= {row.key for row in result.bad}
-            waits.add(result.seconds)
-            progress.note(" · ".join(filter(None, (waits.note(), f"{len(bad)} unusable rows" if bad else ""))))
-            if len(bad) > limit:
-                break
-    if remark := waits.remark():
-        reporter.say(remark)
-    if len(bad) > limit:
-        ledgers = ", ".join(f.store.describe(LEDGER) for f in folders)
-        raise StageError(
-            f"{len(bad):,} of {work.rows:,} rows of {work.dataset.manifest.name} cannot be used "
-            f"(limit {work.max_bad_fraction:.2%}, samples.max_bad_fraction).",
-            f"Which and why: {ledgers}. Mend the data, or raise the limit and run the same command again.",
+class _Tally:
+    """What the blocks of a run come to: units committed, rows that cannot be used, where the time went."""
+
+    def __init__(
+        self,
+        work: ExtractPass,
+        folders: Sequence[FeatureFolder],
+        tasks: Sequence[BlockTask],
+        device: str,
+        options: ExtractOptions,
+    ) -> None:
+        self._work, self._folders, self._tasks, self._options = work, folders, tasks, options
+        self._units = {task.block: sum(map(len, task.planes)) for task in tasks}
+        self._bad = _bad_keys(work, folders)
+        self._waits = Waits(device, options.executor)
+        self.done = self._blocks = 0
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of single images that are to be made."""
+        return sum(
+            len({view for view, _ in planes}) * self._work.dataset.block_range(task.block)[1]
+            for task in self._tasks
+            for planes in task.planes
         )
-    return done
+
+    @property
+    def too_many_bad(self) -> bool:
+        """Whether more rows cannot be used than the configuration allows."""
+        return len(self._bad) > self._work.max_bad_fraction * self._work.rows
+
+    def add(self, result: BlockResult, progress: Task) -> None:
+        """Count a finished block, and now and then fold the records."""
+        if not self._blocks and self._options.executor.waits_in_line:
+            _check_same_place(self._folders, self._tasks, result.block)
+        self.done += self._units[result.block]
+        self._blocks += 1
+        if self._blocks % FOLD_EVERY == 0 and self._options.part is None:
+            _fold(self._work, self._folders)
+        progress.advance(result.forwards)
+        self._bad |= {row.key for row in result.bad}
+        self._waits.add(result.seconds)
+        unusable = f"{len(self._bad)} unusable rows" if self._bad else ""
+        progress.note(" · ".join(filter(None, (self._waits.note(), unusable))))
+
+    def finish(self, reporter: Reporter) -> None:
+        """Say what limited. Raises StageError: too many rows cannot be used."""
+        if remark := self._waits.remark():
+            reporter.say(remark)
+        if self.too_many_bad:
+            work = self._work
+            ledgers = ", ".join(f.store.describe(LEDGER) for f in self._folders)
+            raise StageError(
+                f"{len(self._bad):,} of {work.rows:,} rows of {work.dataset.manifest.name} cannot be used "
+                f"(limit {work.max_bad_fraction:.2%}, samples.max_bad_fraction).",
+                f"Which and why: {ledgers}. Mend the data, or raise the limit and run the same command again.",
+            )
 
 
 def _check_same_place(folders: Sequence[FeatureFolder], tasks: Sequence[BlockTask], block: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +108,7 @@ def center_need(
 def raw_bytes(need: FeatureNeed, rows: int) -> int:
     """Upper estimate of the bytes of a cache over `rows` rows, before lossless compression."""
     encoder = need.definition.encoder
-    values = {"cls": encoder.cls_dim, "patch": encoder.grid[0] * encoder.grid[1] * encoder.patch_dim}
-    total = rows * sum(values[token] * count for token, count in need.views.items())
+    total = rows * sum(math.prod(encoder.shape(token)) * count for token, count in need.views.items())
     codec = need.definition.codec
     if codec.snr_db is not None:
         # One bit for 6.02 dB is what independent Gaussian features would need; real ones need less.

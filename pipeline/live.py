@@ -20,8 +20,10 @@ from pipeline.cache.codecs import Decoded
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.statistics import merge_statistics
 from pipeline.encoders import ResolvedEncoder
+from pipeline.forward import EncoderRun, features_of_rows
+from pipeline.pieces import crew_of_one
+from pipeline.rendering import require_readable
 from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import decode_image
 from schemas.config import TokenType
 from schemas.status import LiveFinding
 
@@ -58,39 +60,20 @@ def live_check(
     Raises:
         StageError: a unit is missing or damaged, or samples cannot be read.
     """
-    import torch
-
     from pipeline.encoders import load_encoder
-    from pipeline.rendering import draw
-    from pipeline.views.photometric import plan_of
 
-    definition = cache.definition
-    random = np.random.default_rng()
-    pairs = _pairs(cache, views, blocks, samples, random)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(definition.compute.threads)
-    found: dict[TokenType, _Errors] = {}
-    scales: dict[TokenType, tuple[np.ndarray, np.ndarray]] = {}
-    try:
-        model = load_encoder(encoder, device=device)
+    definition, found = cache.definition, dict[TokenType, _Errors]()
+    pairs = _pairs(cache, views, blocks, samples, np.random.default_rng())
+    model = load_encoder(encoder, device=device)
+    scales = {token: _scales(cache, token, blocks) for token, count in views.items() if count}
+    with crew_of_one(definition.compute.threads) as crew:
         for (block, view), offsets in pairs.items():
-            first, _ = dataset.block_range(block)
-            rows = [first + offset for offset in offsets]
-            size, recipe, seed = definition.encoder.image_size, definition.recipe, definition.view_seed
-            where = definition.compute.views
-            drawn = [
-                draw(decode_image(read()), recipe, seed, dataset.key(r), view, size, where)
-                for r, read in zip(rows, dataset.read_many(rows), strict=True)
-            ]
-            plan = plan_of([p for _, p in drawn], recipe, size) if where == "device" else None
-            tokens = model.encode(torch.stack([x_3HW for x_3HW, _ in drawn]), definition.compute, plan)
-            for token in [t for t, count in views.items() if view < count]:
-                if token not in scales:
-                    scales[token] = _scales(cache, token, blocks)
-                live = (tokens.cls if token == "cls" else tokens.patch).numpy()
-                _compare(cache, found.setdefault(token, _Errors()), view, token, block, offsets, live, scales[token])
-    finally:
-        torch.set_num_threads(threads)
+            rows = [dataset.block_range(block)[0] + offset for offset in offsets]
+            run = EncoderRun.of(model, definition, [(view, token) for token, count in views.items() if view < count])
+            [live] = features_of_rows(dataset, rows, [run], definition.compute.batch, crew)
+            require_readable(live.unreadable)
+            for token, values in live.features.items():
+                _compare(cache, found.setdefault(token, _Errors()), view, token, block, offsets, values, scales[token])
     exact = definition.compute.dtype == "float32" and not (definition.compute.tf32 and device != "cpu")
     return [_finding(cache, token, errors, EXACT if exact else REDUCED) for token, errors in found.items()]
 

@@ -8,11 +8,10 @@ Shapes: N measured rows, P patch tokens, D dimensions.
 
 from __future__ import annotations
 
+import math
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,12 +21,15 @@ from pipeline.cache.layout import folded_key, record_key, statistics_key, view_f
 from pipeline.cache.ledger import write_ledger
 from pipeline.cache.losses import write_losses
 from pipeline.cache.records import FeatureFolder
-from pipeline.calibrating import calibration_of
+from pipeline.calibrating import calibration_of, usable_features
 from pipeline.encoders import ResolvedEncoder
+from pipeline.extraction import probe_images
 from pipeline.features import FeatureNeed
+from pipeline.forward import PIECES, EncoderRun, Features, features_of_rows
+from pipeline.pieces import crew_of_one
 from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.sizes import codec_label, measurement_key, read_measurement
+from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore
 from pipeline.views.probes import write_probes
 from schemas.base import digest_of
@@ -39,9 +41,6 @@ MEMORY_BYTES = 256 << 20
 """Float32 features that are held at a time."""
 SECONDS = 4.0
 """Forward passes go on for so long, or until a block is full."""
-PROBES = 2
-
-T = TypeVar("T")
 
 
 def measure(
@@ -67,22 +66,26 @@ def measure(
     if known is not None and all(labels <= known.codecs.get(token, {}).keys() for token in tokens):
         return known
     limit = min(limit, _row_limit(need, tokens))
-    calibrated = any(codec.calibrated for codec in codecs)
-    images, decode_s = _images(dataset, 2 * limit if calibrated else limit)
-    features, render_s, forward_s = _encode(need, encoder, device, images, tokens, 2 if calibrated else 1)
+    times = 2 if any(codec.calibrated for codec in codecs) else 1
+    features, clock = _encode(dataset, need, encoder, device, limit * times, tokens, SECONDS * times)
+    done = len(features[tokens[0]])
     # Codecs are calibrated on other rows than those that tell what they take.
-    others = {token: values[1::2] for token, values in features.items()} if calibrated else {}
-    features = {token: values[::2] for token, values in features.items()} if calibrated else features
+    others = {token: values[1::2] for token, values in features.items()} if times > 1 else {}
+    features = {token: values[::times] for token, values in features.items()}
+    images = probe_images(dataset)
     written = [_write(dataset, need, codec, features, others, images) for codec in codecs]
     found = Measurement(
         encoder=encoder.digest,
         dataset=dataset.digest,
         recipe=digest_of(need.definition.recipe),
         device=device,
-        rows=len(next(iter(features.values()))),
-        decode_seconds=decode_s,
-        render_seconds=render_s,
-        forward_seconds=forward_s,
+        rows=len(features[tokens[0]]),
+        decode_seconds=(clock.cpu("read") + clock.cpu("decode")) / done,
+        render_seconds=clock.wall("render").median / done,
+        # Of a CPU, that of one core.
+        forward_seconds=clock.wall("forward").median
+        * (need.definition.compute.threads if device == "cpu" else 1)
+        / done,
         folder_bytes=written[0].folder[0],
         folder_files=written[0].folder[1],
         view_bytes=written[0].view[0],
@@ -94,71 +97,36 @@ def measure(
 
 
 def _row_limit(need: FeatureNeed, tokens: Sequence[TokenType]) -> int:
-    encoder = need.definition.encoder
-    values = encoder.cls_dim + (encoder.grid[0] * encoder.grid[1] * encoder.patch_dim if "patch" in tokens else 0)
+    values = sum(math.prod(need.definition.encoder.shape(token)) for token in tokens)
     return max(1, min(need.definition.block_rows, MEMORY_BYTES // (4 * values)))
 
 
-def _images(dataset: Dataset, limit: int) -> tuple[list[tuple[str, np.ndarray]], float]:
-    """Random decodable rows in row order, (key, uint8 (H, W, 3)), and seconds per row."""
-    rows = dataset.rows()
-    chosen = np.sort(np.random.default_rng(0).choice(rows, min(limit, len(rows)), replace=False))
-    found: list[tuple[str, np.ndarray]] = []
-    started = time.process_time()
-    for row, read in zip(chosen.tolist(), dataset.read_many(chosen.tolist()), strict=True):
-        try:
-            found.append((dataset.key(row), decode_image(read())))
-        except UndecodableImage:
-            continue
-    return found, (time.process_time() - started) / max(1, len(found))
-
-
 def _encode(
+    dataset: Dataset,
     need: FeatureNeed,
     encoder: ResolvedEncoder,
     device: str,
-    images: Sequence[tuple[str, np.ndarray]],
+    limit: int,
     tokens: Sequence[TokenType],
-    times: int,
-) -> tuple[dict[TokenType, np.ndarray], float, float]:
-    """Features of view 0, (N, D) and (N, P, D) float32, of as many images as fit the time; seconds per image to render
-    one view and for a forward pass. Times of a CPU are those of one core."""
-    import torch
-
+    seconds: float,
+) -> tuple[Features, Stopwatch]:
+    """Features of view 0 of random rows in row order, as many as fit the time; and the seconds of `PIECES`."""
     from pipeline.encoders import load_encoder
-    from pipeline.views.render import render_view
 
-    definition, compute = need.definition, need.definition.compute
-    size, threads = definition.encoder.image_size, torch.get_num_threads()
-    torch.set_num_threads(compute.threads)
-    try:
-        model = load_encoder(encoder, device=device)
-        if compute.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        parts: dict[TokenType, list[np.ndarray]] = {token: [] for token in tokens}
-        render_s = forward_s = 0.0
-        done = 0
-        for start in range(0, len(images), compute.batch):
-            batch = images[start : start + compute.batch]
-            x_B3HW, seconds = _timed(
-                lambda batch=batch: torch.stack(  # type: ignore[misc]
-                    [render_view(image, definition.recipe, definition.view_seed, key, 0, size) for key, image in batch]
-                )
-            )
-            render_s += seconds
-            if not start:
-                model.encode(x_B3HW[:2], compute)  # the first call prepares kernels
-            out, seconds = _timed(lambda x=x_B3HW: model.encode(x, compute))  # type: ignore[misc]
-            forward_s += seconds * (compute.threads if device == "cpu" else 1)
-            done += len(batch)
-            for token in tokens:
-                parts[token].append((out.cls if token == "cls" else out.patch).numpy())
-            if render_s + forward_s > SECONDS * times:
+    rows, compute = dataset.rows(), need.definition.compute
+    chosen = np.sort(np.random.default_rng(0).choice(rows, min(limit, len(rows)), replace=False)).tolist()
+    run = EncoderRun.of(load_encoder(encoder, device=device), need.definition, [(0, token) for token in tokens])
+    parts: list[Features] = []
+    clock = Stopwatch(PIECES, device)
+    with crew_of_one(compute.threads) as crew:
+        # The first call prepares kernels.
+        list(features_of_rows(dataset, chosen[:2], [run], compute.batch, crew))
+        for start in range(0, len(chosen), compute.batch):
+            batch = chosen[start : start + compute.batch]
+            parts += [f.features for f in features_of_rows(dataset, batch, [run], compute.batch, crew, clock)]
+            if clock.seconds.get("render", 0.0) + clock.seconds.get("forward", 0.0) > seconds:
                 break
-    finally:
-        torch.set_num_threads(threads)
-    features = {token: np.concatenate(parts[token]) for token in tokens}
-    return features, render_s / done, forward_s / done
+    return usable_features(parts, f"{need.name}: none of {len(chosen)} sample rows can be used."), clock
 
 
 class _Written:
@@ -190,7 +158,7 @@ def _write(
                 dataset=need.dataset, encoder=need.encoder, definition=definition, digest=digest_of(definition)
             )
         )
-        write_probes(folder.store, recipe, definition.view_seed, 0, size, images[:PROBES])
+        write_probes(folder.store, recipe, definition.view_seed, 0, size, images)
         for token, values in features.items():
             if codec.calibrated:
                 chosen = FeatureNeed(need.dataset, need.encoder, definition, need.views)
@@ -219,7 +187,9 @@ def _write_token(
     digest = dataset.block_digest(0)
     empty = commit_unit(folder, 0, token, 1, none, np.zeros(1, bool), rows_digest=digest, batch=1)
     ones = np.ones(len(values), bool)
-    full, seconds = _timed(lambda: commit_unit(folder, 0, token, 0, values, ones, rows_digest=digest, batch=block_rows))
+    clock = Stopwatch()
+    with clock.time("commit"):
+        full = commit_unit(folder, 0, token, 0, values, ones, rows_digest=digest, batch=block_rows)
     record = folder.store.size(record_key(0, token, 0)) or 0
     statistics = folder.store.size(statistics_key(0, token, 0)) or 0
     folder.fold(0, token)
@@ -238,13 +208,7 @@ def _write_token(
         unit_folders=(folders - len(named)) // 2,
         plane_files=len(arrays) + 1,
         plane_folders=2 * len(named) + 1,
-        row_seconds=seconds / len(values),
+        row_seconds=clock.seconds["commit"] / len(values),
         token_bytes=sum(folder.store.size(key) or 0 for key in calibration),
         token_files=len(calibration),
     )
-
-
-def _timed(action: Callable[[], T]) -> tuple[T, float]:
-    started = time.perf_counter()
-    result = action()
-    return result, time.perf_counter() - started

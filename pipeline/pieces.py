@@ -1,4 +1,4 @@
-"""The threads of a process that do the pieces of blocks, and where the time of a block goes.
+"""The threads of a process that do the pieces of blocks.
 
 A block is rendered in slices of rows, encoded in batches and committed in units. Those pieces are what runs in parallel,
 on as many threads as the process has cores for, so that the last block of a run is shared by all of them too. The thread
@@ -10,19 +10,17 @@ flight are rendered before it and written behind it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from pipeline.threads import torch_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-STAGES = ("render", "queue", "device", "write")
-"""Where a block can be: read, decoded and rendered; waiting for an accelerator; encoded; waiting to be written."""
 
 ON_ACCELERATOR = 3
 """Blocks in flight per accelerator: one is rendered, one is on the device, one is written."""
@@ -43,8 +41,8 @@ def blocks_in_flight(device: str, cores: int, block_rows: int, batch: int) -> in
 class Crew:
     """Threads of this process: for views and, on a CPU, forward passes; and for writing."""
 
-    hands: ThreadPoolExecutor
-    writers: ThreadPoolExecutor
+    hands: Executor
+    writers: Executor
     width: int
     threads: int
 
@@ -60,7 +58,7 @@ class Crew:
         def piece(*args: P.args, **kwargs: P.kwargs) -> T:
             import torch
 
-            # The number belongs to the thread, and other work of this process may have changed it.
+            # Not put back: the number belongs to the thread, but parts of torch share it, and the others are at work.
             torch.set_num_threads(self.threads)
             return function(*args, **kwargs)
 
@@ -76,6 +74,23 @@ def crew_of(cores: int, threads: int, accelerated: bool) -> Crew:
     return Crew(hands, writers, width, threads)
 
 
+@contextmanager
+def crew_of_one(threads: int) -> Iterator[Crew]:
+    """A crew without threads: the caller's does one piece after the other, so that each can be timed alone."""
+    here = _Here()
+    with torch_threads(threads):
+        yield Crew(here, here, 1, threads)
+
+
+class _Here(Executor):
+    """Does at once what is submitted."""
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
 def results(futures: list[Future[T]]) -> list[T]:
     """Results in order; after a failure those that have not started never start, and none is still running."""
     try:
@@ -87,19 +102,3 @@ def results(futures: list[Future[T]]) -> list[T]:
             if not future.cancelled():
                 future.exception()
         raise
-
-
-@dataclass
-class Stopwatch:
-    """Seconds that a block spent in each of `STAGES`."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the block's time to a stage."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.monotonic() - started

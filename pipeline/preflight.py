@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.encoders import ResolvedEncoder
-from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed, raw_bytes
 from pipeline.progress import duration, human_bytes
 from pipeline.sizes import Extent, codec_label, folder_size, read_measurement
+from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore, Store
+from pipeline.threads import torch_threads, usable_cores
 from schemas.errors import StageError, UserError
 
 COMPRESSED = {"float16": 0.95, "int8": 1.0, "klt": 1.0, "auto": 1.0}
@@ -89,15 +89,12 @@ def _seconds_per_image(encoder: ResolvedEncoder, need: FeatureNeed) -> float:
 
     from pipeline.encoders import load_encoder
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    clock = Stopwatch()
+    with torch_threads(1):
         model = load_encoder(encoder, device="cpu")
         size = need.definition.encoder.image_size
         x_B3HW = torch.zeros((4, 3, size, size), dtype=torch.uint8)
         model.encode(x_B3HW[:1], need.definition.compute)
-        started = time.perf_counter()
-        model.encode(x_B3HW, need.definition.compute)
-        return (time.perf_counter() - started) / len(x_B3HW)
-    finally:
-        torch.set_num_threads(threads)
+        with clock.time("forward"):
+            model.encode(x_B3HW, need.definition.compute)
+    return clock.seconds["forward"] / len(x_B3HW)

@@ -1,17 +1,19 @@
-"""Rendering a block: every row is read, checked and decoded once, and each view of it rendered for all encoders.
+"""Rows to views: every row is read, checked and decoded once, and each view of it rendered for all encoders.
 
-Shapes: N rows of the block (those without an image left out), H and W pixels.
+Shapes: N rows (those without an image left out), H and W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pipeline.pieces import Crew, results
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import UndecodableImage, decode_image
-from schemas.features import BadRow
+from pipeline.stopwatch import UNTIMED, Stopwatch
+from schemas.errors import StageError
+from schemas.features import BadRow, FeatureDefinition
 from schemas.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -23,32 +25,47 @@ if TYPE_CHECKING:
 
 ROWS_OF_A_PIECE = 16
 
-Where = Literal["host", "device"]
-"""Where the photometric part of a view is done: at once, or by the encoder's device, batch by batch."""
 
-Rendering = tuple[Recipe, int, int, int, Where]
-"""(recipe, seed, size in pixels, view, where): encoders with equal renderings share the pixels."""
+class Rendering(NamedTuple):
+    """One view at one size. Encoders with equal renderings share the pixels."""
+
+    recipe: Recipe
+    seed: int
+    size: int
+    """Image side in pixels."""
+    view: int
+    where: Literal["host", "device"] = "host"
+    """Where the photometric part is done: at once, or by the encoder's device, batch by batch."""
+
+    @classmethod
+    def of(cls, definition: FeatureDefinition, view: int, size: int | None = None) -> Rendering:
+        """A view as an encoder's features have it; at another size, for another network, it is finished here."""
+        if size is None:
+            size, where = definition.encoder.image_size, definition.compute.views
+            return cls(definition.recipe, definition.view_seed, size, view, where)
+        return cls(definition.recipe, definition.view_seed, size, view)
+
+    def draw(self, image_HWC: np.ndarray, key: str) -> tuple[torch.Tensor, ViewParameters]:
+        """The view of a decoded image, uint8 (3, size, size), without its photometric part if a device is to do that;
+        and what was drawn for it."""
+        from pipeline.views.parameters import view_parameters
+        from pipeline.views.render import render, render_geometry
+
+        height, width = image_HWC.shape[:2]
+        parameters = view_parameters(self.recipe, self.seed, key, self.view, (height, width))
+        make = render if self.where == "host" else render_geometry
+        return make(image_HWC, parameters, self.recipe, self.size), parameters
 
 
-def draw(
-    image_HWC: np.ndarray, recipe: Recipe, seed: int, key: str, view: int, size: int, where: Where
-) -> tuple[torch.Tensor, ViewParameters]:
-    """A view of a decoded image, uint8 (3, size, size), without its photometric part if the device is to do that."""
-    from pipeline.views.parameters import view_parameters
-    from pipeline.views.render import render, render_geometry
-
-    height, width = image_HWC.shape[:2]
-    parameters = view_parameters(recipe, seed, key, view, (height, width))
-    return (render if where == "host" else render_geometry)(image_HWC, parameters, recipe, size), parameters
-
-
-def render_block(
-    crew: Crew, dataset: Dataset, block: int, renderings: Sequence[Rendering], pinned: bool = False
-) -> tuple[dict[Rendering, Pixels], dict[int, BadRow]]:
-    """Each rendering of the decodable rows in row order, and by offset the rows that are not.
+def views_of_rows(
+    dataset: Dataset, rows: Sequence[int], renderings: Iterable[Rendering], crew: Crew, clock: Stopwatch,
+    pinned: bool = False,
+) -> tuple[dict[Rendering, Pixels], dict[int, BadRow]]:  # fmt: skip
+    """Each rendering of the decodable rows in the given order, and by place in `rows` those that are not.
 
     An image is dropped as soon as it is rendered: a block of full-size photographs would not fit in memory. `pinned`
-    memory is what an accelerator reads without the CPU's help.
+    memory is what an accelerator reads without the CPU's help. `clock` may time "read", "decode" and "render", if the
+    crew is one of one.
 
     Raises:
         StageError: samples that are not what was indexed.
@@ -57,38 +74,53 @@ def render_block(
 
     from pipeline.views.photometric import Pixels
 
-    first, count = dataset.block_range(block)
-    reads = dataset.read_many(range(first, first + count))
-    views = {r: torch.empty((count, 3, r[2], r[2]), dtype=torch.uint8, pin_memory=pinned) for r in renderings}
+    count, reads = len(rows), dataset.read_many(rows)
+    views = {r: torch.empty((count, 3, r.size, r.size), dtype=torch.uint8, pin_memory=pinned) for r in renderings}
+    drawn: dict[Rendering, dict[int, ViewParameters]] = {r: {} for r in views}
+    unreadable: dict[int, BadRow] = {}
+
+    def render(places: range) -> None:
+        for place in places:
+            key = dataset.key(rows[place])
+            with clock.time("read"):
+                data = reads[place]()
+            try:
+                with clock.time("decode"):
+                    image_HWC = decode_image(data)
+            except UndecodableImage as error:
+                unreadable[place] = BadRow(offset=place, key=key, reason=f"undecodable: {error}")
+                continue
+            with clock.time("render"):
+                for rendering, x_N3HW in views.items():
+                    x_N3HW[place], drawn[rendering][place] = rendering.draw(image_HWC, key)
+
     slices = [range(start, min(start + ROWS_OF_A_PIECE, count)) for start in range(0, count, ROWS_OF_A_PIECE)]
-    drawn: dict[Rendering, dict[int, ViewParameters]] = {r: {} for r in renderings}
-    pieces = [crew.start(_render_rows, dataset.block_keys(block), reads, offsets, views, drawn) for offsets in slices]
-    unreadable = {offset: bad for found in results(pieces) for offset, bad in found.items()}
-    usable = [offset for offset in range(count) if offset not in unreadable]
+    results([crew.start(render, places) for places in slices])
+    usable = [place for place in range(count) if place not in unreadable]
     pixels = {}
     for rendering, x_N3HW in views.items():
-        recipe, where = rendering[0], rendering[-1]
-        todo = tuple(drawn[rendering][offset] for offset in usable) if where == "device" else None
-        pixels[rendering] = Pixels(x_N3HW[usable] if unreadable else x_N3HW, recipe, todo)
-    return pixels, unreadable
+        todo = tuple(drawn[rendering][place] for place in usable) if rendering.where == "device" else None
+        pixels[rendering] = Pixels(x_N3HW[usable] if unreadable else x_N3HW, rendering.recipe, todo)
+    return pixels, dict(sorted(unreadable.items()))
 
 
-def _render_rows(
-    keys: Sequence[str],
-    reads: Sequence[Callable[[], bytes]],
-    offsets: range,
-    views: dict[Rendering, torch.Tensor],
-    drawn: dict[Rendering, dict[int, ViewParameters]],
-) -> dict[int, BadRow]:
-    """Fill in the views of some rows and what was drawn for them; the rows that cannot be decoded."""
-    unreadable: dict[int, BadRow] = {}
-    for offset in offsets:
-        try:
-            image_HWC = decode_image(reads[offset]())
-        except UndecodableImage as error:
-            unreadable[offset] = BadRow(offset=offset, key=keys[offset], reason=f"undecodable: {error}")
-            continue
-        for rendering, x_N3HW in views.items():
-            recipe, seed, size, view, where = rendering
-            x_N3HW[offset], drawn[rendering][offset] = draw(image_HWC, recipe, seed, keys[offset], view, size, where)
-    return unreadable
+def finished_views(
+    dataset: Dataset, rows: Sequence[int], renderings: Sequence[Rendering], crew: Crew, clock: Stopwatch = UNTIMED
+) -> list[torch.Tensor]:
+    """Each rendering of rows that could be used when their features were extracted, uint8 (N, 3, size, size).
+
+    Raises:
+        StageError: samples that are not what was indexed, or one that cannot be decoded any more.
+    """
+    pixels, unreadable = views_of_rows(dataset, rows, renderings, crew, clock)
+    require_readable(unreadable)
+    return [pixels[rendering].x_N3HW for rendering in renderings]
+
+
+def require_readable(unreadable: Mapping[int, BadRow]) -> None:
+    """Raises StageError: a sample that was decoded before cannot be decoded now."""
+    for bad in unreadable.values():
+        raise StageError(
+            f"Sample {bad.key!r} was decoded during extraction, and cannot be now: {bad.reason}.",
+            "Image libraries changed; use the environment that extracted the features.",
+        )

@@ -15,8 +15,8 @@ from schemas.errors import UserError
 from schemas.features import CodecDefinition
 from schemas.plans import CodecMeasurement, Measurement
 
-DECODED_AT_ONCE = 4
-"""Views that are rendered from one decoding."""
+VIEWS_AT_ONCE = 4
+"""Views that are rendered from one decoding of the rows; bounds memory when there are many."""
 
 
 def codec_label(codec: CodecDefinition) -> str:
@@ -28,6 +28,8 @@ def measurement_key(need: FeatureNeed, device: str) -> str:
     """Where below `runs/` a need's measurement is kept: one per encoder, dataset, recipe, compute and kind of device."""
     d = need.definition
     parts = [d.dataset, d.block_rows, digest_of(d.encoder), digest_of(d.recipe), digest_of(d.compute)]
+    # Measurements of views on the device were once taken of views on the host; those are not found any more.
+    parts += ["views on the device"] if d.compute.views == "device" else []
     identity = canonical_json([*parts, sorted(t for t, v in need.views.items() if v), device.partition(":")[0]])
     return f"measurements/{short(hashlib.sha256(identity).hexdigest())}.json"
 
@@ -147,7 +149,7 @@ def dataset_work(
             disk=written / disk_rate if disk_rate else 0.0,
             on_device=measured.device != "cpu",
         )
-    passes = ceil(most / max(1, rows) / DECODED_AT_ONCE) if most else 0
+    passes = ceil(most / max(1, rows) / VIEWS_AT_ONCE) if most else 0
     decode_s = max((m.decode_seconds for _, m in needs), default=0.0)
     decoding = min(most, passes * rows) * decode_s
     return total + Work(decoding=decoding, rendering=sum(count * seconds for count, seconds in rendered.values()))

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
-
-T = TypeVar("T")
+from typing import NamedTuple
 
 
 class Lap(NamedTuple):
     """Wall and CPU seconds of one piece in one repetition."""
 
-    wall: float
-    cpu: float
+    wall: float = 0.0
+    cpu: float = 0.0
 
 
 class Spread(NamedTuple):
@@ -32,26 +31,42 @@ class Spread(NamedTuple):
 
 @dataclass
 class Stopwatch:
-    """Times what it is given. On a GPU, it waits for the device before and after."""
+    """Times pieces of work, in one thread."""
 
-    device: str
-    laps: list[dict[str, Lap]] = field(default_factory=list)
+    names: Collection[str] | None = None
+    """What is timed; None: everything."""
+    device: str = "cpu"
+    """A GPU is waited for before and after each piece, so that its work is that piece's."""
+    laps: list[dict[str, Lap]] = field(default_factory=lambda: [{}])
     """By repetition, then by piece."""
 
-    def begin(self) -> None:
-        """Begin a repetition."""
-        self.laps.append({})
+    def times(self, name: str) -> bool:
+        """Whether a piece is timed."""
+        return self.names is None or name in self.names
 
-    def time(self, name: str, work: Callable[[], T]) -> T:
-        """Do a piece of work, and add its time to that piece of the present repetition."""
+    def begin(self) -> None:
+        """Begin another repetition, if the present one has timed anything."""
+        if self.laps[-1]:
+            self.laps.append({})
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to those of a piece in the present repetition."""
+        if not self.times(name):
+            yield
+            return
         self._wait()
         wall, cpu = time.perf_counter(), time.process_time()
-        result = work()
-        self._wait()
-        lap = Lap(time.perf_counter() - wall, time.process_time() - cpu)
-        before = self.laps[-1].get(name, Lap(0.0, 0.0))
+        try:
+            yield
+        finally:
+            self._wait()
+            self.add(name, Lap(time.perf_counter() - wall, time.process_time() - cpu))
+
+    def add(self, name: str, lap: Lap) -> None:
+        """Add seconds to those of a piece in the present repetition."""
+        before = self.laps[-1].get(name, Lap())
         self.laps[-1][name] = Lap(before.wall + lap.wall, before.cpu + lap.cpu)
-        return result
 
     def subtract(self, name: str, part: str) -> None:
         """Take a piece that was also timed alone out of another of the present repetition."""
@@ -61,17 +76,23 @@ class Stopwatch:
         whole, inside = laps[name], laps[part]
         self.laps[-1][name] = Lap(max(0.0, whole.wall - inside.wall), max(0.0, whole.cpu - inside.cpu))
 
-    def names(self) -> tuple[str, ...]:
+    def pieces(self) -> tuple[str, ...]:
         """Every piece, in the order in which it was first timed."""
         return tuple(dict.fromkeys(name for laps in self.laps for name in laps))
 
     def wall(self, name: str) -> Spread:
         """Wall seconds of a repetition."""
-        return _spread([laps[name].wall for laps in self.laps if name in laps])
+        seconds = [laps[name].wall for laps in self.laps if name in laps]
+        return Spread(statistics.median(seconds), min(seconds), max(seconds))
 
     def cpu(self, name: str) -> float:
         """CPU seconds of the median repetition."""
         return statistics.median(laps[name].cpu for laps in self.laps if name in laps)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds of each piece in the present repetition."""
+        return {name: lap.wall for name, lap in self.laps[-1].items()}
 
     def _wait(self) -> None:
         if self.device.startswith("cuda"):
@@ -80,5 +101,5 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
-def _spread(seconds: list[float]) -> Spread:
-    return Spread(statistics.median(seconds), min(seconds), max(seconds))
+UNTIMED = Stopwatch(names=())
+"""Times nothing, in any number of threads."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 from pipeline.executors import Executor, Threads
+from pipeline.forward import STAGES
 from pipeline.gpu_use import gpu_use
-from pipeline.pieces import STAGES
 
 WAITING = 0.05
 """Fraction of the time that an accelerator may wait without a remark."""
 
-_WORDS = {"render": "rendering", "queue": "ready for the device", "device": "on the device", "write": "writing"}
+_WORDS = {"views": "rendering", "queue": "ready for the device", "device": "on the device", "write": "writing"}
 _MORE = {
-    "render": "reading, decoding and rendering views limits it: more CPU cores per GPU, or faster storage of the samples",
+    "views": "reading, decoding and rendering views limits it: more CPU cores per GPU, or faster storage of the samples",
     "write": "encoding and writing features limits it: more CPU cores per GPU, a faster disk, or cache.codec: float16",
     "none": "too few blocks are in flight: Dask workers need three threads each (dask worker --nthreads 3)",
 }
@@ -54,7 +54,7 @@ class Waits:
         total = sum(blocks.values())
         if not total:
             return ""
-        shares = {"views": "render", "forward": "device", "write": "write"}
+        shares = {"views": "views", "forward": "device", "write": "write"}
         return ", ".join(f"{word} {blocks[stage] / total:.0%}" for word, stage in shares.items())
 
     def remark(self) -> str | None:
@@ -65,7 +65,7 @@ class Waits:
         if not self._accelerated or not sum(self._seconds.values()) or self.waiting() <= WAITING:
             return None
         blocks = self.blocks()
-        busiest = max(("render", "write"), key=blocks.__getitem__)
+        busiest = max(("views", "write"), key=blocks.__getitem__)
         # Each of the blocks in flight is somewhere; with nothing before or behind the device there were too few.
         reason = busiest if sum(blocks.values()) > 1.5 * self._executor.devices else "none"
         return f"The device waited {self.waiting():.0%} of the time: {_MORE[reason]}."

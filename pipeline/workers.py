@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from pipeline.engine import BlockResult, BlockTask, ExtractJob, run_block
-from pipeline.executors import usable_cores
+from pipeline.threads import usable_cores
 from schemas.errors import StageError, UnicPipeError
 
 T = TypeVar("T")

@@ -32,6 +32,10 @@ class EncoderDefinition(Model):
     grid: tuple[int, int]
     """Rows and columns of the patch tokens."""
 
+    def shape(self, token: TokenType) -> tuple[int, ...]:
+        """Shape of one row's features: (D,) for `cls`, (P, D) for `patch`."""
+        return (self.cls_dim,) if token == "cls" else (self.grid[0] * self.grid[1], self.patch_dim)
+
 
 class CodecDefinition(Model):
     """The codec of a feature cache; `version` changes when the bytes would."""

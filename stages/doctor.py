@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.configuration import CONFIG_NAME, Workspace, load_workspace
-from pipeline.executors import usable_cores
 from pipeline.inventory import Inventory
 from pipeline.progress import human_bytes
 from pipeline.samples.images import decode_image
+from pipeline.threads import usable_cores
 from schemas.errors import NotFinishedError, UnicPipeError
 
 MEGABYTE = 1_000_000

@@ -62,35 +62,25 @@ def extract(
     for name in dict.fromkeys(need.dataset for need in needs):
         if stop.requested:
             break
-        passes[name] = _extract_dataset(
-            inventory, name, [n for n in needs if n.dataset == name], options, reporter, stop
-        )
+        work = _pass(inventory, name, [need for need in needs if need.dataset == name])
+        found = passes[name] = extract_features(work, options, reporter, stop)
+        if found.done == 0 and found.complete:
+            reporter.say(f"{work.title}: nothing to do, all {found.total} units are there")
+        elif found.before:
+            reporter.say(f"{work.title}: {found.before} of {found.total} units were there already")
     return ExtractOutcome(passes)
 
 
-def _extract_dataset(
-    inventory: Inventory,
-    name: str,
-    needs: Sequence[FeatureNeed],
-    options: ExtractOptions,
-    reporter: Reporter,
-    stop: Stop,
-) -> Extraction:
+def _pass(inventory: Inventory, name: str, needs: Sequence[FeatureNeed]) -> ExtractPass:
+    """The pass over one dataset."""
     dataset = inventory.dataset(name).dataset
     assert dataset is not None
-    names = ", ".join(need.encoder for need in needs)
-    work = ExtractPass(
+    return ExtractPass(
         workdir=inventory.folder,
         features=inventory.workspace.features,
         dataset=dataset,
         jobs=[(need, inventory.teacher(need.encoder)) for need in needs],
         blocks=inventory.block_limit(dataset),
         max_bad_fraction=inventory.config.samples.max_bad_fraction,
-        title=f"extract {name} ({names})",
+        title=f"extract {name} ({', '.join(need.encoder for need in needs)})",
     )
-    extraction = extract_features(work, options, reporter, stop)
-    if extraction.done == 0 and extraction.complete:
-        reporter.say(f"extract {name} ({names}): nothing to do, all {extraction.total} units are there")
-    elif extraction.before:
-        reporter.say(f"extract {name} ({names}): {extraction.before} of {extraction.total} units were there already")
-    return extraction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -14,7 +15,6 @@ from pathlib import Path
 from pipeline.cluster import Cluster, Measured, StepCost, StudentWork, plan_cluster
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
-from pipeline.executors import usable_cores
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import finished_student
 from pipeline.fitting import Choice, advise
@@ -28,6 +28,7 @@ from pipeline.protocols import other_plans
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from pipeline.storage import LocalStore, Store
 from pipeline.students import student_folder
+from pipeline.threads import usable_cores
 from schemas.config import TokenType
 from schemas.errors import UnicPipeError
 from schemas.features import CodecDefinition
@@ -246,8 +247,7 @@ def _feature_rows(jobs: Sequence[Job], seconds: float) -> list[PlanRow]:
         for token, views in job.need.views.items():
             if not views:
                 continue
-            tokens = 1 if token == "cls" else encoder.grid[0] * encoder.grid[1]
-            values = tokens * (encoder.cls_dim if token == "cls" else encoder.patch_dim)
+            shape = encoder.shape(token)
             size, left = _size(job, token), job.left(token)
             rows.append(
                 PlanRow(
@@ -256,9 +256,9 @@ def _feature_rows(jobs: Sequence[Job], seconds: float) -> list[PlanRow]:
                     token=token,
                     images=job.extent.rows,
                     views=views,
-                    tokens=tokens,
+                    tokens=math.prod(shape[:-1]),
                     codec=label,
-                    bits_per_value=8 * job.measured.codecs[token][label].row_bytes / values,
+                    bits_per_value=8 * job.measured.codecs[token][label].row_bytes / math.prod(shape),
                     bytes=round(size.bytes),
                     bytes_left=round(size.bytes * left),
                     files=round(size.files * left),

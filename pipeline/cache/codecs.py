@@ -274,8 +274,7 @@ def how_to_read(definition: FeatureDefinition) -> str:
 
 def row_shape(definition: FeatureDefinition, token: TokenType) -> tuple[int, ...]:
     """Shape of one row's features: (D,) for `cls`, (P, D) for `patch`."""
-    encoder = definition.encoder
-    return (encoder.cls_dim,) if token == "cls" else (encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
+    return definition.encoder.shape(token)
 
 
 def plain_codec(name: str, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> TokenCodec:

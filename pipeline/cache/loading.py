@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,16 +19,39 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.cache.reader import FeatureCache
 from pipeline.order import epoch_order
+from pipeline.pieces import crew_of_one
+from pipeline.rendering import Rendering, finished_views
 from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import decode_image
-from pipeline.views.render import render_view
 from schemas.config import TokenType
-from schemas.errors import UserError
+from schemas.features import FeatureDefinition
 
 Targets = dict[TokenType, Tensor]
 """cls (B, D) and patch (B, P, D), float32."""
+
+
+class Units(Protocol):
+    """What is read of a `FeatureCache` (whose module imports this one)."""
+
+    @property
+    def definition(self) -> FeatureDefinition:
+        """What the features are made from."""
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a full block."""
+
+    @property
+    def shapes(self) -> dict[TokenType, tuple[int, ...]]:
+        """Shape of one row's features."""
+
+    def valid(self, view: int, token: TokenType, block: int) -> NDArray[np.bool_]:
+        """Which rows of a block can be used."""
+
+    def read_block(
+        self, view: int, token: TokenType, block: int, rows_digest: str | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Features of a unit, and which rows can be used."""
 
 
 @dataclass
@@ -38,7 +62,7 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
     batches. It pickles as paths, so workers may be spawned.
     """
 
-    cache: FeatureCache
+    cache: Units
     dataset: Dataset
     batch: int
     view: int
@@ -84,10 +108,6 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         )
         return list(order_SB)
 
-    def at_epoch(self, epoch: int) -> CachedBatches:
-        """The same with another order."""
-        return CachedBatches(**{**self._settings(), "epoch": epoch})  # type: ignore[arg-type]
-
     def __reduce__(self) -> tuple[object, tuple[dict[str, object]]]:
         return _rebuild, (self._settings(),)
 
@@ -104,13 +124,10 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         return np.concatenate(found)
 
     def _images(self, rows_B: NDArray[np.int64]) -> Tensor:
-        definition = self.cache.definition
-        images = []
-        rows = rows_B.tolist()
-        for row, read in zip(rows, self.dataset.read_many(rows), strict=True):
-            image_HWC, key = decode_image(read()), self.dataset.key(row)
-            images.append(render_view(image_HWC, definition.recipe, definition.view_seed, key, self.view, self.size))
-        return torch.stack(images)
+        rendering = Rendering.of(self.cache.definition, self.view, self.size)
+        with crew_of_one(torch.get_num_threads()) as crew:
+            [x_B3SS] = finished_views(self.dataset, rows_B.tolist(), [rendering], crew)
+        return x_B3SS
 
     def _targets(self, rows_B: NDArray[np.int64]) -> Targets:
         block_of_B = rows_B // self.cache.block_rows
@@ -130,53 +147,10 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         while len(self._kept) > self.window:
             self._kept.popitem(last=False)
         digest = self.dataset.block_digest(block)
-        read = {t: self.cache.read_block(self.view, t, block, rows_digest=digest).values for t in self.tokens}
+        read = {t: self.cache.read_block(self.view, t, block, rows_digest=digest)[0] for t in self.tokens}
         self._kept[block] = read
         return read
 
 
 def _rebuild(settings: dict[str, object]) -> CachedBatches:
     return CachedBatches(**settings)  # type: ignore[arg-type]
-
-
-def cached_batches(
-    cache: FeatureCache,
-    dataset: Dataset,
-    *,
-    batch: int,
-    view: int = 0,
-    tokens: tuple[TokenType, ...] | None = None,
-    size: int | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    window: int = 8,
-    shuffle: bool = True,
-) -> CachedBatches:
-    """See `FeatureCache.loader`."""
-    if dataset.digest != cache.definition.dataset or dataset.block_rows != cache.block_rows:
-        raise UserError(
-            f"{cache.name} was not extracted from {dataset.manifest.name}: dataset digest differs "
-            f"({cache.definition.dataset[:8]}, not {dataset.digest[:8]}).",
-            "Open the dataset that it names: Dataset.open('samples/" + cache.manifest.dataset + "').",
-        )
-    there = [token for token in cache.shapes if cache.records(view, token)]
-    chosen = tuple(there) if tokens is None else tokens
-    if not chosen or not set(chosen) <= set(there):
-        raise UserError(
-            f"View {view} of {cache.name} has {' and '.join(there) or 'no'} tokens, not {', '.join(chosen) or 'any'}.",
-            "Choose another view, or extract it: unic-pipe extract",
-        )
-    blocks = 1 + min(max(cache.records(view, token)) for token in chosen)
-    return CachedBatches(
-        cache=cache,
-        dataset=dataset,
-        batch=batch,
-        view=view,
-        tokens=chosen,
-        size=size or cache.definition.encoder.image_size,
-        seed=seed,
-        epoch=epoch,
-        window=window,
-        shuffle=shuffle,
-        blocks=blocks,
-    )

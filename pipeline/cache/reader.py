@@ -175,12 +175,25 @@ class FeatureCache:
         Raises:
             UserError: other samples, or token types that the view does not have.
         """
-        from pipeline.cache.loading import cached_batches
+        from pipeline.cache.loading import CachedBatches
 
-        return cached_batches(
-            self, dataset, batch=batch, view=view, tokens=tokens, size=size, seed=seed, epoch=epoch, window=window,
-            shuffle=shuffle,
-        )  # fmt: skip
+        if dataset.digest != self.definition.dataset or dataset.block_rows != self.block_rows:
+            raise UserError(
+                f"{self.name} was not extracted from {dataset.manifest.name}: dataset digest differs "
+                f"({self.definition.dataset[:8]}, not {dataset.digest[:8]}).",
+                "Open the dataset that it names: Dataset.open('samples/" + self.manifest.dataset + "').",
+            )
+        there = [token for token in self.shapes if self.records(view, token)]
+        chosen = tuple(there) if tokens is None else tokens
+        if not chosen or not set(chosen) <= set(there):
+            raise UserError(
+                f"View {view} of {self.name} has {' and '.join(there) or 'no'} tokens, not "
+                f"{', '.join(chosen) or 'any'}.",
+                "Choose another view, or extract it: unic-pipe extract",
+            )
+        blocks = 1 + min(max(self.records(view, token)) for token in chosen)
+        side = size or self.definition.encoder.image_size
+        return CachedBatches(self, dataset, batch, view, chosen, side, seed, epoch, window, shuffle, blocks)
 
     def read_block(self, view: int, token: TokenType, block: int, rows_digest: str | None = None) -> Block:
         """Features of a unit as float32. With `rows_digest`, only if they are those of exactly these rows.

@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline.views.photometric import Plan, finish
 from pipeline.views.render import normalize
+from schemas.config import TokenType
 from schemas.errors import StageError, UserError
 from schemas.features import ComputeDefinition, EncoderDefinition
 
@@ -29,6 +30,10 @@ class Tokens(NamedTuple):
 
     cls: torch.Tensor
     patch: torch.Tensor
+
+    def of(self, token: TokenType) -> torch.Tensor:
+        """The tokens of a type."""
+        return self.cls if token == "cls" else self.patch
 
 
 class Encoder(nn.Module):
@@ -47,6 +52,11 @@ class Encoder(nn.Module):
         self._channels_last: bool | None = None
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(self.model.parameters()).device
 
     def train(self, mode: bool = True) -> Encoder:
         """Stay in evaluation mode: a teacher inside a training loop must not change."""
@@ -82,7 +92,7 @@ class Encoder(nn.Module):
         Raises:
             StageError: the device ran out of memory; the message says what to set.
         """
-        device = next(self.model.parameters()).device
+        device = self.device
         self._arrange(compute.channels_last)
         with self.memory_explained(len(x_B3HW)), torch.inference_mode(), precision(compute, device):
             if plan is not None:
@@ -101,7 +111,7 @@ class Encoder(nn.Module):
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
-            size, device = self.definition.image_size, next(self.model.parameters()).device
+            size, device = self.definition.image_size, self.device
             raise StageError(
                 f"Out of memory on {device}: {images} images of {size} x {size} pixels through"
                 f" {self.definition.architecture}.",

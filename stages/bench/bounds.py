@@ -57,7 +57,7 @@ def rows_of(
 ) -> list[BenchRow]:
     """The rows of everything that a stopwatch has timed; `resources` says which pieces belong to the bound."""
     rows = []
-    for name in watch.names():
+    for name in watch.pieces():
         seconds, low, high = watch.wall(name)
         rows.append(
             BenchRow(

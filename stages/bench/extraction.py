@@ -1,7 +1,4 @@
-"""Extraction as it runs, and its pieces alone, over the same first blocks of the user's samples.
-
-Shapes: B images of a batch, N rows of a block, S image side in pixels.
-"""
+"""Extraction as it runs, and its pieces alone, over the same first blocks of the user's samples."""
 
 from __future__ import annotations
 
@@ -13,26 +10,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.cache.calibration import bound_codec
-from pipeline.cache.commit import commit_unit, encode_unit
+from pipeline.cache.commit import encode_unit
 from pipeline.cache.records import FeatureFolder
+from pipeline.engine import commit_features, usable_rows
 from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
 from pipeline.features import FeatureNeed
+from pipeline.forward import EncoderRun, features_of_rows
+from pipeline.pieces import Crew, crew_of_one
 from pipeline.progress import Reporter, SilentReporter
-from pipeline.samples.images import UndecodableImage, decode_image
+from pipeline.sizes import VIEWS_AT_ONCE
 from pipeline.stopping import Stop
 from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore
 from schemas.bench import Resource
-from schemas.config import TokenType
 
 if TYPE_CHECKING:
-    import torch
-
-    from pipeline.encoders.encoder import Encoder, Tokens
+    from pipeline.encoders.encoder import Encoder
 
 PIECES: Mapping[str, Resource] = {
     "read": "host",
@@ -45,8 +39,6 @@ PIECES: Mapping[str, Resource] = {
 }
 """`encode` is the codec with its self-check and statistics, `commit` the rest of a unit's commit, and `disk` writes as
 many bytes durably."""
-VIEWS = 4
-"""At most so many views are measured: this many are rendered from one decoding."""
 
 
 @dataclass
@@ -76,14 +68,14 @@ class ExtractBench:
         self._encoders = [load_encoder(encoder, device=self.device) for _, encoder in work.jobs]
         most = min(work.blocks, work.dataset.blocks)
         self.dataset_pass = replace(work, blocks=1)
-        self.pieces(_fresh(self.device))
-        watch = _fresh(self.device)
+        self.pieces(watch_for(self.device))
+        watch = watch_for(self.device)
         started = time.perf_counter()
         self.pieces(watch)
         a_block = (time.perf_counter() - started) / cores
         wanted = cores * max(1, round(seconds / a_block / cores))
         self.dataset_pass = replace(work, blocks=min(most, wanted))
-        self._extract(replace(self.dataset_pass, blocks=min(most, cores)), _fresh(self.device))
+        self._extract(replace(self.dataset_pass, blocks=min(most, cores)), watch_for(self.device))
 
     @property
     def images(self) -> int:
@@ -109,93 +101,49 @@ class ExtractBench:
         self.last = run
         options = ExtractOptions(device=self.device, force=True)
         work = moved(work, run)
-        watch.time("wall", lambda: extract_features(work, options, SilentReporter(), self.stop))
+        with watch.time("wall"):
+            extract_features(work, options, SilentReporter(), self.stop)
 
     def pieces(self, watch: Stopwatch) -> None:
         """Every piece alone, block by block."""
-        import torch
-
-        scratch = self._copy("pieces")
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.dataset_pass.jobs[0][0].definition.compute.threads)
+        scratch, jobs = self._copy("pieces"), self.dataset_pass.jobs
+        folders = [FeatureFolder(LocalStore(need.folder(scratch))) for need, _ in jobs]
+        runs = [
+            EncoderRun.of(e, need.definition, need.planes()) for (need, _), e in zip(jobs, self._encoders, strict=True)
+        ]
         try:
-            for block in range(self.dataset_pass.blocks):
-                if not self.stop.requested:
-                    self._block(block, scratch, watch)
+            with crew_of_one(jobs[0][0].definition.compute.threads) as crew:
+                for block in range(self.dataset_pass.blocks):
+                    if not self.stop.requested:
+                        self._block(block, runs, folders, crew, watch)
         finally:
-            torch.set_num_threads(before)
             shutil.rmtree(scratch)
         watch.subtract("commit", "encode")
 
-    def _block(self, block: int, scratch: Path, watch: Stopwatch) -> None:
-        dataset, jobs = self.dataset_pass.dataset, self.dataset_pass.jobs
-        first, count = dataset.block_range(block)
-        raw = watch.time("read", lambda: [dataset.read(first + offset) for offset in range(count)])
-        images = watch.time("decode", lambda: [_decoded(data) for data in raw])
-        keys = dataset.block_keys(block)
-        there = [(key, image) for key, image in zip(keys, images, strict=True) if image is not None]
-        valid_N = np.array([image is not None for image in images])
-        for view in range(max(max(need.views.values()) for need, _ in jobs)):
-            mine = [i for i, (need, _) in enumerate(jobs) if view < max(need.views.values())]
-            pixels = watch.time("render", lambda v=view, m=mine: self._render(there, v, m))  # type: ignore[misc]
-            for i in mine:
-                x_NS = pixels[_pixels(jobs[i][0])].to(self.device)
-                tokens = watch.time("forward", lambda i=i, x=x_NS: self._forward(i, x))  # type: ignore[misc]
-                self._store(i, view, block, tokens, valid_N, scratch, watch)
-
-    def _render(
-        self, images: Sequence[tuple[str, NDArray[np.uint8]]], view: int, jobs: Sequence[int]
-    ) -> dict[object, torch.Tensor]:
-        """One view at every size that the encoders of these jobs take, uint8 (N, 3, S, S); equal ones once."""
-        import torch
-
-        from pipeline.views.render import render_view
-
-        found: dict[object, torch.Tensor] = {}
-        for need in (self.dataset_pass.jobs[i][0] for i in jobs):
-            d = need.definition
-            if _pixels(need) not in found:
-                size = d.encoder.image_size
-                rendered = [render_view(image, d.recipe, d.view_seed, key, view, size) for key, image in images]
-                none = torch.empty((0, 3, size, size), dtype=torch.uint8)
-                found[_pixels(need)] = torch.stack(rendered) if rendered else none
-        return found
-
-    def _forward(self, job: int, x_N3SS: torch.Tensor) -> list[Tokens]:
-        """The bare frozen encoder in the configured batches; tokens stay on the device."""
-        compute, encoder = self.dataset_pass.jobs[job][0].definition.compute, self._encoders[job]
-        starts = range(0, len(x_N3SS), compute.batch)
-        return [encoder.encode_on_device(x_N3SS[s : s + compute.batch], compute) for s in starts]
-
-    def _store(
+    def _block(
         self,
-        job: int,
-        view: int,
         block: int,
-        batches: Sequence[Tokens],
-        valid_N: NDArray[np.bool_],
-        scratch: Path,
+        runs: Sequence[EncoderRun],
+        folders: Sequence[FeatureFolder],
+        crew: Crew,
         watch: Stopwatch,
     ) -> None:
-        """Encode and commit the units of one view, and write as many bytes as they take."""
-        need = self.dataset_pass.jobs[job][0]
-        folder = FeatureFolder(LocalStore(need.folder(scratch)))
-        digest, batch = self.dataset_pass.dataset.block_digest(block), need.definition.compute.batch
-        tokens: list[TokenType] = [token for token, views in need.views.items() if view < views]
-        for token in tokens:
-            values = _values([b.cls if token == "cls" else b.patch for b in batches], valid_N)
-            if values is None:
-                continue
-            codec = bound_codec(folder, token)
-            watch.time("encode", lambda c=codec, v=values: encode_unit(c, v, valid_N))  # type: ignore[misc]
-            record = watch.time(
-                "commit",
-                lambda t=token, v=values: commit_unit(  # type: ignore[misc]
-                    folder, view, t, block, v, valid_N, rows_digest=digest, batch=batch
-                ),
-            )
-            data = os.urandom(sum(file.size for file in record.files))
-            watch.time("disk", lambda d=data: folder.store.put("disk", d))  # type: ignore[misc]
+        """A block as extraction makes it, one piece after the other; and as many bytes written as its units take."""
+        dataset, batch = self.dataset_pass.dataset, runs[0].compute.batch
+        first, count = dataset.block_range(block)
+        for found in features_of_rows(dataset, range(first, first + count), runs, batch, crew, watch):
+            folder = folders[found.run]
+            for token in found.features:
+                codec = bound_codec(folder, token)
+                with watch.time("commit"):
+                    rows = usable_rows(dataset, block, found, token)
+                with watch.time("encode"):
+                    encode_unit(codec, rows.values, rows.valid_N)
+                with watch.time("commit"):
+                    record = commit_features(folder, dataset, block, found.view, token, rows, batch)
+                data = os.urandom(sum(file.size for file in record.files))
+                with watch.time("disk"):
+                    folder.store.put("disk", data)
 
     def _copy(self, name: str) -> Path:
         """A working folder with everything but the units."""
@@ -205,30 +153,8 @@ class ExtractBench:
 
 
 def _limited(need: FeatureNeed) -> FeatureNeed:
-    """The same features with at most `VIEWS` views."""
-    return replace(need, views={token: min(views, VIEWS) for token, views in need.views.items()})
-
-
-def _pixels(need: FeatureNeed) -> object:
-    """Needs that agree in this share the rendered pixels."""
-    return need.definition.encoder.image_size
-
-
-def _decoded(data: bytes) -> NDArray[np.uint8] | None:
-    try:
-        return decode_image(data)
-    except UndecodableImage:
-        return None
-
-
-def _values(parts: Sequence[torch.Tensor], valid_N: NDArray[np.bool_]) -> NDArray[np.float32] | None:
-    """Float32 features of a block, zeros in rows without an image; None when no row has any."""
-    if not parts:
-        return None
-    given = np.concatenate([part.float().cpu().numpy() for part in parts])
-    values = np.zeros((len(valid_N), *given.shape[1:]), np.float32)
-    values[valid_N] = np.where(np.isfinite(given), given, 0.0)
-    return values
+    """The same features with as many views as are rendered from one decoding."""
+    return replace(need, views={token: min(views, VIEWS_AT_ONCE) for token, views in need.views.items()})
 
 
 def moved(work: ExtractPass, workdir: Path) -> ExtractPass:
@@ -236,7 +162,6 @@ def moved(work: ExtractPass, workdir: Path) -> ExtractPass:
     return replace(work, workdir=workdir, features=LocalStore(workdir / "features"))
 
 
-def _fresh(device: str) -> Stopwatch:
-    watch = Stopwatch(device)
-    watch.begin()
-    return watch
+def watch_for(device: str) -> Stopwatch:
+    """A stopwatch for repetitions: of the whole, and of its pieces."""
+    return Stopwatch(("wall", *PIECES), device)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pipeline.cache.reader import FeatureCache
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
-from pipeline.executors import usable_cores
 from pipeline.extraction import ExtractPass
 from pipeline.inventory import Inventory
 from pipeline.locks import exclusive
@@ -29,11 +28,12 @@ from pipeline.stopping import Stop
 from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore
 from pipeline.students import student_teachers
+from pipeline.threads import usable_cores
 from schemas.bench import BenchReport, BenchRow, Resource
 from schemas.errors import StageError, UserError, did_you_mean
 from schemas.students import StudentDefinition
 from stages.bench.bounds import bound_of, rows_of, with_shares
-from stages.bench.extraction import PIECES, ExtractBench
+from stages.bench.extraction import PIECES, ExtractBench, watch_for
 from stages.bench.machine import Elsewhere, load_average, machine_name
 
 FOLDER = "bench.tmp"
@@ -216,7 +216,7 @@ class _Run:
         self.reporter.say(f"extract: {', '.join(teachers)} over {self.dataset.manifest.name}, first everything once")
         trial = ExtractBench(work, self.folder, self.device, self.stop)
         trial.prepare(self.cores, self.seconds, self.reporter)
-        watch = Stopwatch(self.device)
+        watch = watch_for(self.device)
         self._repeat("extract", watch, trial.lap, trial.forwards)
         self.found.threads["extract"] = needs[0].definition.compute.threads
         note = f"{trial.images:,} images, {trial.forwards:,} forward passes"
@@ -243,7 +243,7 @@ class _Run:
         )
         with closing(trial):
             trial.prepare(self.seconds)
-            watch = Stopwatch(self.device)
+            watch = Stopwatch(device=self.device)
             self._repeat("distill", watch, trial.lap, trial.images)
             if self.stop.requested:
                 return
@@ -266,8 +266,13 @@ class _Run:
         if len(np.unique(chosen_N)) < 2:
             self.found.notes.append("The measured samples are of one class: no probe was fitted.")
             return
-        watch = Stopwatch(self.device)
-        self._repeat("probe", watch, lambda w: w.time("fit", lambda: parts.fit_probe(x_ND, chosen_N)), len(x_ND))
+        watch = Stopwatch(device=self.device)
+
+        def fit(watch: Stopwatch) -> None:
+            with watch.time("fit"):
+                parts.fit_probe(x_ND, chosen_N)
+
+        self._repeat("probe", watch, fit, len(x_ND))
         if not self.stop.requested:
             classes = len(np.unique(chosen_N))
             note = f"logistic regression, {x_ND.shape[1]} dimensions, {classes} classes, C = 1"

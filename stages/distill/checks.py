@@ -45,22 +45,6 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
     )
 
 
-def threads_on(device: torch.device, threads: int) -> int:
-    """Threads of torch while something runs on a device: as configured on a CPU, elsewhere as they are."""
-    return threads if device.type == "cpu" else torch.get_num_threads()
-
-
-@contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    """So many threads of torch: sums on a CPU, and so the weights' last bits, depend on it."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(n)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @contextmanager
 def memory_words(names: Sequence[str]) -> Iterator[None]:
     """Say what to set when memory runs out."""

@@ -13,17 +13,17 @@ import torch
 
 from pipeline.encoders import load_encoder
 from pipeline.engine import pick_device
-from pipeline.executors import usable_cores
 from pipeline.finished import finished_student
 from pipeline.locks import exclusive
 from pipeline.pointers import point
 from pipeline.progress import Reporter
 from pipeline.storage import LocalStore
 from pipeline.students import student_folder
+from pipeline.threads import torch_threads, usable_cores
 from schemas.base import digest_of
 from schemas.config import DistillConfig
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.checks import check_memory, check_views, memory_words, threads_on, torch_threads
+from stages.distill.checks import check_memory, check_views, memory_words
 from stages.distill.data.batches import Share
 from stages.distill.data.feed import Feed
 from stages.distill.data.live import LiveTeacher
@@ -142,7 +142,7 @@ def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfi
         context.reporter.say(f"{together}: {dataset} is read and decoded once for all of them.")
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
-        stack.enter_context(torch_threads(threads_on(device, group[0].job.definition.config.threads)))
+        stack.enter_context(torch_threads(group[0].job.definition.config.threads, device))
         pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
         students = [_build(b, device, settings, context) for b in group]
         feed = _feed(group, pool, device, world, settings.micro_batch)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.threads import torch_threads, usable_cores
 from stages.evaluate.rotated import Rotation
 from stages.evaluate.scoring import validation_split
 from stages.evaluate.softmax import Problem, Stop, fit
-from stages.evaluate.threads import cpu_threads
 
 SEARCH_STOP, FINAL_STOP = Stop(gap=1e-4, gradient=1e-4, forcing=0.25), Stop(gap=1e-9)
 _AT_ONCE, _FINE_LEVELS, _FINE_REACH = 2, 3, 2
@@ -55,7 +55,7 @@ class FastProbe:
         self._device = "cpu" if device.startswith("mps") else device
         self._classes = int(labels_N.max()) + 1
         self._labels_N, self._x_ND = labels_N, x_ND
-        with cpu_threads():
+        with torch_threads(usable_cores()):
             self._rotation = Rotation.of(x_ND, self._device)
         self._start_A1K: torch.Tensor | None = None
         self._weights_AK: torch.Tensor | None = None
@@ -68,7 +68,7 @@ class FastProbe:
         Of equally good values the first listed wins, or the smallest of a range.
         """
         held_N = validation_split(self._labels_N, fraction, seed)
-        with cpu_threads():
+        with torch_threads(usable_cores()):
             path = _Path(self._problem(~held_N, torch.float32), self._side(held_N, torch.float32))
             if c_values is not None:
                 path.add(sorted(set(c_values)))
@@ -83,7 +83,7 @@ class FastProbe:
 
     def fit(self, c: float) -> bool:
         """Fit the whole training set with `c`, from the search's solution if there was one; whether it converged."""
-        with cpu_threads():
+        with torch_threads(usable_cores()):
             problem = self._problem(np.ones(len(self._labels_N), dtype=bool), torch.float64)
             start = problem.zeros(1) if self._start_A1K is None else self._start_A1K
             found = fit(problem, torch.tensor([c], dtype=torch.float64, device=self._device), start, FINAL_STOP)
@@ -98,7 +98,7 @@ class FastProbe:
     def scores(self, x_MD: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (M, K), up to a constant for each sample."""
         assert self._weights_AK is not None
-        with cpu_threads():
+        with torch_threads(usable_cores()):
             logits_MK = self._rotation.apply(x_MD, torch.float64) @ self._weights_AK
         scores: NDArray[np.float64] = logits_MK.cpu().numpy()
         return scores

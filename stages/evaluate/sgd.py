@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from pipeline.threads import torch_threads, usable_cores
 from stages.evaluate.scoring import validation_split
-from stages.evaluate.threads import cpu_threads
 
 BATCH, MOMENTUM = 1024, 0.9
 LR_RANGE, WD_RANGE = (0.1, 100.0), (1e-12, 1e-4)
@@ -50,7 +50,7 @@ class SgdProbe:
 
     def scores(self, x_MD: NDArray[np.float32]) -> NDArray[np.float64]:
         """Logits (M, K)."""
-        with cpu_threads():
+        with torch_threads(usable_cores()):
             rows = _rows(x_MD, slice(None), self.bias_K.device)
             scores: NDArray[np.float64] = (rows @ self.weights_DK + self.bias_K).double().cpu().numpy()
         return scores
@@ -78,7 +78,7 @@ def train(
     each = classes * (3 * x_ND.shape[1] + 3 * BATCH)
     group = max(1, _NUMBERS // each)
     found: list[SgdProbe] = []
-    with cpu_threads():
+    with torch_threads(usable_cores()):
         for first in range(0, len(pairs), group):
             found += _train(x_ND, labels_N, pairs[first : first + group], classes, epochs, seed, torch.device(device))
     return found

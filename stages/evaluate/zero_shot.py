@@ -13,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pipeline.encoders.encoder import precision
+from pipeline.encoders.encoder import Encoder, Tokens
 from pipeline.encoders.projection import Projection
+from pipeline.forward import EncoderRun, features_of_rows
 from pipeline.ladders import TeacherPrediction
+from pipeline.pieces import crew_of
+from pipeline.rendering import Rendering
 from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.stopping import Stop
 from pipeline.texts import ClassTexts
-from pipeline.views.render import normalize, render_view
+from pipeline.threads import torch_threads, usable_cores
 from schemas.errors import UserError
 from schemas.features import ComputeDefinition
 from schemas.recipes import CENTER
@@ -101,39 +103,35 @@ def predicted_features(
     Raises:
         StageError: samples are not those that were indexed.
     """
-    definition = predict.encoder.definition
     labels = labels_by_row(dataset)
     found: list[NDArray[np.float32]] = []
     kept: list[int] = []
-    predict.to(device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(compute.threads)
-    try:
+    encoder = _Predictor(predict).to(device)
+    views = (Rendering(CENTER, 0, encoder.definition.image_size, 0),)
+    run = EncoderRun(encoder, views, compute, ((0, "cls"),))
+    crew = crew_of(usable_cores(), compute.threads, device != "cpu")
+    with torch_threads(compute.threads):
         for block in range(dataset.blocks):
             if stop.requested:
                 break
             first, count = dataset.block_range(block)
-            rows, images = [], []
-            for row, read in zip(
-                range(first, first + count), dataset.read_many(range(first, first + count)), strict=True
-            ):
-                try:
-                    image_HWC = decode_image(read())
-                except UndecodableImage:
-                    continue
-                rows.append(row)
-                images.append(render_view(image_HWC, CENTER, 0, dataset.key(row), 0, definition.image_size))
-            for at in range(0, len(images), compute.batch):
-                x_B3SS = normalize(
-                    torch.stack(images[at : at + compute.batch]).to(device), definition.mean, definition.std
-                )
-                with torch.inference_mode(), precision(compute, torch.device(device)):
-                    found.append(predict(x_B3SS).float().cpu().numpy())
-            kept += rows
-    finally:
-        torch.set_num_threads(threads)
+            [part] = features_of_rows(dataset, range(first, first + count), [run], compute.batch, crew)
+            found.append(part.features["cls"])
+            kept += [first + offset for offset in range(count) if offset not in part.unreadable]
     none: NDArray[np.float32] = np.zeros((0, predict.dim), np.float32)
     x_NE = np.concatenate([none, *found])
     finite = np.isfinite(x_NE).all(axis=1)
     x_NE, usable = x_NE[finite], np.asarray(kept, np.int64)[finite]
     return Features(dataset.manifest.name, x_NE, labels[usable], left_out=dataset.manifest.rows - len(usable))
+
+
+class _Predictor(Encoder):
+    """A prediction in the place of the encoder that it predicts; it has no patch tokens."""
+
+    def __init__(self, predict: TeacherPrediction) -> None:
+        super().__init__(predict, predict.encoder.definition.model_copy(update={"cls_dim": predict.dim}))
+
+    def forward(self, x_B3HW: torch.Tensor) -> Tokens:
+        """Predicted cls features (B, E) of normalised images."""
+        z_BE = self.model(x_B3HW).float()
+        return Tokens(z_BE, z_BE.new_empty((len(z_BE), 0, 0)))

@@ -169,7 +169,7 @@ def feature_rows(
         units = [record for records in views for record in records.values()]
         if not units:
             continue
-        dim, tokens = (encoder.cls_dim, 1) if token == "cls" else (encoder.patch_dim, math.prod(encoder.grid))
+        shape = encoder.shape(token)
         rows.append(
             FeatureRow(
                 encoder=manifest.encoder,
@@ -178,11 +178,11 @@ def feature_rows(
                 architecture=encoder.architecture,
                 image_size=encoder.image_size,
                 token=token,
-                dim=dim,
+                dim=shape[-1],
                 grid=encoder.grid,
                 codec=manifest.definition.codec.name,
                 size=sum(entry.size for unit in units for entry in unit.files[:-1]),
-                values=sum(unit.count for unit in units) * tokens * dim,
+                values=sum(unit.count for unit in units) * math.prod(shape),
                 views=len([records for records in views if records]),
                 rows=max(sum(unit.count for unit in records.values()) for records in views),
                 bad_rows=_bad_rows(units),

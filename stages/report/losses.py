@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.cache.arrays import encode_part
@@ -29,6 +28,7 @@ from pipeline.calibrating import sample_features
 from pipeline.encoders import ResolvedEncoder
 from pipeline.features import TOKENS, FeatureNeed
 from pipeline.samples.dataset import Dataset
+from pipeline.threads import torch_threads
 from schemas.config import TokenType
 from schemas.status import CacheLoss, RatePoint
 
@@ -144,12 +144,8 @@ def _speeds(
         lambda: cache.read_block_raw(0, token, block),
         lambda: cache.read_block(0, token, block),
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         encoded, decoded, features = (rows.size / min(_seconds(work) for _ in range(3)) for work in works)
-    finally:
-        torch.set_num_threads(threads)
     return encoded, decoded, features
 
 

@@ -137,11 +137,11 @@ def test_a_block_that_kills_every_worker_is_named(raw: Any, extracted_template: 
     """It is tried again alone; its neighbours are finished."""
     preload = grid.folder / "deadly.py"
     preload.write_text(
-        "import os, signal\nimport pipeline.engine as engine\nfrom pipeline.rendering import render_block\n"
-        "def deadly(crew, dataset, block, *more):\n"
-        "    if block == 3:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return render_block(crew, dataset, block, *more)\n"
-        "engine.render_block = deadly\n"
+        "import os, signal\nimport pipeline.engine as engine\nfrom pipeline.forward import features_of_rows\n"
+        "def deadly(dataset, rows, *more):\n"
+        "    if 48 in rows:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return features_of_rows(dataset, rows, *more)\n"
+        "engine.features_of_rows = deadly\n"
     )
     grid.worker("--preload", str(preload))
     with executor_on(grid) as executor, pytest.raises(StageError, match="Block 3 of train killed its worker") as caught:

@@ -1,16 +1,15 @@
-"""`bench --scale`: commands over a simulated working folder find what was simulated."""
+"""Commands over a simulated working folder find what was simulated."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from scale import simulate
 from typer.testing import CliRunner
 
 from cli.main import app
 from pipeline.progress import SilentReporter
-from schemas.errors import UserError
-from stages.bench.scale import simulate
 
 
 def test_a_simulated_folder_is_what_the_commands_say_it_is(tmp_path: Path) -> None:
@@ -26,9 +25,3 @@ def test_a_simulated_folder_is_what_the_commands_say_it_is(tmp_path: Path) -> No
         "fresh",
         5 * 2 * 2,
     )
-
-
-def test_what_is_no_number_of_rows_is_refused() -> None:
-    ended = CliRunner().invoke(app, ["bench", "--scale", "many"])
-    assert isinstance(ended.exception, UserError)
-    assert "--scale 1281167" in ended.exception.hint

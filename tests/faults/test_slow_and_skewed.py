@@ -54,7 +54,7 @@ def test_a_slow_disk_costs_time_but_neither_memory_nor_bytes(
     raw: Any, extracted_template: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks in flight are bounded however long writing takes, and the cache is that of a quick disk."""
-    from pipeline.executors import usable_cores
+    from pipeline.threads import usable_cores
 
     disk = SlowDisk(monkeypatch)
     assert all(extraction.complete for extraction in raw.extract().values())

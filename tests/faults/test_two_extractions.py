@@ -13,14 +13,15 @@ import pytest
 SCRIPT = """
 import sys
 import pipeline.engine as engine
-from pipeline.executors import usable_cores
+from pipeline.threads import usable_cores
 from pipeline.pieces import blocks_in_flight
-whole, rows = engine.encode_block, 0
-def counted(crew, clock, encoder, compute, device, batch, pixels):
+whole, rows = engine.features_of_rows, 0
+def counted(*arguments):
     global rows
-    rows += len(pixels)
-    return whole(crew, clock, encoder, compute, device, batch, pixels)
-engine.encode_block = counted
+    for found in whole(*arguments):
+        rows += len(next(iter(found.features.values())))
+        yield found
+engine.features_of_rows = counted
 import pipeline.extraction
 from cli.main import app
 sys.stdin.readline()

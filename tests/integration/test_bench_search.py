@@ -1,30 +1,25 @@
-"""`bench --search`: two ways to choose C, on features that evaluate has extracted."""
+"""Two ways to choose C, on features that evaluate has extracted."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from search_bench import bench_search
 
-from cli.main import app
 from schemas.errors import UserError
 
 
 @pytest.mark.slow
 def test_both_searches_on_a_teachers_features(trained: Any) -> None:
-    missing = CliRunner().invoke(app, ["bench", "--search", "--config", str(trained.folder)])
-    assert isinstance(missing.exception, UserError)
-    assert "unic-pipe evaluate" in missing.exception.hint
+    with pytest.raises(UserError) as missing:
+        bench_search(trained.inventory(), "cpu")
+    assert "unic-pipe evaluate" in str(missing.value.hint)
     trained.index()
     trained.evaluate()
-    options = ["--json", "--device", "cpu", "--set", "evaluate.trials=3", "--config", str(trained.folder)]
-    ended = CliRunner().invoke(app, ["bench", "--search", *options])
-    assert ended.exit_code == 0, ended.output
-    body = json.loads(ended.stdout)
-    assert body["encoder"] in ("lite0", "lite1")
-    assert body["speedup"] == pytest.approx(body["trials_seconds"][0] / body["fast_seconds"][0])
+    plan, found = bench_search(trained.inventory("evaluate.trials=3"), "cpu")
+    assert plan.encoder.name in ("lite0", "lite1")
+    assert found.speedup == pytest.approx(found.trials_seconds[0] / found.fast_seconds[0])
     # The same objective at the same C, and its minimum: scikit-learn's solver may stop above it, never below.
-    assert -1e-2 < body["objective_error"] < 1e-6
-    assert body["equal_predictions"] > 0.9
+    assert -1e-2 < found.objective_error < 1e-6
+    assert found.equal_predictions > 0.9

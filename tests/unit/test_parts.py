@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from cli.work import Where
 from pipeline.executors import Threads
+from pipeline.forward import STAGES
 from pipeline.parts import Part, parse_part, part_of, parts_missing
-from pipeline.pieces import Stopwatch, blocks_in_flight, crew_of, results
+from pipeline.pieces import blocks_in_flight, crew_of, crew_of_one, results
+from pipeline.stopwatch import Stopwatch
+from pipeline.threads import torch_threads
 from pipeline.waits import Waits
 from schemas.errors import StageError, UserError
 
@@ -85,23 +88,46 @@ def test_threads_of_torch_inside_a_piece_leave_fewer_pieces_at_once():
     assert crew_of(4, 2, False) is crew
 
 
+def test_a_crew_of_one_works_in_the_callers_thread_and_leaves_torch_as_it_was():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    with crew_of_one(before + 1) as crew:
+        places = results([crew.start(threading.get_ident), crew.start_writing(threading.get_ident)])
+        assert places == [threading.get_ident()] * 2
+        assert crew.start(torch.get_num_threads).result() == before + 1
+    assert torch.get_num_threads() == before
+    with torch_threads(before + 1, "cuda"):
+        assert torch.get_num_threads() == before, "another device does the work"
+
+
+def test_a_stopwatch_times_what_it_is_asked_to():
+    watch = Stopwatch(names=("render",))
+    for name in ("render", "decode", "render"):
+        with watch.time(name):
+            pass
+    assert (watch.pieces(), watch.times("decode"), watch.seconds.keys()) == (("render",), False, {"render"})
+    watch.begin()
+    watch.begin()
+    assert len(watch.laps) == 2, "an empty repetition is not counted"
+
+
 class TestWaits:
     def seconds(self, **given):
-        return Stopwatch().seconds | given
+        return dict.fromkeys(STAGES, 0.0) | given
 
     def test_a_cpu_waits_for_nothing(self):
         waits = Waits("cpu", Threads())
         assert waits.note() == ""
-        waits.add(self.seconds(render=1.0, device=2.0, write=1.0))
+        waits.add(self.seconds(views=1.0, device=2.0, write=1.0))
         assert waits.note() == "views 25%, forward 50%, write 25%"
         assert waits.remark() is None
 
     @pytest.mark.parametrize(
         ("seconds", "word"),
         [
-            ({"render": 9e9, "device": 1e-9}, "rendering"),
+            ({"views": 9e9, "device": 1e-9}, "rendering"),
             ({"write": 9e9}, "writing"),
-            ({"render": 1e-9}, "--nthreads 3"),
+            ({"views": 1e-9}, "--nthreads 3"),
         ],
     )
     def test_a_waiting_device_is_reported_with_the_bottleneck(self, seconds, word):

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from pipeline.encoders.encoder import Encoder, Tokens
-from schemas.config import TokenType
 from schemas.features import ComputeDefinition
 from stages.distill.data.targets import Pair, RawTargets, Wanted, folded
 
@@ -47,12 +46,8 @@ def live_targets(
     tokens = {name: teachers[name].tokens(images[teachers[name].size]) for name in {teacher for teacher, _ in wanted}}
     targets: dict[Pair, RawTargets] = {}
     for (teacher, token), standards in wanted.items():
-        values = _of(tokens[teacher], token)
+        values = tokens[teacher].of(token)
         affines = {name: folded(np.ones((1, 1)), np.zeros((1, 1)), standard) for name, standard in standards.items()}
         block_B = torch.zeros(len(values), dtype=torch.int64)
         targets[teacher, token] = RawTargets(values, block_B, affines).to(values.device)
     return targets
-
-
-def _of(tokens: Tokens, token: TokenType) -> Tensor:
-    return tokens.cls if token == "cls" else tokens.patch

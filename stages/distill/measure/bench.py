@@ -7,33 +7,31 @@ Shapes: B images of a batch, N rows, P patch tokens, D student width, L ladder b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.cache.reader import FeatureCache
 from pipeline.encoders import ResolvedEncoder, load_encoder
-from pipeline.executors import usable_cores
+from pipeline.pieces import Crew, crew_of_one
+from pipeline.rendering import Rendering, finished_views
 from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import decode_image
 from pipeline.stopping import Stop
 from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore
 from pipeline.students import student_folder
-from pipeline.views.render import normalize, render_view
+from pipeline.threads import torch_threads, usable_cores
+from pipeline.views.render import normalize
 from schemas.bench import Resource
 from schemas.config import TokenType
 from schemas.students import StudentDefinition
 from stages.distill.checkpoints import Checkpoints
-from stages.distill.checks import threads_on, torch_threads
 from stages.distill.data.batches import Batch
 from stages.distill.data.feed import Feed
 from stages.distill.data.live import LiveTeacher, live_targets
@@ -54,6 +52,8 @@ PIECES: Mapping[str, Resource] = {
 }
 """`cache read` verifies and decompresses blocks, `gather` picks a batch's rows, `targets` is the inverse transform with
 the standardization, `student step` is student + ladder + loss + optimizer on tensors in memory."""
+VIEW_PIECES = {"read": "image decode", "decode": "image decode", "render": "render"}
+"""The pieces of a view, and what they are called here."""
 KEPT_BATCHES = 2
 """Batches that are held in memory for the student-only step; they take turns."""
 CPU_BATCH = 64
@@ -117,7 +117,7 @@ class StudentBench:
         }
         self.epoch_steps = self.steps = len(rows_N) // self.batch
         self._resources = ExitStack()
-        self._resources.enter_context(torch_threads(threads_on(self.device, self.config.threads)))
+        self._resources.enter_context(torch_threads(self.config.threads, self.device))
         self._pool = self._resources.enter_context(ThreadPoolExecutor(min(usable_cores(), MAX_READERS)))
         self.training.begin()
         self._resources.callback(self.training.close)
@@ -135,8 +135,8 @@ class StudentBench:
     def prepare(self, seconds: float) -> None:
         """Run everything once, and measure as many steps as take about `seconds` with teachers in the loop."""
         whole, self.steps = self.epoch_steps, 1
-        self.lap(_fresh(str(self.device)))
-        watch = _fresh(str(self.device))
+        self.lap(Stopwatch(device=str(self.device)))
+        watch = Stopwatch(device=str(self.device))
         self.lap(watch)
         slowest = max(watch.wall("wall").median, watch.wall("live").median)
         self.steps = min(whole, max(2, round(seconds / slowest)))
@@ -144,13 +144,18 @@ class StudentBench:
 
     def lap(self, watch: Stopwatch) -> None:
         """One repetition: a pass from the cache, the same with live teachers, then every piece alone."""
-        watch.time("wall", lambda: self._pass(live=False))
-        watch.time("live", lambda: self._pass(live=True))
-        watch.time("student step", self._student_steps)
-        watch.time("targets", self._decode_targets)
-        with torch_threads(1):
-            self._host_pieces(watch)
-        watch.time("teachers", self._run_teachers)
+        with watch.time("wall"):
+            self._pass(live=False)
+        with watch.time("live"):
+            self._pass(live=True)
+        with watch.time("student step"):
+            self._student_steps()
+        with watch.time("targets"):
+            self._decode_targets()
+        with crew_of_one(1) as crew:
+            self._host_pieces(watch, crew)
+        with watch.time("teachers"):
+            self._run_teachers()
         self._ladder(watch)
 
     def _measured(self) -> Iterator[int]:
@@ -223,9 +228,10 @@ class StudentBench:
             batch = self._batches[i % len(self._batches)]
             live_targets(self.live, batch.images, read_pairs(wanted, batch.plan.patches))
 
-    def _host_pieces(self, watch: Stopwatch) -> None:
+    def _host_pieces(self, watch: Stopwatch, crew: Crew) -> None:
         """What the host does for a pass, one thing after the other, on one core."""
-        feed = self._feed(live=False)
+        feed, clock = self._feed(live=False), Stopwatch(VIEW_PIECES)
+        first = next(iter(self.rows.source.caches.values())).definition
         wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
         with ThreadPoolExecutor(1) as alone:
             feed.pool = alone
@@ -233,19 +239,14 @@ class StudentBench:
             plans = feed._plans([self.training.demand], 0)
             for _, plan in zip(self._measured(), plans, strict=False):
                 keys = reader.keys(plan.rows_B, plan.view, plan.patches)
-                watch.time("cache read", lambda k=keys: reader.window.get(k))  # type: ignore[misc]
-                watch.time("gather", lambda p=plan: reader.read(p.rows_B, p.view, p.patches))  # type: ignore[misc]
-                read = partial(self._images, plan.rows_B)
-                images = watch.time("image decode", read)
-                watch.time("render", lambda i=images, v=plan.view: self._render(i, v, {self.config.image_size}))  # type: ignore[misc]
-
-    def _images(self, rows_B: np.ndarray) -> list[tuple[str, np.ndarray]]:
-        return [(self.dataset.key(int(row)), decode_image(self.dataset.read(int(row)))) for row in rows_B]
-
-    def _render(self, images: Sequence[tuple[str, np.ndarray]], view: int, sizes: set[int]) -> None:
-        first = next(iter(self.rows.source.caches.values())).definition
-        for size in sizes:
-            torch.stack([render_view(x, first.recipe, first.view_seed, key, view, size) for key, x in images])
+                with watch.time("cache read"):
+                    reader.window.get(keys)
+                with watch.time("gather"):
+                    reader.read(plan.rows_B, plan.view, plan.patches)
+                rendering = Rendering.of(first, plan.view, self.config.image_size)
+                finished_views(self.dataset, plan.rows_B.tolist(), [rendering], crew, clock)
+        for piece, lap in clock.laps[-1].items():
+            watch.add(VIEW_PIECES[piece], lap)
 
     def _ladder(self, watch: Stopwatch) -> None:
         """The ladder on given block outputs, and its matrix products alone."""
@@ -259,8 +260,10 @@ class StudentBench:
         }
         operands = ladder_operands(model.ladder, inputs)
         for _ in self._measured():
-            watch.time("ladder", lambda: ladder_step(model, inputs))
-            watch.time("ladder products", lambda: multiply(operands))
+            with watch.time("ladder"):
+                ladder_step(model, inputs)
+            with watch.time("ladder products"):
+                multiply(operands)
 
 
 def _small(definition: StudentDefinition, rows: int, device: torch.device) -> StudentDefinition:
@@ -270,9 +273,3 @@ def _small(definition: StudentDefinition, rows: int, device: torch.device) -> St
     smaller = optimizer.model_copy(update={"batch": max(streams, most // streams * streams)})
     config = definition.config.model_copy(update={"optimizer": smaller})
     return definition.model_copy(update={"config": config})
-
-
-def _fresh(device: str) -> Stopwatch:
-    watch = Stopwatch(device)
-    watch.begin()
-    return watch

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.stopwatch import Stopwatch
+from pipeline.threads import torch_threads
 from schemas.students import StudentDefinition
-from stages.distill.checks import threads_on, torch_threads
 from stages.distill.data.batches import Batch, BatchPlan
 from stages.distill.data.targets import Affine, RawTargets
 from stages.distill.model.distiller import Distiller
@@ -41,7 +41,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         UserError: the configuration does not make a vision transformer or a ladder.
     """
     config, on = definition.config, torch.device(device)
-    with torch_threads(threads_on(on, config.threads)):
+    with torch_threads(config.threads, on):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
@@ -49,7 +49,8 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         watch = Stopwatch(device)
         for _ in range(1 + STEPS):
             watch.begin()
-            watch.time("step", lambda: _step(model, optimizer, batch))
+            with watch.time("step"):
+                _step(model, optimizer, batch)
     seconds = min(lap["step"].wall for lap in watch.laps[1:])
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())

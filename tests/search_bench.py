@@ -1,20 +1,26 @@
-"""`bench --search`: the fast search for the linear probe against 40 trials, on features that evaluate has extracted."""
+"""The fast search for the linear probe against 40 trials, on features that evaluate has extracted.
+
+.venv/bin/python tests/search_bench.py FOLDER
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import sys
+from pathlib import Path
+
+from compare_search import Comparison, compare_search
 
 from pipeline.cache.reader import FeatureCache
+from pipeline.configuration import load_workspace
+from pipeline.forward import pick_device
 from pipeline.inventory import Inventory
 from pipeline.probing import ProbePlan, probe_plans
-from schemas.bench import SearchReport
 from schemas.errors import UserError
 from stages.evaluate.checks import check_task
-from stages.evaluate.compare_search import compare_search
 from stages.evaluate.features import read_features
 
 
-def bench_search(inventory: Inventory, device: str) -> SearchReport:
+def bench_search(inventory: Inventory, device: str) -> tuple[ProbePlan, Comparison]:
     """Compare both searches on the first benchmark and encoder, teachers first, whose features are complete.
 
     Raises:
@@ -34,24 +40,7 @@ def bench_search(inventory: Inventory, device: str) -> SearchReport:
         c_range=config.c_range, fraction=config.validation_fraction, trials=config.trials, seed=config.seeds[0],
         device=device,
     )  # fmt: skip
-    return SearchReport(
-        benchmark=plan.benchmark,
-        encoder=plan.encoder.name,
-        train=len(task.train_ND),
-        test=len(task.test_MD),
-        dims=task.train_ND.shape[1],
-        classes=len(np.unique(task.train_labels_N)),
-        trials=config.trials,
-        fast_seconds=found.fast_seconds,
-        trials_seconds=found.trials_seconds,
-        speedup=found.speedup,
-        fast_validation=found.fast.validation_top1,
-        trials_validation=found.trials.validation_top1,
-        fast_test=found.fast_test,
-        trials_test=found.trials_test,
-        objective_error=found.objective_error,
-        equal_predictions=found.equal_predictions,
-    )
+    return plan, found
 
 
 def _extracted(inventory: Inventory, plan: ProbePlan) -> bool:
@@ -59,3 +48,22 @@ def _extracted(inventory: Inventory, plan: ProbePlan) -> bool:
         inventory.coverage(need, dataset.blocks)[0] == inventory.coverage(need, dataset.blocks)[1]
         for need, dataset in (plan.train, plan.test)
     )
+
+
+def main() -> None:
+    """Both searches on the features of a working folder's first benchmark."""
+    inventory = Inventory(load_workspace(Path(sys.argv[1])))
+    plan, found = bench_search(inventory, pick_device(inventory.config.compute.device))
+    print(f"{plan.encoder.name} on {plan.benchmark}: {found.rows:,} training samples; seconds are (wall, CPU)")
+    print(f"fast:   {found.fast_seconds}, validation {found.fast.validation_top1:.2%}, test {found.fast_test:.2%}")
+    print(
+        f"trials: {found.trials_seconds}, validation {found.trials.validation_top1:.2%}, test {found.trials_test:.2%}"
+    )
+    print(
+        f"{found.speedup:.1f} × as fast. At the same C, against scikit-learn: objective {found.objective_error:+.1e}, "
+        f"{found.equal_predictions:.2%} equal predictions."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -4,19 +4,24 @@ The tars hold tiny JPEGs, and all but the last are hard links to one file, so th
 empty. Features are records (with shards of a few bytes) of units that were never extracted: planning reads records only.
 Every step is a process of its own, as a person would start it; its memory is the most that the process ever held.
 
+    .venv/bin/python tests/scale.py 1281167 12811670
+
 Legend: N rows.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,9 +37,8 @@ from pipeline.configuration import CONFIG_NAME
 from pipeline.features import FeatureNeed
 from pipeline.inventory import Inventory
 from pipeline.pointers import point
-from pipeline.progress import Reporter
+from pipeline.progress import ConsoleReporter, Reporter
 from pipeline.storage import LocalStore, fast_hash
-from schemas.bench import ScaleRow
 from schemas.config import TokenType
 from schemas.errors import StageError
 from schemas.features import FeatureManifest, FileEntry, UnitRecord
@@ -64,6 +68,16 @@ from pipeline.order import epoch_order
 rows = int(sys.argv[1])
 epoch_order(np.arange(rows), 256, seed=0, epoch=0, batch=512, streams=8, window=8)
 """
+
+
+class ScaleRow(NamedTuple):
+    """What a command over a simulated dataset took."""
+
+    name: str
+    rows: int
+    seconds: float
+    peak_bytes: int
+    """The most memory that it held; 0 where the system does not say."""
 
 
 def simulate(folder: Path, rows: int, reporter: Reporter) -> list[ScaleRow]:
@@ -234,3 +248,32 @@ def _plane(
         )
         entries[block] = Entry(record.to_bytes(), statistics)
     return entries
+
+
+def main() -> None:
+    """Simulate datasets of the given sizes in temporary folders here; seconds and peak memory of every command."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", type=int)
+    sizes = parser.parse_args().rows
+    found: dict[str, list[ScaleRow]] = {}
+    for size in sizes:
+        with tempfile.TemporaryDirectory(prefix="unic-pipe-scale-", dir=".") as folder:
+            for row in simulate(Path(folder).absolute(), size, ConsoleReporter()):
+                found.setdefault(row.name, []).append(row)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("command", *(name for size in sizes for name in (f"{size:,} rows", "memory"))):
+        table.add_column(title, justify="left" if title == "command" else "right", no_wrap=True)
+    for name, rows in found.items():
+        cells = []
+        for row in rows:
+            times = "" if row is rows[0] else f" (× {row.seconds / rows[0].seconds:.1f})"
+            cells += [f"{row.seconds:.2f} s{times}", f"{row.peak_bytes / 2**20:,.0f} MiB" if row.peak_bytes else "–"]
+        table.add_row(name, *cells)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

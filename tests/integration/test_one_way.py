@@ -1,0 +1,82 @@
+"""What is measured is what runs: all who need features get them from one function, with the stage's own settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import forward
+from pipeline.cache.reader import FeatureCache
+from pipeline.encoders import encoder
+from pipeline.live import live_check
+from pipeline.progress import SilentReporter
+from pipeline.rendering import Rendering, views_of_rows
+from pipeline.stopping import Stop
+from pipeline.views.photometric import finish
+
+SETTINGS = (
+    "views.recipe=unic", "views.count=1", "cache.codec=klt", "distill.validation=null", "students={}",
+    "evaluate.benchmarks={}",
+)  # fmt: skip
+
+
+class Recorder:
+    """Which module asked `features_of_rows`, where the photometric part of its views was done, and how many a device
+    finished."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: dict[str, set[str]] = {}
+        self.finished = 0
+
+        def rendered(dataset: Any, rows: Sequence[int], renderings: dict[Rendering, None], *more: Any) -> Any:
+            one, asker = sys._getframe(1), sys._getframe(2)
+            assert one.f_code.co_name == "features_of_rows"
+            where = {rendering.where for rendering in renderings if rendering.recipe.photometric}
+            if where:
+                self.asked.setdefault(asker.f_globals["__name__"], set()).update(where)
+            return views_of_rows(dataset, rows, renderings, *more)
+
+        def counted(x_B3HW: torch.Tensor, *more: Any) -> torch.Tensor:
+            self.finished += len(x_B3HW)
+            return finish(x_B3HW, *more)
+
+        monkeypatch.setattr(forward, "views_of_rows", rendered)
+        monkeypatch.setattr(encoder, "finish", counted)
+
+    def taken(self) -> tuple[dict[str, set[str]], bool]:
+        """What was asked since the last call, and whether a device finished views."""
+        found = self.asked, self.finished > 0
+        self.asked, self.finished = {}, 0
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("views", ["host", "device"])
+def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.MonkeyPatch, views: str) -> None:
+    from cli.bench import _parts
+    from stages.bench.run import BenchOptions, bench
+    from stages.distill.cost import step_cost
+    from stages.plan import PlanOptions, plan
+
+    settings, on_device = (*SETTINGS, f"compute.views={views}"), views == "device"
+    raw.index()
+    seen = Recorder(monkeypatch)
+    plan(raw.inventory(*settings), PlanOptions(device="cpu"), step_cost, SilentReporter())
+    assert seen.taken() == ({"pipeline.measuring": {views}}, on_device)
+    without = (*settings, "students={}")
+    assert bench(
+        raw.inventory(*without), BenchOptions("cpu", repeats=1, quick=True), _parts(), SilentReporter(), Stop()
+    )
+    # The bench extracts as extraction does, and takes the pieces of the same function alone.
+    everywhere = {"pipeline.calibrating": {views}, "pipeline.engine": {views}}
+    assert seen.taken() == (everywhere | {"stages.bench.extraction": {views}}, on_device)
+    assert raw.extract(*settings)["train"].complete
+    assert seen.taken() == (everywhere, on_device)
+    cache, inventory = FeatureCache.open(raw.features("train-lite0")), raw.inventory(*settings)
+    found = live_check(cache, raw.dataset(), inventory.teacher("lite0"), "cpu", 4, {"cls": 1, "patch": 1}, 6)
+    assert [finding.ok for finding in found] == [True, True]
+    assert seen.taken() == ({"pipeline.live": {views}}, on_device)
