@@ -42,13 +42,18 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
+def json_digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a JSON value's canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
 def digest_of(model: BaseModel) -> str:
     """SHA-256 (64 hex digits) of a model's canonical JSON without defaulted fields (R2).
 
     Leaving defaults out means that a new option, added later with a default that keeps the old
     behaviour, changes no digest.
     """
-    return hashlib.sha256(canonical_json(model.model_dump(mode="json", exclude_defaults=True))).hexdigest()
+    return json_digest(model.model_dump(mode="json", exclude_defaults=True))
 
 
 def short(digest: str) -> str:

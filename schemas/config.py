@@ -17,6 +17,7 @@ from schemas.places import DatasetConfig as DatasetConfig
 from schemas.places import Fraction, PositiveInt
 from schemas.places import SamplesConfig as SamplesConfig
 from schemas.places import StorageConfig as StorageConfig
+from schemas.probes import LabelledProbe
 from schemas.protocols import DenseConfig, ZeroShotConfig
 from schemas.recipes import RECIPES, Recipe
 
@@ -227,7 +228,7 @@ class EvaluateConfig(Model):
     """Zero-shot classification by a CLIP-like teacher and its students, by name."""
     dense: dict[Name, DenseConfig] = {}
     """Segmentation and depth from patch tokens, by name."""
-    probes: tuple[Literal["logistic", "sgd", "knn", "fewshot"], ...] = ("logistic", "knn")
+    probes: tuple[LabelledProbe, ...] = ("logistic", "knn")
     """Benchmarks that have a name take the linear probe of their protocol (`logistic` or `sgd`) where one is listed."""
     search: Literal["fast", "optuna"] = "fast"
     """How hyper-parameters are chosen on the validation split. `fast`: all values fitted together on the device.

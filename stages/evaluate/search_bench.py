@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.cache.reader import FeatureCache
 from pipeline.inventory import Inventory
-from pipeline.probing import ProbePlan, probe_plans
+from pipeline.probing import Plan, evaluation_plans
 from schemas.bench import SearchReport
 from schemas.errors import UserError
 from stages.evaluate.checks import check_task
@@ -20,14 +20,11 @@ def bench_search(inventory: Inventory, device: str) -> SearchReport:
     Raises:
         UserError: there are none, or Optuna is not installed.
     """
-    plans = sorted(probe_plans(inventory)[0], key=lambda plan: plan.role != "teacher")
-    plan = next((p for p in plans if p.probe == "logistic" and _extracted(inventory, p)), None)
+    plans = sorted(evaluation_plans(inventory).plans, key=lambda plan: plan.role != "teacher")
+    plan = next((p for p in plans if p.definition.probe == "logistic" and _extracted(inventory, p)), None)
     if plan is None:
         raise UserError("No benchmark has features to search on.", "Run: unic-pipe evaluate")
-    train, test = (
-        read_features(FeatureCache(inventory.feature_folder(need)), dataset)
-        for need, dataset in (plan.train, plan.test)
-    )
+    train, test = (read_features(FeatureCache(inventory.feature_folder(need)), dataset) for need, dataset in plan.needs)
     task, config = check_task(train, test), inventory.config.evaluate
     found = compare_search(
         task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M,
@@ -54,8 +51,8 @@ def bench_search(inventory: Inventory, device: str) -> SearchReport:
     )
 
 
-def _extracted(inventory: Inventory, plan: ProbePlan) -> bool:
+def _extracted(inventory: Inventory, plan: Plan) -> bool:
     return all(
         inventory.coverage(need, dataset.blocks)[0] == inventory.coverage(need, dataset.blocks)[1]
-        for need, dataset in (plan.train, plan.test)
+        for need, dataset in plan.needs
     )

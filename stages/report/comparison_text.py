@@ -15,7 +15,7 @@ from schemas.errors import UserError
 from stages.report.files import escaped
 from stages.report.metrics import Metric, named_metric, signed
 from stages.report.render import fill
-from stages.report.summary import PROBE_NAMES, capital
+from stages.report.summary import capital, probe_name
 from stages.report.tables import NONE, Cell, Row, direction
 from stages.report.text import COLOURS, WIDE
 
@@ -53,7 +53,7 @@ def shown(table: ComparedTable) -> Shown:
             if cell.problem:
                 notes[f"{row.benchmark}, {column.run}: {cell.problem}"] = None
     return Shown(
-        f"{capital(PROBE_NAMES.get(table.probe, table.probe))}: {metric.title}{unit}{better}",
+        f"{capital(probe_name(table.probe))}: {metric.title}{unit}{better}",
         tuple(groups.items()),
         tuple(column.encoder for column in table.columns),
         rows,

@@ -172,15 +172,19 @@ def test_a_missing_label_map_fails_its_results_and_no_others(evaluated: tuple[An
 
 def test_a_stop_leaves_no_result_of_what_was_not_finished(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
     from pipeline.evaluations import RESULTS
-    from pipeline.protocols import other_plans
+    from pipeline.probing import evaluation_plans
     from pipeline.stopping import Stop
-    from stages.evaluate.other_jobs import other_job
+    from stages.evaluate.outcome import Setting, code_of
+    from stages.evaluate.tasks import Kept, loader_of
 
     work, stop = copied(evaluated, tmp_path), Stop()
     stop.request()
     inventory = work.inventory("evaluate.dense.shapes.steps=1000000", "evaluate.dense.rooms.steps=1000000")
-    plans = other_plans(inventory).plans
-    found = {plan.definition.probe: other_job(inventory, plan).run("cpu", stop) for plan in plans}
+    setting = Setting(inventory.config.evaluate, "cpu", tmp_path / "runs", stop)
+    found = {}
+    for plan in evaluation_plans(inventory).plans:
+        loaded = loader_of(inventory, plan, Kept())(setting)
+        found[plan.definition.probe] = code_of(plan.definition.probe)(*loaded)
     assert found["segmentation"] is found["depth"] is None
     assert len(list((work.folder / "evaluations").glob(f"main-*/{RESULTS}/*.json"))) == 3
 
