@@ -11,6 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from schemas.base import Model, Name
 from schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
 from schemas.chains import circles, needed_students
+from schemas.codecs import CodecChoice
 from schemas.errors import did_you_mean
 from schemas.places import CONSISTENCY as CONSISTENCY
 from schemas.places import DatasetConfig as DatasetConfig
@@ -86,7 +87,7 @@ class EncoderConfig(Model):
 class CacheConfig(Model):
     """How features are stored."""
 
-    codec: Literal["float16", "int8", "klt", "auto"] = "float16"
+    codec: CodecChoice = "float16"
     """`klt`: calibrated transform and one step for `snr_db`. `auto`: whichever of all codecs meets `snr_db` in the
     fewest bits, per teacher and token type. Centre crops, with which encoders are measured, are float16 under both."""
     snr_db: Annotated[float, Field(ge=3, le=60)] = 15.0

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
-from pydantic_core import PydanticKnownError
+from schemas.base import one_of
 
 PROTOCOL = "probes/2"
 """Version of the protocol of probes of labelled images; results of different versions are never compared."""
@@ -96,17 +95,7 @@ PROBES: dict[str, Probe] = {
 """By the name that results have."""
 
 
-def _one_of(known: Callable[[], list[str]]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in known():
-            *most, last = map(repr, known())
-            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
-        return name
-
-    return AfterValidator(check)
-
-
-LabelledProbe = Annotated[str, _one_of(lambda: [name for name, probe in PROBES.items() if probe.task == "labelled"])]
+LabelledProbe = Annotated[str, one_of(lambda: [name for name, probe in PROBES.items() if probe.task == "labelled"])]
 """Name of a probe of labelled images."""
-DenseOption = Annotated[str, _one_of(lambda: list(dict.fromkeys(p.option for p in PROBES.values() if p.option)))]
+DenseOption = Annotated[str, one_of(lambda: dict.fromkeys(p.option for p in PROBES.values() if p.option))]
 """What a dense benchmark calls its probes."""

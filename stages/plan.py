@@ -27,6 +27,7 @@ from pipeline.progress import Reporter
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from pipeline.storage import LocalStore, Store
 from pipeline.students import student_folder
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.errors import UnicPipeError
 from schemas.features import CodecDefinition
@@ -37,8 +38,7 @@ from schemas.status import Stage
 HOUR_S = 3600.0
 DISK_PROBE_BYTES = 32_000_000
 CANDIDATES = (
-    CodecDefinition(name="float16"),
-    CodecDefinition(name="int8"),
+    *(CodecDefinition(name=name) for name in plain_codecs()),
     *(CodecDefinition(name="klt", snr_db=snr_db) for snr_db in (20.0, 15.0, 10.0)),
 )
 """Codecs to choose from, beside the configured one. Centre crops are never calibrated."""

@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.codecs import ArraySpec, TokenCodec, plain_codec, row_shape
+from pipeline.cache.codecs import TokenCodec, plain_codec
 from pipeline.cache.layout import array_metadata, calibration_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from pipeline.cache.spec import ArraySpec, row_shape
 from pipeline.storage import Store, Version, fast_hash, sha256
 from schemas.base import digest_of
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
 from schemas.features import CalibrationDocument, FileEntry
@@ -190,7 +192,7 @@ def _loaded(store: Store, token: TokenType, version: Version) -> TokenCodec:
     definition = folder.required_manifest().definition
     shape = row_shape(definition, token)
     digest = digest_of(document)
-    if document.codec in ("float16", "int8"):
+    if document.codec in plain_codecs():
         codec = plain_codec(document.codec, token, shape, definition.block_rows)
         codec.calibration = digest
         return codec

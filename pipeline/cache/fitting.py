@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.arrays import encode_part
-from pipeline.cache.codecs import Floats, TokenCodec, plain_codec
+from pipeline.cache.codecs import TokenCodec, plain_codec
 from pipeline.cache.coefficients import PCODEC, Calibrated, Transform
+from pipeline.cache.spec import Floats
 from pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.features import CodecTrial
 
@@ -143,7 +145,7 @@ def candidate(
 ) -> TokenCodec:
     """A codec by name, fitted if it needs it, for blocks that the held-out rows can fill."""
     rows = min(block_rows, int(sample.held_N.sum()))
-    if name in ("float16", "int8"):
+    if name in plain_codecs():
         return plain_codec(name, token, row_shape, rows)
     return Calibrated(token, fit(sample, row_shape, snr_db, name == "klt"), rows, None)
 

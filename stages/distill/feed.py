@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.reader import FeatureCache
 from pipeline.samples.dataset import Dataset
+from schemas.codecs import CODECS
 from schemas.students import StudentDefinition
 from stages.distill.bottleneck import Times
 from stages.distill.images import ViewImages
@@ -115,7 +116,7 @@ class Feed:
         for teacher, token in _wanted(students):
             encoder, codec = source.caches[teacher].definition.encoder, source.caches[teacher].definition.codec.name
             values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
-            row_bytes += values * (1 if codec == "int8" else 2)
+            row_bytes += values * (CODECS[codec].value_bytes if codec in CODECS else 2)
         return 0 if self.definition.live else self.window * source.dataset.block_rows * row_bytes
 
     def _plans(self, students: Sequence[Training], start: int) -> Iterator[BatchPlan]:

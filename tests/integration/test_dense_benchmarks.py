@@ -196,6 +196,37 @@ def test_a_name_of_the_registry_promises_its_number_of_images(evaluated: tuple[A
     assert "ade20k has 20,210 images where dataset scenes has 40" in work.artefact("evaluations/main").reason
 
 
+def test_nyud_is_evaluated_from_its_matlab_files(
+    tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A miniature of the real files; what `--unpack` prints is the whole configuration of the benchmark."""
+    h5py = pytest.importorskip("h5py")
+    from scipy.io import savemat
+
+    from cli.errors import guarded
+    from cli.main import app
+    from schemas.benchmarks import cards
+
+    folder, random = tmp_path / "work", np.random.default_rng(0)
+    (folder / "benchmarks/nyud").mkdir(parents=True)
+    with h5py.File(folder / "benchmarks/nyud/nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = random.integers(0, 256, (6, 3, 64, 48), dtype=np.uint8)
+        file["depths"] = random.uniform(0.7, 10, (6, 64, 48)).astype(np.float32)
+    splits = {"trainNdxs": np.array([[1], [3], [5], [6]]), "testNdxs": np.array([[2], [4]])}
+    savemat(folder / "benchmarks/nyud/splits.mat", splits)
+    monkeypatch.setitem(cards(), "nyud", cards()["nyud"].model_copy(update={"train": 4, "test": 2}))
+    monkeypatch.chdir(folder)
+    assert guarded(lambda: app(args=["benchmarks", "nyud", "--unpack"], standalone_mode=False), False) == 0
+    teachers = CONFIG[CONFIG.index("teachers:") : CONFIG.index("evaluate:")]
+    (folder / "unic-pipe.yaml").write_text(capsys.readouterr().out + teachers)
+    work = tools.work(folder)
+    work.index()
+    (record,) = work.evaluate("evaluate.dense.nyud.steps=2", "evaluate.dense.nyud.pixels=32")
+    assert (record.benchmark, record.definition.probe, record.status) == ("nyud", "depth", "done")
+    assert record.metrics["rmse"] > 0
+    assert record.chosen["test_samples"] == 2
+
+
 def test_the_report_shows_miou_and_metres(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
     from stages.report.stage import records_in_force, report
 
