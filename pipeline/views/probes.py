@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline.storage import Store, sha256
 from pipeline.views.parameters import view_parameters
 from schemas.base import digest_of
-from schemas.errors import StageError, UserError
+from schemas.errors import StageError
 from schemas.recipes import Recipe
 from schemas.views import Probe, ProbesDocument, ViewParameters
 
@@ -126,22 +126,6 @@ def read_probes(store: Store, view: int) -> ProbesDocument | None:
     except FileNotFoundError:
         return None
     return ProbesDocument.from_bytes(raw, _document_key(view))
-
-
-def damaged_probes(store: Store, view: int) -> Iterator[tuple[str, str]]:
-    """Files of a view's probes that are not what was written: (path, `missing`, `content` or `document`).
-
-    Deleting a damaged picture lets `write_probes` draw it again; without its document all of a view's are drawn anew.
-    """
-    try:
-        document = read_probes(store, view)
-    except UserError:
-        yield _document_key(view), "document"
-        return
-    for probe in () if document is None else document.probes:
-        png = _get(store, probe.file)
-        if png is None or sha256(png) != probe.png:
-            yield probe.file, "missing" if png is None else "content"
 
 
 @dataclass(frozen=True)
