@@ -18,7 +18,6 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.inventory import Inventory
     from stages.bench.run import Parts
 
 PAGE = "bench.html"
@@ -58,14 +57,6 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    search: Annotated[
-        bool,
-        typer.Option(
-            "--search",
-            metavar=NO_VALUE,
-            help="Instead: the fast search for the linear probe against 40 trials (Optuna).",
-        ),
-    ] = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -91,8 +82,6 @@ def bench(
     if scale is not None:
         return _scale(scale, as_json)
     inventory = open_inventory(config, overrides, rows)
-    if search:
-        return _search(inventory, device or inventory.config.compute.device, as_json)
     reporter = ConsoleReporter()
     dataset = measured_dataset(inventory, chosen_student(inventory, student))
     options = BenchOptions(device or inventory.config.compute.device, student, repeats, quick)
@@ -137,22 +126,6 @@ def _scale(text: str, as_json: bool) -> int:
         print_json(report)
     else:
         Console(highlight=False).print(scale_table(report))
-    return 0
-
-
-def _search(inventory: Inventory, device: str, as_json: bool) -> int:
-    """Both searches on the features of a benchmark."""
-    from rich.console import Console
-
-    from cli.show_bench import search_table
-    from pipeline.engine import pick_device
-    from stages.evaluate.search_bench import bench_search
-
-    report = bench_search(inventory, pick_device(device))
-    if as_json:
-        print_json(report)
-    else:
-        Console(highlight=False).print(search_table(report))
     return 0
 
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from schemas.bench import BenchReport, BenchRow, ScaleReport, SearchReport
+from schemas.bench import BenchReport, BenchRow, ScaleReport
 from stages.bench.words import TITLES, conditions, headlines
 
 
@@ -47,24 +47,6 @@ def scale_table(report: ScaleReport) -> RenderableType:
             cells += [f"{mine[size].seconds:.2f} s{times}", memory]
         table.add_row(name, *cells)
     return table
-
-
-def search_table(report: SearchReport) -> RenderableType:
-    """Both searches side by side, and how their fits agree."""
-    title = f"{report.encoder} on {report.benchmark}: {report.train:,} × {report.dims:,}, {report.classes} classes"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in ("search for C", "wall s", "CPU s", "validation", "test"):
-        table.add_column(name, justify="left" if name == "search for C" else "right")
-    for name, seconds, validation, test in (
-        (f"{report.trials} trials", report.trials_seconds, report.trials_validation, report.trials_test),
-        ("fast", report.fast_seconds, report.fast_validation, report.fast_test),
-    ):
-        table.add_row(name, f"{seconds[0]:.1f}", f"{seconds[1]:.1f}", f"{validation:.2%}", f"{test:.2%}")
-    agree = (
-        f"{report.speedup:.1f} × as fast. At the same C, against scikit-learn: objective {report.objective_error:+.1e}, "
-        f"{report.equal_predictions:.2%} equal predictions."
-    )
-    return Group(table, Text(agree))
 
 
 def _cells(row: BenchRow) -> tuple[str, ...]:

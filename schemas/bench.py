@@ -93,30 +93,3 @@ class ScaleReport(Model):
 
     machine: str
     rows: tuple[ScaleRow, ...]
-
-
-class SearchReport(Model):
-    """`unic-pipe bench --search --json`: the fast search for the linear probe, and one trial after the other."""
-
-    benchmark: str
-    encoder: str
-    train: int
-    """Samples, validation included."""
-    test: int
-    dims: int
-    classes: int
-    trials: int
-    fast_seconds: tuple[float, float]
-    """Wall and CPU of choosing C."""
-    trials_seconds: tuple[float, float]
-    speedup: float
-    """Wall of the trials over wall of the fast search."""
-    fast_validation: float
-    """Top-1, as all accuracies here."""
-    trials_validation: float
-    fast_test: float
-    trials_test: float
-    objective_error: float
-    """(fast - scikit-learn's objective) / scikit-learn's, at the C that the fast search chose."""
-    equal_predictions: float
-    """Fraction of test samples on which these two fits agree."""

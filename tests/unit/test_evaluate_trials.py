@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from probe_search import compare_search
 from sklearn.datasets import load_digits
 
 from schemas.errors import UserError
-from stages.evaluate.compare_search import compare_search
 from stages.evaluate.trials import best_of_trials, search_logistic, search_sgd
 
 RANGES = {"lr": (0.1, 100.0), "wd": (1e-12, 1e-4)}
