@@ -41,7 +41,7 @@ def loader_of(inventory: Inventory, plan: Plan, kept: Kept) -> Load:
     task = PROBES[plan.definition.probe].task
     if task == "labelled":
         train, test = (partial(_features, inventory, *need) for need in plan.needs)
-        return Labelled(train, test, plan.encoder.name, plan.definition, plan.asked, kept)
+        return Labelled(train, test, plan.benchmark, plan.encoder.name, plan.definition, plan.asked, kept)
     return partial(_zero_shot if task == "zero-shot" else _dense, inventory, plan)
 
 
@@ -62,6 +62,7 @@ class Labelled:
     train: Callable[[], Features]
     """For instance `partial(read_features, cache, dataset)`."""
     test: Callable[[], Features]
+    benchmark: str
     encoder: str
     definition: ResultDefinition
     asked: tuple[int, ...] | None
@@ -72,7 +73,7 @@ class Labelled:
         """The checked task, and the setting with the fits that it may share."""
         kept, made = self.kept, self.definition
         train = self.encoder, made.features_train, made.benchmark_train
-        key = train, made.features_test, made.benchmark_test, self.asked
+        key = self.benchmark, train, made.features_test, made.benchmark_test, self.asked
         if kept.task is None or kept.task[0] != key:
             kept.task = None  # lets go of the last one's memory first
             if kept.train is None or kept.train[0] != train:

@@ -72,7 +72,7 @@ def jobs(encoder="dino", weights="weights 1", benchmark="digits", noise=0.0, tes
         )
         train = lambda: features("train", slice(0, 400), noise)  # noqa: E731
         test = lambda: features("test", slice(400, 600), noise, test_labels)  # noqa: E731
-        load = Labelled(train, test, encoder, definition, None, kept)
+        load = Labelled(train, test, benchmark, encoder, definition, None, kept)
         made.append(Job(benchmark, encoder, "teacher", definition, load))
     return made
 
