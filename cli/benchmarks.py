@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    add_command(app, "Looking", benchmarks, "benchmarks", "benchmarks dtd pets", "benchmarks dtd --download")
+    add_command(
+        app,
+        "Looking",
+        benchmarks,
+        "benchmarks",
+        "benchmarks dtd pets",
+        "benchmarks dtd --download",
+        "benchmarks nyud --unpack",
+    )
 
 
 def benchmarks(
@@ -25,6 +33,10 @@ def benchmarks(
     download: Annotated[
         bool,
         typer.Option("--download", metavar=NO_VALUE, help="Download the named ones, where torchvision can."),
+    ] = False,
+    unpack: Annotated[
+        bool,
+        typer.Option("--unpack", metavar=NO_VALUE, help="Turn nyud's MATLAB files into folders of images and maps."),
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -52,10 +64,28 @@ def benchmarks(
         for row in rows:
             fetch(row, ConsoleReporter().say)
         rows = catalogue(settings, folder, names)
+    if unpack:
+        return _unpack(rows)
     if as_json:
         print_json({"benchmarks": [_as_dict(row) for row in rows]})
     else:
         _print(rows, detailed=bool(names))
+    return 0
+
+
+def _unpack(rows: list[BenchmarkRow]) -> int:
+    """Unpack NYU Depth v2 beside its files, and say how it is evaluated."""
+    from pipeline.benchmarks.nyud import CONFIGURATION, unpack_nyud
+    from pipeline.progress import ConsoleReporter
+    from schemas.errors import UserError
+
+    if [row.name for row in rows] != ["nyud"]:
+        raise UserError("Only nyud is unpacked; the others are read as they are.", "unic-pipe benchmarks nyud --unpack")
+    folder, card = rows[0].places[0].require(), rows[0].card
+    labelled, splits = (folder / file for file in card.needs_train)
+    with ConsoleReporter().task("unpack nyud", total=(card.train or 0) + card.test, unit="pairs") as task:
+        unpack_nyud(labelled, splits, folder / "unpacked", lambda done: task.advance())
+    typer.echo(CONFIGURATION.format(folder=(folder / "unpacked").absolute()), nl=False)
     return 0
 
 
@@ -128,6 +158,8 @@ def _details(row: BenchmarkRow) -> list[Text]:
         lines.append(Text(f"get {row.card.get}: {row.card.source}"))
         if row.card.torchvision is not None:
             lines.append(Text(f"or: unic-pipe benchmarks {row.name} --download", "cyan"))
+    if row.here and row.name == "nyud":
+        lines.append(Text("to evaluate on it: unic-pipe benchmarks nyud --unpack", "cyan"))
     if row.card.note:
         lines.append(Text(row.card.note, "dim"))
     return lines

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.calibration import Proposal, calibrated_tokens, ensure_calibration, propose
-from pipeline.cache.codecs import row_shape
 from pipeline.cache.records import FeatureFolder
+from pipeline.cache.spec import row_shape
 from pipeline.encoders import ResolvedEncoder
 from pipeline.features import FeatureNeed
 from pipeline.forward import EncoderRun, Features, features_of_rows, loaded_encoder, pick_device
@@ -23,6 +23,7 @@ from pipeline.pieces import crew_of
 from pipeline.progress import Reporter
 from pipeline.samples.dataset import Dataset
 from pipeline.threads import torch_threads, usable_cores
+from schemas.codecs import AUTO, CODECS
 from schemas.config import TokenType
 from schemas.errors import StageError
 from schemas.features import CalibrationDocument, CodecTrial
@@ -32,8 +33,6 @@ ROWS: dict[TokenType, int] = {"cls": 2048, "patch": 256}
 FEWEST_ROWS = 256
 FRACTION = 4
 """A small dataset gives a quarter of its rows (but `FEWEST_ROWS`), so that calibrating stays cheap beside extracting."""
-
-CANDIDATES = ("float16", "int8", "scalar", "klt")
 
 
 def calibrate(
@@ -141,13 +140,13 @@ def calibration_of(
     definition = need.definition
     assert definition.codec.snr_db is not None
     snr_db, shape, sample = definition.codec.snr_db, row_shape(definition, token), Sample.of(values)
-    names = ("klt",) if definition.codec.name == "klt" else CANDIDATES
+    names = list(CODECS) if definition.codec.name == AUTO else [definition.codec.name]
     with torch_threads(definition.compute.threads):
         codecs = {name: candidate(name, token, sample, shape, definition.block_rows, snr_db) for name in names}
         trials = []
         for name, codec in codecs.items():
             bits, reached, _, _ = measure(codec, sample)
-            trials.append(CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6)))  # type: ignore[arg-type]
+            trials.append(CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6)))
     chosen = choose(trials, snr_db).codec
     codec = codecs[chosen]
     transform = codec.transform if isinstance(codec, Calibrated) else None

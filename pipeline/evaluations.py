@@ -5,19 +5,17 @@ Nothing here computes a score and nothing imports torch, so `status`, the report
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
-from schemas.base import canonical_json, digest_of, short
+from schemas.base import digest_of, json_digest, short
 from schemas.benchmarks import cards
 from schemas.config import EvaluateConfig
 from schemas.errors import UserError
-from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
+from schemas.evaluations import ResultDefinition, ResultRecord
+from schemas.probes import PROBES, PROTOCOL
 from schemas.samples import DatasetManifest
 
-Probe = Literal["logistic", "sgd", "knn", "fewshot"]
 FOLDER = "evaluations"
 RESULTS = "results"
 RUNS = "runs"
@@ -27,44 +25,23 @@ TABLE, CLASS_TABLE = "results.parquet", "classes.parquet"
 
 def benchmark_digest(manifest: DatasetManifest) -> str:
     """Identity of one side of a benchmark: its rows and its labels, segment by segment (64 hex digits)."""
-    return _sha256([[s.rows_digest, s.labels_digest] for s in manifest.segments])
+    return json_digest([[s.rows_digest, s.labels_digest] for s in manifest.segments])
 
 
-def probe_settings(config: EvaluateConfig, probe: Probe) -> dict[str, tuple[float, ...] | float | int | str]:
-    """The part of the configuration that a probe's result depends on."""
-    if probe == "knn":
-        return {"k_values": tuple(float(k) for k in config.k_values)}
-    if probe == "fewshot":
-        return {"shots": tuple(float(n) for n in config.shots), "draws": config.draws}
-    settings: dict[str, tuple[float, ...] | float | int | str] = {
-        "search": config.search,
-        "validation_fraction": config.validation_fraction,
-    }
-    if config.search == "optuna":
-        settings["trials"] = config.trials
-    if probe == "sgd":
-        return settings | {"epochs": config.sgd_epochs}
-    if config.search == "fast" and config.c_values is not None:
-        return settings | {"c_values": config.c_values}
-    return settings | {"c_range": config.c_range}
-
-
-def probes_of(config: EvaluateConfig, benchmark: str) -> tuple[Probe, ...]:
-    """The probes of a benchmark: the configured ones; one that has a name has its own linear probe, and what is tested
-    with ImageNet's has no other."""
+def probes_of(config: EvaluateConfig, benchmark: str) -> tuple[str, ...]:
+    """The probes of a benchmark of labelled images: the configured ones; one that has a name has its own linear probe, and
+    what is tested with ImageNet's has no other."""
     card = cards().get(benchmark)
     if card is None:
         return config.probes
-    linear: tuple[Probe, ...] = ()
-    if card.classifier != "linear-head" and {"logistic", "sgd"} & set(config.probes):
-        linear = (card.classifier,)
-    others: tuple[Probe, ...] = tuple(p for p in config.probes if p in ("knn", "fewshot") and card.kind == "probe")
-    return (*linear, *others)
+    linear = [p for p in config.probes if PROBES[p].linear]
+    others = [p for p in config.probes if p not in linear and card.kind == "probe"]
+    return (*([card.classifier] if linear and card.classifier in PROBES else []), *others)
 
 
 def result_definition(
     config: EvaluateConfig,
-    probe: Probe,
+    probe: str,
     *,
     train: DatasetManifest,
     test: DatasetManifest,
@@ -77,18 +54,19 @@ def result_definition(
 
     `asked`: for each training class the test class that it counts as, where those are not the same numbers.
     """
+    card = PROBES[probe]
     return ResultDefinition(
-        protocol=PROTOCOL,
+        protocol=card.protocol,
         benchmark_train=benchmark_digest(train),
         benchmark_test=benchmark_digest(test),
         features_train=features_train,
         features_test=features_test,
         encoder=encoder,
         probe=probe,
-        settings=probe_settings(config, probe),
-        seed=0 if probe == "knn" else config.seeds[0],
-        seeds=config.seeds if probe in ("logistic", "sgd") and len(config.seeds) > 1 else (),
-        classes=None if asked is None else _sha256(list(asked)),
+        settings=card.settings(config),
+        seed=0 if card.seeds == "none" else config.seeds[0],
+        seeds=config.seeds if card.seeds == "all" and len(config.seeds) > 1 else (),
+        classes=None if asked is None else json_digest(list(asked)),
     )
 
 
@@ -97,14 +75,14 @@ def evaluation_digest(config: EvaluateConfig, benchmarks: Mapping[str, tuple[str
 
     Encoders are not part of it: another student or teacher adds results to the same evaluation.
     """
-    settings = {probe: probe_settings(config, probe) for probe in config.probes}
+    settings = {probe: PROBES[probe].settings(config) for probe in config.probes}
     pairs = {name: list(digests) for name, digests in benchmarks.items()}
-    return _sha256({"protocol": PROTOCOL, "settings": settings, "seeds": list(config.seeds), "benchmarks": pairs})
+    return json_digest({"protocol": PROTOCOL, "settings": settings, "seeds": list(config.seeds), "benchmarks": pairs})
 
 
 def dataset_digest(definition: ResultDefinition) -> str:
     """The `dataset_digest` column of the results table: both sides of the benchmark, rows and labels."""
-    return _sha256([definition.benchmark_train, definition.benchmark_test])
+    return json_digest([definition.benchmark_train, definition.benchmark_test])
 
 
 def evaluation_folder(workdir: Path, name: str, digest: str) -> Path:
@@ -117,7 +95,7 @@ def result_key(benchmark: str, encoder: str, definition: ResultDefinition) -> st
 
     The names are part of it, so that two names of the same encoder (or benchmark) each have their own file.
     """
-    return f"{RESULTS}/{short(_sha256([benchmark, encoder, digest_of(definition)]))}.json"
+    return f"{RESULTS}/{short(json_digest([benchmark, encoder, digest_of(definition)]))}.json"
 
 
 def in_force(record: ResultRecord | None, benchmark: str, encoder: str, definition: ResultDefinition) -> bool:
@@ -169,7 +147,3 @@ def no_labels(name: str) -> UserError:
         f"Dataset {name} has no labels to evaluate with.",
         f"Give its samples a .cls member, or set samples.datasets.{name}.labels or .label_field.",
     )
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()

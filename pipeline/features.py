@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from schemas.base import digest_of, short
+from schemas.codecs import CODECS, is_calibrated
 from schemas.config import CacheConfig, ComputeConfig, Config, TokenType
 from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
 from schemas.recipes import CENTER, Recipe, recipe_named
@@ -68,7 +69,7 @@ def compute_definition(compute: ComputeConfig, recipe: Recipe) -> ComputeDefinit
 
 def codec_definition(cache: CacheConfig, recipe: Recipe) -> CodecDefinition:
     """How features under a recipe are stored: those of centre crops are measured with, so they are never `klt`."""
-    if cache.codec in ("float16", "int8"):
+    if not is_calibrated(cache.codec):
         return CodecDefinition(name=cache.codec)
     return (
         CodecDefinition(name="float16") if recipe == CENTER else CodecDefinition(name=cache.codec, snr_db=cache.snr_db)
@@ -113,7 +114,7 @@ def raw_bytes(need: FeatureNeed, rows: int) -> int:
     if codec.snr_db is not None:
         # One bit for 6.02 dB is what independent Gaussian features would need; real ones need less.
         return int(total * (codec.snr_db / 6.02 + 0.25) / 8)
-    return total * {"float16": 2, "int8": 1}[codec.name]
+    return total * CODECS[codec.name].value_bytes
 
 
 def merge_needs(needs: list[FeatureNeed]) -> list[FeatureNeed]:

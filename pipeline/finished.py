@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.storage import LocalStore, Store
+from pipeline.storage import LocalStore, Store, get_or_none
 from schemas.base import Document
 from schemas.errors import UserError
 from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
@@ -51,11 +51,8 @@ def read_document(path: Path, kind: type[D]) -> D | None:
 
 def stored_document(store: Store, key: str, kind: type[D]) -> D | None:
     """The document under a key; None when there is none or it is damaged."""
+    raw = get_or_none(store, key)
     try:
-        raw = store.get(key)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        return kind.from_bytes(raw, store.describe(key))
+        return None if raw is None else kind.from_bytes(raw, store.describe(key))
     except UserError:
         return None

@@ -19,8 +19,7 @@ from pipeline.finished import finished_student, read_document, stored_document
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path, extraction_needs
 from pipeline.pointers import pointed, pointers
-from pipeline.probing import probe_plans
-from pipeline.protocols import other_plans
+from pipeline.probing import evaluation_plans
 from pipeline.samples.dataset import read_manifest
 from pipeline.storage import LocalStore, Store, abandoned
 from schemas.base import short
@@ -128,9 +127,8 @@ class Garbage:
                 f for f, m in self._students.items() if m is not None and m.definition in self._definitions(name, m)
             }
         try:
-            plans = probe_plans(inventory)[0]
-            found |= {inventory.own_features(need) for plan in plans for need, _ in (plan.train, plan.test)}
-            found |= {inventory.own_features(need) for plan in other_plans(inventory).plans for need, _ in plan.needs}
+            plans = evaluation_plans(inventory).plans
+            found |= {inventory.own_features(need) for plan in plans for need, _ in plan.needs}
             evaluation = evaluation_path(inventory)
             found |= {LocalStore(evaluation)} if evaluation is not None else set()
         except UnicPipeError:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.cache.codecs import Decoded
 from pipeline.cache.reader import FeatureCache
+from pipeline.cache.spec import Decoded
 from pipeline.cache.statistics import merge_statistics
 from pipeline.encoders import ResolvedEncoder
 from pipeline.forward import EncoderRun, features_of_rows
@@ -131,7 +131,7 @@ def _codec_noise(
     if codec.snr_db is not None:
         return float(10 ** (-codec.snr_db / 20))
     stored = cache.read_block_raw(view, token, block)
-    if codec.name == "int8" and isinstance(stored, Decoded):
+    if isinstance(stored, Decoded) and stored.stored.dtype != np.float16:
         return float(np.sqrt((np.square(stored.scale_D) / 12).sum() / (var_D.sum() + 1e-30)))
     return float(2.0**-11 * np.sqrt((np.square(mean_D) + var_D).sum() / (var_D.sum() + 1e-30)))
 

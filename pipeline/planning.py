@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.differences import describe
-from pipeline.evaluations import benchmark_digest, current_record, evaluation_digest, evaluation_folder, probes_of
+from pipeline.evaluations import benchmark_digest, current_record, evaluation_digest, evaluation_folder
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import checkpoint_step, finished_student, read_document
 from pipeline.inventory import Inventory
-from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
-from pipeline.protocols import OtherPlan, other_datasets, other_plans
+from pipeline.probing import benchmark_pairs, evaluation_plans, other_datasets
 from pipeline.storage import Store
 from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
@@ -245,41 +244,34 @@ def _student(inventory: Inventory, name: str) -> Artefact:
 
 
 def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
-    config = inventory.config
     if not evaluates(inventory):
         return
     name, command = f"evaluations/{EVALUATION}", "unic-pipe evaluate"
-    skipped = benchmark_pairs(inventory)[1]
     try:
-        plans, waiting = probe_plans(inventory)
-        others = other_plans(inventory)
+        found = evaluation_plans(inventory)
     except UnicPipeError as error:
         yield _blocked(name, "evaluate", error, command)
         return
     folder = evaluation_path(inventory)
     if folder is None:
-        why = next(iter((skipped | others.skipped).values()))
+        why = next(iter(found.skipped.values()))
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
-    done = sum(_is_done(folder, p) for p in plans) + sum(_is_done(folder, p) for p in others.plans)
-    each = {b: len(probes_of(config.evaluate, b)) for b in config.evaluate.benchmarks}
-    total = len(plans) + len(waiting) * sum(each.values())
-    total += len({plan.encoder.name for plan in plans}) * sum(each[b] for b in skipped)
-    total += len(others.plans) + len(others.waiting) + len(others.skipped)
-    waited_for = list(dict.fromkeys([*waiting, *others.waiting]))
+    records = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in found.plans)
+    done = sum(record is not None and record.status == "done" for record in records)
     reason = "; ".join(
         [
-            *([f"waits for {', '.join(waited_for)}"] if waited_for else []),
-            *(f"{b} is skipped: {why}" for b, why in (skipped | others.skipped).items()),
+            *([f"waits for {', '.join(found.waiting)}"] if found.waiting else []),
+            *(f"{b} is skipped: {why}" for b, why in found.skipped.items()),
         ]
     )
-    state = _progress_state(done, total)
+    state = _progress_state(done, found.total)
     yield Artefact(
         name=name,
         stage="evaluate",
         state=state,
         done=done,
-        total=total,
+        total=found.total,
         reason=reason,
         digest=_evaluation_digest(inventory),
         next=None if state == "fresh" else command,
@@ -303,11 +295,6 @@ def _evaluation_digest(inventory: Inventory) -> str | None:
 def evaluates(inventory: Inventory) -> bool:
     """Whether the configuration asks for any evaluation."""
     return bool(inventory.config.evaluate.benchmarks or other_datasets(inventory))
-
-
-def _is_done(folder: Path, plan: ProbePlan | OtherPlan) -> bool:
-    record = current_record(folder, plan.benchmark, plan.encoder.name, plan.definition)
-    return record is not None and record.status == "done"
 
 
 def _progress_state(done: int, total: int) -> State:

@@ -13,10 +13,9 @@ from pipeline.sizes import Extent, codec_label, folder_size, read_measurement
 from pipeline.stopwatch import Stopwatch
 from pipeline.storage import LocalStore, Store
 from pipeline.threads import torch_threads, usable_cores
+from schemas.codecs import CODECS
 from schemas.errors import StageError, UserError
 
-COMPRESSED = {"float16": 0.95, "int8": 1.0, "klt": 1.0, "auto": 1.0}
-"""Bytes after lossless compression over bytes before, upper estimates: int8 took 7.7 of 8 bits on a ViT's tokens."""
 PATIENCE_S = 12 * 3600.0
 """An extraction that a CPU would need longer for does not start by itself."""
 SMALL_WORK = 50_000
@@ -55,7 +54,8 @@ def _bytes(workdir: Path, need: FeatureNeed, rows: int) -> int:
         measured = read_measurement(workdir, need, device)
         if measured is not None and codec_label(need.definition.codec) in next(iter(measured.codecs.values())):
             return int(folder_size(need, measured, extent).bytes)
-    return int(raw_bytes(need, rows) * COMPRESSED[need.definition.codec.name])
+    codec = CODECS.get(need.definition.codec.name)
+    return int(raw_bytes(need, rows) * (codec.compressed if codec is not None else 1.0))
 
 
 def check_time(

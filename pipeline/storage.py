@@ -130,6 +130,14 @@ class Store(Protocol):
         """The version of what is under a key, or None if there is nothing."""
 
 
+def get_or_none(store: Store, key: str) -> bytes | None:
+    """The bytes under a key, or None if there is nothing."""
+    try:
+        return store.get(key)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def is_remote(location: str) -> bool:
     """Whether a text names a place in an object store."""
     return location.partition("://")[0] in SCHEMES and "://" in location

@@ -5,7 +5,6 @@ Shapes: C classes, F dimensions, T templates.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.encoders.locate import cached_download
 from pipeline.storage import sha256_of_file
-from schemas.base import canonical_json
+from schemas.base import json_digest
 from schemas.errors import UserError
 from schemas.protocols import TEXT_FILES, ZeroShotConfig
 
@@ -49,7 +48,7 @@ def texts_digest(config: ZeroShotConfig, folder: Path) -> str:
     if (folder / weights).is_file():
         weights = sha256_of_file(folder / weights)
     made = [digest, config.text_model, weights, list(config.templates)]
-    return hashlib.sha256(canonical_json(made)).hexdigest()
+    return json_digest(made)
 
 
 def class_texts(config: ZeroShotConfig, folder: Path, device: str = "cpu") -> ClassTexts:

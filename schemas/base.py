@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ClassVar, Self
 
 import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import PydanticKnownError
 
 from schemas.errors import UserError
 
@@ -20,6 +22,19 @@ FastHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
 """A name that is safe as a folder: letters, digits and . _ + - (not first)."""
+
+
+def one_of(known: Callable[[], Iterable[str]]) -> AfterValidator:
+    """A check that a string is one of a registry's names, which are looked up when it runs."""
+
+    def check(name: str) -> str:
+        names = list(known())
+        if name not in names:
+            *most, last = map(repr, names)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
+        return name
+
+    return AfterValidator(check)
 
 
 def is_name(text: str) -> bool:
@@ -67,13 +82,18 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
+def json_digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of a JSON value's canonical form."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
 def digest_of(model: BaseModel) -> str:
     """SHA-256 (64 hex digits) of a model's canonical JSON without defaulted fields (R2).
 
     Leaving defaults out means that a new option, added later with a default that keeps the old
     behaviour, changes no digest.
     """
-    return hashlib.sha256(canonical_json(model.model_dump(mode="json", exclude_defaults=True))).hexdigest()
+    return json_digest(model.model_dump(mode="json", exclude_defaults=True))
 
 
 def short(digest: str) -> str:

@@ -12,12 +12,14 @@ from schemas.arguments import architecture_problem, argument_problems
 from schemas.base import Model, Name
 from schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
 from schemas.chains import circles, needed_students
+from schemas.codecs import CodecChoice
 from schemas.errors import did_you_mean
 from schemas.places import CONSISTENCY as CONSISTENCY
 from schemas.places import DatasetConfig as DatasetConfig
 from schemas.places import Fraction, PositiveInt
 from schemas.places import SamplesConfig as SamplesConfig
 from schemas.places import StorageConfig as StorageConfig
+from schemas.probes import LabelledProbe
 from schemas.protocols import DenseConfig, ZeroShotConfig
 from schemas.recipes import RECIPES, Recipe
 
@@ -86,7 +88,7 @@ class EncoderConfig(Model):
 class CacheConfig(Model):
     """How features are stored."""
 
-    codec: Literal["float16", "int8", "klt", "auto"] = "float16"
+    codec: CodecChoice = "float16"
     """`klt`: calibrated transform and one step for `snr_db`. `auto`: whichever of all codecs meets `snr_db` in the
     fewest bits, per teacher and token type. Centre crops, with which encoders are measured, are float16 under both."""
     snr_db: Annotated[float, Field(ge=3, le=60)] = 15.0
@@ -228,7 +230,7 @@ class EvaluateConfig(Model):
     """Zero-shot classification by a CLIP-like teacher and its students, by name."""
     dense: dict[Name, DenseConfig] = {}
     """Segmentation and depth from patch tokens, by name."""
-    probes: tuple[Literal["logistic", "sgd", "knn", "fewshot"], ...] = ("logistic", "knn")
+    probes: tuple[LabelledProbe, ...] = ("logistic", "knn")
     """Benchmarks that have a name take the linear probe of their protocol (`logistic` or `sgd`) where one is listed."""
     search: Literal["fast", "optuna"] = "fast"
     """How hyper-parameters are chosen on the validation split. `fast`: all values fitted together on the device.
@@ -328,10 +330,10 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
                 problems.append(_problem(loc, message, name))
     for loc, value in _values(body, ("evaluate", "benchmarks")):
         problems += [_problem((*loc, *place), why, place[-1]) for place, why in benchmark_problems(value)]
-    for place in _MODELS:
-        for loc, given in _values(body, (*place, "model_args")):
+    for model in _MODELS:
+        for loc, given in _values(body, (*model, "model_args")):
             problems += [_problem((*loc, name), why, name) for name, why in argument_problems(given)]
-        for loc, given in _values(body, (*place, "architecture")):
+        for loc, given in _values(body, (*model, "architecture")):
             if (why := architecture_problem(given)) is not None:
                 problems.append(_problem(loc, why, given))
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}

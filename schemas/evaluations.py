@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 
 from schemas.base import Digest, Document, Model, Name
 from schemas.config import Scalar
+from schemas.probes import Settings
 
-PROTOCOL = "probes/2"
-"""Version of the evaluation protocol; results of different versions are never compared."""
+Role = Literal["teacher", "student", "baseline", "encoder"]
+"""What an evaluated encoder is to the configuration."""
 
 CLASS_COLUMNS = (
     "benchmark", "encoder", "probe", "class", "samples", "accuracy", "encoder_digest", "dataset_digest", "protocol",
@@ -30,8 +31,9 @@ class ResultDefinition(Model):
     """Definition digest of the encoder's features of the training set."""
     features_test: Digest
     encoder: Digest
-    probe: Literal["logistic", "sgd", "knn", "fewshot", "zero-shot", "segmentation", "in-context", "depth"]
-    settings: dict[str, tuple[float, ...] | float | int | str]
+    probe: str
+    """Its name in `schemas.probes`."""
+    settings: Settings
     seed: int
     """Draws the validation split (few-shot: the samples); 0 for k-NN, which draws nothing."""
     seeds: tuple[int, ...] = ()
@@ -55,7 +57,7 @@ class ResultRecord(Document):
 
     benchmark: Name
     encoder: Name
-    role: Literal["teacher", "student", "baseline", "encoder"]
+    role: Role
     definition: ResultDefinition
     digest: Digest
     status: Literal["done", "failed"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
+from schemas.codecs import CodecChoice, CodecName, is_calibrated
 from schemas.config import Scalar, TokenType
 from schemas.recipes import Recipe
 
-CodecName = Literal["float16", "int8", "scalar", "klt"]
 """How a token type is stored in the end; `auto` chooses among them."""
 
 
@@ -40,7 +40,7 @@ class EncoderDefinition(Model):
 class CodecDefinition(Model):
     """The codec of a feature cache; `version` changes when the bytes would."""
 
-    name: Literal["float16", "int8", "klt", "auto"]
+    name: CodecChoice
     version: int = 1
     snr_db: float | None = None
     """Signal-to-noise ratio that `klt` and `auto` aim for, in dB, of features standardized per dimension."""
@@ -48,7 +48,7 @@ class CodecDefinition(Model):
     @property
     def calibrated(self) -> bool:
         """Whether a calibration says how units are stored."""
-        return self.name in ("klt", "auto")
+        return is_calibrated(self.name)
 
 
 class ComputeDefinition(Model):

@@ -7,12 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from schemas.base import Model, Name
+from schemas.probes import PROBES, DenseOption
 
 TEXT_FILES = (".npz", ".safetensors")
 """Files that hold embeddings; any other file of classes holds their names."""
-
-
-DenseProbe = Literal["segmentation", "in-context", "depth"]
 
 
 class ZeroShotConfig(Model):
@@ -68,7 +66,7 @@ class DenseConfig(Model):
     """Metres; what is farther is not learnt and not scored."""
     pixels: Annotated[int, Field(ge=8)] = 224
     """Side of the square at whose resolution everybody is trained and scored: the centre crop, whatever an encoder's input."""
-    probes: Annotated[tuple[Literal["linear", "in-context"], ...], Field(min_length=1)] = ("linear", "in-context")
+    probes: Annotated[tuple[DenseOption, ...], Field(min_length=1)] = ("linear", "in-context")
     """A linear head, and (segmentation) retrieval without training."""
     steps: Annotated[int, Field(ge=1)] = 40_000
     """Optimizer steps of the linear head."""
@@ -86,13 +84,12 @@ class DenseConfig(Model):
     def _kind_has_what_it_needs(self) -> Self:
         if self.kind == "segmentation" and self.classes is None:
             raise ValueError("a segmentation needs the number of its classes (ADE20K: classes: 150, first_class: 1)")
-        if self.kind == "depth" and self.probes == ("in-context",):
-            raise ValueError("in-context retrieval is for segmentation")
+        if not self.protocols:
+            raise ValueError(f"none of these probes ({', '.join(self.probes)}) is for {self.kind}")
         return self
 
     @property
-    def protocols(self) -> tuple[DenseProbe, ...]:
-        """The probes by the names that results have."""
-        if self.kind == "depth":
-            return ("depth",)
-        return tuple("segmentation" if probe == "linear" else "in-context" for probe in self.probes)
+    def protocols(self) -> tuple[str, ...]:
+        """The probes of this kind by the names that results have; a depth benchmark needs not say `probes`."""
+        own = {probe.option: name for name, probe in PROBES.items() if probe.task == self.kind}
+        return tuple(own[option] for option in dict.fromkeys(self.probes) if option in own)

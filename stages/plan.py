@@ -22,13 +22,13 @@ from pipeline.inventory import Inventory
 from pipeline.measuring import measure
 from pipeline.planning import extraction_needs, used_datasets
 from pipeline.preflight import existing_folder
-from pipeline.probing import probe_plans
+from pipeline.probing import evaluation_plans
 from pipeline.progress import Reporter
-from pipeline.protocols import other_plans
 from pipeline.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from pipeline.storage import LocalStore, Store
 from pipeline.students import student_folder
 from pipeline.threads import usable_cores
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.errors import UnicPipeError
 from schemas.features import CodecDefinition
@@ -39,8 +39,7 @@ from schemas.status import Stage
 HOUR_S = 3600.0
 DISK_PROBE_BYTES = 32_000_000
 CANDIDATES = (
-    CodecDefinition(name="float16"),
-    CodecDefinition(name="int8"),
+    *(CodecDefinition(name=name) for name in plain_codecs()),
     *(CodecDefinition(name="klt", snr_db=snr_db) for snr_db in (20.0, 15.0, 10.0)),
 )
 """Codecs to choose from, beside the configured one. Centre crops are never calibrated."""
@@ -158,10 +157,10 @@ def _jobs(
 
 def _probe_needs(inventory: Inventory) -> list[tuple[FeatureNeed, ResolvedEncoder]]:
     """Features of the probes; a student that is not finished yet is planned as its architecture with random weights."""
-    plans, waiting = probe_plans(inventory)
-    needs = [(need, p.encoder) for p in plans for need, _ in (p.train, p.test)]
+    planned = evaluation_plans(inventory)
+    needs = [(need, p.encoder) for p in planned.plans for need, _ in p.needs]
     for name, student in inventory.config.students.items():
-        if f"students/{inventory.student_name(name)}" not in waiting:
+        if f"students/{inventory.student_name(name)}" not in planned.waiting:
             continue
         stand_in = inventory.baseline(name, student)
         for dataset in {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}:
@@ -169,7 +168,6 @@ def _probe_needs(inventory: Inventory) -> list[tuple[FeatureNeed, ResolvedEncode
             if found is not None:
                 need = inventory.probe_need(found, stand_in)
                 needs.append((FeatureNeed(need.dataset, name, need.definition, need.views), stand_in))
-    needs += [(need, p.encoder) for p in other_plans(inventory).plans for need, _ in p.needs]
     encoders = {need.encoder: encoder for need, encoder in needs}
     return [(need, encoders[need.encoder]) for need in merge_needs([need for need, _ in needs])]
 

@@ -18,6 +18,14 @@ from pipeline.storage import LocalStore
 from schemas.errors import UserError
 
 MILLIMETRES = 1000.0
+CONFIGURATION = """\
+samples: {{datasets: {{nyud-train: {{source: {folder}/train/images}}, nyud-test: {{source: {folder}/test/images}}}}}}
+evaluate:
+  dense:
+    nyud: {{kind: depth, train: nyud-train, test: nyud-test,
+           train_labels: {folder}/train/depth, test_labels: {folder}/test/depth}}
+"""
+"""What `unic-pipe.yaml` needs to evaluate on the unpacked folder."""
 _SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
 
 

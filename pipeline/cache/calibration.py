@@ -12,14 +12,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.codecs import ArraySpec, TokenCodec, plain_codec, row_shape
+from pipeline.cache.codecs import TokenCodec, plain_codec
 from pipeline.cache.layout import array_metadata, calibration_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
-from pipeline.storage import Store, Version, fast_hash, sha256
+from pipeline.cache.spec import CRC, LITTLE, ArraySpec, row_shape
+from pipeline.storage import Store, Version, fast_hash, get_or_none, sha256
 from schemas.base import digest_of
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
 from schemas.features import CalibrationDocument, FileEntry
@@ -27,8 +28,15 @@ from schemas.features import CalibrationDocument, FileEntry
 if TYPE_CHECKING:
     from pipeline.cache.coefficients import Transform
 
-_ARRAYS = ("mean", "scale", "gain", "order", "basis", "spatial")
-_CODECS: tuple[dict[str, Any], ...] = ({"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"})
+_ARRAYS = (
+    ("mean", "mean_PD", "token", "dimension"),
+    ("scale", "scale_D", "dimension"),
+    ("gain", "gain_D", "component"),
+    ("order", "order_K", "coefficient"),
+    ("basis", "basis_DD", "component", "dimension"),
+    ("spatial", "spatial_PP", "token_component", "token"),
+)
+"""Name, field of `Transform`, and axes."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,8 @@ def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocumen
         StageError: it is damaged, or of another definition.
     """
     key = calibration_key(token)
-    try:
-        raw = folder.store.get(key)
-    except (FileNotFoundError, NotADirectoryError):
+    raw = get_or_none(folder.store, key)
+    if raw is None:
         return None
     try:
         document = CalibrationDocument.from_bytes(raw, folder.store.describe(key))
@@ -114,12 +121,10 @@ def damaged_files(folder: FeatureFolder, document: CalibrationDocument) -> list[
     """(key, kind of damage) of the arrays' files that are not as recorded."""
     found = []
     for entry in document.files:
-        try:
-            raw = folder.store.get(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
+        raw = get_or_none(folder.store, entry.path)
+        if raw is None:
             found.append((entry.path, "missing"))
-            continue
-        if len(raw) != entry.size or fast_hash(raw) != entry.xxh3:
+        elif len(raw) != entry.size or fast_hash(raw) != entry.xxh3:
             found.append((entry.path, "size" if len(raw) != entry.size else "content"))
     return found
 
@@ -190,7 +195,7 @@ def _loaded(store: Store, token: TokenType, version: Version) -> TokenCodec:
     definition = folder.required_manifest().definition
     shape = row_shape(definition, token)
     digest = digest_of(document)
-    if document.codec in ("float16", "int8"):
+    if document.codec in plain_codecs():
         codec = plain_codec(document.codec, token, shape, definition.block_rows)
         codec.calibration = digest
         return codec
@@ -203,67 +208,45 @@ def _read_transform(folder: FeatureFolder, document: CalibrationDocument, shape:
     # The bytes that were checked are the bytes that are decoded.
     raw: dict[str, bytes] = {}
     for entry in document.files:
-        try:
-            content = folder.store.get(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
-            content = b""
+        content = get_or_none(folder.store, entry.path) or b""
         if len(content) != entry.size or fast_hash(content) != entry.xxh3:
             raise StageError(f"Damaged: {folder.store.describe(entry.path)} (calibration of {document.token}).", REPAIR)
         raw["/".join(entry.path.split("/")[2:])] = content
-    tokens, dims = (1, *shape)[-2:]
-    shapes: dict[str, tuple[int, ...]] = {
-        "mean": (tokens, dims), "scale": (dims,), "gain": (dims,), "order": (tokens * dims,),
-        "basis": (dims, dims), "spatial": (tokens, tokens),
-    }  # fmt: skip
-    arrays: dict[str, NDArray[Any] | None] = dict.fromkeys(_ARRAYS)
-    for name in _ARRAYS:
-        spec = _spec(name, shapes[name])
+    arrays: dict[str, Any] = {}
+    for name, (field, spec) in _specs(shape).items():
         chunk = raw.get(f"{name}/{spec.chunk_key(0)}")
-        arrays[name] = None if chunk is None else decode_part(spec, chunk)
-    found = {name: array for name, array in arrays.items() if array is not None}
-    return Transform(
-        row_shape=shape,
-        step=document.step,
-        rounding=document.rounding,
-        mean_PD=found["mean"],
-        scale_D=found["scale"],
-        gain_D=found["gain"],
-        order_K=found["order"],
-        basis_DD=arrays["basis"],
-        spatial_PP=arrays["spatial"],
-    )
+        arrays[field] = None if chunk is None else decode_part(spec, chunk)
+    return Transform(row_shape=shape, step=document.step, rounding=document.rounding, **arrays)
 
 
 def _array_files(transform: Transform) -> dict[str, bytes]:
     """`zarr.json` and the one chunk of each array, by key below the calibration's folder."""
-    arrays = {
-        "mean": transform.mean_PD,
-        "scale": transform.scale_D,
-        "gain": transform.gain_D,
-        "order": transform.order_K,
-        "basis": transform.basis_DD,
-        "spatial": transform.spatial_PP,
-    }
     files: dict[str, bytes] = {}
-    for name, array in arrays.items():
+    for name, (field, spec) in _specs(transform.row_shape).items():
+        array = getattr(transform, field)
         if array is not None:
-            spec = _spec(name, array.shape)
             files[f"{name}/zarr.json"] = array_metadata(spec, array.shape[0], array.shape[0])
             files[f"{name}/{spec.chunk_key(0)}"] = encode_part(spec, np.ascontiguousarray(array, spec.dtype))
     return files
 
 
-def _spec(name: str, shape: tuple[int, ...]) -> ArraySpec:
-    axes = {"mean": ("token", "dimension"), "scale": ("dimension",), "gain": ("component",), "order": ("coefficient",)}
-    axes |= {"basis": ("component", "dimension"), "spatial": ("token_component", "token")}
-    return ArraySpec(
-        name=name,
-        shard=shape,
-        inner=shape,
-        axis=0,
-        counts="rows",
-        dtype="int32" if name == "order" else "float32",
-        fill_value=-1 if name == "order" else "NaN",
-        codecs=_CODECS,
-        dimensions=axes[name],
-    )
+def _specs(row_shape: tuple[int, ...]) -> dict[str, tuple[str, ArraySpec]]:
+    """Of each array that a calibration may have, by name: the field of `Transform`, and how it is stored."""
+    tokens, dims = (1, *row_shape)[-2:]
+    sizes = {"token": tokens, "token_component": tokens, "coefficient": tokens * dims}
+    found = {}
+    for name, field, *axes in _ARRAYS:
+        shape = tuple(sizes.get(axis, dims) for axis in axes)
+        spec = ArraySpec(
+            name=name,
+            shard=shape,
+            inner=shape,
+            axis=0,
+            counts="rows",
+            dtype="int32" if name == "order" else "float32",
+            fill_value=-1 if name == "order" else "NaN",
+            codecs=(LITTLE, CRC),
+            dimensions=tuple(axes),
+        )
+        found[name] = field, spec
+    return found

@@ -1,7 +1,7 @@
-"""Codecs: which Zarr arrays hold a unit, and how float32 values become their contents and come back.
+"""Codecs: how float32 values become the contents of a unit's Zarr arrays, and come back.
 
-A unit is the features of one block for one view and token type. A codec bound to a token type describes the arrays
-(`ArraySpec`) and maps a block's values to one part per array; a part is exactly one shard. Nothing here touches Zarr.
+A codec bound to a token type describes the arrays (`ArraySpec`) and maps a block's values to one part per array; a part
+is exactly one shard. Nothing here touches Zarr. The registry is `schemas.codecs`.
 
 Legend: N rows of the unit, B rows of a full block, P tokens per row, D dimensions, K parts of a unit (one per array).
 `cls` values are (N, D), `patch` values are (N, P, D); `*` stands for either.
@@ -9,93 +9,31 @@ Legend: N rows of the unit, B rows of a full block, P tokens per row, D dimensio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from importlib import import_module
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.spec import BYTES, CRC, LITTLE, ZSTD, ArraySpec, Bools, Decoded, Floats, Plain, rows_array
+from schemas.codecs import CODECS
 from schemas.config import TokenType
 from schemas.errors import StageError
-from schemas.features import CodecName, FeatureDefinition
+from schemas.features import FeatureDefinition
 
 if TYPE_CHECKING:
     from pipeline.cache.coefficients import Coefficients
 
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
-
-INNER_ROWS = 64
-"""Rows of an inner chunk: what a reader of single rows has to decode. 64 cost 1 % more bytes than 256."""
-
 _PIECE_VALUES = 1 << 20
 """Values that are worked on at a time, so that temporaries stay in the processor's cache."""
-
-# Measured on EfficientNet-Lite0 maps and on Gaussian noise: plain zstd level 1 needs fewer bits than Blosc with either
-# shuffle (float16 maps: 3.9 against 4.7 and 6.1), and Blosc's bytes depend on how its threads finish.
-_ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
-_CRC = {"name": "crc32c"}
-_LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
-_BYTES = {"name": "bytes"}
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One Zarr array of a (view, token type). It grows along `axis`; a unit owns one shard of it."""
-
-    name: str
-    """Name inside the view's group, such as `patch` or `patch_affine`."""
-    shard: tuple[int, ...]
-    """Shape of one unit's part. Along `axis`: rows of a block, or 1 if the array has one entry per block."""
-    inner: tuple[int, ...]
-    """Shape of the chunks inside a shard; equal to `shard` where there is no sharding."""
-    axis: int
-    counts: Literal["rows", "blocks"]
-    """What one step along `axis` is."""
-    dtype: Literal["float16", "float32", "int8", "int16", "int32"]
-    fill_value: int | str
-    """As in `zarr.json`: what a reader sees where nothing was written. No encoder's value is stored as it."""
-    codecs: tuple[dict[str, Any], ...]
-    """As in `zarr.json`, of the inner chunks."""
-    dimensions: tuple[str, ...]
-    """Names of the axes."""
-
-    def shape(self, end_row: int, block_rows: int) -> tuple[int, ...]:
-        """Shape of the whole array for a dataset whose rows end at `end_row`."""
-        extent = end_row if self.counts == "rows" else -(-end_row // block_rows)
-        return (*self.shard[: self.axis], extent, *self.shard[self.axis + 1 :])
-
-    def chunk_key(self, block: int) -> str:
-        """Key of a unit's shard below the array."""
-        return "/".join(["c", *("0" if i != self.axis else str(block) for i in range(len(self.shard)))])
-
-
-class Decoded(NamedTuple):
-    """Stored numbers of a unit; value = stored · scale + offset, so that standardization folds into one multiply-add."""
-
-    stored: NDArray[Any]
-    """(N, *, D) float16 or int8; rows that are not `present` hold the sentinel."""
-    scale_D: Floats
-    offset_D: Floats
-    present: Bools
-    """(N,): rows that hold data."""
-
-    def values(self) -> Floats:
-        """Float32 (N, *, D); rows without data are NaN."""
-        values = self.stored.astype(np.float32)
-        if self.stored.dtype != np.float16:
-            values *= self.scale_D
-            values += self.offset_D
-            values[~self.present] = np.nan
-        return values
 
 
 class TokenCodec(Protocol):
     """A codec bound to the token type and the sizes of one feature folder."""
 
     @property
-    def name(self) -> CodecName:
+    def name(self) -> str:
         """How it is called."""
 
     arrays: tuple[ArraySpec, ...]
@@ -124,28 +62,16 @@ class TokenCodec(Protocol):
         """The first `count` rows of K parts and their escape table."""
 
 
-class _Plain:
-    """What codecs without a calibration share."""
-
-    calibration: str | None = None
-    scale_D: Floats | None = None
-
-    def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
-        """Empty: the parts hold everything."""
-        del parts, values
-        return b""
-
-
-class Float16(_Plain):
+class Float16(Plain):
     """Half precision, as numbers: (rows, *, D), NaN where a row has no data."""
 
-    name: CodecName = "float16"
+    name = "float16"
 
     def __init__(self, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> None:
         self.row_shape = row_shape
         self._dim = row_shape[-1]
         self.arrays: tuple[ArraySpec, ...] = (
-            _rows_array(token, row_shape, block_rows, "float16", "NaN", (_LITTLE, _ZSTD, _CRC)),
+            rows_array(token, row_shape, block_rows, "float16", "NaN", (LITTLE, ZSTD, CRC)),
         )
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
@@ -177,20 +103,20 @@ class Float16(_Plain):
         return Decoded(stored, np.ones(self._dim, np.float32), np.zeros(self._dim, np.float32), present)
 
 
-class Int8(_Plain):
+class Int8(Plain):
     """Eight bits, affine per dimension and block: value = q · scale + offset, q in [-127, 127], −128 without data.
 
     offset is the middle of the dimension's range over the block's valid rows and scale covers the wider half with 127
     steps, so a value is off by at most scale / 2 (and float32 rounding). A constant dimension has scale 0: exact.
     """
 
-    name: CodecName = "int8"
+    name = "int8"
 
     def __init__(self, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> None:
         self.row_shape = row_shape
         self._dim = row_shape[-1]
         self.arrays: tuple[ArraySpec, ...] = (
-            _rows_array(token, row_shape, block_rows, "int8", -128, (_BYTES, _ZSTD, _CRC)),
+            rows_array(token, row_shape, block_rows, "int8", -128, (BYTES, ZSTD, CRC)),
             ArraySpec(
                 name=f"{token}_affine",
                 shard=(1, 2, self._dim),
@@ -199,7 +125,7 @@ class Int8(_Plain):
                 counts="blocks",
                 dtype="float32",
                 fill_value="NaN",
-                codecs=(_LITTLE, _ZSTD, _CRC),
+                codecs=(LITTLE, ZSTD, CRC),
                 dimensions=("block", "scale_offset", "dimension"),
             ),
         )
@@ -251,56 +177,13 @@ class Int8(_Plain):
         return scale_D.astype(np.float32), offset_D
 
 
-HOW_TO_READ = {
-    "float16": "Half-precision features; rows that cannot be used or are not extracted yet are NaN.",
-    "int8": (
-        "feature = q * scale + offset per dimension, with scale = <name>_affine[row // block_rows, 0] and "
-        "offset = <name>_affine[row // block_rows, 1]; q = -128 marks rows that cannot be used or are not extracted yet."
-    ),
-    "calibrated": (
-        "calibration/<token>.json names the codec of each token type, and the arrays beside it. scalar and klt: the "
-        "integers q of a row, put to the places `order`, are a matrix Y (tokens, dimensions); features = "
-        "mean + Y * gain * scale (scalar) or mean + (spatial.T @ (Y * gain)) @ basis * scale (klt); q = -32768 marks rows "
-        "that cannot be used or are not extracted yet, and +-32767 what the escape table of the unit holds."
-    ),
-}
-"""How any Zarr reader turns the arrays into features, by codec."""
-
-
 def how_to_read(definition: FeatureDefinition) -> str:
     """The sentence that stands in the Zarr group of these features."""
-    return HOW_TO_READ["calibrated" if definition.codec.calibrated else definition.codec.name]
-
-
-def row_shape(definition: FeatureDefinition, token: TokenType) -> tuple[int, ...]:
-    """Shape of one row's features: (D,) for `cls`, (P, D) for `patch`."""
-    return definition.encoder.shape(token)
+    return CODECS["klt" if definition.codec.calibrated else definition.codec.name].reading
 
 
 def plain_codec(name: str, token: TokenType, row_shape: tuple[int, ...], block_rows: int) -> TokenCodec:
     """A codec that needs no calibration, by its name."""
-    codecs: dict[str, type[Float16] | type[Int8]] = {"float16": Float16, "int8": Int8}
-    return codecs[name](token, row_shape, block_rows)
-
-
-def _rows_array(
-    token: TokenType,
-    row_shape: tuple[int, ...],
-    block_rows: int,
-    dtype: Literal["float16", "int8"],
-    fill_value: int | str,
-    codecs: tuple[dict[str, Any], ...],
-) -> ArraySpec:
-    # Inner chunks must divide the shard; a block of another size than a multiple of 64 is one chunk.
-    inner = INNER_ROWS if block_rows % INNER_ROWS == 0 else block_rows
-    return ArraySpec(
-        name=token,
-        shard=(block_rows, *row_shape),
-        inner=(inner, *row_shape),
-        axis=0,
-        counts="rows",
-        dtype=dtype,
-        fill_value=fill_value,
-        codecs=codecs,
-        dimensions=("row", "dimension") if len(row_shape) == 1 else ("row", "token", "dimension"),
-    )
+    module, _, made = CODECS[name].code.partition(":")
+    codec: TokenCodec = getattr(import_module(module, __package__), made)(token, row_shape, block_rows)
+    return codec

@@ -31,11 +31,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cache.codecs import INNER_ROWS, ArraySpec, Bools, Floats
+from pipeline.cache.spec import INNER_ROWS, ArraySpec, Bools, Floats
 from pipeline.cache.synthesis import Synthesis
 from schemas.config import TokenType
 from schemas.errors import StageError
-from schemas.features import CodecName
 
 MISSING = -32768
 """Fill value: the row has no data. Never a coefficient."""
@@ -80,7 +79,7 @@ class Transform:
     """Rows are components; None: no transform, or a single token."""
 
     @property
-    def codec(self) -> CodecName:
+    def codec(self) -> str:
         """`klt` or `scalar`."""
         return "scalar" if self.basis_DD is None else "klt"
 
@@ -213,7 +212,7 @@ class Calibrated:
         )
 
     @property
-    def name(self) -> CodecName:
+    def name(self) -> str:
         """`klt` or `scalar`."""
         return self.transform.codec
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part, encode_part
 from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import ArraySpec, Floats, TokenCodec, how_to_read
+from pipeline.cache.codecs import TokenCodec, how_to_read
 from pipeline.cache.layout import (
     ROOT_METADATA,
     array_key,
@@ -38,6 +38,7 @@ from pipeline.cache.layout import (
 )
 from pipeline.cache.losses import measured
 from pipeline.cache.records import FeatureFolder
+from pipeline.cache.spec import ArraySpec, Floats
 from pipeline.storage import fast_hash
 from schemas.config import TokenType
 from schemas.errors import StageError

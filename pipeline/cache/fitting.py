@@ -10,7 +10,7 @@ Legend: N rows, P tokens, D dimensions, K = P * D coefficients.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.cache.arrays import encode_part
-from pipeline.cache.codecs import Floats, TokenCodec, plain_codec
+from pipeline.cache.codecs import TokenCodec, plain_codec
 from pipeline.cache.coefficients import PCODEC, Calibrated, Transform
+from pipeline.cache.spec import Floats
 from pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.features import CodecTrial
 
@@ -114,7 +116,7 @@ def fit_step(places: Transform, sample: Sample, snr_db: float) -> Transform:
     noise = sample.power * held_NPD.size * 10 ** (-snr_db / 10)
     y_KN = places.forward(np.ascontiguousarray(held_NPD)).T.contiguous()
     if not noise > 0:
-        return _with(places, 1.0, 0.5, np.ones(row_shape[-1], np.float32))
+        return replace(places, step=1.0, rounding=0.5, gain_D=np.ones(row_shape[-1], np.float32))
     component_K = torch.from_numpy(places.order_K.astype(np.int64) % row_shape[-1])
     best: tuple[int, float, float, Tensor] | None = None
     for rounding in ROUNDINGS:
@@ -125,7 +127,8 @@ def fit_step(places: Transform, sample: Sample, snr_db: float) -> Transform:
             best = size, step, rounding, q_KN
     assert best is not None
     _, step, rounding, q_KN = best
-    return _with(places, step, rounding, _slopes(y_KN, q_KN, step, component_K).mul_(step).numpy())
+    gain_D = _slopes(y_KN, q_KN, step, component_K).mul_(step).numpy()
+    return replace(places, step=step, rounding=rounding, gain_D=gain_D)
 
 
 def measure(codec: TokenCodec, sample: Sample) -> tuple[float, float, Floats, Floats]:
@@ -143,7 +146,7 @@ def candidate(
 ) -> TokenCodec:
     """A codec by name, fitted if it needs it, for blocks that the held-out rows can fill."""
     rows = min(block_rows, int(sample.held_N.sum()))
-    if name in ("float16", "int8"):
+    if name in plain_codecs():
         return plain_codec(name, token, row_shape, rows)
     return Calibrated(token, fit(sample, row_shape, snr_db, name == "klt"), rows, None)
 
@@ -206,23 +209,7 @@ def _ordered(
         power_K += (
             places.forward(sample.values_NPD[start : start + 64]).square().sum(dim=0, dtype=torch.float64).numpy()
         )
-    return _with(places, 1.0, 0.5, places.gain_D, np.argsort(-power_K, kind="stable").astype(np.int32))
-
-
-def _with(
-    places: Transform, step: float, rounding: float, gain_D: Floats, order_K: NDArray[np.int32] | None = None
-) -> Transform:
-    return Transform(
-        row_shape=places.row_shape,
-        step=step,
-        rounding=rounding,
-        mean_PD=places.mean_PD,
-        scale_D=places.scale_D,
-        gain_D=gain_D,
-        order_K=places.order_K if order_K is None else order_K,
-        basis_DD=places.basis_DD,
-        spatial_PP=places.spatial_PP,
-    )
+    return replace(places, order_K=np.argsort(-power_K, kind="stable").astype(np.int32))
 
 
 def _quantised(y_KN: Tensor, step: float, rounding: float) -> Tensor:

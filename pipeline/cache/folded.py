@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.cache.moments import MOMENTS_MAGIC
 from pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
-from pipeline.storage import Store, fast_hash
+from pipeline.storage import Store, fast_hash, get_or_none
 from schemas.base import seal_holds
 from schemas.config import TokenType
 from schemas.errors import UserError
@@ -81,7 +81,7 @@ class FoldedTable:
         except DamagedTable:
             self.damaged = True
         if self.damaged:
-            self._salvaged, _ = salvage_documents(_all_of(store, key), view, token)
+            self._salvaged, _ = salvage_documents(get_or_none(store, key) or b"", view, token)
 
     def planning(self) -> Iterator[tuple[int, str, str]]:
         """(block, definition digest, rows digest) of every record."""
@@ -203,13 +203,6 @@ def _salvage_statistics(raw: bytes, documents: Mapping[int, bytes]) -> Iterator[
             for block in wanted.get((size, fast_hash(statistics)), []):
                 yield block, statistics
         start = raw.find(MOMENTS_MAGIC, start + 1)
-
-
-def _all_of(store: Store, key: str) -> bytes:
-    try:
-        return store.get(key)
-    except FileNotFoundError:
-        return b""
 
 
 def _is_of(table: pa.Table, view: int, token: TokenType) -> bool:

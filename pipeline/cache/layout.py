@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.cache.codecs import ArraySpec
+from pipeline.cache.spec import ArraySpec
 from pipeline.storage import fast_hash
 from schemas.base import canonical_json
 from schemas.config import TokenType

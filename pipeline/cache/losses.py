@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.cache.calibration import bound_codec, calibrated_tokens, read_document
-from pipeline.cache.codecs import Floats, TokenCodec
+from pipeline.cache.codecs import TokenCodec
 from pipeline.cache.layout import LOSSES
 from pipeline.cache.moments import Doubles, Moments, merge, moments_of
 from pipeline.cache.rates import gaussian_bits
 from pipeline.cache.records import TOKENS, FeatureFolder
+from pipeline.cache.spec import Floats
 from pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
 from schemas.config import TokenType
 from schemas.errors import UserError

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.cache.arrays import decode_part
 from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import Decoded, Floats, row_shape
 from pipeline.cache.layout import MANIFEST, escape_key, shard_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from pipeline.cache.spec import Decoded, Floats, row_shape
 from pipeline.pointers import pointed
 from pipeline.storage import LocalStore, Store, fast_hash, is_remote, open_store
 from schemas.config import TokenType

@@ -27,7 +27,7 @@ from pipeline.cache.layout import (
     records_folder,
     statistics_key,
 )
-from pipeline.storage import LocalStore, Store, Version, fast_hash
+from pipeline.storage import LocalStore, Store, Version, fast_hash, get_or_none
 from schemas.base import digest_of
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
@@ -76,9 +76,8 @@ class FeatureFolder:
             StageError: the manifest is damaged.
         """
         if self._manifest is None:
-            try:
-                raw = self.store.get(MANIFEST)
-            except (FileNotFoundError, NotADirectoryError):
+            raw = get_or_none(self.store, MANIFEST)
+            if raw is None:
                 return None
             self._manifest = _parse_manifest(raw, self.store.describe(MANIFEST))
         return self._manifest
@@ -102,7 +101,7 @@ class FeatureFolder:
         """
         raw = manifest.to_bytes()
         while not self.store.create(MANIFEST, raw):
-            version, existing = self.store.version(MANIFEST), self._get(MANIFEST)
+            version, existing = self.store.version(MANIFEST), get_or_none(self.store, MANIFEST)
             if existing is None:
                 continue
             try:
@@ -187,7 +186,7 @@ class FeatureFolder:
         found = {block: raw for block, raw in loose.items() if fast_hash(raw) == records[block].files[-1].xxh3}
         missing = [block for block in records if block not in found]
         if missing:
-            folded = self._get(folded_key(view, token))
+            folded = get_or_none(self.store, folded_key(view, token))
             entries = read_folded(folded, view, token).entries if folded is not None else {}
             for block in missing:
                 entry = entries.get(block)
@@ -221,7 +220,7 @@ class FeatureFolder:
             table = self._table(view, token)
             for block in blocks:
                 key = record_key(view, token, block)
-                for document in (self._get(key), table.document(block)):
+                for document in (get_or_none(self.store, key), table.document(block)):
                     if document is not None:
                         self.keep_damaged(key, document)
                 self.store.delete(key)
@@ -233,7 +232,7 @@ class FeatureFolder:
 
     def set_aside(self, key: str) -> None:
         """Move a damaged file that can be derived again to `damaged/`; one that was replaced meanwhile stays."""
-        version, raw = self.store.version(key), self._get(key)
+        version, raw = self.store.version(key), get_or_none(self.store, key)
         if raw is not None:
             self.keep_damaged(key, raw)
             self.store.replace(key, None, version)
@@ -241,7 +240,7 @@ class FeatureFolder:
     def keep_damaged(self, key: str, raw: bytes) -> None:
         """Copy a damaged file to `damaged/`, beside earlier ones of the same name."""
         name, copy = f"{DAMAGED}/{key}", 0
-        while not self.store.create(name, raw) and self._get(name) != raw:
+        while not self.store.create(name, raw) and get_or_none(self.store, name) != raw:
             copy += 1
             name = f"{DAMAGED}/{key}.{copy}"
 
@@ -256,7 +255,7 @@ class FeatureFolder:
         """The table with what is loose and without some blocks; begins again when somebody else replaced it."""
         key = folded_key(view, token)
         while True:
-            version, old = self.store.version(key), self._get(key)
+            version, old = self.store.version(key), get_or_none(self.store, key)
             folded = read_folded(old, view, token) if old is not None else FoldedContent({})
             if old is not None and folded.damaged:
                 if self.store.version(key) != version:
@@ -305,7 +304,7 @@ class FeatureFolder:
         return {keys[key]: raw for key, raw in self.store.get_many(keys).items()}
 
     def _loose_document(self, view: int, token: TokenType, block: int) -> bytes | None:
-        document = self._get(record_key(view, token, block))
+        document = get_or_none(self.store, record_key(view, token, block))
         return document if document is not None and placed(document, view, token) == block else None
 
     def _table(self, view: int, token: TokenType) -> FoldedTable:
@@ -324,12 +323,6 @@ class FeatureFolder:
             cached = version, table
             self._tables[view, token] = cached
         return cached[1]
-
-    def _get(self, key: str) -> bytes | None:
-        try:
-            return self.store.get(key)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
 
 
 def _parse_manifest(raw: bytes, source: str) -> FeatureManifest:

@@ -12,7 +12,6 @@ import numpy as np
 
 from pipeline.cache.moments import Doubles, Moments, merge
 from pipeline.cache.records import TOKENS, FeatureFolder
-from schemas.base import digest_of, short
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
 from schemas.features import StatisticsDocument, TokenStatistics, UnitRecord
@@ -60,22 +59,6 @@ def merge_statistics(
         cls=found.get("cls"),
         patch=found.get("patch"),
     )
-
-
-def freeze_statistics(
-    folder: FeatureFolder, views: Sequence[int], blocks: int, tokens: Sequence[TokenType] = TOKENS
-) -> tuple[StatisticsDocument, str]:
-    """The merged statistics, written once as `statistics/<8 digits>.json`, and their digest.
-
-    Raises:
-        StageError: a unit is not extracted yet, or its statistics are damaged.
-    """
-    document = merge_statistics(folder, views, blocks, tokens)
-    digest, raw = digest_of(document), document.to_bytes()
-    key = f"statistics/{short(digest)}.json"
-    if not folder.store.create(key, raw) and folder.store.get(key) != raw:
-        folder.store.put(key, raw)
-    return document, digest
 
 
 def standardization(statistics: TokenStatistics) -> tuple[Doubles, Doubles]:

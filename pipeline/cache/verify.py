@@ -38,7 +38,7 @@ from pipeline.cache.losses import read_losses
 from pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from pipeline.cache.tables import DamagedTable, read_sealed
 from pipeline.progress import Reporter, SilentReporter
-from pipeline.storage import LocalStore, Store, fast_hash, sha256
+from pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
 from schemas.base import digest_of, short
 from schemas.config import TokenType
 from schemas.errors import StageError, UnicPipeError, UserError
@@ -148,7 +148,7 @@ class _Verification:
     def _plane_records(self, plane: Plane) -> list[UnitRecord]:
         """The intact records of a plane; damaged ones become problems."""
         key = folded_key(*plane)
-        raw = self._read(key)
+        raw = get_or_none(self.store, key)
         folded = read_folded(raw, *plane) if raw is not None else FoldedContent({})
         if raw is not None:
             self.seen.add(key)
@@ -164,7 +164,7 @@ class _Verification:
         for block in self.folder.loose_blocks(*plane):
             key = record_key(*plane, block)
             self.seen.add(key)
-            document = self._read(key)
+            document = get_or_none(self.store, key)
             if document is not None and placed(document, *plane) == block:
                 documents[block] = document
             else:
@@ -218,7 +218,7 @@ class _Verification:
         if self.quick:
             size = self.sizes.get(entry.path)
             return "missing" if size is None else "size" if size != entry.size else None
-        raw = self._read(entry.path)
+        raw = get_or_none(self.store, entry.path)
         if raw is None:
             return "missing"
         if len(raw) != entry.size:
@@ -239,10 +239,10 @@ class _Verification:
             self._check_bytes(ROOT_METADATA, root_metadata(manifest, how_to_read(manifest.definition)))
             self._check_bytes(group_key(view), group_metadata(view))
             for spec in codec.arrays:
-                if (view, token) not in recorded and self._read(array_key(view, spec)) is None:
+                if (view, token) not in recorded and get_or_none(self.store, array_key(view, spec)) is None:
                     continue  # preparing it was cut off before there was a unit
                 # How far the dataset reached is only said here; it must reach the last unit, and fit the checksum.
-                stated = stated_end_row(self._read(array_key(view, spec)) or b"") or 0
+                stated = stated_end_row(get_or_none(self.store, array_key(view, spec)) or b"") or 0
                 metadata = array_metadata(spec, max(stated, end_row), manifest.definition.block_rows)
                 self._check_bytes(array_key(view, spec), metadata)
 
@@ -256,7 +256,7 @@ class _Verification:
     def _check_bytes(self, key: str, expected: bytes) -> None:
         if key not in self.seen:
             self.seen.add(key)
-            raw = self._read(key)
+            raw = get_or_none(self.store, key)
             if raw != expected:
                 self._problem(key, "missing" if raw is None else "metadata")
 
@@ -271,7 +271,7 @@ class _Verification:
         for key in self._keys("statistics"):
             self.seen.add(key)
             try:
-                document = StatisticsDocument.from_bytes(self._read(key) or b"", key)
+                document = StatisticsDocument.from_bytes(get_or_none(self.store, key) or b"", key)
                 sound = key == f"statistics/{short(digest_of(document))}.json"
             except UserError:
                 sound = False
@@ -279,7 +279,7 @@ class _Verification:
                 self._derivable(key, "document")
 
     def _check_ledger(self) -> None:
-        raw = self._read(LEDGER)
+        raw = get_or_none(self.store, LEDGER)
         if raw is None:
             return
         self.seen.add(LEDGER)
@@ -289,7 +289,7 @@ class _Verification:
             self._derivable(LEDGER, "document")
 
     def _check_losses(self) -> None:
-        raw = self._read(LOSSES)
+        raw = get_or_none(self.store, LOSSES)
         if raw is None:
             return
         self.seen.add(LOSSES)
@@ -301,14 +301,14 @@ class _Verification:
         for key in [k for k in self._keys("probes") if re.fullmatch(r"probes/view-\d{3,}\.json", k)]:
             self.seen.add(key)
             try:
-                document = ProbesDocument.from_bytes(self._read(key) or b"", key)
+                document = ProbesDocument.from_bytes(get_or_none(self.store, key) or b"", key)
             except UserError:
                 self._derivable(key, "document")
                 self.seen.update(k for k in self._keys("probes") if k.startswith(key.removesuffix(".json") + "-"))
                 continue
             for probe in document.probes:
                 self.seen.add(probe.file)
-                raw = self._read(probe.file)
+                raw = get_or_none(self.store, probe.file)
                 if raw is None or sha256(raw) != probe.png:
                     self._derivable(probe.file, "missing" if raw is None else "content")
 
@@ -333,9 +333,3 @@ class _Verification:
 
     def _keys(self, prefix: str) -> list[str]:
         return list(self.store.keys(prefix))
-
-    def _read(self, key: str) -> bytes | None:
-        try:
-            return self.store.get(key)
-        except (FileNotFoundError, NotADirectoryError):
-            return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from pipeline.encoders.locate import find_path, require_weights, weights_in_fold
 from pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from pipeline.storage import LocalStore, sha256_of_file
 from schemas.arguments import require_arguments
-from schemas.base import PROGRAM_VERSION, canonical_json, digest_of
+from schemas.base import PROGRAM_VERSION, digest_of, json_digest
 from schemas.config import EncoderConfig
 from schemas.encoders import EncoderCache, EncoderCard
 from schemas.errors import NotFinishedError, UnicPipeError, UserError
@@ -257,7 +256,7 @@ def _folder_card(folder: Path) -> EncoderCard:
 def _key(choice: str, config: EncoderConfig, files: list[Path]) -> str:
     stats = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     body = [choice, config.model_dump(mode="json", exclude_defaults=True), stats, _versions()]
-    return hashlib.sha256(canonical_json(body)).hexdigest()
+    return json_digest(body)
 
 
 def _versions() -> str:

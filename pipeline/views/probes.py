@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from PIL import Image
 
-from pipeline.storage import Store, sha256
+from pipeline.storage import Store, get_or_none, sha256
 from pipeline.views.parameters import view_parameters
 from schemas.base import digest_of
-from schemas.errors import StageError, UserError
+from schemas.errors import StageError
 from schemas.recipes import Recipe
 from schemas.views import Probe, ProbesDocument, ViewParameters
 
@@ -121,27 +121,8 @@ def read_probes(store: Store, view: int) -> ProbesDocument | None:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        raw = store.get(_document_key(view))
-    except FileNotFoundError:
-        return None
-    return ProbesDocument.from_bytes(raw, _document_key(view))
-
-
-def damaged_probes(store: Store, view: int) -> Iterator[tuple[str, str]]:
-    """Files of a view's probes that are not what was written: (path, `missing`, `content` or `document`).
-
-    Deleting a damaged picture lets `write_probes` draw it again; without its document all of a view's are drawn anew.
-    """
-    try:
-        document = read_probes(store, view)
-    except UserError:
-        yield _document_key(view), "document"
-        return
-    for probe in () if document is None else document.probes:
-        png = _get(store, probe.file)
-        if png is None or sha256(png) != probe.png:
-            yield probe.file, "missing" if png is None else "content"
+    raw = get_or_none(store, _document_key(view))
+    return None if raw is None else ProbesDocument.from_bytes(raw, _document_key(view))
 
 
 @dataclass(frozen=True)
@@ -175,7 +156,7 @@ def _compare(
             f"extracted: {changed}.",
             _NEXT,
         )
-    png = _get(store, probe.file)
+    png = get_or_none(store, probe.file)
     if png is None or sha256(png) != probe.png:
         state = "missing" if png is None else "damaged"
         raise StageError(f"The probe picture {probe.file} of sample {probe.key!r} is {state}.", _REPAIR)
@@ -255,13 +236,6 @@ def _from_png(png: bytes, size: int) -> np.ndarray | None:
 
 def _size_hw(image_HWC: np.ndarray) -> tuple[int, int]:
     return image_HWC.shape[0], image_HWC.shape[1]
-
-
-def _get(store: Store, key: str) -> bytes | None:
-    try:
-        return store.get(key)
-    except FileNotFoundError:
-        return None
 
 
 def _document_key(view: int) -> str:

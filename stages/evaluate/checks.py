@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluations import no_labels
+from schemas.config import Scalar
 from schemas.errors import UserError
 from stages.evaluate.features import Features
 
@@ -36,6 +37,11 @@ class Task:
     """In a test with another benchmark's probe, the test class that each class counts as, -1 if it is not asked; test
     labels then are the test set's own class numbers."""
 
+    @property
+    def sizes(self) -> dict[str, Scalar]:
+        """What every result notes."""
+        return {"train_samples": len(self.train_ND), "test_samples": len(self.test_MD), "classes": self.classes}
+
 
 def check_task(train: Features, test: Features, asked: Sequence[int] | None = None) -> Task:
     """Check both sides of a benchmark and renumber the labels.
@@ -47,7 +53,7 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
         UserError: nothing to score, labels missing, a single class, sides that do not fit, features not finite.
     """
     for side in (train, test):
-        _check_side(side)
+        check_side(side)
     if train.x_ND.shape[1] != test.x_ND.shape[1]:
         raise UserError(
             f"Features of {train.name} have {train.x_ND.shape[1]} dimensions, those of {test.name} "
@@ -59,8 +65,31 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
             f"Dataset {train.name} has a single class ({classes[0]}): a probe needs at least two.",
             "Use a training set that shows every class; for tars, check the .cls members.",
         )
-    if asked is not None:
-        return _transfer(train, test, classes, asked)
+    counts_as_C = None
+    if asked is None:
+        test_labels = _renumbered(train, test, classes)
+    else:
+        if len(asked) <= int(classes[-1]):
+            raise UserError(
+                f"Dataset {train.name} has the class {classes[-1]}, but names only {len(asked)} classes.",
+                "Index it again, or check its class numbers.",
+            )
+        counts_as_C = np.asarray(asked, np.int64)[classes]
+        test_labels = np.where(np.isin(test.labels_N, counts_as_C), test.labels_N, UNSEEN).astype(np.int64)
+    return Task(
+        train_ND=train.x_ND,
+        train_labels_N=np.searchsorted(classes, train.labels_N).astype(np.int64),
+        test_MD=test.x_ND,
+        test_labels_M=test_labels,
+        test_classes_M=test.labels_N,
+        classes=len(classes),
+        remarks=(*_unseen(test, test_labels), *train.remarks, *test.remarks),
+        counts_as_C=counts_as_C,
+    )
+
+
+def _renumbered(train: Features, test: Features, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Test labels (M,) as places in the training set's `classes`."""
     in_test = np.unique(test.labels_N)
     if len(in_test) > len(classes):
         raise UserError(
@@ -73,41 +102,16 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
             "Check that both use the same class numbers.",
         )
     places = np.searchsorted(classes, test.labels_N).clip(max=len(classes) - 1)
-    test_labels: NDArray[np.int64] = np.where(classes[places] == test.labels_N, places, UNSEEN).astype(np.int64)
-    return Task(
-        train_ND=train.x_ND,
-        train_labels_N=np.searchsorted(classes, train.labels_N).astype(np.int64),
-        test_MD=test.x_ND,
-        test_labels_M=test_labels,
-        test_classes_M=test.labels_N,
-        classes=len(classes),
-        remarks=(*_unseen(test, test_labels), *_left_out(train), *_left_out(test)),
-    )
+    found: NDArray[np.int64] = np.where(classes[places] == test.labels_N, places, UNSEEN).astype(np.int64)
+    return found
 
 
-def _transfer(train: Features, test: Features, classes: NDArray[np.int64], asked: Sequence[int]) -> Task:
-    if len(asked) <= int(classes[-1]):
-        raise UserError(
-            f"Dataset {train.name} has the class {classes[-1]}, but names only {len(asked)} classes.",
-            "Index it again, or check its class numbers.",
-        )
-    counts_as_C = np.asarray(asked, np.int64)[classes]
-    test_labels: NDArray[np.int64] = np.where(np.isin(test.labels_N, counts_as_C), test.labels_N, UNSEEN).astype(
-        np.int64
-    )
-    return Task(
-        train_ND=train.x_ND,
-        train_labels_N=np.searchsorted(classes, train.labels_N).astype(np.int64),
-        test_MD=test.x_ND,
-        test_labels_M=test_labels,
-        test_classes_M=test.labels_N,
-        classes=len(classes),
-        remarks=(*_unseen(test, test_labels), *_left_out(train), *_left_out(test)),
-        counts_as_C=counts_as_C,
-    )
+def check_side(side: Features) -> None:
+    """Refuse a dataset that cannot be scored.
 
-
-def _check_side(side: Features) -> None:
+    Raises:
+        UserError: no usable sample, labels missing, features not finite.
+    """
     if not len(side.x_ND):
         raise UserError(
             f"Dataset {side.name} has no usable samples"
@@ -138,9 +142,3 @@ def _unseen(test: Features, test_labels_M: NDArray[np.int64]) -> list[str]:
     classes = "1 class" if number == 1 else f"{number} classes"
     samples = f"{len(unseen):,} of {len(test_labels_M):,} samples of {test.name}"
     return [f"{samples} belong to {classes} that training never shows: counted as wrong."]
-
-
-def _left_out(side: Features) -> list[str]:
-    if not side.left_out:
-        return []
-    return [f"{side.left_out:,} rows of {side.name} have no usable features: left out."]

@@ -1,76 +1,100 @@
-"""Dense benchmarks: fit or remember on the training images, score every test pixel."""
+"""Dense benchmarks: a head is fitted on the training images, every test pixel is scored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.stopping import Stop
 from schemas.config import Scalar
-from schemas.protocols import DenseConfig, DenseProbe
+from schemas.protocols import DenseConfig
 from stages.evaluate.dense_data import DenseData, Scenes
 from stages.evaluate.dense_scores import Confusion, DepthErrors
-from stages.evaluate.in_context import in_context_logits, make_memory
+from stages.evaluate.features import left_out_remarks
 from stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
-from stages.evaluate.others import Measured
+from stages.evaluate.outcome import Outcome, Setting
 
 
-def measure(
-    probe: DenseProbe, config: DenseConfig, train: DenseData, test: DenseData, device: str, stop: Stop
-) -> Measured | None:
-    """The scores of one protocol on one encoder's tokens; None after a stop.
+@dataclass(frozen=True)
+class DenseTask:
+    """A benchmark's patch tokens and label maps for one encoder."""
+
+    config: DenseConfig
+    train: DenseData
+    test: DenseData
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the scores has to know, as far as blocks were read."""
+        return tuple(
+            remark
+            for side in (self.train, self.test)
+            for remark in left_out_remarks(side.dataset.manifest.name, side.left_out)
+        )
+
+
+class Tally(Protocol):
+    """Collects predictions, and says what they are worth."""
+
+    def add(self, true_BSS: Tensor, predicted_BSS: Tensor) -> None:
+        """Labels and predictions of some images."""
+
+    def scores(self) -> dict[str, float]:
+        """Metrics over all images."""
+
+
+def segmentation(task: DenseTask, setting: Setting) -> Outcome | None:
+    """A linear head for classes; None after a stop.
 
     Raises:
-        UserError: label maps are missing, or nothing in them is a class or a depth.
+        UserError: label maps are missing, or nothing in them is a class.
     """
-    definition = train.cache.definition.encoder
-    chosen: dict[str, Scalar] = {}
-    errors, confusion = DepthErrors(), Confusion(config.classes or 1)
-    if probe == "depth":
-        depth = DepthHead(definition.patch_dim + definition.cls_dim, train.grid, config.max_depth, config.seed)
-        fit(depth, train.batches(config.batch, config.seed), config.steps, config.lr, device, stop)
-        images = _score(test, config.batch, device, stop, errors.add, lambda scenes: depth.depth(scenes, device))
-    elif probe == "segmentation":
-        assert config.classes is not None
-        head = SegmentationHead(definition.patch_dim, config.classes, train.grid, config.seed)
-        fit(head, train.batches(config.batch, config.seed), config.steps, config.lr, device, stop)
-        images = _score(test, config.batch, device, stop, confusion.add, lambda s: head.logits(s, device).argmax(1))
-    else:
-        assert config.classes is not None
-        memory = make_memory(train, config.classes, config.memory, config.seed)
-        chosen["memory_patches"] = len(memory.tokens_MD)
-
-        def answer(scenes: Scenes) -> Tensor:
-            return in_context_logits(memory, scenes, test.grid, config.k, config.temperature, device).argmax(1)
-
-        images = _score(test, config.batch, device, stop, confusion.add, answer)
-    if images is None:
-        return None
-    chosen |= {"test_samples": images, "pixels": config.pixels}
-    metrics = errors.scores() if probe == "depth" else confusion.scores()
-    return Measured(metrics, chosen, tuple(_remarks(train, test)))
+    config, definition = task.config, task.train.cache.definition.encoder
+    assert config.classes is not None
+    head = SegmentationHead(definition.patch_dim, config.classes, task.train.grid, config.seed)
+    _fit(head, task, setting)
+    return scored(task, setting, Confusion(config.classes), lambda s: head.logits(s, setting.device).argmax(1))
 
 
-def _score(
-    test: DenseData,
-    batch: int,
-    device: str,
-    stop: Stop,
-    add: Callable[[Tensor, Tensor], None],
+def depth(task: DenseTask, setting: Setting) -> Outcome | None:
+    """A linear head for metres; None after a stop.
+
+    Raises:
+        UserError: label maps are missing, or nothing in them is a depth.
+    """
+    config, definition = task.config, task.train.cache.definition.encoder
+    head = DepthHead(definition.patch_dim + definition.cls_dim, task.train.grid, config.max_depth, config.seed)
+    _fit(head, task, setting)
+    return scored(task, setting, DepthErrors(), lambda s: head.depth(s, setting.device))
+
+
+def scored(
+    task: DenseTask,
+    setting: Setting,
+    tally: Tally,
     predict: Callable[[Scenes], Tensor],
-) -> int | None:
-    """Add every test image's labels and predictions; the number of images, None after a stop."""
+    chosen: dict[str, Scalar] | None = None,
+) -> Outcome | None:
+    """Tally every test image's labels and predictions; None after a stop."""
     images = 0
-    for scenes in _in_order(test, batch):
-        if stop.requested:
+    for scenes in _in_order(task.test, task.config.batch):
+        if setting.stop.requested:
             return None
         with torch.inference_mode():
-            add(torch.from_numpy(scenes.labels_NSS).to(device), predict(scenes))
+            tally.add(torch.from_numpy(scenes.labels_NSS).to(setting.device), predict(scenes))
         images += len(scenes.cls_ND)
-    return images
+    sizes: dict[str, Scalar] = {"test_samples": images, "pixels": task.config.pixels}
+    return Outcome({0: tally.scores()}, (chosen or {}) | sizes)
+
+
+def _fit(head: SegmentationHead | DepthHead, task: DenseTask, setting: Setting) -> None:
+    config = task.config
+    batches = task.train.batches(config.batch, config.seed)
+    fit(head, batches, config.steps, config.lr, setting.device, setting.stop)
 
 
 def _in_order(data: DenseData, batch: int) -> Iterator[Scenes]:
@@ -78,9 +102,3 @@ def _in_order(data: DenseData, batch: int) -> Iterator[Scenes]:
         scenes = data.block(number)
         for at in range(0, len(scenes.cls_ND), batch):
             yield scenes.rows(np.arange(at, min(at + batch, len(scenes.cls_ND))))
-
-
-def _remarks(*sides: DenseData) -> Iterator[str]:
-    for side in sides:
-        if side.left_out:
-            yield f"{side.left_out:,} rows of {side.dataset.manifest.name} have no usable features: left out."

@@ -28,6 +28,11 @@ class Features:
     left_out: int = 0
     """Rows without features: their images could not be decoded, or their features were not finite."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the scores has to know."""
+        return left_out_remarks(self.name, self.left_out)
+
 
 def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
     """Read view 0's `cls` tokens block by block and join the labels by row number.
@@ -56,6 +61,11 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
         x_ND[start:end] = values[valid]
         labels_N[start:end] = by_row[first : first + count][valid]
     return Features(name, x_ND[:end], labels_N[:end], left_out=dataset.manifest.rows - end)
+
+
+def left_out_remarks(dataset: str, rows: int) -> tuple[str, ...]:
+    """Says that rows of a dataset were left out, if any were."""
+    return (f"{rows:,} rows of {dataset} have no usable features: left out.",) if rows else ()
 
 
 def labels_by_row(dataset: Dataset) -> NDArray[np.int64]:

@@ -15,9 +15,25 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from stages.evaluate.checks import Task
+from stages.evaluate.outcome import Outcome, Setting
 from stages.evaluate.paths import FastProbe
 
 _ROWS = 8192
+
+
+def run(task: Task, setting: Setting) -> Outcome:
+    """A few samples of each class, drawn several times; a draw counts as a seed. `top1`: logistic, most shots."""
+    config = setting.config
+    scores = few_shot(
+        task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M,
+        shots=config.shots, draws=config.draws, seed=config.seeds[0], device=setting.device,
+    )  # fmt: skip
+    most = max(config.shots)
+    short = int((np.bincount(task.train_labels_N) < most).sum())
+    remarks = (f"{short} classes have fewer than {most} training samples: all of them are used.",) if short else ()
+    per_draw = {i: {"top1": s[f"top1_logistic_{most}shot"], **s} for i, s in enumerate(scores)}
+    return Outcome(per_draw, {**task.sizes, "draws": config.draws, "shots": most}, remarks)
 
 
 def draw(labels_N: NDArray[np.int64], shots: int, seed: int, number: int) -> NDArray[np.int64]:

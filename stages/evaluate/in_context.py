@@ -19,7 +19,10 @@ from torch.nn import functional as F
 
 from pipeline.dense import patch_histograms
 from schemas.errors import UserError
+from stages.evaluate.dense import DenseTask, scored
 from stages.evaluate.dense_data import DenseData, Scenes
+from stages.evaluate.dense_scores import Confusion
+from stages.evaluate.outcome import Outcome, Setting
 
 _TILE = 65_536
 _QUERIES = 2048
@@ -31,6 +34,18 @@ class Memory(NamedTuple):
 
     tokens_MD: Tensor
     shares_MC: Tensor
+
+
+def run(task: DenseTask, setting: Setting) -> Outcome | None:
+    """Remember the training set, look up the test set; None after a stop."""
+    config = task.config
+    assert config.classes is not None
+    memory = make_memory(task.train, config.classes, config.memory, config.seed)
+
+    def answer(scenes: Scenes) -> Tensor:
+        return in_context_logits(memory, scenes, task.test.grid, config.k, config.temperature, setting.device).argmax(1)
+
+    return scored(task, setting, Confusion(config.classes), answer, {"memory_patches": len(memory.tokens_MD)})
 
 
 def make_memory(data: DenseData, classes: int, size: int, seed: int) -> Memory:

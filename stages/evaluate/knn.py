@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from stages.evaluate.checks import Task
+from stages.evaluate.outcome import Outcome, Setting
+from stages.evaluate.scoring import class_scores
+
 TEMPERATURE = 0.07
 SHOWN_K = 20
 """The k that stands for the probe where one number is shown."""
@@ -24,16 +28,16 @@ ranking 64 MB). Training rows visit the device by tiles of 32,768; what stays th
 of each, 12 bytes a neighbour: for ImageNet (50,000 x 768, K 200) 154 + 120 MB, whatever the number of training rows."""
 
 
-def knn_scores(
-    train_ND: NDArray[np.float32],
-    train_labels_N: NDArray[np.int64],
-    test_MD: NDArray[np.float32],
-    test_labels_M: NDArray[np.int64],
-    k_values: Sequence[int],
-    device: str = "cpu",
-) -> dict[str, float]:
-    """The scores of `knn_probe`."""
-    return knn_probe(train_ND, train_labels_N, test_MD, test_labels_M, k_values, device)[0]
+def run(task: Task, setting: Setting) -> Outcome:
+    """Score the test set by the vote of each sample's nearest training samples. Draws nothing."""
+    k_values, samples = setting.config.k_values, len(task.train_ND)
+    metrics, predicted_M = knn_probe(
+        task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M, k_values, setting.device
+    )
+    above = [str(k) for k in k_values if k > samples]
+    remarks = (f"k = {', '.join(above)}: only {samples:,} training samples, so all of them vote.",) if above else ()
+    classes = class_scores(predicted_M, task.test_labels_M, task.test_classes_M)
+    return Outcome({0: metrics}, task.sizes, remarks, classes)
 
 
 def knn_probe(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.evaluations import CLASS_TABLE, TABLE, dataset_digest, result_key
-from pipeline.storage import Store
+from pipeline.storage import Store, get_or_none
 from schemas.evaluations import CLASS_COLUMNS, RESULT_COLUMNS, ResultRecord
 
 _TYPES = dict.fromkeys(("seed", "class", "samples"), pa.int64()) | dict.fromkeys(("value", "accuracy"), pa.float64())
@@ -87,9 +87,5 @@ def _put(store: Store, key: str, rows: list[dict[str, Any]], schema: pa.Schema) 
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     data = buffer.getvalue()
-    try:
-        if store.get(key) == data:
-            return
-    except FileNotFoundError:
-        pass
-    store.put(key, data)
+    if get_or_none(store, key) != data:
+        store.put(key, data)

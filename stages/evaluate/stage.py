@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
-from pipeline.cache.reader import FeatureCache
 from pipeline.encoders import ResolvedEncoder
 from pipeline.engine import pick_device
 from pipeline.evaluations import no_labels
 from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.inventory import Inventory
-from pipeline.planning import EVALUATION, evaluates, labelled_datasets
-from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
+from pipeline.planning import evaluates, evaluation_path, labelled_datasets
+from pipeline.probing import benchmark_pairs, evaluation_plans
 from pipeline.progress import Reporter
-from pipeline.protocols import other_plans
 from pipeline.samples.dataset import Dataset
 from pipeline.stopping import Stop
 from schemas.errors import StageError, UserError
 from schemas.evaluations import ResultRecord
-from stages.evaluate.features import Features, read_features
-from stages.evaluate.other_jobs import other_job
-from stages.evaluate.run import ProbeJob, evaluate
+from stages.evaluate.run import Job, evaluate
+from stages.evaluate.tasks import Kept, loader_of
 
 
 def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> list[ResultRecord]:
@@ -39,34 +35,34 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
             "Nothing to evaluate: no benchmark is configured.",
             "Name a labelled dataset pair: evaluate.benchmarks.NAME: {train: DATASET, test: DATASET}",
         )
-    pairs, skipped = benchmark_pairs(inventory)
-    others = other_plans(inventory)
-    skipped |= others.skipped
-    for name, why in skipped.items():
+    found = evaluation_plans(inventory)
+    for name, why in found.skipped.items():
         reporter.say(f"evaluate: {name} is skipped: {why}")
-    if not pairs and not others.plans:
-        raise _nothing_usable(inventory, skipped)
+    folder = evaluation_path(inventory)
+    if folder is None or not (found.plans or benchmark_pairs(inventory)[0]):
+        raise _nothing_usable(inventory, found.skipped)
     for name in labelled_datasets(inventory):
         dataset = inventory.dataset(name).dataset
         if dataset is not None and not dataset.manifest.labelled:
             raise no_labels(name)
-    plans, waiting = probe_plans(inventory)
-    for name in dict.fromkeys([*waiting, *others.waiting]):
+    for name in found.waiting:
         reporter.say(f"evaluate: {name} is not finished, so it is left out for now (unic-pipe distill)")
-    needed = [(need, dataset, p.encoder) for p in plans for need, dataset in (p.train, p.test)]
-    needed += [(need, dataset, p.encoder) for p in others.plans for need, dataset in p.needs]
+    needed = [(need, dataset, plan.encoder) for plan in found.plans for need, dataset in plan.needs]
     _extract(inventory, needed, options, reporter, stop)
     if stop.requested:
         return []
-    jobs = [_job(inventory, plan) for plan in plans]
-    device = pick_device(options.device)
-    other = [other_job(inventory, plan) for plan in others.plans]
-    return evaluate(inventory.config, inventory.folder, EVALUATION, jobs, reporter, stop, device, other)
+    kept = Kept()
+    jobs = [
+        Job(p.benchmark, p.encoder.name, p.role, p.definition, loader_of(inventory, p, kept), p.note)
+        for p in found.plans
+    ]
+    config, device = inventory.config.evaluate, pick_device(options.device)
+    return evaluate(inventory.folder, folder, jobs, config, reporter, stop, device)
 
 
 def skipped_error(inventory: Inventory) -> StageError | None:
     """One error for all benchmarks that were left out, or None; the results of the others are kept either way."""
-    skipped = benchmark_pairs(inventory)[1] | other_plans(inventory).skipped
+    skipped = evaluation_plans(inventory).skipped
     if not skipped:
         return None
     name, why = next(iter(skipped.items()))
@@ -120,20 +116,3 @@ def _extract(
             title=f"features of {name} ({len(needs)} encoders)",
         )
         extract_features(work, options, reporter, stop)
-
-
-def _job(inventory: Inventory, plan: ProbePlan) -> ProbeJob:
-    return ProbeJob(
-        benchmark=plan.benchmark,
-        encoder=plan.encoder.name,
-        role=plan.role,
-        definition=plan.definition,
-        train=partial(_features, inventory, *plan.train),
-        test=partial(_features, inventory, *plan.test),
-        note=plan.note,
-        asked=plan.asked,
-    )
-
-
-def _features(inventory: Inventory, need: FeatureNeed, dataset: Dataset) -> Features:
-    return read_features(FeatureCache(inventory.feature_folder(need)), dataset)

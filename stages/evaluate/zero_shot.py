@@ -8,6 +8,8 @@ Shapes: N samples, C classes, E dimensions of the teacher's cls feature, F dimen
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,10 +28,29 @@ from pipeline.threads import torch_threads, usable_cores
 from schemas.errors import UserError
 from schemas.features import ComputeDefinition
 from schemas.recipes import CENTER
+from stages.evaluate.checks import check_side
 from stages.evaluate.features import Features, labels_by_row
+from stages.evaluate.outcome import Outcome, Setting
 
 _ROWS = 8192
 """Samples that are projected at a time."""
+
+
+@dataclass(frozen=True)
+class ZeroShotTask:
+    """Images and texts that are to meet in one space."""
+
+    features: Features
+    """A teacher's cls features (N, E), or a student's predictions of them."""
+    projection: Projection
+    texts: ClassTexts
+    remarks: tuple[str, ...] = ()
+
+
+def run(task: ZeroShotTask, setting: Setting) -> Outcome:
+    """The scores of one encoder. Fits and draws nothing."""
+    scores = zero_shot(task.features, task.projection, task.texts, setting.device)
+    return Outcome({0: scores}, {"test_samples": len(task.features.x_ND), "classes": len(task.texts.names)})
 
 
 def zero_shot(features: Features, projection: Projection, texts: ClassTexts, device: str = "cpu") -> dict[str, float]:
@@ -60,11 +81,7 @@ def zero_shot(features: Features, projection: Projection, texts: ClassTexts, dev
 
 def _check(features: Features, projection: Projection, texts: ClassTexts) -> None:
     name = features.name
-    if not len(features.x_ND):
-        raise UserError(f"Dataset {name} has no usable samples.")
-    if features.labels_N.min() < 0:
-        missing = int((features.labels_N < 0).sum())
-        raise UserError(f"Dataset {name}: {missing:,} of {len(features.labels_N):,} samples have no label.")
+    check_side(features)
     if features.labels_N.max() >= len(texts.names):
         raise UserError(
             f"Dataset {name} has the class {features.labels_N.max()}, but there are {len(texts.names)} text embeddings.",

@@ -15,9 +15,9 @@ from schemas.errors import UserError
 from stages.report.files import escaped
 from stages.report.metrics import Metric, named_metric, signed
 from stages.report.render import fill
-from stages.report.summary import PROBE_NAMES, capital
+from stages.report.summary import capital, probe_name
 from stages.report.tables import NONE, Cell, Row, direction
-from stages.report.text import COLOURS, WIDE
+from stages.report.text import WIDE, cell_text, row_name
 
 MARK = "†"
 
@@ -53,7 +53,7 @@ def shown(table: ComparedTable) -> Shown:
             if cell.problem:
                 notes[f"{row.benchmark}, {column.run}: {cell.problem}"] = None
     return Shown(
-        f"{capital(PROBE_NAMES.get(table.probe, table.probe))}: {metric.title}{unit}{better}",
+        f"{capital(probe_name(table.probe))}: {metric.title}{unit}{better}",
         tuple(groups.items()),
         tuple(column.encoder for column in table.columns),
         rows,
@@ -128,7 +128,7 @@ def _table(table: Shown) -> Table:
         found.add_column(Text(f"{run}\n{encoder}"), justify="right", overflow="fold")
     for row in _rows(table):
         last = table.mean is not None and row is table.rows[-1]
-        found.add_row(_name(row), *(_text(cell, "\n") for cell in row.cells), end_section=last)
+        found.add_row(row_name(row), *(cell_text(cell, failed="yellow") for cell in row.cells), end_section=last)
     return found
 
 
@@ -143,21 +143,8 @@ def _wide(table: Shown) -> Table:
     for place, encoder in enumerate(table.columns):
         last = place + 1 == len(runs) or runs[place + 1] != runs[place]
         first = place == 0 or runs[place - 1] != runs[place]
-        cells = (_text(row.cells[place], " ") for row in _rows(table))
+        cells = (cell_text(row.cells[place], " ", "yellow") for row in _rows(table))
         found.add_row(Text(runs[place] if first else ""), Text(encoder), *cells, end_section=last)
-    return found
-
-
-def _name(row: Row) -> Text:
-    return Text.assemble(row.name, (f"\n{row.note}", "dim")) if row.note else Text(row.name)
-
-
-def _text(cell: Cell, gap: str) -> Text:
-    found = Text(cell.text, "bold" if cell.best else "yellow" if cell.failed else "")
-    if cell.spread:
-        found.append(f" {cell.spread}", "not bold dim")
-    if cell.difference:
-        found.append(f"{gap}{cell.difference}", f"not bold {COLOURS[cell.direction]}")
     return found
 
 

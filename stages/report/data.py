@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from schemas.config import Scalar
-
-Role = Literal["student", "teacher", "baseline", "encoder"]
+from schemas.evaluations import Role
+from schemas.probes import PROBES
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class ReportData:
     @property
     def probes(self) -> tuple[str, ...]:
         """The probes that have results, the linear one first."""
-        found, linear = {s.probe for s in self.scores}, ("linear", "logistic", "sgd")
+        found, linear = {s.probe for s in self.scores}, ["linear", *(n for n, p in PROBES.items() if p.linear)]
         return tuple(sorted(found, key=lambda p: (linear.index(p) if p in linear else len(linear), p)))
 
     def ordered(self) -> tuple[EncoderEntry, ...]:

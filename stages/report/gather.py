@@ -16,7 +16,7 @@ from pipeline.storage import LocalStore, Store
 from schemas.base import short
 from schemas.config import TokenType
 from schemas.errors import StageError
-from schemas.evaluations import ResultRecord
+from schemas.evaluations import ResultRecord, Role
 from schemas.features import FeatureManifest, UnitRecord
 from schemas.students import StudentManifest
 from stages.report.data import (
@@ -26,7 +26,6 @@ from stages.report.data import (
     Origin,
     Pictures,
     ReportData,
-    Role,
     Series,
     Skipped,
     StudentCurves,

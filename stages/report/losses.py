@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 
 from pipeline.cache.arrays import encode_part
 from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import TokenCodec, plain_codec, row_shape
+from pipeline.cache.codecs import TokenCodec, plain_codec
 from pipeline.cache.coefficients import Calibrated
 from pipeline.cache.fitting import Sample, axes_of, fit_step, measure
 from pipeline.cache.losses import cosines
 from pipeline.cache.rates import gaussian_bits
 from pipeline.cache.reader import Block, FeatureCache, valid_rows
+from pipeline.cache.spec import row_shape
 from pipeline.calibrating import sample_features
 from pipeline.encoders import ResolvedEncoder
 from pipeline.features import TOKENS, FeatureNeed
 from pipeline.samples.dataset import Dataset
 from pipeline.threads import torch_threads
+from schemas.codecs import plain_codecs
 from schemas.config import TokenType
 from schemas.status import CacheLoss, RatePoint
 
@@ -114,7 +116,7 @@ def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
     live = found.live[token][:CURVE_ROWS]
     sample, shape = Sample.of(live), row_shape(found.cache.definition, token)
     block_rows = min(found.cache.block_rows, int(sample.held_N.sum()))
-    for name in ("float16", "int8"):
+    for name in plain_codecs():
         bits, snr_db, _, _ = measure(plain_codec(name, token, shape, block_rows), sample)
         yield RatePoint(codec=name, bits_per_value=bits, snr_db=snr_db)
     for name in ("scalar", "klt"):

@@ -9,7 +9,6 @@ Shapes: N images, P = rows x columns patch tokens, D dimensions.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from pipeline.probing import evaluated_encoders
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.storage import LocalStore
-from schemas.base import canonical_json
+from schemas.base import canonical_json, json_digest
 from schemas.errors import UnicPipeError
 from schemas.recipes import CENTER
 from stages.report.data import Picture, PictureRow, Pictures
@@ -78,7 +77,7 @@ def _needs(inventory: Inventory, dataset: Dataset) -> list[FeatureNeed]:
 
 def _kept(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) -> Pictures:
     made = [_FORMAT, IMAGES, SIDE, dataset.block_digest(0), [[need.encoder, need.digest] for need in needs]]
-    key = f"pictures/{hashlib.sha256(canonical_json(made)).hexdigest()}.json"
+    key = f"pictures/{json_digest(made)}.json"
     store = LocalStore(inventory.folder / "runs")
     if store.size(key) is not None:
         body = json.loads(store.get(key))

@@ -22,6 +22,7 @@ STYLES = {
     "float16": Style("var(--c4)", "", "diamond", 1.4),
     "Gaussian R(D)": Style("var(--grey)", "1.5 3", "none", 1.6),
 }
+OTHER = Style("var(--grey)", "", "circle", 1.4)
 
 
 def rate_chart(curve: RateCurve, written: CacheLoss | None) -> Markup:
@@ -48,7 +49,8 @@ def rate_chart(curve: RateCurve, written: CacheLoss | None) -> Markup:
         parts.append(text(x(bits), HEIGHT - BOTTOM + 18, f"{bits:g}", "tick", "middle"))
     parts.append(text(LEFT, HEIGHT - 6, "bits per value (logarithmic)", "tick"))
     parts.append(text(LEFT + 6, TOP + 10, "SNR in dB", "tick"))
-    for name, style in STYLES.items():
+    others = {p.codec: OTHER for p in points if p.codec not in STYLES}
+    for name, style in (STYLES | others).items():
         mine = sorted((p for p in points if p.codec == name), key=lambda p: p.snr_db)
         parts += _series(name, style, [(x(p.bits_per_value), y(p.snr_db)) for p in mine])
     title = f"{curve.teacher}, {curve.token} tokens of {curve.dataset}"

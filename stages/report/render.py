@@ -17,7 +17,6 @@ from stages.report.data import ReportData
 from stages.report.figures import curve_legend, relative_charts, training_panels
 from stages.report.metrics import METRICS, signed
 from stages.report.summary import (
-    PROBE_NAMES,
     best_student,
     headline,
     main_view,
@@ -25,6 +24,7 @@ from stages.report.summary import (
     mean_ratio,
     percent,
     plural,
+    probe_name,
 )  # fmt: skip
 from stages.report.sweeps import sweep_panels
 from stages.report.versus import versus_tables
@@ -70,7 +70,7 @@ def render(data: ReportData) -> str:
         versus=versus_tables(view),
         classes=class_tables(view, student.name) if student else [],
         versus_probe=tables.probe_title(view),
-        probe_names=PROBE_NAMES,
+        probe_name=probe_name,
         metrics=METRICS,
         failures=tables.failures(data),
         remarks=tables.remarks(data),
@@ -111,7 +111,7 @@ def _tiles(data: ReportData) -> list[Tile]:
         return []
     found = []
     values = [v for b in view.accuracies if (v := view.value(b.name, student.name)) is not None]
-    probe = PROBE_NAMES.get(view.probe, view.probe)
+    probe = probe_name(view.probe)
     over = f"mean over {plural(len(values), 'benchmark')}" if len(values) > 1 else "one benchmark"
     if values:
         found.append(Tile(percent(average(values) or 0.0), "%", f"top-1 of `{student.name}`, {probe}, {over}"))

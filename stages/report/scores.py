@@ -9,6 +9,7 @@ from dataclasses import replace
 from pipeline.evaluations import dataset_digest
 from schemas.config import Scalar
 from schemas.evaluations import ResultRecord
+from schemas.probes import PROBES
 from stages.report.data import Score
 from stages.report.metrics import METRICS
 
@@ -19,7 +20,7 @@ CHOSEN = {"c": "C", "validation_top1": "top-1 in validation"}
 _CURVE = re.compile(r"top1_(?:(k)([0-9]+)|([a-z]+)_([0-9]+)shot)")
 """Metrics that are one point of a curve: `top1_k10`, `top1_logistic_5shot`."""
 
-LINEAR = ("logistic", "sgd")
+LINEAR = [name for name, probe in PROBES.items() if probe.linear]
 """Probes that are each benchmark's linear one: L-BFGS for small sets, SGD for large ones."""
 
 

@@ -10,8 +10,7 @@ from rich.table import Table
 from pipeline.evaluations import current_record
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluates, evaluation_path
-from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
-from pipeline.protocols import OtherPlan, other_plans
+from pipeline.probing import evaluation_plans
 from schemas.benchmarks import cards
 from schemas.evaluations import ResultRecord
 from stages.report.data import Skipped
@@ -30,18 +29,16 @@ def records_in_force(inventory: Inventory) -> list[ResultRecord]:
     folder = evaluation_path(inventory) if evaluates(inventory) else None
     if folder is None:
         return []
-    plans: list[ProbePlan | OtherPlan] = [*probe_plans(inventory)[0], *other_plans(inventory).plans]
+    plans = evaluation_plans(inventory).plans
     found = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in plans)
     return [record for record in found if record is not None]
 
 
 def skipped(inventory: Inventory) -> list[Skipped]:
     """What the configuration asks for and an evaluation cannot run now, with the reason."""
-    others = other_plans(inventory)
-    waiting = dict.fromkeys([*probe_plans(inventory)[1], *others.waiting])
-    found = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in waiting]
-    missing = benchmark_pairs(inventory)[1] | others.skipped
-    return found + [Skipped(name, reason) for name, reason in missing.items()]
+    planned = evaluation_plans(inventory)
+    found = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in planned.waiting]
+    return found + [Skipped(name, reason) for name, reason in planned.skipped.items()]
 
 
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:

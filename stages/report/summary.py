@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from schemas.probes import PROBES
 from stages.report.data import EncoderEntry, ReportData
 from stages.report.metrics import signed
 from stages.report.view import Comparison, ProbeView, average
 
-PROBE_NAMES = {
-    "linear": "linear probe",
-    "logistic": "linear probe",
-    "sgd": "linear probe (SGD)",
-    "knn": "k-NN",
-    "fewshot": "few-shot probe",
-    "zero-shot": "zero-shot",
-    "segmentation": "linear segmentation",
-    "in-context": "in-context segmentation",
-    "depth": "linear depth",
-}
+
+def probe_name(probe: str) -> str:
+    """A probe as the report calls it; `linear` stands for each benchmark's own linear one."""
+    return PROBES[probe].title if probe in PROBES else "linear probe" if probe == "linear" else probe
 
 
 def percent(value: float, digits: int = 1) -> str:

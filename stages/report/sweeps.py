@@ -13,7 +13,7 @@ from stages.report.charts import curve
 from stages.report.data import BenchmarkEntry, ReportData
 from stages.report.figures import Chart, looks_of
 from stages.report.styles import Style, swatch
-from stages.report.summary import PROBE_NAMES, capital
+from stages.report.summary import capital, probe_name
 from stages.report.view import ProbeView
 
 SETTINGS = {"k": "k (neighbours)"}
@@ -53,7 +53,7 @@ def sweep_panels(data: ReportData) -> list[Sweep]:
                     charts.append(Chart(bench.name, _panel(identity, bench.name, setting, curves)))
             if charts:
                 classifier = "" if setting in SETTINGS else f" ({setting})"
-                title = f"{capital(PROBE_NAMES.get(probe, probe))}{classifier} by {SETTINGS.get(setting, SHOTS)}"
+                title = f"{capital(probe_name(probe))}{classifier} by {SETTINGS.get(setting, SHOTS)}"
                 legend = tuple((swatch(look), name) for name, look in shown.items())
                 found.append(Sweep(title, legend, tuple(charts)))
     return found

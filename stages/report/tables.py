@@ -7,7 +7,7 @@ from itertools import groupby
 
 from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
 from stages.report.metrics import METRICS, Metric, signed
-from stages.report.summary import PROBE_NAMES, capital, mean_points, mean_ratio, percent
+from stages.report.summary import capital, mean_points, mean_ratio, percent, probe_name
 from stages.report.view import Comparison, ProbeView
 
 GROUPS = {
@@ -83,7 +83,7 @@ def score_table(data: ReportData, probe: str) -> ScoreTable:
 
 def probe_title(view: ProbeView) -> str:
     """The probe's name as a heading, with k where it is the same everywhere."""
-    name = PROBE_NAMES.get(view.probe, view.probe)
+    name = probe_name(view.probe)
     ks = {s.chosen["k"] for s in view.scores.values() if "k" in s.chosen}
     return capital(f"{name}, k = {ks.pop()}" if len(ks) == 1 else name)
 

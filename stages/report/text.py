@@ -33,7 +33,7 @@ def results_table(data: ReportData) -> Table:
             Text(encoder.name), justify="right", overflow="fold", style="" if encoder.role == "student" else "dim"
         )
     for row in rows:
-        table.add_row(_name(row), *(_text(cell) for cell in row.cells), end_section=row is shown.rows[-1])
+        table.add_row(row_name(row), *(cell_text(cell) for cell in row.cells), end_section=row is shown.rows[-1])
     return table
 
 
@@ -44,12 +44,13 @@ def _one_below_the_other(table: Table, encoders: Sequence[EncoderEntry], rows: S
         table.add_column(Text(row.name), justify="right", overflow="fold")
     for place, encoder in enumerate(encoders):
         last = place + 1 == len(encoders) or encoders[place + 1].role != encoder.role
-        cells = (_text(row.cells[place], " ") for row in rows)
+        cells = (cell_text(row.cells[place], " ") for row in rows)
         table.add_row(encoder.name, *cells, end_section=last, style="" if encoder.role == "student" else "dim")
     return table
 
 
-def _name(row: Row) -> Text:
+def row_name(row: Row) -> Text:
+    """A benchmark, and below it what has to be known about its scores."""
     name = Text(row.name)
     for line in (row.note, *(part for part in row.detail.split("; ") if "better" in part)):
         if line:
@@ -57,8 +58,9 @@ def _name(row: Row) -> Text:
     return name
 
 
-def _text(cell: Cell, gap: str = "\n") -> Text:
-    found = Text(cell.text, "bold not dim" if cell.best else "red" if cell.failed else "")
+def cell_text(cell: Cell, gap: str = "\n", failed: str = "red") -> Text:
+    """A score with its spread and difference; `failed` is the colour of one that does not count."""
+    found = Text(cell.text, "bold not dim" if cell.best else failed if cell.failed else "")
     if cell.spread:
         found.append(f" {cell.spread}", "not bold dim")
     if cell.difference:

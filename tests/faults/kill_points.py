@@ -22,7 +22,6 @@ from pipeline.cache.ledger import write_ledger
 from pipeline.cache.losses import write_losses
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
-from pipeline.cache.statistics import freeze_statistics
 from pipeline.cache.verify import verify_folder
 from pipeline.storage import LocalStore
 from schemas.base import digest_of
@@ -110,7 +109,6 @@ def extract(path: Path) -> None:
         folder.fold(0, token)
     write_ledger(folder)
     write_losses(folder)
-    freeze_statistics(folder, [0], BLOCKS)
 
 
 def check(path: Path) -> None:

@@ -98,16 +98,16 @@ def registry() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def evaluated(registry: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[str]]:
     """A folder in which `unic-pipe evaluate` ran; its exit code, and the probes that were fitted. Not to be changed."""
-    import stages.evaluate.probes as probes
+    from stages.evaluate import linear
 
     folder = tmp_path_factory.mktemp("benchmarks") / "work"
     folder.mkdir()
     (folder / "unic-pipe.yaml").write_text(CONFIG)
     miniatures(folder / "data")
     fitted: list[str] = []
-    fit = probes._FITS["logistic"]
+    fit = linear.fit_logistic
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(probes._FITS, "logistic", lambda x, y, *a: fitted.append(str(y.max() + 1)) or fit(x, y, *a))
+        patch.setattr(linear, "fit_logistic", lambda x, y, *a: fitted.append(str(y.max() + 1)) or fit(x, y, *a))
         code = commands(folder, "evaluate", "--device", "cpu")
     return folder, code, fitted
 

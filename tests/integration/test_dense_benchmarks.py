@@ -172,15 +172,19 @@ def test_a_missing_label_map_fails_its_results_and_no_others(evaluated: tuple[An
 
 def test_a_stop_leaves_no_result_of_what_was_not_finished(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
     from pipeline.evaluations import RESULTS
-    from pipeline.protocols import other_plans
+    from pipeline.probing import evaluation_plans
     from pipeline.stopping import Stop
-    from stages.evaluate.other_jobs import other_job
+    from stages.evaluate.outcome import Setting, code_of
+    from stages.evaluate.tasks import Kept, loader_of
 
     work, stop = copied(evaluated, tmp_path), Stop()
     stop.request()
     inventory = work.inventory("evaluate.dense.shapes.steps=1000000", "evaluate.dense.rooms.steps=1000000")
-    plans = other_plans(inventory).plans
-    found = {plan.definition.probe: other_job(inventory, plan).run("cpu", stop) for plan in plans}
+    setting = Setting(inventory.config.evaluate, "cpu", tmp_path / "runs", stop)
+    found = {}
+    for plan in evaluation_plans(inventory).plans:
+        loaded = loader_of(inventory, plan, Kept())(setting)
+        found[plan.definition.probe] = code_of(plan.definition.probe)(*loaded)
     assert found["segmentation"] is found["depth"] is None
     assert len(list((work.folder / "evaluations").glob(f"main-*/{RESULTS}/*.json"))) == 3
 
@@ -190,6 +194,37 @@ def test_a_name_of_the_registry_promises_its_number_of_images(evaluated: tuple[A
     path = work.folder / "unic-pipe.yaml"
     path.write_text(path.read_text().replace("    shapes:", "    ade20k:"))
     assert "ade20k has 20,210 images where dataset scenes has 40" in work.artefact("evaluations/main").reason
+
+
+def test_nyud_is_evaluated_from_its_matlab_files(
+    tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A miniature of the real files; what `--unpack` prints is the whole configuration of the benchmark."""
+    h5py = pytest.importorskip("h5py")
+    from scipy.io import savemat
+
+    from cli.errors import guarded
+    from cli.main import app
+    from schemas.benchmarks import cards
+
+    folder, random = tmp_path / "work", np.random.default_rng(0)
+    (folder / "benchmarks/nyud").mkdir(parents=True)
+    with h5py.File(folder / "benchmarks/nyud/nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = random.integers(0, 256, (6, 3, 64, 48), dtype=np.uint8)
+        file["depths"] = random.uniform(0.7, 10, (6, 64, 48)).astype(np.float32)
+    splits = {"trainNdxs": np.array([[1], [3], [5], [6]]), "testNdxs": np.array([[2], [4]])}
+    savemat(folder / "benchmarks/nyud/splits.mat", splits)
+    monkeypatch.setitem(cards(), "nyud", cards()["nyud"].model_copy(update={"train": 4, "test": 2}))
+    monkeypatch.chdir(folder)
+    assert guarded(lambda: app(args=["benchmarks", "nyud", "--unpack"], standalone_mode=False), False) == 0
+    teachers = CONFIG[CONFIG.index("teachers:") : CONFIG.index("evaluate:")]
+    (folder / "unic-pipe.yaml").write_text(capsys.readouterr().out + teachers)
+    work = tools.work(folder)
+    work.index()
+    (record,) = work.evaluate("evaluate.dense.nyud.steps=2", "evaluate.dense.nyud.pixels=32")
+    assert (record.benchmark, record.definition.probe, record.status) == ("nyud", "depth", "done")
+    assert record.metrics["rmse"] > 0
+    assert record.chosen["test_samples"] == 2
 
 
 def test_the_report_shows_miou_and_metres(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:

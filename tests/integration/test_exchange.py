@@ -132,12 +132,12 @@ def test_any_encoder_is_evaluated_beside_students_and_teachers(trained: Any, tmp
     ],
 )
 def test_encoders_that_cannot_be_evaluated(trained: Any, text: str, message: str) -> None:
-    from pipeline.probing import probe_plans
+    from pipeline.probing import evaluation_plans
     from stages.evaluate.named import with_encoders
 
     trained.index()
     with pytest.raises(UserError, match=message):
-        probe_plans(with_encoders(trained.inventory(), [text]))
+        evaluation_plans(with_encoders(trained.inventory(), [text]))
 
 
 def test_two_encoders_of_one_name(trained: Any) -> None:

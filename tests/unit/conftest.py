@@ -19,7 +19,7 @@ from pipeline.evaluations import result_key
 from pipeline.inventory import Inventory
 from pipeline.planning import evaluation_path, extraction_needs, make_plan
 from pipeline.pointers import point
-from pipeline.probing import probe_plans
+from pipeline.probing import evaluation_plans
 from pipeline.samples import index_dataset
 from pipeline.storage import LocalStore
 from pipeline.students import student_folder
@@ -176,7 +176,7 @@ class HandMade:
         """Results of these encoders."""
         inventory = self.look()
         store = LocalStore(evaluation_path(inventory))
-        for plan in [plan for plan in probe_plans(inventory)[0] if plan.encoder.name in encoders]:
+        for plan in [plan for plan in evaluation_plans(inventory).plans if plan.encoder.name in encoders]:
             record = ResultRecord(
                 benchmark=plan.benchmark, encoder=plan.encoder.name, role=plan.role, definition=plan.definition,
                 digest=digest_of(plan.definition), status=status, metrics={}, chosen={},

@@ -23,9 +23,9 @@ from schemas.benchmarks import cards
 from schemas.errors import UserError
 from stages.evaluate.checks import UNSEEN, check_task
 from stages.evaluate.features import Features
+from stages.evaluate.linear import predict_among
 from stages.evaluate.logistic import Probe
 from stages.evaluate.scoring import accuracy
-from stages.evaluate.transfer import predict_among
 from stages.indexing import index
 
 

@@ -23,7 +23,7 @@ from pipeline.cache.ledger import write_ledger
 from pipeline.cache.moments import Moments
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
-from pipeline.cache.statistics import freeze_statistics, merge_statistics, standardization
+from pipeline.cache.statistics import merge_statistics, standardization
 from pipeline.cache.verify import verify_folder
 from pipeline.storage import LocalStore
 from schemas.base import digest_of
@@ -271,7 +271,7 @@ def test_values_beyond_float16_name_the_unit(tmp_path):
 @pytest.mark.parametrize("codec", ["float16", "int8"])
 def test_statistics_are_those_of_the_stored_values(tmp_path, codec):
     folder = full_folder(tmp_path / "a", codec)
-    document, digest = freeze_statistics(folder, [0], 3)
+    document = merge_statistics(folder, [0], 3)
     cache = FeatureCache.open(tmp_path / "a")
     for token, found in (("cls", document.cls), ("patch", document.patch)):
         blocks = [cache.read_block(0, token, b) for b in range(3)]
@@ -282,8 +282,7 @@ def test_statistics_are_those_of_the_stored_values(tmp_path, codec):
         assert np.allclose(found.m2, ((x_MD - x_MD.mean(axis=0)) ** 2).sum(axis=0), rtol=1e-12, atol=0)
         assert found.m2[0] == 0
     other = full_folder(tmp_path / "b", codec, order=(2, 1, 0), fold=False)
-    assert freeze_statistics(other, [0], 3) == (document, digest)
-    assert (tmp_path / "a" / "statistics" / f"{digest[:8]}.json").is_file()
+    assert merge_statistics(other, [0], 3) == document
     assert merge_statistics(folder, [0], 2, tokens=["cls"]).patch is None
     with pytest.raises(StageError, match="not extracted yet"):
         merge_statistics(folder, [0], 4)

@@ -184,7 +184,7 @@ def test_histograms_of_patches() -> None:
 def test_what_cannot_be_configured() -> None:
     with pytest.raises(ValidationError, match="needs the number of its classes"):
         config()
-    with pytest.raises(ValidationError, match="in-context retrieval is for segmentation"):
+    with pytest.raises(ValidationError, match=r"none of these probes \(in-context\) is for depth"):
         config("depth", probes=("in-context",))
     assert config("depth").protocols == ("depth",)
     assert config(classes=2).protocols == ("segmentation", "in-context")

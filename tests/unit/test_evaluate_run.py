@@ -6,15 +6,24 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
-from pipeline.evaluations import current_record, dataset_digest, no_labels, probe_settings, result_key
+from pipeline.evaluations import (
+    current_record,
+    dataset_digest,
+    evaluation_digest,
+    evaluation_folder,
+    no_labels,
+    result_key,
+)
 from pipeline.progress import SilentReporter
 from pipeline.stopping import Stop
 from schemas.base import digest_of
 from schemas.config import BenchmarkConfig, Config, DatasetConfig, EvaluateConfig, SamplesConfig
 from schemas.errors import StageError, UserError
-from schemas.evaluations import PROTOCOL, RESULT_COLUMNS, ResultDefinition, ResultRecord
+from schemas.evaluations import RESULT_COLUMNS, ResultDefinition, ResultRecord
+from schemas.probes import PROBES, PROTOCOL
 from stages.evaluate.features import Features
-from stages.evaluate.run import ProbeJob, evaluate, failures
+from stages.evaluate.run import Job, evaluate, failures
+from stages.evaluate.tasks import Kept, Labelled
 
 DIGITS = load_digits()
 X = (DIGITS.data / 16).astype(np.float32)
@@ -46,7 +55,7 @@ def features(name, rows, noise=0.0, labels=None):
 
 def jobs(encoder="dino", weights="weights 1", benchmark="digits", noise=0.0, test_labels=None, **names):
     """The probes of an encoder; `weights` is its identity."""
-    made = []
+    made, kept = [], Kept()
     config = names.get("config", CONFIG).evaluate
     for probe in config.probes:
         definition = ResultDefinition(
@@ -57,13 +66,14 @@ def jobs(encoder="dino", weights="weights 1", benchmark="digits", noise=0.0, tes
             features_test=sha(f"test {weights}"),
             encoder=sha(weights),
             probe=probe,
-            settings=probe_settings(config, probe),
+            settings=PROBES[probe].settings(config),
             seed=0,
             seeds=config.seeds if probe == "logistic" and len(config.seeds) > 1 else (),
         )
         train = lambda: features("train", slice(0, 400), noise)  # noqa: E731
         test = lambda: features("test", slice(400, 600), noise, test_labels)  # noqa: E731
-        made.append(ProbeJob(benchmark, encoder, "teacher", definition, train, test))
+        load = Labelled(train, test, benchmark, encoder, definition, None, kept)
+        made.append(Job(benchmark, encoder, "teacher", definition, load))
     return made
 
 
@@ -72,12 +82,18 @@ def forbidden():
 
 
 def unread(all_jobs):
-    return [replace(job, train=forbidden, test=forbidden) for job in all_jobs]
+    return [loading(job, train=forbidden, test=forbidden) for job in all_jobs]
+
+
+def loading(job, **sides):
+    return replace(job, load=replace(job.load, **sides))
 
 
 def run(workdir, all_jobs, stop=None, config=CONFIG):
     listener = Listener()
-    records = evaluate(config, workdir, "main", all_jobs, listener, stop or Stop())
+    benchmarks = {j.benchmark: (j.definition.benchmark_train, j.definition.benchmark_test) for j in all_jobs}
+    folder = evaluation_folder(workdir, "main", evaluation_digest(config.evaluate, benchmarks))
+    records = evaluate(workdir, folder, all_jobs, config.evaluate, listener, stop or Stop())
     return records, listener.lines
 
 
@@ -184,7 +200,7 @@ def test_a_fit_is_bit_identical_whatever_the_test_labels_say(tmp_path, monkeypat
         fitted.append(fit.scores(X[:50]))
         return np.zeros(len(task.test_MD), dtype=np.int64)
 
-    monkeypatch.setattr("stages.evaluate.probes._predict", remember)
+    monkeypatch.setattr("stages.evaluate.linear._predict", remember)
     for name, labels in (("a", None), ("b", np.full(200, 3)), ("c", np.random.default_rng(1).permutation(Y[400:600]))):
         run(tmp_path / name, jobs(test_labels=labels, config=config), config=config)
     assert (fitted[0] == fitted[1]).all()
@@ -230,7 +246,7 @@ def test_a_failed_probe_is_recorded_the_others_go_on_and_it_is_retried(tmp_path)
     def unlabelled():
         raise no_labels("test")
 
-    broken = [replace(job, test=unlabelled) for job in jobs("ibot", "weights 9")]
+    broken = [loading(job, test=unlabelled) for job in jobs("ibot", "weights 9")]
     records, lines = run(tmp_path, broken + jobs("dino"))
     assert [r.status for r in records] == ["failed", "failed", "done", "done"]
     assert records[0].message.startswith("Dataset test has no labels to evaluate with.")
@@ -255,11 +271,11 @@ def test_a_stop_ends_between_probes_and_keeps_what_is_done(tmp_path):
 
     def load():
         stop.request()
-        return first.test()
+        return first.load.test()
 
-    records, _ = run(tmp_path, [replace(first, test=load), second], stop)
+    records, _ = run(tmp_path, [loading(first, test=load), second], stop)
     assert [r.definition.probe for r in records] == ["logistic"]
-    rest, lines = run(tmp_path, [replace(first, test=forbidden, train=forbidden), second])
+    rest, lines = run(tmp_path, [loading(first, test=forbidden, train=forbidden), second])
     assert lines[0] == "evaluate: 1 of 2 probes are fresh: skipped."
     assert len(rest) == 2
 

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from compare_search import compare_search
+from probe_search import compare_search
 from sklearn.datasets import load_digits
 
 from schemas.errors import UserError

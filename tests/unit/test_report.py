@@ -17,8 +17,9 @@ from rich.console import Console
 from pipeline.svg import fit, nice_ticks, shorten, tick_labels
 from schemas.base import digest_of
 from schemas.config import StudentConfig
-from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
+from schemas.evaluations import ResultDefinition, ResultRecord
 from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
+from schemas.probes import PROTOCOL
 from schemas.students import StudentDefinition, StudentManifest, TeacherInput
 from stages.report.charts import Axis, Polygon, radar, thin
 from stages.report.data import (

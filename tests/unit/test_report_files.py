@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.evaluations import dataset_digest
 from schemas.base import digest_of
-from schemas.evaluations import PROTOCOL, ResultDefinition, ResultRecord
+from schemas.evaluations import ResultDefinition, ResultRecord
+from schemas.probes import PROTOCOL
 from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score, Skipped
 from stages.report.files import CSV, CSV_COLUMNS, MARKDOWN, escaped, markdown, results_csv, write_text
 from stages.report.scores import curves_of, scores_of

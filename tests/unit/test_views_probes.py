@@ -11,7 +11,7 @@ from PIL import Image
 
 import pipeline.views.probes as probes_module
 from pipeline.storage import LocalStore, sha256
-from pipeline.views.probes import check_probes, damaged_probes, read_probes, write_probes
+from pipeline.views.probes import check_probes, read_probes, write_probes
 from schemas.errors import StageError, UserError
 from schemas.recipes import GENTLE, UNIC
 from schemas.views import ProbesDocument
@@ -170,19 +170,16 @@ def test_an_unreadable_sample_stops(store, images):
         check_probes(store, UNIC, 3, 0, SIZE, images[1:])
 
 
-def test_a_flipped_byte_is_named_and_repaired(store, images):
-    assert list(damaged_probes(store, 0)) == []
+def test_a_flipped_byte_stops_and_is_repaired(store, images):
     before = contents(store)
     file = read_probes(store, 0).probes[2].file
     for position in (3, 60, len(before[file]) - 1):
         data = bytearray(before[file])
         data[position] ^= 1
         store.put(file, bytes(data))
-        assert list(damaged_probes(store, 0)) == [(file, "content")]
         with pytest.raises(StageError, match=f"{file}.*is damaged"):
             check_probes(store, UNIC, 3, 0, SIZE, images)
         store.delete(file)
-        assert list(damaged_probes(store, 0)) == [(file, "missing")]
         with pytest.raises(StageError, match="is missing"):
             check_probes(store, UNIC, 3, 0, SIZE, images)
         write_probes(store, UNIC, 3, 0, SIZE, images)
@@ -202,7 +199,6 @@ def test_missing_and_damaged_documents(store, images):
     raw = store.get("probes/view-000.json")
     for position in range(7, len(raw), len(raw) // 9):
         store.put("probes/view-000.json", raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :])
-        assert list(damaged_probes(store, 0)) == [("probes/view-000.json", "document")]
         with pytest.raises(UserError, match="view-000"):
             check_probes(store, UNIC, 3, 0, SIZE, images)
     store.delete("probes/view-000.json")
@@ -211,7 +207,6 @@ def test_missing_and_damaged_documents(store, images):
     with pytest.raises(StageError, match="missing") as caught:
         check_probes(store, UNIC, 3, 1, SIZE, images)
     assert "unic-pipe verify" in (caught.value.hint or "")
-    assert list(damaged_probes(store, 1)) == []
 
 
 def test_a_changed_renderer_is_noticed(store, images, monkeypatch):

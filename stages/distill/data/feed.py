@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.draws import Purpose, uniforms
+from schemas.codecs import CODECS
 from schemas.students import StudentDefinition
 from stages.distill.clock import Times
 from stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
@@ -115,7 +116,7 @@ class Feed:
         for teacher, token in _wanted(students):
             encoder, codec = source.caches[teacher].definition.encoder, source.caches[teacher].definition.codec.name
             values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
-            row_bytes += values * (1 if codec == "int8" else 2)
+            row_bytes += values * (CODECS[codec].value_bytes if codec in CODECS else 2)
         return 0 if self.definition.live else self.window * source.dataset.block_rows * row_bytes
 
     def _plans(self, students: Sequence[Demand], start: int) -> Iterator[BatchPlan]:

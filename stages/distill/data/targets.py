@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.cache.codecs import Decoded
 from pipeline.cache.coefficients import Coefficients
 from pipeline.cache.reader import FeatureCache
+from pipeline.cache.spec import Decoded
 from pipeline.cache.statistics import standardization
 from schemas.base import digest_of
 from schemas.config import TokenType

@@ -1,7 +1,11 @@
-"""The fast search for the linear probe against the trial-by-trial protocol, on the same features in the same run."""
+"""The fast search for the linear probe against the trial-by-trial protocol, on the same features in the same run.
+
+`python tests/probe_search.py FOLDER` compares them on features that `unic-pipe evaluate` has extracted in a working folder.
+"""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +16,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cache.reader import FeatureCache
+from pipeline.configuration import load_workspace
+from pipeline.inventory import Inventory
+from pipeline.probing import evaluation_plans
+from stages.evaluate.checks import check_task
+from stages.evaluate.features import read_features
 from stages.evaluate.logistic import Probe
 from stages.evaluate.paths import FastProbe, Search
 from stages.evaluate.trials import search_logistic
@@ -126,3 +136,36 @@ def _objective(
     sums_N = np.log(np.exp(logits_NK - top_N1).sum(axis=1)) + top_N1[:, 0]
     loss = float(np.mean(sums_N - logits_NK[np.arange(len(x_ND)), labels_N]))
     return loss + float(np.square(weights_KD).sum()) / (2 * c * len(x_ND))
+
+
+def compared(inventory: Inventory) -> tuple[str, Comparison]:
+    """Both searches on the first benchmark and teacher whose features are complete, and what these are.
+
+    Raises:
+        StopIteration: there are none.
+    """
+    plan = next(
+        p for p in evaluation_plans(inventory).plans if p.role == "teacher" and p.definition.probe == "logistic"
+    )
+    sides = [read_features(FeatureCache(inventory.feature_folder(need)), dataset) for need, dataset in plan.needs]
+    task, config = check_task(*sides), inventory.config.evaluate
+    found = compare_search(
+        task.train_ND, task.train_labels_N, task.test_MD, task.test_labels_M,
+        c_range=config.c_range, fraction=config.validation_fraction, trials=config.trials, seed=config.seeds[0],
+    )  # fmt: skip
+    return f"{plan.encoder.name} on {plan.benchmark}: {task.train_ND.shape}", found
+
+
+if __name__ == "__main__":
+    title, found = compared(Inventory(load_workspace(Path(sys.argv[1]))))
+    print(title)
+    for name, seconds, search, test in (
+        ("trials", found.trials_seconds, found.trials, found.trials_test),
+        ("fast", found.fast_seconds, found.fast, found.fast_test),
+    ):
+        wall, cpu = seconds
+        print(f"{name}: {wall:.1f} s wall, {cpu:.1f} s CPU, validation {search.validation_top1:.2%}, test {test:.2%}")
+    print(
+        f"{found.speedup:.1f} x as fast; at the same C, against scikit-learn: objective {found.objective_error:+.1e}, "
+        f"{found.equal_predictions:.2%} equal predictions"
+    )
