@@ -131,8 +131,8 @@ def embed_names(
         raise UserError(
             "Class names are embedded by open_clip, which is not installed.", 'pip install ".[clip]"'
         ) from None
-    file = None if weights is None else _local_weights(open_clip, model, weights)
     _refuse_hub_models(open_clip, model)
+    file = None if weights is None else _local_weights(open_clip, model, weights)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

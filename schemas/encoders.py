@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from schemas.base import Document, Model
+from pydantic import StringConstraints
+
+from schemas.base import Document, InsidePath, Model
 from schemas.config import Scalar
 from schemas.features import EncoderDefinition
 
@@ -25,15 +27,15 @@ class EncoderCard(Model):
     std: tuple[float, float, float]
     source: str
     """Where the weights come from, for people."""
-    files: tuple[str, ...] = ()
+    files: tuple[InsidePath, ...] = ()
     """File names searched in `weights_dir`, in this order; a download gets the first one."""
     hub_id: str | None = None
     """Hugging Face repository that timm reads."""
-    hub_files: tuple[str, ...] = ()
+    hub_files: tuple[InsidePath, ...] = ()
     """File names in that repository, the preferred one first."""
     url: str | None = None
     """Download address of the official file."""
-    package: str | None = None
+    package: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] | None = None
     """Import name of the Python package that carries the weights."""
 
 

@@ -29,6 +29,7 @@ from pipeline.storage import LocalStore
 from schemas.arguments import ALLOWED, argument_problem
 from schemas.base import digest_of, require_name
 from schemas.config import EncoderConfig, StudentConfig
+from schemas.encoders import EncoderCard
 from schemas.errors import UserError
 from schemas.features import EncoderDefinition, FileEntry
 from schemas.students import CheckpointEntry
@@ -208,6 +209,15 @@ def test_paths_in_documents_stay_in_their_folder(path: str) -> None:
         with pytest.raises(ValueError, match="leads out of its folder"):
             build_entry()
     assert FileEntry(path="view-000/patch/c/0/0", size=1, xxh3="ab" * 16).path
+
+
+@pytest.mark.parametrize("found", [{"files": ("../../x.pth",)}, {"hub_files": ("/x",)}, {"package": "os.path"}])
+def test_cards_that_were_read_back_name_files_and_packages_only(found: dict[str, Any]) -> None:
+    """`runs/encoders.json` is a document like others: a download goes where its card says."""
+    card = {"name": "x", "architecture": VIT, "image_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3, "source": "x"}
+    assert EncoderCard(**card).files == ()
+    with pytest.raises(ValueError, match=r"leads out of its folder|pattern"):
+        EncoderCard(**card, **found)
 
 
 def test_pointers_lead_to_folders_beside_them_only(tmp_path: Path) -> None:

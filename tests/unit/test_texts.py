@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
-from pipeline.texts import class_texts, embed_names, texts_digest
+from pipeline.texts import _local_weights, class_texts, embed_names, texts_digest
 from schemas.errors import UserError
 from schemas.protocols import ZeroShotConfig
 
@@ -66,3 +66,30 @@ def test_open_clip_embeds_prompts_and_averages_them() -> None:
     assert np.abs(first.x_CF[0] - first.x_CF[1]).max() > 1e-3
     with pytest.raises(UserError, match="open_clip cannot load no-such-model"):
         embed_names(["cat"], both, "no-such-model", None)
+
+
+def test_weights_of_a_tag_are_those_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(UserError, match="openai of ViT-B-32 are not on this machine") as caught:
+        embed_names(["cat"], ["{}"], "ViT-B-32", "openai")
+    assert "text_weights: FILE" in (caught.value.hint or "")
+    with pytest.raises(UserError, match="no weights nothing of ViT-B-32"):
+        embed_names(["cat"], ["{}"], "ViT-B-32", "nothing")
+    repository = tmp_path / "hub" / "models--timm--vit_base_patch32_clip_224.openai"
+    for name, text in (("refs/main", "0123"), ("snapshots/0123/open_clip_model.safetensors", "")):
+        (repository / name).parent.mkdir(parents=True)
+        (repository / name).write_text(text)
+    assert _local_weights(open_clip, "ViT-B-32", "openai") == str(
+        repository / "snapshots/0123/open_clip_model.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    "model", ["hf-hub:timm/ViT-B-16-SigLIP", "local-dir:/x", "roberta-ViT-B-32", "ViT-B-16-SigLIP"]
+)
+def test_models_that_need_a_hub_are_refused(model: str) -> None:
+    pytest.importorskip("open_clip")
+    with pytest.raises(UserError, match="comes from a hub"):
+        embed_names(["cat"], ["{}"], model, None)
