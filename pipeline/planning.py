@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.differences import describe
@@ -16,6 +16,7 @@ from pipeline.finished import checkpoint_step, finished_student, read_document
 from pipeline.inventory import Inventory
 from pipeline.probing import ProbePlan, benchmark_pairs, probe_plans
 from pipeline.protocols import OtherPlan, other_datasets, other_plans
+from pipeline.seals import unsealed
 from pipeline.storage import Store
 from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
@@ -24,7 +25,7 @@ from schemas.config import Config
 from schemas.errors import NotFinishedError, UnicPipeError
 from schemas.features import FeatureManifest
 from schemas.status import Artefact, Stage, State, StatusReport
-from schemas.students import StudentManifest
+from schemas.students import StudentDefinition, StudentManifest
 
 EVALUATION = "main"
 """Name of the evaluation: its benchmarks, settings and protocol give the eight digits."""
@@ -40,7 +41,7 @@ def make_plan(inventory: Inventory) -> StatusReport:
         *_evaluation(inventory),
     ]
     following = next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
-    return StatusReport(artefacts=tuple(artefacts), next=following)
+    return StatusReport(artefacts=tuple(artefacts), next=following, unsealed=unsealed(inventory.workspace))
 
 
 def training_datasets(inventory: Inventory) -> list[str]:
@@ -210,10 +211,14 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)
+        if definition is None:
+            return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
+        return _defined_student(inventory, label, definition, command)
     except UnicPipeError as error:
         return _blocked(f"students/{label}", "distill", error, command)
-    if definition is None:
-        return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
+
+
+def _defined_student(inventory: Inventory, label: str, definition: StudentDefinition, command: str) -> Artefact:
     folder = student_folder(inventory.folder, label, definition)
     manifest = read_document(folder / "manifest.json", StudentManifest)
     step = checkpoint_step(folder) or 0
@@ -253,15 +258,15 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     try:
         plans, waiting = probe_plans(inventory)
         others = other_plans(inventory)
+        folder = evaluation_path(inventory)
+        done = 0 if folder is None else _done(folder, plans) + _done(folder, others.plans)
     except UnicPipeError as error:
         yield _blocked(name, "evaluate", error, command)
         return
-    folder = evaluation_path(inventory)
     if folder is None:
         why = next(iter((skipped | others.skipped).values()))
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
-    done = sum(_is_done(folder, p) for p in plans) + sum(_is_done(folder, p) for p in others.plans)
     each = {b: len(probes_of(config.evaluate, b)) for b in config.evaluate.benchmarks}
     total = len(plans) + len(waiting) * sum(each.values())
     total += len({plan.encoder.name for plan in plans}) * sum(each[b] for b in skipped)
@@ -305,9 +310,9 @@ def evaluates(inventory: Inventory) -> bool:
     return bool(inventory.config.evaluate.benchmarks or other_datasets(inventory))
 
 
-def _is_done(folder: Path, plan: ProbePlan | OtherPlan) -> bool:
-    record = current_record(folder, plan.benchmark, plan.encoder.name, plan.definition)
-    return record is not None and record.status == "done"
+def _done(folder: Path, plans: Iterable[ProbePlan | OtherPlan]) -> int:
+    records = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in plans)
+    return sum(record is not None and record.status == "done" for record in records)
 
 
 def _progress_state(done: int, total: int) -> State:

@@ -13,7 +13,7 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from pipeline.evaluations import benchmark_digest
 from pipeline.features import FeatureNeed, center_need, compute_definition
-from pipeline.finished import FinishedStudent, read_document
+from pipeline.finished import FinishedStudent, last_entry
 from pipeline.inventory import Inventory
 from pipeline.probing import Role, evaluated_encoders
 from pipeline.samples.dataset import Dataset
@@ -26,7 +26,6 @@ from schemas.errors import UnicPipeError, UserError
 from schemas.evaluations import ResultDefinition
 from schemas.protocols import DenseConfig, DenseProbe, ZeroShotConfig
 from schemas.recipes import CENTER
-from schemas.students import CheckpointEntry
 
 ZERO_SHOT = "zero-shot/1"
 """Version of the protocol; results of different versions are never compared."""
@@ -228,8 +227,7 @@ def _predicting(
     for student in inventory.finished_students.values():
         definition = student.manifest.definition
         if definition.config.loss.tokens != "patch" and teacher in {t.name for t in definition.teachers}:
-            entry = read_document(student.folder / "latest.json", CheckpointEntry)
-            yield inventory.student_encoder(student), "student", student, entry.digest if entry else ""
+            yield inventory.student_encoder(student), "student", student, last_entry(student).digest
     for name, config in inventory.config.evaluate.encoders.items():
         encoder = inventory.encoder(name, config)
         file = encoder.weights_path.parent / LADDER_FILE if encoder.weights_path is not None else None

@@ -77,7 +77,6 @@ class FeatureManifest(Document):
     """`features/<dataset>-<encoder>-<8 digits>/manifest.json`: created once, before the first unit."""
 
     KIND: ClassVar[str] = "features"
-    SEALED: ClassVar[bool] = True
 
     dataset: Name
     encoder: Name
@@ -111,7 +110,6 @@ class CalibrationDocument(Document):
     """
 
     KIND: ClassVar[str] = "calibration"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     token: TokenType
@@ -152,7 +150,6 @@ class UnitRecord(Document):
     """Proof that a unit is finished, written last (R8). One per (view, token type, block)."""
 
     KIND: ClassVar[str] = "unit"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     calibration: Digest | None = None
@@ -189,7 +186,6 @@ class StatisticsDocument(Document):
     """Frozen statistics over a set of units; a student names it by its digest."""
 
     KIND: ClassVar[str] = "statistics"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     views: tuple[int, ...]
@@ -225,7 +221,6 @@ class LossDocument(Document):
     """`losses.json` of a feature folder: derived from the records when an extraction ends."""
 
     KIND: ClassVar[str] = "losses"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     tokens: tuple[TokenLoss, ...]
