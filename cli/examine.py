@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
     panel = "Looking"
     add_command(app, panel, status, "status", "status --watch")
     add_command(app, panel, plan, "plan", "plan --disk 1TB --deadline 48h", "plan --nodes 16 --gpus 8")
-    add_command(app, panel, verify, "verify", "verify --quick", "verify --live 64", "verify --read-only --json")
+    add_command(
+        app, panel, verify, "verify", "verify --quick", "verify --live 64", "verify --read-only --json", "verify --seal"
+    )
     add_command(app, panel, gc, "gc", "gc --yes")
     add_command(app, panel, teachers, "teachers", "teachers --fetch")
     add_command(app, panel, doctor, "doctor")
@@ -145,6 +147,14 @@ def verify(
     live: Annotated[
         int, typer.Option(metavar="N", min=0, help="Also run every teacher again on N random samples and compare.")
     ] = 0,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal",
+            metavar=NO_VALUE,
+            help="Add a checksum to files of older versions, which have none, as they are now.",
+        ),
+    ] = False,
     device: DeviceOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -164,10 +174,12 @@ def verify(
     from stages.verify import verify as verify_stage
 
     inventory = open_inventory(config, overrides)
-    options = VerifyOptions(read_only, quick, live, device or inventory.config.compute.device)
+    options = VerifyOptions(read_only, quick, live, device or inventory.config.compute.device, seal)
     report, hint = verify_stage(inventory, options, ConsoleReporter())
     if as_json:
-        print_json(report.model_dump(mode="json", exclude=set() if live else {"live", "skipped"}))
+        asked = {"live", "skipped"} if live else set()
+        empty = {name for name in ("live", "skipped", "unsealed", "sealed") if not getattr(report, name)}
+        print_json(report.model_dump(mode="json", exclude=empty - asked))
     else:
         console = Console(highlight=False)
         console.print(verify_lines(report))

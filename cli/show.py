@@ -40,7 +40,16 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
         following = Text.assemble(
             "Next: ", (report.next, "bold cyan"), "   (or everything: ", ("unic-pipe run", "cyan"), ")"
         )
-    return Group(tree, Text(), *([matrix, Text()] if matrix is not None else []), following)
+    notes = [unsealed_line(report.unsealed)] if report.unsealed else []
+    return Group(tree, Text(), *([matrix, Text()] if matrix is not None else []), *notes, following)
+
+
+def unsealed_line(paths: Sequence[str]) -> Text:
+    """Files of versions before there were seals; they are fine, but edits of them cannot be found."""
+    files = f"{len(paths):,} files are" if len(paths) > 1 else "1 file is"
+    return Text.assemble(
+        (f"{files} unsealed (older version), such as {paths[0]}: ", "dim"), ("unic-pipe verify --seal", "cyan")
+    )
 
 
 COVERAGE_WIDTH = 32
@@ -130,6 +139,12 @@ def verify_lines(report: VerifyReport) -> RenderableType:
     """What was checked and what is wrong, grouped so that a person can act on it."""
     live: list[RenderableType] = [_live_table(report.live)] if report.live else []
     live += [Text(f"not run: {reason}", style="yellow") for reason in report.skipped]
+    live += [unsealed_line(report.unsealed)] if report.unsealed else []
+    live += (
+        [Text(f"{len(report.sealed):,} files of an older version are sealed now, as they are.")]
+        if report.sealed
+        else []
+    )
     if report.ok:
         return Group(*live, Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green"))
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
+from pipeline.cache.tables import read_table
+from pipeline.finished import head_of, read_document
 from schemas.base import digest_of, json_digest, short
 from schemas.benchmarks import cards
 from schemas.config import EvaluateConfig
-from schemas.errors import UserError
+from schemas.errors import DamagedError, UserError
 from schemas.evaluations import ResultDefinition, ResultRecord
 from schemas.probes import PROBES, PROTOCOL
 from schemas.samples import DatasetManifest
@@ -104,16 +108,36 @@ def in_force(record: ResultRecord | None, benchmark: str, encoder: str, definiti
         record is not None
         and record.status == "done"
         and (record.benchmark, record.encoder) == (benchmark, encoder)
-        and record.digest == digest_of(definition) == digest_of(record.definition)
+        and record.digest == digest_of(definition)
     )
 
 
 def read_record(path: Path) -> ResultRecord | None:
-    """The record in a file; None when there is none or it cannot be read: it is then computed again."""
+    """The record in a file; None when there is none.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
     try:
-        return ResultRecord.from_bytes(path.read_bytes(), str(path))
-    except (FileNotFoundError, UserError):
-        return None
+        record = read_document(path, ResultRecord)
+        if record is None or digest_of(record.definition) == record.digest:
+            return record
+        message = f"{path}: its digest is not that of its definition."
+    except DamagedError as error:
+        message = error.message
+    raise DamagedError(message, "unic-pipe verify sets it aside; unic-pipe evaluate then computes it again.")
+
+
+def read_results(path: Path) -> pa.Table:
+    """`results.parquet` or `classes.parquet`, verified. Where all records beside it are sealed, it has to be as well.
+
+    Raises:
+        DamagedError: it is not what was written.
+        OSError: it cannot be read.
+    """
+    heads = [head_of(record) for record in (path.parent / RESULTS).glob("*.json")]
+    sealed = bool(heads) and not any(map(ResultRecord.unsealed, heads))
+    return read_table(path.read_bytes(), str(path), "Make it again: unic-pipe evaluate", sealed)
 
 
 def current_record(folder: Path, benchmark: str, encoder: str, definition: ResultDefinition) -> ResultRecord | None:
@@ -134,9 +158,7 @@ def equal_results(workdir: Path, digests: Iterable[str]) -> dict[str, ResultReco
     paths = sorted((workdir / FOLDER).glob(f"*-????????/{RESULTS}/*.json")) if wanted else []
     for path in paths:
         record = read_record(path)
-        if record is None or record.status != "done" or record.digest not in wanted:
-            continue
-        if digest_of(record.definition) == record.digest:
+        if record is not None and record.status == "done" and record.digest in wanted:
             found.setdefault(record.digest, record)
     return found
 

@@ -15,7 +15,7 @@ from pipeline.cache.records import FeatureFolder
 from pipeline.configuration import Workspace
 from pipeline.encoders import ResolvedEncoder, resolve_encoder
 from pipeline.features import FeatureNeed, center_need, training_need
-from pipeline.finished import D, FinishedStudent, finished_student, read_document, stored_document
+from pipeline.finished import D, FinishedStudent, finished_student, read_document, usable_document
 from pipeline.pointers import pointed, resolve_pointer
 from pipeline.rows import rows_wanted
 from pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
@@ -106,6 +106,7 @@ class Inventory:
         Raises:
             UserError: no such teacher, or no weights.
             NotFinishedError: the teacher is a student that is not finished.
+            StageError: it is a student, and not what its training exported.
         """
         if name not in self.config.teachers:
             raise UserError(
@@ -115,8 +116,7 @@ class Inventory:
         config = self.config.teachers[name]
         student = named_student(config.encoder)
         if student is not None:
-            export = self.finished(student, f"Teacher {name}").folder / "export"
-            config = config.model_copy(update={"encoder": f"checkpoint:{export.relative_to(self.folder).as_posix()}"})
+            return self.student_encoder(self.finished(student, f"Teacher {name}"), name, config)
         return self.encoder(name, config)
 
     def block_limit(self, dataset: Dataset) -> int:
@@ -197,7 +197,7 @@ class Inventory:
     def _covered(self, need: FeatureNeed, blocks: int, store: Store) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
         planes = need.planes()
         dataset = self.dataset(need.dataset).dataset
-        manifest = stored_document(store, "manifest.json", FeatureManifest)
+        manifest = usable_document(store, "manifest.json", FeatureManifest)
         if dataset is None or manifest is None or manifest.digest != need.digest:
             return {plane: np.zeros(blocks, bool) for plane in planes}
         folder = FeatureFolder(store, frozen=store.remote)
@@ -216,7 +216,7 @@ class Inventory:
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""
-        manifest = stored_document(self.feature_folder(need), "manifest.json", FeatureManifest)
+        manifest = usable_document(self.feature_folder(need), "manifest.json", FeatureManifest)
         return manifest if manifest is not None and manifest.digest == need.digest else None
 
     def pointed(self, kind: str, name: str, document: type[D], expected: str) -> D | None:
@@ -225,7 +225,7 @@ class Inventory:
         folder = pointed(places.get(kind, LocalStore(self.folder / kind)), name)
         if folder is None or folder.name == expected:
             return None
-        return stored_document(folder, "manifest.json", document)
+        return usable_document(folder, "manifest.json", document)
 
     def unfinished_student(self, label: str) -> StudentManifest | None:
         """A training under this name that was begun and not finished; the one with the newest checkpoint."""
@@ -332,17 +332,20 @@ class Inventory:
             raise NotFinishedError(message, hint, f"students/{label}")
         return found
 
-    def student_encoder(self, student: FinishedStudent) -> ResolvedEncoder:
-        """An exported student as an encoder.
+    def student_encoder(
+        self, student: FinishedStudent, name: str | None = None, config: EncoderConfig | None = None
+    ) -> ResolvedEncoder:
+        """An exported student as an encoder, under its own name and settings or a teacher's.
 
         Raises:
             StageError: it is not what the training exported.
         """
         export = (student.folder / "export").relative_to(self.folder).as_posix()
-        encoder = self.encoder(student.name, EncoderConfig(encoder=f"checkpoint:{export}"))
-        config = sha256_of_file(student.folder / "export" / "config.json")
-        if (encoder.definition.weights, config) != (student.export.weights, student.export.config):
-            file = "config.json" if config != student.export.config else "model.safetensors"
+        settings = (config or EncoderConfig()).model_copy(update={"encoder": f"checkpoint:{export}"})
+        encoder = self.encoder(name or student.name, settings)
+        found = sha256_of_file(student.folder / "export" / "config.json")
+        if (encoder.definition.weights, found) != (student.export.weights, student.export.config):
+            file = "config.json" if found != student.export.config else "model.safetensors"
             raise StageError(
                 f"Student {student.name}: {export}/{file} is not what its training exported.",
                 f"Restore it; or export it again: mv {export} {export}.old; unic-pipe distill --student {student.name}",

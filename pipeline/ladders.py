@@ -22,12 +22,12 @@ from pipeline.encoders.encoder import Encoder
 from pipeline.encoders.official import TOKENS, Statistics
 from pipeline.encoders.official_export import official_ladder, official_names, read_folder
 from pipeline.encoders.official_names import TEACHERS
-from pipeline.finished import FinishedStudent, read_document
+from pipeline.finished import FinishedStudent, last_entry, lost_ladder, read_document
 from pipeline.storage import sha256
+from schemas.base import digest_of
 from schemas.config import LadderConfig
 from schemas.errors import StageError, UserError
 from schemas.features import StatisticsDocument
-from schemas.students import CheckpointEntry
 
 
 class TeacherPrediction(nn.Module):
@@ -118,10 +118,15 @@ def rung_blocks(ladder: LadderConfig, depth: int) -> tuple[int, ...]:
 
 
 def statistics_of(student: FinishedStudent, names: dict[str, str], running: Mapping[str, Any]) -> Statistics:
-    """Mean and std of every target as float32: running or exact ones, or 0 and 1 where targets were not standardized."""
+    """Mean and std of every target as float32: running or exact ones, or 0 and 1 where targets were not standardized.
+
+    Raises:
+        DamagedError: statistics that the student was trained with are not what was written.
+        StageError: they are gone, or another document's.
+    """
     found: Statistics = {}
     for teacher in student.manifest.definition.teachers:
-        document = read_document(student.folder / "statistics" / f"{teacher.name}.json", StatisticsDocument)
+        document = _frozen_statistics(student, teacher.name)
         exact = {} if document is None else {"cls": document.cls, "patch": document.patch}
         both = found[names[teacher.name]] = {}
         for token, size in zip(TOKENS, (teacher.cls_dim, teacher.patch_dim), strict=True):
@@ -136,6 +141,23 @@ def statistics_of(student: FinishedStudent, names: dict[str, str], running: Mapp
     return found
 
 
+def _frozen_statistics(student: FinishedStudent, teacher: str) -> StatisticsDocument | None:
+    """The statistics that the manifest names; None where it names none."""
+    digest = student.manifest.statistics.get(teacher)
+    if digest is None:
+        return None
+    path = student.folder / "statistics" / f"{teacher}.json"
+    document = read_document(path, StatisticsDocument)
+    if document is None or digest_of(document) != digest:
+        raise StageError(
+            f"{path}: the statistics that student {student.name} was trained with are "
+            f"{'gone' if document is None else 'not those of its manifest'}.",
+            f"Restore them, or train it again: mv {student.folder} {student.folder}.old; "
+            f"unic-pipe distill --student {student.name}",
+        )
+    return document
+
+
 def ladder_state(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The ladder that belongs to the exported encoder: its moving average, where the student has one."""
     ladder: dict[str, torch.Tensor] = state["ladder"]
@@ -147,14 +169,12 @@ def last_checkpoint(student: FinishedStudent) -> dict[str, Any]:
     """The state of a finished student's last checkpoint.
 
     Raises:
+        DamagedError: what says where it is is not what was written.
         StageError: it is gone, or not what was written.
     """
-    entry = read_document(student.folder / "latest.json", CheckpointEntry)
-    path = student.folder / entry.file if entry is not None else student.folder / "checkpoints"
-    if entry is None or not path.is_file() or sha256(path.read_bytes()) != entry.digest:
-        raise StageError(
-            f"{path}: the last checkpoint of student {student.name}, which holds its ladder, is gone or damaged.",
-            "Restore it (unic-pipe verify). The encoder alone is in its export/ folder.",
-        )
+    entry = last_entry(student)
+    path = student.folder / entry.file
+    if not path.is_file() or sha256(path.read_bytes()) != entry.digest:
+        raise lost_ladder(student, path)
     state: dict[str, Any] = read_file(path)["state"]
     return state

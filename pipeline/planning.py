@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.differences import describe
@@ -14,7 +14,8 @@ from pipeline.evaluations import benchmark_digest, current_record, evaluation_di
 from pipeline.features import FeatureNeed, merge_needs
 from pipeline.finished import checkpoint_step, finished_student, read_document
 from pipeline.inventory import Inventory
-from pipeline.probing import benchmark_pairs, evaluation_plans, other_datasets
+from pipeline.probing import Plan, benchmark_pairs, evaluation_plans, other_datasets
+from pipeline.seals import unsealed
 from pipeline.storage import Store
 from pipeline.students import student_folder, student_order, student_teachers
 from schemas.base import digest_of
@@ -23,7 +24,7 @@ from schemas.config import Config
 from schemas.errors import NotFinishedError, UnicPipeError
 from schemas.features import FeatureManifest
 from schemas.status import Artefact, Stage, State, StatusReport
-from schemas.students import StudentManifest
+from schemas.students import StudentDefinition, StudentManifest
 
 EVALUATION = "main"
 """Name of the evaluation: its benchmarks, settings and protocol give the eight digits."""
@@ -39,7 +40,7 @@ def make_plan(inventory: Inventory) -> StatusReport:
         *_evaluation(inventory),
     ]
     following = next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
-    return StatusReport(artefacts=tuple(artefacts), next=following)
+    return StatusReport(artefacts=tuple(artefacts), next=following, unsealed=unsealed(inventory.workspace))
 
 
 def training_datasets(inventory: Inventory) -> list[str]:
@@ -209,10 +210,14 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)
+        if definition is None:
+            return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
+        return _defined_student(inventory, label, definition, command)
     except UnicPipeError as error:
         return _blocked(f"students/{label}", "distill", error, command)
-    if definition is None:
-        return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
+
+
+def _defined_student(inventory: Inventory, label: str, definition: StudentDefinition, command: str) -> Artefact:
     folder = student_folder(inventory.folder, label, definition)
     manifest = read_document(folder / "manifest.json", StudentManifest)
     step = checkpoint_step(folder) or 0
@@ -249,16 +254,15 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     name, command = f"evaluations/{EVALUATION}", "unic-pipe evaluate"
     try:
         found = evaluation_plans(inventory)
+        folder = evaluation_path(inventory)
+        done = 0 if folder is None else _done(folder, found.plans)
     except UnicPipeError as error:
         yield _blocked(name, "evaluate", error, command)
         return
-    folder = evaluation_path(inventory)
     if folder is None:
         why = next(iter(found.skipped.values()))
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
-    records = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in found.plans)
-    done = sum(record is not None and record.status == "done" for record in records)
     reason = "; ".join(
         [
             *([f"waits for {', '.join(found.waiting)}"] if found.waiting else []),
@@ -295,6 +299,11 @@ def _evaluation_digest(inventory: Inventory) -> str | None:
 def evaluates(inventory: Inventory) -> bool:
     """Whether the configuration asks for any evaluation."""
     return bool(inventory.config.evaluate.benchmarks or other_datasets(inventory))
+
+
+def _done(folder: Path, plans: Iterable[Plan]) -> int:
+    records = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in plans)
+    return sum(record is not None and record.status == "done" for record in records)
 
 
 def _progress_state(done: int, total: int) -> State:

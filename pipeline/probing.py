@@ -12,7 +12,7 @@ from pipeline.encoders import ResolvedEncoder
 from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from pipeline.evaluations import benchmark_digest, probes_of, result_definition
 from pipeline.features import FeatureNeed, center_need, compute_definition
-from pipeline.finished import FinishedStudent, read_document
+from pipeline.finished import FinishedStudent, last_entry
 from pipeline.inventory import Inventory
 from pipeline.samples.dataset import Dataset
 from pipeline.storage import LocalStore, sha256_of_file
@@ -25,7 +25,6 @@ from schemas.evaluations import ResultDefinition, Role
 from schemas.probes import PROBES
 from schemas.protocols import DenseConfig, ZeroShotConfig
 from schemas.recipes import CENTER
-from schemas.students import CheckpointEntry
 
 
 @dataclass(frozen=True)
@@ -295,8 +294,7 @@ def _predicting(
     for student in inventory.finished_students.values():
         definition = student.manifest.definition
         if definition.config.loss.tokens != "patch" and teacher in {t.name for t in definition.teachers}:
-            entry = read_document(student.folder / "latest.json", CheckpointEntry)
-            yield inventory.student_encoder(student), "student", student, entry.digest if entry else ""
+            yield inventory.student_encoder(student), "student", student, last_entry(student).digest
     for name, config in inventory.config.evaluate.encoders.items():
         encoder = inventory.encoder(name, config)
         file = encoder.weights_path.parent / LADDER_FILE if encoder.weights_path is not None else None

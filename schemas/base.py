@@ -12,7 +12,7 @@ import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import PydanticKnownError
 
-from schemas.errors import UserError
+from schemas.errors import DamagedError, UserError
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 as 64 lower-case hexadecimal digits: definitions, weights, small files."""
@@ -117,54 +117,61 @@ def seal_holds(raw: bytes) -> bool:
     return cut > 0 and raw.endswith(_SEAL_END) and xxhash.xxh3_128_hexdigest(raw[:cut]).encode() == checksum
 
 
+_DAMAGED = "It was edited or damaged: restore it, or move it away and run the same command again."
+
+
 class Document(Model):
     """A model that stands alone on disk. `KIND` and `VERSION` are checked before anything else (R1)."""
 
     KIND: ClassVar[str]
     VERSION: ClassVar[int] = 1
-    SEALED: ClassVar[bool] = False
-    """Whether the file ends in a checksum of itself, so that a changed byte is never read as data."""
+    SEALED: ClassVar[int] = 1
+    """The first version whose files end in a checksum of themselves, so that a changed byte is never read as data.
+    Files of versions before it carry none: they are read, and `verify --seal` writes them again."""
 
     def to_bytes(self) -> bytes:
         """Indented JSON with the `schema` line first; equal documents give equal bytes."""
         body = {"schema": f"{self.KIND}/{self.VERSION}", **self.model_dump(mode="json")}
-        raw = (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-        return seal(raw) if self.SEALED else raw
+        return seal((json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     @classmethod
     def from_bytes(cls, raw: bytes, source: str) -> Self:
         """Parse and validate; `source` (a path) names the file in errors.
 
         Raises:
-            UserError: damaged, not JSON, another kind of document, a newer version, or invalid fields (all listed).
+            DamagedError: not what was written: another checksum, none where the version has one, not JSON, or invalid
+                fields (all listed).
+            UserError: another kind of document, or a newer version.
         """
-        if cls.SEALED and not seal_holds(raw):
-            raise UserError(
-                f"{source}: the checksum does not match the content.",
-                "The file was edited or damaged; restore or delete it.",
-            )
         try:
             body = json.loads(raw)
-        except ValueError as error:
-            raise UserError(
-                f"{source}: not valid JSON ({error}).", "The file is damaged; restore or delete it."
-            ) from None
-        schema = body.pop("schema", None) if isinstance(body, dict) else None
-        match = re.fullmatch(r"([a-z-]+)/([0-9]+)", schema) if isinstance(schema, str) else None
-        if match is None or match[1] != cls.KIND:
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{source}: not valid JSON ({error}).", _DAMAGED) from None
+        content = body if isinstance(body, dict) else {}
+        schema = content.pop("schema", None)
+        match = re.fullmatch(r"([a-z-]+)/([0-9]{1,9})", schema) if isinstance(schema, str) else None
+        version = int(match[2]) if match is not None and match[1] == cls.KIND else None
+        sealed = content.pop("checksum", None) is not None or (version is not None and version >= cls.SEALED)
+        if sealed and not seal_holds(raw):
+            raise DamagedError(f"{source}: the checksum does not match the content.", _DAMAGED)
+        if version is None:
             raise UserError(f"{source}: expected a {cls.KIND} document, found schema {schema!r}.")
-        if int(match[2]) > cls.VERSION:
+        if version > cls.VERSION:
             raise UserError(
                 f"{source}: written by a newer unic-pipe ({schema}; {PROGRAM_VERSION} reads up to version {cls.VERSION}).",
                 "Upgrade: pip install --upgrade unic-pipe",
             )
-        if cls.SEALED:
-            del body["checksum"]
         try:
-            return cls.model_validate_json(json.dumps(cls.upgrade(body, int(match[2]))))
+            return cls.model_validate_json(json.dumps(cls.upgrade(content, version)))
         except ValidationError as error:
             problems = "; ".join(describe_problem(p["loc"], p["msg"]) for p in error.errors())
-            raise UserError(f"{source}: {problems}", "The file was edited or damaged; restore or delete it.") from None
+            raise DamagedError(f"{source}: {problems}", _DAMAGED) from None
+
+    @classmethod
+    def unsealed(cls, head: bytes) -> bool:
+        """Whether a file that begins with these bytes is of a version that had no checksum yet."""
+        match = re.match(rb'\{\s*"schema": "([a-z-]+)/([0-9]{1,9})"', head)
+        return match is not None and match[1].decode() == cls.KIND and int(match[2]) < cls.SEALED
 
     @classmethod
     def upgrade(cls, body: dict[str, Any], version: int) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class EncoderCache(Document):
     """`runs/encoders.json`: answers that can be computed again, so that planning needs no PyTorch."""
 
     KIND: ClassVar[str] = "encoder-cache"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     cards: dict[str, EncoderCard] = {}
     """Cards of `timm:` models, by name and versions."""

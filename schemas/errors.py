@@ -33,6 +33,10 @@ class UserError(UnicPipeError, ValueError):
     exit_code = 2
 
 
+class DamagedError(UserError):
+    """A file of this program's own is not what it wrote: edited, damaged, or without the seal that it should have."""
+
+
 class StageError(UnicPipeError, RuntimeError):
     """The work could not be done (exit code 1): disk full, damaged artefact, device failure."""
 

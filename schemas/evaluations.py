@@ -54,6 +54,8 @@ class ResultRecord(Document):
     """`evaluations/<name>/results/<8 digits>.json`: the outcome of one probe."""
 
     KIND: ClassVar[str] = "result"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     benchmark: Name
     encoder: Name

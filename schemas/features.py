@@ -81,7 +81,6 @@ class FeatureManifest(Document):
     """`features/<dataset>-<encoder>-<8 digits>/manifest.json`: created once, before the first unit."""
 
     KIND: ClassVar[str] = "features"
-    SEALED: ClassVar[bool] = True
 
     dataset: Name
     encoder: Name
@@ -115,7 +114,6 @@ class CalibrationDocument(Document):
     """
 
     KIND: ClassVar[str] = "calibration"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     token: TokenType
@@ -156,7 +154,6 @@ class UnitRecord(Document):
     """Proof that a unit is finished, written last (R8). One per (view, token type, block)."""
 
     KIND: ClassVar[str] = "unit"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     calibration: Digest | None = None
@@ -193,7 +190,6 @@ class StatisticsDocument(Document):
     """Frozen statistics over a set of units; a student names it by its digest."""
 
     KIND: ClassVar[str] = "statistics"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     views: tuple[int, ...]
@@ -229,7 +225,6 @@ class LossDocument(Document):
     """`losses.json` of a feature folder: derived from the records when an extraction ends."""
 
     KIND: ClassVar[str] = "losses"
-    SEALED: ClassVar[bool] = True
 
     definition: Digest
     tokens: tuple[TokenLoss, ...]

@@ -34,6 +34,8 @@ class Measurement(Document):
     """`runs/measurements/<8 digits>.json`: one encoder on some rows of one dataset, on one kind of device."""
 
     KIND: ClassVar[str] = "measurement"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     encoder: Digest
     dataset: Digest

@@ -11,6 +11,8 @@ class RunDocument(Document):
     """`runs/<time>-<stage>-<host>-<pid>.json`, rewritten every few seconds while the stage runs."""
 
     KIND: ClassVar[str] = "run"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     stage: str
     command: str

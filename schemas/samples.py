@@ -44,6 +44,8 @@ class DatasetManifest(Document):
     """The index of one dataset: `samples/<name>-<8 digits of rows digest>/manifest.json`."""
 
     KIND: ClassVar[str] = "dataset"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     name: Name
     source: str

@@ -37,6 +37,8 @@ class StatusReport(Model):
 
     artefacts: tuple[Artefact, ...]
     next: str | None
+    unsealed: tuple[str, ...] = ()
+    """Files of an older version, which carry no checksum of themselves: read, and sealed by `verify --seal`."""
 
 
 class Problem(Model):
@@ -48,7 +50,8 @@ class Problem(Model):
     view: int | None
     block: int | None
     kind: str
-    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `live`, `unexpected` (a file that nothing here wrote)."""
+    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `pointer`, `live`, `unexpected` (a file that nothing
+    here wrote)."""
 
 
 class LiveFinding(Model):
@@ -122,3 +125,7 @@ class VerifyReport(Model):
     """With `--live`: one per teacher, dataset and token type that could be run."""
     skipped: tuple[str, ...] = ()
     """With `--live`: teachers that could not be run, and why."""
+    unsealed: tuple[str, ...] = ()
+    """Files of an older version, which carry no checksum of themselves. They are no problems."""
+    sealed: tuple[str, ...] = ()
+    """With `--seal`: files that were unsealed until now."""

@@ -47,6 +47,8 @@ class StudentManifest(Document):
     """`students/<name>-<8 digits>/manifest.json`: written when training starts, and then fixed."""
 
     KIND: ClassVar[str] = "student"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     name: Name
     definition: StudentDefinition
@@ -64,6 +66,8 @@ class CheckpointEntry(Document):
     """`students/<name>/latest.json`: the newest durable checkpoint."""
 
     KIND: ClassVar[str] = "checkpoint"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     file: InsidePath
     step: int
@@ -76,6 +80,8 @@ class ExportManifest(Document):
     """`students/<name>/export/manifest.json`: the finished student; its presence and digests mean done."""
 
     KIND: ClassVar[str] = "export"
+    VERSION: ClassVar[int] = 2
+    SEALED: ClassVar[int] = 2
 
     student: Digest
     step: int

@@ -49,7 +49,6 @@ class ProbesDocument(Document):
     """`probes/view-000.json` of a feature folder: created once, after its pictures and before the view's first unit."""
 
     KIND: ClassVar[str] = "probes"
-    SEALED: ClassVar[bool] = True
 
     recipe: Digest
     seed: int

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 
 from pipeline.cache.reader import FeatureCache
+from pipeline.cache.records import FeatureFolder
 from pipeline.cache.verify import verify_folder
-from pipeline.evaluations import RESULTS, read_record
-from pipeline.finished import read_document, stored_document
+from pipeline.finished import usable_document
 from pipeline.inventory import Inventory
 from pipeline.planning import extraction_needs
+from pipeline.pointers import pointed, pointers
 from pipeline.progress import Reporter, Task
 from pipeline.samples import Dataset, open_dataset
-from pipeline.storage import Store, sha256_of_file
+from pipeline.seals import Sealed, sealed_files
+from pipeline.storage import LocalStore, Store, sha256_of_file
 from schemas.base import digest_of
-from schemas.errors import StageError, UnicPipeError
+from schemas.errors import DamagedError, StageError, UnicPipeError, UserError
 from schemas.features import FeatureManifest, StatisticsDocument
 from schemas.status import LiveFinding, Problem, VerifyReport
 from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
@@ -34,15 +37,25 @@ class VerifyOptions:
     live: int = 0
     """Samples on which every teacher is run again."""
     device: str = "auto"
+    seal: bool = False
+    """Write files that are unsealed, because they are older, again with a seal."""
 
 
 def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Reporter) -> tuple[VerifyReport, str | None]:
     """Check samples' indexes, feature caches, students and results; the report, and the command that repairs.
 
-    Damage is reported, never raised. Without `read_only`, damaged units of caches are set aside for the next extract.
+    Damage is reported, never raised. Without `read_only`, damaged units of caches and damaged results are set aside, so
+    that the next extract and evaluate make them again.
+
+    Raises:
+        UserError: both to seal and to change nothing.
     """
     if isinstance(options, bool):
         options = VerifyOptions(read_only=options)
+    if options.seal and options.read_only:
+        raise UserError(
+            "--seal writes files again, and --read-only changes none.", "Choose one: unic-pipe verify --seal"
+        )
     problems: list[Problem] = []
     checked = 0
     features = _artefacts(inventory.workspace.features)
@@ -57,14 +70,18 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
         count, wrong = _index_problems(index, options.quick)
         checked += count
         problems += [_problem(f"samples/{index.name}/{path}", what) for path, what in wrong]
-    for kind, check in (
-        ("students", _student_problems),
-        ("evaluations", _result_problems),
-    ):
-        for path in _folders(inventory.folder, kind):
-            count, wrong = check(path, options.quick)
-            checked += count
-            problems += [_problem(f"{kind}/{path.name}/{file}", what) for file, what in wrong]
+    for path in _folders(inventory.folder, "students"):
+        count, wrong = _student_problems(path, options.quick)
+        checked += count
+        problems += [_problem(f"students/{path.name}/{file}", what) for file, what in wrong]
+    files = list(sealed_files(inventory.workspace))
+    wrong = [*_unreadable(files, options.read_only), *_wrong_pointers(inventory)]
+    problems += [p for p in starmap(_problem, wrong) if p not in problems]
+    checked += len(files)
+    paths = {p.path for p in problems}
+    old = [file for file in files if file.path not in paths and file.unsealed]
+    for file in old if options.seal else ():
+        file.seal()
     live, skipped = run_live(inventory, options, reporter) if options.live else ([], [])
     problems += [
         Problem(
@@ -80,7 +97,13 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
     ]
     damaged = [p for p in problems if p.kind != "unexpected"]
     report = VerifyReport(
-        ok=not damaged, checked=checked, problems=tuple(problems), live=tuple(live), skipped=tuple(skipped)
+        ok=not damaged,
+        checked=checked,
+        problems=tuple(problems),
+        live=tuple(live),
+        skipped=tuple(skipped),
+        unsealed=() if options.seal else tuple(file.path for file in old),
+        sealed=tuple(file.path for file in old) if options.seal else (),
     )
     return report, _next(damaged)
 
@@ -156,7 +179,7 @@ def _folders(workdir: Path, kind: str) -> list[Path]:
 
 def _dataset_of(inventory: Inventory, folder: Store) -> Dataset | None:
     """The indexed dataset of a feature folder, for checking that records are of its rows."""
-    manifest = stored_document(folder, "manifest.json", FeatureManifest)
+    manifest = usable_document(folder, "manifest.json", FeatureManifest)
     if manifest is None:
         return None
     samples = inventory.workspace.samples
@@ -178,48 +201,65 @@ def _index_problems(folder: Store, quick: bool) -> Findings:
     try:
         dataset = open_dataset(folder, ())
     except UnicPipeError:
-        return 1, [("manifest.json", "document")]
-    return 1 + len(dataset.manifest.segments), [] if quick else [(name, "content") for name in dataset.damaged()]
+        return 0, [("manifest.json", "document")]
+    return len(dataset.manifest.segments), [] if quick else [(name, "content") for name in dataset.damaged()]
 
 
 def _student_problems(folder: Path, quick: bool) -> Findings:
-    """Manifest, frozen statistics, the checkpoint that `latest.json` names, and the exported files."""
-    wrong: list[tuple[str, str]] = []
-    manifest = read_document(folder / "manifest.json", StudentManifest)
+    """Frozen statistics, checkpoints and the exported files, by the digests in the student's documents."""
+    store, wrong = LocalStore(folder), list[tuple[str, str]]()
+    manifest = usable_document(store, "manifest.json", StudentManifest)
+    if not {"manifest.json", "checkpoints", "export"} & set(store.names()):
+        return 0, []  # a training that was killed before it began
     if manifest is None or digest_of(manifest.definition) != manifest.digest:
-        return 1, [("manifest.json", "document")]
-    checked = 1 + len(manifest.statistics)
+        return 0, [("manifest.json", "document")]
+    checked = len(manifest.statistics)
     for teacher, digest in manifest.statistics.items():
-        statistics = read_document(folder / "statistics" / f"{teacher}.json", StatisticsDocument)
+        key = f"statistics/{teacher}.json"
+        statistics = usable_document(store, key, StatisticsDocument)
         if statistics is None or digest_of(statistics) != digest:
-            wrong.append((f"statistics/{teacher}.json", "content"))
-    if (folder / "latest.json").exists():
-        entry = read_document(folder / "latest.json", CheckpointEntry)
+            wrong.append((key, "missing" if store.size(key) is None else "content"))
+    names = ["latest.json", *(key for key in store.keys("checkpoints") if key.endswith(".json"))]
+    entries = [entry for name in names if (entry := usable_document(store, name, CheckpointEntry)) is not None]
+    for file, digest in {entry.file: entry.digest for entry in reversed(entries)}.items():
+        checked += 1
+        wrong += list(_differs(folder, file, digest, quick))
+    export = usable_document(store, "export/manifest.json", ExportManifest)
+    if export is not None:
         checked += 2
-        if entry is None:
-            wrong.append(("latest.json", "document"))
-        else:
-            wrong += list(_differs(folder, entry.file, entry.digest, quick))
-    if (folder / "export" / "manifest.json").exists():
-        export = read_document(folder / "export" / "manifest.json", ExportManifest)
-        checked += 3
-        if export is None or export.student != manifest.digest:
+        if store.size("latest.json") is None:
+            wrong.append(("latest.json", "missing"))
+        if export.student != manifest.digest:
             wrong.append(("export/manifest.json", "document"))
-        else:
-            wrong += list(_differs(folder, "export/model.safetensors", export.weights, quick))
-            wrong += list(_differs(folder, "export/config.json", export.config, quick))
+        wrong += list(_differs(folder, "export/model.safetensors", export.weights, quick))
+        wrong += list(_differs(folder, "export/config.json", export.config, quick))
     return checked, wrong
 
 
-def _result_problems(folder: Path, quick: bool) -> Findings:
-    del quick  # all of it is documents
-    files = sorted((folder / RESULTS).glob("*.json"))
-    records = ((path, read_record(path)) for path in files)
-    return len(files), [
-        (f"{RESULTS}/{path.name}", "document")
-        for path, record in records
-        if record is None or digest_of(record.definition) != record.digest
-    ]
+def _unreadable(files: Sequence[Sealed], read_only: bool) -> Iterator[tuple[str, str]]:
+    """Documents and tables that are not as written; results among them are set aside."""
+    for file in files:
+        try:
+            file.read()
+        except (UserError, OSError) as error:
+            yield file.path, "document"
+            top, folder, *rest = file.path.split("/")
+            if top == "evaluations" and isinstance(error, DamagedError) and not read_only:
+                FeatureFolder(LocalStore(Path(file.store.location, top, folder))).set_aside("/".join(rest))
+
+
+def _wrong_pointers(inventory: Inventory) -> Iterator[tuple[str, str]]:
+    """Names that lead to no folder, or to another name's."""
+    local = {kind: LocalStore(inventory.folder / kind) for kind in ("students", "evaluations")}
+    places = {"samples": inventory.workspace.samples, "features": inventory.workspace.features, **local}
+    for kind, place in places.items():
+        for name in pointers(place):
+            try:
+                sound = pointed(place, name) is not None
+            except UserError:
+                sound = False
+            if not sound:
+                yield f"{kind}/{name}", "pointer"
 
 
 def _differs(folder: Path, name: str, digest: str, quick: bool) -> Iterator[tuple[str, str]]:
@@ -243,5 +283,6 @@ def _next(problems: list[Problem]) -> str | None:
         ("features/", "unic-pipe extract   (makes again only what is damaged)"),
         ("students/", "unic-pipe distill   (goes on from the last good checkpoint; move a damaged export/ away)"),
         ("evaluations/", "unic-pipe evaluate"),
+        ("runs/", "unic-pipe status   (after removing the named files: what is needed is measured again)"),
     ]
     return next((command for top, command in repairs if any(p.path.startswith(top) for p in problems)), None)

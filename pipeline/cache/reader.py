@@ -19,7 +19,7 @@ from pipeline.cache.calibration import bound_codec
 from pipeline.cache.layout import MANIFEST, escape_key, shard_key
 from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
 from pipeline.cache.spec import Decoded, Floats, row_shape
-from pipeline.pointers import pointed
+from pipeline.pointers import followed, pointed
 from pipeline.storage import LocalStore, Store, fast_hash, is_remote, open_store
 from schemas.config import TokenType
 from schemas.errors import StageError, UserError
@@ -58,12 +58,13 @@ class FeatureCache:
         Raises:
             UserError: there is no such folder.
             StageError: it holds no features, or its manifest is damaged.
+            DamagedError: the pointer leads to another name's folder.
         """
         text = fspath(path)
         if not is_remote(text):
             folder = Path(text)
             if folder.is_dir():
-                return cls(folder.resolve())
+                return cls(followed(folder))
             store: Store = LocalStore(folder)
             beside = [n for n in LocalStore(folder.parent).names() if (folder.parent / n / MANIFEST).is_file()]
         else:

@@ -21,16 +21,49 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.storage import Store
+from schemas.errors import DamagedError
 
 _MAGIC = b"UNICSEAL"
 _SEAL = struct.Struct("<8sQQ16s")
 """Magic, start and length of the payload column in the file, XXH3-128 of it; XXH3-128 of the core follows."""
 _SEAL_BYTES = _SEAL.size + 16
-_TAIL_GUESS = 1 << 16
+TAIL_BYTES = 1 << 16
+"""What is read first of a large file: the seal and the footer are in it, as a rule."""
+_MARK = {"unic-pipe": "sealed table"}
+"""In the footer of a sealed table: says that there is a seal, where damage hid the seal itself."""
 
 
 class DamagedTable(Exception):
     """The file is not what was written: shortened, edited, or with a flipped bit."""
+
+
+def sealed_table(table: pa.Table) -> bytes:
+    """Deterministic, compressed Parquet bytes of a table of scores or metrics: see `read_table`."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(_MARK)
+    return _sealed(sink.getvalue())
+
+
+def read_table(raw: bytes, source: str, hint: str, sealed: bool = False) -> pa.Table:
+    """The table in a file's bytes: a sealed one verified, one of a version that had no seals as it is.
+
+    `source` (a path) and `hint` (what to type) are for errors; `sealed`: it has a seal, for what lies beside it has.
+
+    Raises:
+        DamagedError: not what was written, or no table.
+    """
+    try:
+        return pq.read_table(io.BytesIO(raw)) if unsealed_table(raw) and not sealed else read_sealed(raw)
+    except (DamagedTable, pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DamagedError(f"{source}: the table was edited or damaged ({reason}).", hint) from None
+
+
+def unsealed_table(raw: bytes) -> bool:
+    """Whether a table's bytes (the last `TAIL_BYTES` are enough) carry neither a seal nor the mark of one."""
+    return not any(sign in raw[-TAIL_BYTES:] for sign in (_MAGIC, _MARK["unic-pipe"].encode()))
 
 
 def sealed_parquet(table: pa.Table, payload: str | None = None) -> bytes:
@@ -48,10 +81,13 @@ def sealed_parquet(table: pa.Table, payload: str | None = None) -> bytes:
         write_statistics=False,
         store_schema=False,
     )
-    raw = sink.getvalue()
+    return _sealed(sink.getvalue(), payload if len(table) else None)
+
+
+def _sealed(raw: bytes, payload: str | None = None) -> bytes:
     footer = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
     start = footer
-    if payload is not None and len(table):
+    if payload is not None:
         group = pq.read_metadata(io.BytesIO(raw)).row_group(0)
         column = group.column(group.num_columns - 1)
         assert column.path_in_schema == payload, "the payload is the last column"
@@ -70,7 +106,7 @@ def read_core(store: Store, key: str, columns: list[str], size: int | None = Non
     size = store.size(key) if size is None else size
     if size is None:
         raise FileNotFoundError(store.describe(key))
-    end = store.get_range(key, max(0, size - _TAIL_GUESS), min(size, _TAIL_GUESS))
+    end = store.get_range(key, max(0, size - TAIL_BYTES), min(size, TAIL_BYTES))
     wanted = int.from_bytes(end[-8:-4], "little") + 8 + _SEAL_BYTES
     if wanted > size:
         raise DamagedTable(f"{store.describe(key)}: no footer")

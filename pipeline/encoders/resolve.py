@@ -168,9 +168,10 @@ class _Resolver:
         if self.store is None:
             return EncoderCache()
         try:
-            return EncoderCache.from_bytes(self.store.get(_CACHE_FILE), _CACHE_FILE)
-        except (OSError, UnicPipeError):
-            # Absent, or written by another version: everything in it can be computed again.
+            raw = self.store.get(_CACHE_FILE)
+            # Without a seal nothing says that it was not edited, and everything in it can be measured again.
+            return EncoderCache() if EncoderCache.unsealed(raw) else EncoderCache.from_bytes(raw, _CACHE_FILE)
+        except (OSError, UnicPipeError):  # absent, damaged, or written by another version
             return EncoderCache()
 
     def _remember(

@@ -7,18 +7,17 @@ Rows at the end of an epoch may hold the same names under `val/`. Absent values 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipeline.cache.tables import sealed_table
+from pipeline.finished import METRICS as FILE
+from pipeline.finished import student_metrics
 from pipeline.storage import LocalStore
 from stages.distill.model.loss import TeacherLosses
-
-FILE = "metrics.parquet"
 
 TIMINGS = ("data_wait", "images_per_s", "queue", "gpu_use")
 """Columns that are different every time; `gpu_use` only where it can be known."""
@@ -125,9 +124,7 @@ class MetricsLog:
             for name in names
         }
         if columns:
-            buffer = io.BytesIO()
-            pq.write_table(pa.table(columns), buffer, compression="zstd")
-            self.store.put(FILE, buffer.getvalue())
+            self.store.put(FILE, sealed_table(pa.table(columns)))
         self.board.flush()
 
     def close(self) -> None:
@@ -136,10 +133,9 @@ class MetricsLog:
 
 
 def read_metrics(store: LocalStore) -> list[dict[str, float]]:
-    """The table's rows without nulls; empty when there is none, or it cannot be read."""
-    try:
-        table = pq.read_table(io.BytesIO(store.get(FILE)))
-    except (FileNotFoundError, pa.ArrowInvalid, OSError):
+    """The table's rows without nulls; empty when there is none. Raises DamagedError."""
+    table = student_metrics(store.root)
+    if table is None:
         return []
     return [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
 

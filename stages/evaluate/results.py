@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from pipeline.cache.tables import sealed_table
 from pipeline.evaluations import CLASS_TABLE, TABLE, dataset_digest, result_key
 from pipeline.storage import Store, get_or_none
 from schemas.evaluations import CLASS_COLUMNS, RESULT_COLUMNS, ResultRecord
@@ -84,8 +83,6 @@ def _common(record: ResultRecord) -> dict[str, Any]:
 
 def _put(store: Store, key: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write a table unless an equal one is there."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
-    data = buffer.getvalue()
+    data = sealed_table(pa.Table.from_pylist(rows, schema=schema))
     if get_or_none(store, key) != data:
         store.put(key, data)

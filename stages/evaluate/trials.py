@@ -6,17 +6,23 @@ trial from (seed, trial), so a resumed study proposes what an uninterrupted one 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import UserError
+from schemas.base import canonical_json
+from schemas.errors import DamagedError, UserError
 from stages.evaluate import sgd
 from stages.evaluate.logistic import SEARCH_TOLERANCE, Probe
 from stages.evaluate.paths import Search
 from stages.evaluate.scoring import validation_split
+
+_SEALED = "sealed"
+"""Attribute of a study whose trials carry seals (older ones have none), and of a trial: its seal."""
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -30,6 +36,7 @@ def best_of_trials(
 
     Raises:
         UserError: Optuna is not installed.
+        DamagedError: a trial of an earlier run is not what was written.
     """
     try:
         import optuna
@@ -39,21 +46,53 @@ def best_of_trials(
             "pip install '.[optuna]', or leave the default: evaluate.search: fast",
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=f"sqlite:///{file}", study_name="probe", direction="maximize", load_if_exists=True
-    )
-    states = optuna.trial.TrialState
-    for left in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        study.tell(left.number, state=states.FAIL)  # that run was killed
+    study, states = _opened(file), optuna.trial.TrialState
     together = len(ranges) > 1
     for number in range(len(study.get_trials(deepcopy=False, states=(states.COMPLETE,))), trials):
         draw = int(np.random.default_rng([seed, number]).integers(2**31))
         study.sampler = optuna.samplers.TPESampler(seed=draw, multivariate=together)
         trial = study.ask()
-        study.tell(trial, score({n: trial.suggest_float(n, low, high, log=True) for n, (low, high) in ranges.items()}))
+        value = score({n: trial.suggest_float(n, low, high, log=True) for n, (low, high) in ranges.items()})
+        trial.set_user_attr(_SEALED, _seal(trial.number, trial.params, value))
+        study.tell(trial, value)
     done = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
     return study.best_params, study.best_value, {i: (t.params, t.value) for i, t in enumerate(done)}
+
+
+def _opened(file: Path) -> Any:
+    """A new study, or one that goes on; trials that a kill cut off are over.
+
+    Raises:
+        DamagedError: a trial of an earlier run is not what was written.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    states, again = optuna.trial.TrialState, f"Search again: rm {file}; unic-pipe evaluate"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{file}", study_name="probe", direction="maximize", load_if_exists=True
+        )
+        before = study.get_trials(deepcopy=False)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DamagedError(f"{file}: the search's trials cannot be read ({reason}).", again) from None
+    if not before:
+        study.set_user_attr(_SEALED, True)
+    sealed = [t for t in before if t.state == states.COMPLETE and _SEALED in study.user_attrs]
+    for trial in sealed:
+        if trial.user_attrs.get(_SEALED) != _seal(trial.number, trial.params, trial.value):
+            raise DamagedError(f"{file}: trial {trial.number} was edited or damaged.", again)
+    for trial in before:
+        if trial.state == states.RUNNING:
+            study.tell(trial.number, state=states.FAIL)
+    return study
+
+
+def _seal(number: int, parameters: Mapping[str, float], value: float | None) -> str:
+    """SHA-256 of what a trial found: a study that goes on believes only what was written."""
+    return hashlib.sha256(canonical_json([number, dict(parameters), value])).hexdigest()
 
 
 def search_logistic(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from pipeline.ablation import origins
 from pipeline.cache.records import FeatureFolder
+from pipeline.finished import read_document, student_metrics
 from pipeline.storage import LocalStore, Store
 from schemas.base import short
 from schemas.config import TokenType
-from schemas.errors import StageError
 from schemas.evaluations import ResultRecord, Role
 from schemas.features import FeatureManifest, UnitRecord
 from schemas.students import StudentManifest
@@ -69,9 +66,11 @@ def gather(
         pictures: patch tokens as colours.
 
     Raises:
-        UserError: a student's manifest is damaged.
+        DamagedError: a student's manifest or metrics are not what was written.
+        StageError: nor are a feature folder's.
     """
-    manifests = {name: m for name, folder in students.items() if (m := _manifest(folder)) is not None}
+    found = {name: read_document(folder / "manifest.json", StudentManifest) for name, folder in students.items()}
+    manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
     roles: dict[str, Role] = {record.encoder: record.role for record in results}
     roles |= {name: "student" for name in manifests if name not in roles}
     remarks, groups = notes or {}, axes or {}
@@ -106,23 +105,11 @@ def _baseline_of(name: str, roles: Mapping[str, Role]) -> str | None:
     return next((candidate for candidate in candidates if roles.get(candidate) == "baseline"), None)
 
 
-def _manifest(folder: Path) -> StudentManifest | None:
-    path = folder / "manifest.json"
-    try:
-        raw = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return StudentManifest.from_bytes(raw, str(path))
-
-
 def training_curves(manifest: StudentManifest, folder: Path, name: str) -> StudentCurves:
-    """The curves in a student's `metrics.parquet`; none when there is no readable table."""
+    """The curves in a student's `metrics.parquet`; none when there is no table. Raises DamagedError."""
     teachers = tuple(t.name for t in manifest.definition.teachers)
-    try:
-        table = pq.read_table(io.BytesIO((folder / "metrics.parquet").read_bytes()))
-    except (OSError, ValueError):
-        return StudentCurves(name, teachers, {})
-    if "epoch" not in table.column_names:
+    table = student_metrics(folder)
+    if table is None or "epoch" not in table.column_names:
         return StudentCurves(name, teachers, {})
     epochs = table.column("epoch").to_pylist()
     curves = {
@@ -146,10 +133,7 @@ def _series(epochs: Iterable[float | None], values: Iterable[float | None]) -> S
 def _feature_folder(features: Store, digest: str) -> tuple[FeatureManifest, FeatureFolder] | None:
     for name in [n for n in features.folders() if n.endswith(f"-{short(digest)}")]:
         folder = FeatureFolder(features.child(name))
-        try:
-            manifest = folder.manifest
-        except StageError:
-            continue
+        manifest = folder.manifest
         if manifest is not None and manifest.digest == digest:
             return manifest, folder
     return None

@@ -23,7 +23,7 @@ from pipeline.probing import evaluated_encoders
 from pipeline.samples.dataset import Dataset
 from pipeline.samples.images import UndecodableImage, decode_image
 from pipeline.storage import LocalStore
-from schemas.base import canonical_json, json_digest
+from schemas.base import json_digest, seal, seal_holds
 from schemas.errors import UnicPipeError
 from schemas.recipes import CENTER
 from stages.report.data import Picture, PictureRow, Pictures
@@ -31,7 +31,7 @@ from stages.report.data import Picture, PictureRow, Pictures
 IMAGES = 6
 SIDE = 96
 """Pixels of the shown image; patches are shown at least as large, but stored with one pixel each."""
-_FORMAT = 1
+_FORMAT = 2
 _TAILS = (1.0, 99.0)
 """Percentiles of a component that become black and full colour."""
 
@@ -79,14 +79,16 @@ def _kept(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) 
     made = [_FORMAT, IMAGES, SIDE, dataset.block_digest(0), [[need.encoder, need.digest] for need in needs]]
     key = f"pictures/{json_digest(made)}.json"
     store = LocalStore(inventory.folder / "runs")
-    if store.size(key) is not None:
-        body = json.loads(store.get(key))
+    raw = store.get(key) if store.size(key) is not None else b""
+    if seal_holds(raw):  # a changed one is drawn again
+        body = json.loads(raw)
         return Pictures(
             body["dataset"], tuple(PictureRow(n, tuple(Picture(*p) for p in pictures)) for n, pictures in body["rows"])
         )
     pictures = _draw(inventory, dataset, needs)
     rows = [[row.name, [[p.png, p.alt] for p in row.pictures]] for row in pictures.rows]
-    store.put(key, canonical_json({"dataset": pictures.dataset, "rows": rows}))
+    body = {"dataset": pictures.dataset, "rows": rows}
+    store.put(key, seal((json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()))
     return pictures
 
 

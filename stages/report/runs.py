@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.evaluations import FOLDER, RESULTS, TABLE, read_record
+from pipeline.evaluations import FOLDER, RESULTS, TABLE, read_record, read_results
 from schemas.errors import UserError
 from schemas.evaluations import RESULT_COLUMNS
 
@@ -91,23 +88,19 @@ def _label(path: Path, table: Path) -> str:
 
 
 def _load(label: str, table: Path) -> Run:
+    paths = sorted((table.parent / RESULTS).glob("*.json"))
+    roles: dict[str, str] = {record.encoder: record.role for path in paths if (record := read_record(path)) is not None}
     results = _seeds_folded(_rows(table), table)
     if not results:
         raise UserError(f"{table} holds no finished result.", EVALUATE)
-    roles: dict[str, str] = {}
-    for path in sorted((table.parent / RESULTS).glob("*.json")):
-        record = read_record(path)
-        if record is not None:
-            roles[record.encoder] = record.role
     return Run(label, table, tuple(results), roles)
 
 
 def _rows(table: Path) -> list[dict[str, object]]:
     try:
-        found = pq.read_table(table)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{table} cannot be read as a results table: {reason}", EVALUATE) from None
+        found = read_results(table)
+    except OSError as error:
+        raise UserError(f"{table} cannot be read: {error.strerror}.", EVALUATE) from None
     missing = [column for column in RESULT_COLUMNS if column not in found.column_names]
     if missing:
         raise UserError(

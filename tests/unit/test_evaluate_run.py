@@ -18,7 +18,7 @@ from pipeline.progress import SilentReporter
 from pipeline.stopping import Stop
 from schemas.base import digest_of
 from schemas.config import BenchmarkConfig, Config, DatasetConfig, EvaluateConfig, SamplesConfig
-from schemas.errors import StageError, UserError
+from schemas.errors import DamagedError, StageError, UserError
 from schemas.evaluations import RESULT_COLUMNS, ResultDefinition, ResultRecord
 from schemas.probes import PROBES, PROTOCOL
 from stages.evaluate.features import Features
@@ -280,13 +280,19 @@ def test_a_stop_ends_between_probes_and_keeps_what_is_done(tmp_path):
     assert len(rest) == 2
 
 
-def test_a_damaged_record_is_computed_again(tmp_path):
+def test_a_damaged_record_is_an_error_and_without_it_the_same_is_computed_again(tmp_path):
     run(tmp_path, jobs())
     before = tree(tmp_path / "evaluations")
     first = jobs()[0]
     path = tmp_path / "evaluations/main" / result_key("digits", "dino", first.definition)
-    path.write_bytes(path.read_bytes()[:100])
-    assert current_record(path.parents[1], "digits", "dino", first.definition) is None
+    for damaged in (path.read_bytes()[:100], path.read_bytes().replace(b"0.", b"1.", 1)):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match=path.name) as caught:
+            current_record(path.parents[1], "digits", "dino", first.definition)
+        assert "unic-pipe verify" in caught.value.hint
+        with pytest.raises(DamagedError, match=path.name):
+            run(tmp_path, jobs())
+    path.unlink()
     run(tmp_path, jobs())
     assert tree(tmp_path / "evaluations") == before
 

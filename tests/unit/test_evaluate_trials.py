@@ -1,14 +1,16 @@
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 from probe_search import compare_search
 from sklearn.datasets import load_digits
 
-from schemas.errors import UserError
+from schemas.errors import DamagedError, UserError
 from stages.evaluate.trials import best_of_trials, search_logistic, search_sgd
 
 RANGES = {"lr": (0.1, 100.0), "wd": (1e-12, 1e-4)}
@@ -58,6 +60,25 @@ def test_a_finished_study_fits_nothing(tmp_path):
         raise AssertionError("a finished study ran another trial")
 
     assert best_of_trials(tmp_path / "s.sqlite", RANGES, forbidden, trials=3, seed=0) == first
+
+
+def test_an_edited_or_damaged_study_is_not_continued(tmp_path):
+    file = tmp_path / "s.sqlite"
+    best_of_trials(file, RANGES, score, trials=3, seed=0)
+    raw = file.read_bytes()
+    with closing(sqlite3.connect(file)) as edited, edited:
+        edited.execute("UPDATE trial_values SET value = value + 1 WHERE trial_id = 2")
+    with pytest.raises(DamagedError, match=r"s\.sqlite: trial 1 was edited") as caught:
+        best_of_trials(file, RANGES, score, trials=4, seed=0)
+    assert f"rm {file}" in caught.value.hint
+    file.write_bytes(raw[:5000] + bytes(5000) + raw[10000:])
+    with pytest.raises(DamagedError, match=r"s\.sqlite: "):
+        best_of_trials(file, RANGES, score, trials=4, seed=0)
+    file.write_bytes(raw)
+    with closing(sqlite3.connect(file)) as older, older:  # as it was before trials had seals
+        older.execute("DELETE FROM study_user_attributes")
+        older.execute("DELETE FROM trial_user_attributes")
+    assert len(best_of_trials(file, RANGES, score, trials=4, seed=0)[2]) == 4
 
 
 def test_both_classifiers_are_searched_by_trials(digits, tmp_path):

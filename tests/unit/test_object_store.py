@@ -20,7 +20,7 @@ from pipeline.pointers import point, pointed, pointers
 from pipeline.storage import LocalStore, Store, is_remote, open_store
 from pipeline.writers import check_writers
 from schemas.config import StorageConfig
-from schemas.errors import StageError, UserError
+from schemas.errors import DamagedError, StageError, UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,17 +116,22 @@ def test_counting_by_replacement_loses_nothing(store: Store) -> None:
 
 
 def test_pointers(store: Store) -> None:
-    store.put("a-1/x", b"1")
-    store.put("a-2/x", b"2")
+    store.put("a-00000001/x", b"1")
+    store.put("a-00000002/x", b"2")
     assert pointed(store, "a") is None
-    point(store, "a", "a-1")
-    point(store, "a", "a-2")
-    assert pointed(store, "a") == store.child("a-2")
-    assert (pointers(store), store.folders()) == (["a"], ["a-1", "a-2"])
-    store.delete("a-2/x")
+    point(store, "a", "a-00000001")
+    point(store, "a", "a-00000002")
+    assert pointed(store, "a") == store.child("a-00000002")
+    assert (pointers(store), store.folders()) == (["a"], ["a-00000001", "a-00000002"])
+    store.delete("a-00000002/x")
     if isinstance(store, LocalStore):
-        store.path("a-2").rmdir()
+        store.path("a-00000002").rmdir()
     assert pointed(store, "a") is None
+    if not isinstance(store, LocalStore):
+        for wrong in (b"b-00000001", b"a-00000001/..", b"../a-00000001", b"a-0000000\xff", b""):
+            store.put("a.pointer", wrong)
+            with pytest.raises(DamagedError, match=r"a\.pointer points to"):
+                pointed(store, "a")
 
 
 def test_a_store_travels_as_its_location(store: Store) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import socket
 import subprocess
@@ -192,13 +191,11 @@ def test_a_process_that_is_gone_is_not_running(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     with RunLog(tmp_path, "extract", SilentReporter()) as log:
-        raw = json.loads(log._document.to_bytes())
-    raw["state"] = "running"
-    here = raw | {"pid": gone.pid}
-    there = here | {"host": "another.host", "stage": "distill"}
+        here = log._document.model_copy(update={"state": "running", "pid": gone.pid})
+    there = here.model_copy(update={"host": "another.host", "stage": "distill"})
     folder = tmp_path / "runs"
-    (folder / "20990101T000000-here.json").write_text(json.dumps(here))
-    (folder / "20990101T000001-there.json").write_text(json.dumps(there))
+    (folder / "20990101T000000-here.json").write_bytes(here.to_bytes())
+    (folder / "20990101T000001-there.json").write_bytes(there.to_bytes())
     (folder / "20990101T000002-damaged.json").write_text("{")
     (folder / "encoders.json").write_text("{}")
     assert [run.stage for run in running(tmp_path)] == ["distill"]

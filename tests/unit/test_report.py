@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from pipeline.cache.tables import sealed_table
 from pipeline.svg import fit, nice_ticks, shorten, tick_labels
 from schemas.base import digest_of
 from schemas.config import StudentConfig
@@ -467,7 +467,7 @@ def write_student(folder: Path, features: str) -> StudentManifest:
             "val/loss": [None, None, 0.55],
         }
     )
-    pq.write_table(table, folder / "metrics.parquet")
+    (folder / "metrics.parquet").write_bytes(sealed_table(table))
     return manifest
 
 

@@ -173,7 +173,7 @@ def test_missing_damaged_and_old_tables_are_refused_by_name(tmp_path: Path, runs
         load_runs([write(tmp_path / "old", old)])
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "results.parquet").write_bytes(b"PAR1 not really PAR1")
-    with pytest.raises(UserError, match="cannot be read as a results table"):
+    with pytest.raises(UserError, match=r"broken/results.parquet: the table was edited or damaged"):
         load_runs([runs[0], tmp_path / "broken"])
     empty = pa.Table.from_pylist([], schema=pq.read_schema(runs[0] / "results.parquet"))
     (tmp_path / "empty").mkdir()

@@ -408,17 +408,17 @@ def test_another_source_and_back(shards):
 
 
 def test_pointers(tmp_path):
-    (tmp_path / "a-1").mkdir()
-    (tmp_path / "a-2").mkdir()
+    (tmp_path / "a-00000001").mkdir()
+    (tmp_path / "a-00000002").mkdir()
     assert resolve_pointer(tmp_path, "a") is None
-    point(tmp_path, "a", "a-1")
-    point(tmp_path, "a", "a-2")
-    assert resolve_pointer(tmp_path, "a") == tmp_path / "a-2"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a-1", "a-2"]
-    (tmp_path / "a-2").rmdir()
+    point(tmp_path, "a", "a-00000001")
+    point(tmp_path, "a", "a-00000002")
+    assert resolve_pointer(tmp_path, "a") == tmp_path / "a-00000002"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a-00000001", "a-00000002"]
+    (tmp_path / "a-00000002").rmdir()
     assert resolve_pointer(tmp_path, "a") is None
     with pytest.raises(UserError, match="in the way"):
-        point(tmp_path, "a-1", "a")
+        point(tmp_path, "a-00000001", "a")
 
 
 def test_rows_join_by_number_after_growth(shards, picture):

@@ -1,7 +1,7 @@
 """Documents: what is written is read back, today and by every later version; what was tampered with is refused.
 
-`data/documents-v1` holds one document of each kind as the first release wrote it. These files never change: when a
-schema does, `Document.upgrade` brings them up to date.
+`data/documents-v1` holds one document of each kind as the first release wrote it, `data/documents-v2` the same of those
+kinds that have been sealed since. These files never change: when a schema does, `Document.upgrade` brings them up to date.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ import schemas
 from pipeline.differences import describe, differences
 from schemas.base import Document, Model, canonical_json, digest_of, seal, seal_holds, short
 from schemas.config import Config, DatasetConfig, SamplesConfig, StudentConfig
-from schemas.errors import StageError, UserError
+from schemas.errors import DamagedError, StageError, UserError
 from schemas.features import FeatureManifest, UnitRecord
 from schemas.recipes import CENTER, GENTLE, UNIC, Recipe, recipe_named
 from schemas.samples import DatasetManifest
 from schemas.students import StudentManifest
 
 OLD = Path(__file__).parent / "data" / "documents-v1"
+SECOND = OLD.with_name("documents-v2")
 
 
 def kinds():
@@ -38,11 +39,15 @@ def kinds():
 
 
 KINDS = kinds()
-SEALED = [kind for kind, document in KINDS.items() if document.SEALED]
+SINCE_V2 = [kind for kind, document in KINDS.items() if document.SEALED == 2]
 
 
 def old(kind):
     return (OLD / f"{kind}.json").read_bytes()
+
+
+def first_sealed(kind):
+    return ((SECOND if kind in SINCE_V2 else OLD) / f"{kind}.json").read_bytes()
 
 
 def read(kind):
@@ -72,27 +77,48 @@ def test_a_document_of_a_newer_version_asks_for_an_upgrade(kind):
     body = json.loads(old(kind))
     body["schema"] = f"{kind}/{KINDS[kind].VERSION + 1}"
     body["something new"] = 1
-    raw = (json.dumps(body, indent=1) + "\n").encode()
-    if KINDS[kind].SEALED:
-        del body["checksum"]
-        raw = seal((json.dumps(body, indent=1) + "\n").encode())
+    body.pop("checksum", None)
+    raw = seal((json.dumps(body, indent=1) + "\n").encode())
+    newer = KINDS[kind].VERSION + 1
     with pytest.raises(
-        UserError, match=rf"(?s)^x\.json: written by a newer unic-pipe \({kind}/2; .*pip install --upgrade"
+        UserError, match=rf"(?s)^x\.json: written by a newer unic-pipe \({kind}/{newer}; .*pip install --upgrade"
     ):
         KINDS[kind].from_bytes(raw, "x.json")
 
 
-@pytest.mark.parametrize("kind", SEALED)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_changed_byte_of_a_sealed_document_is_read(kind):
-    raw = old(kind)
+    raw = first_sealed(kind)
     assert seal_holds(raw)
+    assert KINDS[kind].from_bytes(raw, "x.json") == read(kind)
     for place in range(0, len(raw), 7):
-        damaged = bytearray(raw)
-        damaged[place] ^= 1
-        assert not seal_holds(bytes(damaged))
-    for damaged in (raw[:-1], raw + b" ", raw[:40], b"", raw.replace(b"\n", b"\r\n")):
-        with pytest.raises(UserError, match=r"x\.json: the checksum does not match"):
+        for bit in (1, 2, 4, 16, 32):
+            damaged = bytearray(raw)
+            damaged[place] ^= bit
+            assert not seal_holds(bytes(damaged))
+            with pytest.raises(UserError):
+                KINDS[kind].from_bytes(bytes(damaged), "x.json")
+    for damaged in (raw[:-1], raw + b" ", raw.replace(b"\n", b"\r\n")):
+        with pytest.raises(DamagedError, match=r"x\.json: the checksum does not match"):
             KINDS[kind].from_bytes(damaged, "x.json")
+    for damaged in (raw[:40], b""):
+        with pytest.raises(DamagedError, match=r"x\.json: not valid JSON"):
+            KINDS[kind].from_bytes(damaged, "x.json")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_whose_version_has_a_seal_is_damaged_without_one(kind):
+    body = json.loads(first_sealed(kind))
+    del body["checksum"]
+    with pytest.raises(DamagedError, match=r"x\.json: the checksum does not match"):
+        KINDS[kind].from_bytes((json.dumps(body, indent=1) + "\n").encode(), "x.json")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_of_before_the_seal_are_told_by_their_version(kind):
+    assert KINDS[kind].unsealed(old(kind)) == (kind in SINCE_V2)
+    assert not KINDS[kind].unsealed(first_sealed(kind))
+    assert not KINDS[kind].unsealed(b"")
 
 
 def test_an_edited_document_names_the_file_and_every_problem():
@@ -107,7 +133,7 @@ def test_an_edited_document_names_the_file_and_every_problem():
     assert message.startswith("samples/train/manifest.json: ")
     for words in ("layout: Field required", "block_rows: Input", "segments.0.rows_digest: String", "colour: Extra"):
         assert words in message
-    assert caught.value.hint == "The file was edited or damaged; restore or delete it."
+    assert "restore it, or move it away" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -132,6 +158,7 @@ def test_older_versions_are_brought_up_to_date():
     class Thing(Document):
         KIND: ClassVar[str] = "thing"
         VERSION: ClassVar[int] = 2
+        SEALED: ClassVar[int] = 2
         side_px: int
 
         @classmethod
@@ -139,7 +166,8 @@ def test_older_versions_are_brought_up_to_date():
             return {"side_px": body["side"]} if version == 1 else body
 
     assert Thing.from_bytes(b'{"schema": "thing/1", "side": 3}', "x") == Thing(side_px=3)
-    assert json.loads(Thing(side_px=3).to_bytes()) == {"schema": "thing/2", "side_px": 3}
+    written = json.loads(Thing(side_px=3).to_bytes())
+    assert {name: written[name] for name in ("schema", "side_px")} == {"schema": "thing/2", "side_px": 3}
 
 
 def test_documents_hold_no_numbers_that_json_has_not():
