@@ -59,7 +59,7 @@ class Recorder:
 def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.MonkeyPatch, views: str) -> None:
     from cli.bench import _parts
     from stages.bench.run import BenchOptions, bench
-    from stages.distill.cost import step_cost
+    from stages.distill.measure.cost import step_cost
     from stages.plan import PlanOptions, plan
 
     settings, on_device = (*SETTINGS, f"compute.views={views}"), views == "device"

@@ -33,7 +33,7 @@ from schemas.encoders import EncoderCard
 from schemas.errors import UserError
 from schemas.features import EncoderDefinition, FileEntry
 from schemas.students import CheckpointEntry
-from stages.distill.student import build_student
+from stages.distill.model.student import build_student
 
 VIT = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
