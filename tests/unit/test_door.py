@@ -30,7 +30,7 @@ from schemas.arguments import ALLOWED, argument_problem
 from schemas.base import digest_of, require_name
 from schemas.config import EncoderConfig, StudentConfig
 from schemas.encoders import EncoderCard
-from schemas.errors import UserError
+from schemas.errors import DamagedError, UserError
 from schemas.features import EncoderDefinition, FileEntry
 from schemas.students import CheckpointEntry
 from stages.distill.model.student import build_student
@@ -228,8 +228,10 @@ def test_pointers_lead_to_folders_beside_them_only(tmp_path: Path) -> None:
     assert resolve_pointer(here, "main") == here / "main-0123abcd"
     for number, target in enumerate((str(outside), "../outside", "..", ".", "main-0123abcd/..")):
         os.symlink(target, here / f"away{number}")
-        assert resolve_pointer(here, f"away{number}") is None
-        assert pointed(LocalStore(here), f"away{number}") is None
+        with pytest.raises(DamagedError, match="points to"):
+            resolve_pointer(here, f"away{number}")
+        with pytest.raises(DamagedError, match="points to"):
+            pointed(LocalStore(here), f"away{number}")
         with pytest.raises(UserError, match="in the way"):
             point(here, f"away{number}", "main-0123abcd")
         assert os.readlink(here / f"away{number}") == target
