@@ -181,7 +181,7 @@ def pack(base: Path, target: Path) -> None:
 
     def wanted(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
         parts = Path(info.name).parts
-        large = "checkpoints" in parts and not {"float16", "begun"} & set(parts)
+        large = {"checkpoints", "latest.json"} & set(parts) and not {"float16", "begun"} & set(parts)
         info.uid = info.gid = 0
         info.uname = info.gname = ""
         return None if {"runs", "tensorboard", ".tmp"} & set(parts) or large or info.name.endswith(".html") else info
