@@ -256,7 +256,9 @@ def kernels() -> dict[str, str]:
 
     facts = {name: version(name).partition("+")[0] for name in ("torch", "timm", "numpy", "numcodecs")}
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    vendor = next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), platform.machine())
+    vendor = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), platform.machine()
+    )
     return facts | {"processor": vendor, "instructions": torch.backends.cpu.get_cpu_capability()}
 
 
