@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Self
 
 import xxhash
@@ -27,7 +28,8 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", text) is not None
 
 
-PROGRAM_VERSION = "0.1.0"
+PROGRAM_VERSION = version("unic-pipe")
+"""Written once, in pyproject.toml."""
 
 
 class Model(BaseModel):

@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -33,7 +34,7 @@ SHARDS = {"train": (0, 24), "val": (24, 8), "test": (32, 16)}
 """First digit and rows of each tar."""
 TIME = 1_700_000_000
 """Modification time of the tars: whole seconds survive any archive."""
-TEACHERS = {
+TEACHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "eva": ("eva02_tiny_patch14_224", {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2}),
     "siglip": ("vit_base_patch16_siglip_224", {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2, "mlp_ratio": 1.0}),
 }  # fmt: skip
@@ -140,7 +141,7 @@ def main(program: str, commit: str, target: str) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
-        expected = {"commit": commit, "kernels": kernels(), "status": {}, "garbage": {}}
+        expected: dict[str, Any] = {"commit": commit, "kernels": kernels(), "status": {}, "garbage": {}}
         for codec in FOLDERS:
             folder = base / codec
             folder.mkdir()

@@ -75,7 +75,7 @@ class Points:
             self()
             return whole(store, data)
 
-        LocalStore._write_temporary = write  # type: ignore[method-assign]
+        LocalStore._write_temporary = write  # type: ignore[method-assign,assignment]
 
 
 def manifest() -> FeatureManifest:
