@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from builders import encoder_definition, feature_definition, feature_manifest
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
@@ -81,24 +82,10 @@ def make_cache(
 ) -> FeatureCache:
     """Features that are a fixed random projection of the rendered view, so that there is something to learn."""
     t = TEACHERS[teacher]
-    definition = FeatureDefinition(
-        dataset=dataset.digest,
-        block_rows=BLOCK,
-        encoder=EncoderDefinition(
-            architecture="none", weights="random:0", readout="cnn", image_size=12, mean=(0, 0, 0), std=(1, 1, 1),
-            cls_dim=t["cls_dim"], patch_dim=t["patch_dim"], grid=t["grid"],
-        ),
-        recipe=recipe,
-        view_seed=5,
-        codec=CodecDefinition(name=t["codec"]),
-        compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
+    encoder = encoder_definition(t["cls_dim"], t["patch_dim"], t["grid"], image_size=12)
+    definition = feature_definition(encoder, BLOCK, t["codec"], dataset=dataset.digest, recipe=recipe, view_seed=5)
     features = FeatureFolder(LocalStore(folder / "features" / f"{dataset.manifest.name}-{teacher}"))
-    features.create(
-        FeatureManifest(
-            dataset=dataset.manifest.name, encoder=teacher, definition=definition, digest=digest_of(definition)
-        )
-    )
+    features.create(feature_manifest(definition, dataset.manifest.name, teacher))
     random = np.random.default_rng(len(teacher))
     cells = t["grid"][0] * t["grid"][1]
     shapes = {"cls": (t["cls_dim"],), "patch": (cells, t["patch_dim"])}

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
 
+from builders import encoder_definition
 from pipeline.encoders import Encoder, ResolvedEncoder, load_encoder, resolve_encoder
 from pipeline.encoders.checkpoints import read_file, state_dict_of
 from pipeline.encoders.conversions import efficientnet_lite_to_timm
@@ -198,10 +199,7 @@ class _Hungry(nn.Module):
 
 
 def test_out_of_memory_says_what_to_set() -> None:
-    definition = EncoderDefinition(
-        architecture="hungry", weights="random:0", readout="vit", image_size=32,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=1, patch_dim=1, grid=(1, 1),
-    )  # fmt: skip
+    definition = encoder_definition(1, 1, (1, 1), architecture="hungry")
     with pytest.raises(StageError, match="Out of memory on cpu: 3 images of 32 x 32 pixels") as caught:
         Encoder(_Hungry(), definition).encode(images(), FLOAT32)
     assert "unic-pipe extract --batch 1" in (caught.value.hint or "")
