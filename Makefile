@@ -1,14 +1,19 @@
 # Everything runs in ./.venv, made from pyproject.toml; nothing outside it is used.
 PYTHON ?= python3
 BIN := .venv/bin
+# Lines that the suite has to run, in per cent; commands that tests start as processes of their own are not counted.
+COVERED := 85
 
-.PHONY: demo test check lint types faults clean
+.PHONY: demo test check lint types faults floors pythons coverage clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into .venv and run the whole pipeline on real data (about 4 minutes on 2 cores)"
 	@echo "make test    install with test tools and run the suite (about 9 minutes on 2 cores)"
 	@echo "make faults  kills, flipped bits, full disks, two at once (about 6 minutes on 2 cores)"
+	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
+	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
+	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
 	@echo "make check   lint, types, make test and make faults: exactly what CI runs"
 
 .venv/.run: pyproject.toml
@@ -37,7 +42,30 @@ lint: .venv/.test
 types: .venv/.test
 	$(BIN)/mypy
 
+# Layered on .venv, so that PyTorch is not downloaded again; what is installed here comes first.
+.venv-floors/.test: .venv/.test tests/floors.txt
+	rm -rf .venv-floors
+	$(BIN)/python -m venv .venv-floors
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-floors/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_packages.pth"
+	.venv-floors/bin/python -m pip install --quiet --requirement tests/floors.txt
+	@touch $@
+
+floors: .venv-floors/.test
+	.venv-floors/bin/python -m pytest -m "not faults and not slow" tests/unit tests/golden
+
+pythons:
+	@for minor in 11 12 13; do \
+	  python=$$(command -v python3.$$minor) && $$python -c "" 2>/dev/null || { echo "python3.$$minor is not installed"; continue; }; \
+	  test -x .venv-3.$$minor/bin/python || $$python -m venv .venv-3.$$minor || exit 1; \
+	  .venv-3.$$minor/bin/python -m pip install --quiet --editable ".[demo,test]" || exit 1; \
+	  .venv-3.$$minor/bin/python -m pytest -m "not faults and not slow" tests/unit tests/golden || exit 1; \
+	done
+
+coverage: .venv/.test
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=$(COVERED)
+
 check: lint types test faults
 
 clean:
-	rm -rf .venv build *.egg-info demo
+	rm -rf .venv .venv-* build *.egg-info demo

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Self
 
 import xxhash
@@ -67,7 +68,8 @@ InsidePath = Annotated[str, AfterValidator(_require_inside)]
 """A path below the folder of its document, with slashes."""
 
 
-PROGRAM_VERSION = "0.1.0"
+PROGRAM_VERSION = version("unic-pipe")
+"""Written once, in pyproject.toml."""
 
 
 class Model(BaseModel):

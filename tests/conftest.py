@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -249,6 +251,18 @@ def put_tar(path: Path, members: Iterable[Member]) -> Path:
     return path
 
 
+def kernels() -> dict[str, str]:
+    """What the bits of features and weights depend on: the processor, and the versions of what computes and compresses."""
+    import torch
+
+    facts = {name: version(name).partition("+")[0] for name in ("torch", "timm", "numpy", "numcodecs")}
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    vendor = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), platform.machine()
+    )
+    return facts | {"processor": vendor, "instructions": torch.backends.cpu.get_cpu_capability()}
+
+
 @dataclass(frozen=True)
 class Tools:
     """What the tests of several files need beside a working folder."""
@@ -256,6 +270,8 @@ class Tools:
     digit_members: Callable[..., list[Member]] = digit_members
     put_tar: Callable[[Path, Iterable[Member]], Path] = put_tar
     work: type[Work] = Work
+    kernels: Callable[[], dict[str, str]] = kernels
+    quiet: type[Quiet] = Quiet
 
 
 @pytest.fixture(scope="session")
@@ -304,6 +320,15 @@ def trained_template(extracted_template: Work, tmp_path_factory: pytest.TempPath
 def copy_of(work: Work, parent: Path) -> Work:
     shutil.copytree(work.folder, parent / "work", symlinks=True)
     return Work(parent / "work")
+
+
+@pytest.fixture(scope="session")
+def released_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Working folders that an earlier version made (see data/README.md), and `expected.json`: what it said of them."""
+    folder = tmp_path_factory.mktemp("released")
+    with tarfile.open(Path(__file__).parent / "data" / "folder-0.1.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    return folder
 
 
 @pytest.fixture

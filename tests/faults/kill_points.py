@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from builders import encoder_definition, feature_definition, feature_manifest
+
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.ledger import write_ledger
 from pipeline.cache.losses import write_losses
@@ -24,16 +27,10 @@ from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
 from pipeline.cache.verify import verify_folder
 from pipeline.storage import LocalStore
-from schemas.base import digest_of
 from schemas.errors import UnicPipeError
 from schemas.features import (
-    CodecDefinition,
-    ComputeDefinition,
-    EncoderDefinition,
-    FeatureDefinition,
     FeatureManifest,
 )
-from schemas.recipes import CENTER
 
 KILLED = 9
 BLOCKS, ROWS = 1, 4
@@ -74,19 +71,11 @@ class Points:
             self()
             return whole(store, data)
 
-        LocalStore._write_temporary = write  # type: ignore[method-assign]
+        LocalStore._write_temporary = write  # type: ignore[method-assign,assignment]
 
 
 def manifest() -> FeatureManifest:
-    encoder = EncoderDefinition(
-        architecture="vit_tiny_patch16_224", weights="random:0", readout="vit", image_size=32,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=3, patch_dim=2, grid=(2, 2),
-    )  # fmt: skip
-    definition = FeatureDefinition(
-        dataset="0" * 64, block_rows=ROWS, encoder=encoder, recipe=CENTER, view_seed=0,
-        codec=CodecDefinition(name="int8"), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
-    return FeatureManifest(dataset="train", encoder="dino", definition=definition, digest=digest_of(definition))
+    return feature_manifest(feature_definition(encoder_definition(3, 2, (2, 2)), ROWS, "int8"))
 
 
 def values(token: str, block: int) -> np.ndarray:

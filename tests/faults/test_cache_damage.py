@@ -12,10 +12,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from builders import bad_rows, encoder_definition, feature_definition, feature_manifest
 
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.layout import folded_key, record_key, statistics_key
@@ -29,14 +31,8 @@ from pipeline.storage import LocalStore, sha256
 from schemas.base import digest_of
 from schemas.errors import StageError, UnicPipeError
 from schemas.features import (
-    BadRow,
-    CodecDefinition,
-    ComputeDefinition,
-    EncoderDefinition,
-    FeatureDefinition,
     FeatureManifest,
 )
-from schemas.recipes import CENTER
 from schemas.views import Probe, ProbesDocument, ViewParameters
 
 CLS, PATCH, GRID, BLOCK_ROWS, BLOCKS = 3, 2, (2, 2), 4, 3
@@ -59,15 +55,7 @@ DIGESTS = [Rows().block_digest(b) for b in range(BLOCKS)]
 
 
 def manifest() -> FeatureManifest:
-    encoder = EncoderDefinition(
-        architecture="vit_tiny_patch16_224", weights="random:0", readout="vit", image_size=32,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=CLS, patch_dim=PATCH, grid=GRID,
-    )  # fmt: skip
-    definition = FeatureDefinition(
-        dataset="0" * 64, block_rows=BLOCK_ROWS, encoder=encoder, recipe=CENTER, view_seed=0,
-        codec=CodecDefinition(name="int8"), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
-    return FeatureManifest(dataset="train", encoder="dino", definition=definition, digest=digest_of(definition))
+    return feature_manifest(feature_definition(encoder_definition(CLS, PATCH, GRID), BLOCK_ROWS, "int8"))
 
 
 def features(token: str, block: int) -> np.ndarray:
@@ -79,8 +67,7 @@ def features(token: str, block: int) -> np.ndarray:
 def commit(folder: FeatureFolder, token: str, block: int, change: float = 0.0) -> None:
     values = features(token, block) + np.float32(change)
     valid_N = np.arange(len(values)) != (1 if block == 1 else 99)
-    bad = tuple(BadRow(offset=int(o), key=f"k{o}", reason="cut off") for o in np.flatnonzero(~valid_N))
-    commit_unit(folder, 0, token, block, values, valid_N, bad, rows_digest=DIGESTS[block], batch=8)
+    commit_unit(folder, 0, token, block, values, valid_N, bad_rows(valid_N), rows_digest=DIGESTS[block], batch=8)
 
 
 def extract(path, fold: bool = True) -> list[tuple[str, int]]:
@@ -359,26 +346,25 @@ def test_every_state_in_which_a_kill_can_leave_a_fold(tmp_path):
 
 
 WORKER = """
-import importlib.util, sys
+import sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import small_cache
 from pipeline.cache.records import FeatureFolder
 from pipeline.storage import LocalStore
-spec = importlib.util.spec_from_file_location("damage", sys.argv[1])
-damage = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(damage)
 folder = FeatureFolder(LocalStore(Path(sys.argv[2])))
 print("ready", flush=True)
 sys.stdin.readline()
 for turn in range(int(sys.argv[4])):
-    for token in damage.TOKENS:
-        for block in range(damage.BLOCKS):
-            damage.commit(folder, token, block, float(sys.argv[3]))
+    for token in small_cache.TOKENS:
+        for block in range(small_cache.BLOCKS):
+            small_cache.commit(folder, token, block, float(sys.argv[3]))
         folder.fold(0, token)
 """
 
 
 def start(path, change: float, turns: int) -> subprocess.Popen:
-    arguments = [sys.executable, "-c", WORKER, __file__, str(path), str(change), str(turns)]
+    arguments = [sys.executable, "-c", WORKER, str(Path(__file__).parents[1]), str(path), str(change), str(turns)]
     return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import encoder_definition, feature_definition, feature_manifest
 
 from pipeline.cache.calibration import Proposal, bound_codec, ensure_calibration, propose, read_document
 from pipeline.cache.commit import commit_unit, prepare_view
@@ -29,9 +30,6 @@ from schemas.features import (
     CalibrationDocument,
     CodecDefinition,
     CodecTrial,
-    ComputeDefinition,
-    EncoderDefinition,
-    FeatureDefinition,
     FeatureManifest,
 )
 from schemas.recipes import UNIC
@@ -43,16 +41,9 @@ DIGESTS = [hashlib.sha256(str(block).encode()).hexdigest() for block in range(BL
 
 
 def manifest() -> FeatureManifest:
-    encoder = EncoderDefinition(
-        architecture="vit_tiny_patch16_224", weights="random:0", readout="vit", image_size=32,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=D, patch_dim=D, grid=GRID,
-    )  # fmt: skip
-    definition = FeatureDefinition(
-        dataset="0" * 64, block_rows=BLOCK_ROWS, encoder=encoder, recipe=UNIC, view_seed=0,
-        codec=CodecDefinition(name="klt", snr_db=15.0),
-        compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
-    return FeatureManifest(dataset="train", encoder="dino", definition=definition, digest=digest_of(definition))
+    klt = CodecDefinition(name="klt", snr_db=15.0)
+    definition = feature_definition(encoder_definition(D, D, GRID), BLOCK_ROWS, "klt", recipe=UNIC, codec=klt)
+    return feature_manifest(definition)
 
 
 def features(token: str, seed: int, rows: int = BLOCK_ROWS) -> np.ndarray:
@@ -218,6 +209,7 @@ def test_arrays_that_differ_from_the_document_replace_it_whole(copy):
 RACER = """
 import importlib.util, sys, time
 from pathlib import Path
+sys.path.insert(0, str(Path(sys.argv[1]).parents[1]))
 spec = importlib.util.spec_from_file_location("shared", sys.argv[1])
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from builders import bad_rows, encoder_definition, feature_definition, feature_manifest
 
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.folded import Entry, folded_bytes
@@ -26,35 +27,21 @@ from pipeline.cache.records import FeatureFolder
 from pipeline.cache.statistics import merge_statistics, standardization
 from pipeline.cache.verify import verify_folder
 from pipeline.storage import LocalStore
-from schemas.base import digest_of
 from schemas.errors import StageError, UserError
 from schemas.features import (
-    BadRow,
-    CodecDefinition,
-    ComputeDefinition,
-    EncoderDefinition,
-    FeatureDefinition,
     FeatureManifest,
     FileEntry,
     TokenStatistics,
     UnitRecord,
 )
-from schemas.recipes import CENTER
 
 CLS, PATCH, GRID, BLOCK_ROWS = 5, 4, (2, 3), 64
 END_ROW = 2 * BLOCK_ROWS + 10
 
 
 def manifest(codec: str = "float16", seed: int = 0) -> FeatureManifest:
-    encoder = EncoderDefinition(
-        architecture="vit_tiny_patch16_224", weights=f"random:{seed}", readout="vit", image_size=32,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=CLS, patch_dim=PATCH, grid=GRID,
-    )  # fmt: skip
-    definition = FeatureDefinition(
-        dataset="0" * 64, block_rows=BLOCK_ROWS, encoder=encoder, recipe=CENTER, view_seed=0,
-        codec=CodecDefinition(name=codec), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
-    return FeatureManifest(dataset="train", encoder="dino", definition=definition, digest=digest_of(definition))
+    encoder = encoder_definition(CLS, PATCH, GRID, weights=f"random:{seed}")
+    return feature_manifest(feature_definition(encoder, BLOCK_ROWS, codec))
 
 
 def rows_digest(block: int) -> str:
@@ -80,8 +67,7 @@ def features(view: int, token: str, block: int) -> tuple[np.ndarray, np.ndarray]
 
 def commit(folder: FeatureFolder, view: int, token: str, block: int) -> UnitRecord:
     values, valid_N = features(view, token, block)
-    bad = tuple(BadRow(offset=int(o), key=f"k{o}", reason="undecodable: cut off") for o in np.flatnonzero(~valid_N))
-    return commit_unit(folder, view, token, block, values, valid_N, bad, rows_digest=ROWS[block], batch=8)
+    return commit_unit(folder, view, token, block, values, valid_N, bad_rows(valid_N), rows_digest=ROWS[block], batch=8)
 
 
 def new_folder(path, codec: str = "float16") -> FeatureFolder:

@@ -70,7 +70,7 @@ def test_every_failure_has_an_exit_code_and_few_words(capfd, error, code, said):
 
 
 def test_long_messages_are_not_broken_so_that_commands_can_be_copied(capfd):
-    hint = "Run: unic-pipe extract " + "--teacher dino " * 20
+    hint = "Run: unic-pipe extract" + " --teacher dino" * 20
     assert f"→ {hint}\n" in ended(capfd, raising(UserError("a", hint)))[1]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import encoder_definition, feature_definition
 
 from pipeline.students import student_definition, student_folder
 from schemas.base import digest_of
 from schemas.config import Config
 from schemas.errors import UserError
-from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
+from schemas.features import FeatureDefinition
 from schemas.recipes import CENTER, GENTLE
 from schemas.samples import DatasetManifest, Segment
 from schemas.students import StudentDefinition
@@ -26,14 +27,8 @@ DATASET = DatasetManifest(
 
 
 def features(**changes: Any) -> FeatureDefinition:
-    encoder = EncoderDefinition(
-        architecture="a", weights="random:0", readout="vit", image_size=224, mean=(0, 0, 0), std=(1, 1, 1),
-        cls_dim=8, patch_dim=9, grid=(14, 14),
-    )  # fmt: skip
-    base = FeatureDefinition(
-        dataset=ROWS, block_rows=256, encoder=encoder, recipe=GENTLE, view_seed=0, codec=CodecDefinition(name="int8"),
-        compute=ComputeDefinition(dtype="float32", batch=64, threads=1),
-    )  # fmt: skip
+    encoder = encoder_definition(8, 9, (14, 14))
+    base = feature_definition(encoder, 256, "int8", dataset=ROWS, recipe=GENTLE)
     return base.model_copy(update=changes)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from builders import encoder_definition, feature_definition, feature_manifest
 from PIL import Image
 from torch.nn import functional as F
 
@@ -37,10 +38,8 @@ from pipeline.storage import LocalStore
 from pipeline.students import student_definition
 from pipeline.views.probes import write_probes
 from pipeline.views.render import render_view
-from schemas.base import digest_of
 from schemas.config import Config, DatasetConfig, DistillConfig, SamplesConfig, StudentConfig
 from schemas.errors import StageError, UserError
-from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition, FeatureManifest
 from schemas.recipes import CENTER, GENTLE, Recipe
 from schemas.students import ExportManifest, StudentDefinition, StudentManifest
 from stages.distill.data.images import ViewImages
@@ -82,24 +81,10 @@ def make_cache(
 ) -> FeatureCache:
     """Features that are a fixed random projection of the rendered view, so that there is something to learn."""
     t = TEACHERS[teacher]
-    definition = FeatureDefinition(
-        dataset=dataset.digest,
-        block_rows=BLOCK,
-        encoder=EncoderDefinition(
-            architecture="none", weights="random:0", readout="cnn", image_size=12, mean=(0, 0, 0), std=(1, 1, 1),
-            cls_dim=t["cls_dim"], patch_dim=t["patch_dim"], grid=t["grid"],
-        ),
-        recipe=recipe,
-        view_seed=5,
-        codec=CodecDefinition(name=t["codec"]),
-        compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
+    encoder = encoder_definition(t["cls_dim"], t["patch_dim"], t["grid"], image_size=12)
+    definition = feature_definition(encoder, BLOCK, t["codec"], dataset=dataset.digest, recipe=recipe, view_seed=5)
     features = FeatureFolder(LocalStore(folder / "features" / f"{dataset.manifest.name}-{teacher}"))
-    features.create(
-        FeatureManifest(
-            dataset=dataset.manifest.name, encoder=teacher, definition=definition, digest=digest_of(definition)
-        )
-    )
+    features.create(feature_manifest(definition, dataset.manifest.name, teacher))
     random = np.random.default_rng(len(teacher))
     cells = t["grid"][0] * t["grid"][1]
     shapes = {"cls": (t["cls_dim"],), "patch": (cells, t["patch_dim"])}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from builders import encoder_definition
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -22,7 +23,7 @@ from pipeline.encoders.registry import REGISTRY
 from pipeline.views.render import normalize
 from schemas.config import EncoderConfig
 from schemas.errors import StageError
-from schemas.features import ComputeDefinition, EncoderDefinition
+from schemas.features import ComputeDefinition
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 FLOAT32 = ComputeDefinition(dtype="float32", batch=4, threads=1, channels_last=False)
@@ -198,10 +199,7 @@ class _Hungry(nn.Module):
 
 
 def test_out_of_memory_says_what_to_set() -> None:
-    definition = EncoderDefinition(
-        architecture="hungry", weights="random:0", readout="vit", image_size=32,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), cls_dim=1, patch_dim=1, grid=(1, 1),
-    )  # fmt: skip
+    definition = encoder_definition(1, 1, (1, 1), architecture="hungry")
     with pytest.raises(StageError, match="Out of memory on cpu: 3 images of 32 x 32 pixels") as caught:
         Encoder(_Hungry(), definition).encode(images(), FLOAT32)
     assert "unic-pipe extract --batch 1" in (caught.value.hint or "")

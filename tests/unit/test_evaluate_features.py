@@ -3,24 +3,18 @@ import tarfile
 
 import numpy as np
 import pytest
+from builders import encoder_definition, feature_definition, feature_manifest
 
 from pipeline.cache.commit import commit_unit, prepare_view
 from pipeline.cache.reader import FeatureCache
 from pipeline.cache.records import FeatureFolder
 from pipeline.samples import index_dataset
 from pipeline.storage import LocalStore
-from schemas.base import digest_of
 from schemas.config import DatasetConfig, SamplesConfig
 from schemas.errors import StageError, UserError
 from schemas.features import (
     BadRow,
-    CodecDefinition,
-    ComputeDefinition,
-    EncoderDefinition,
-    FeatureDefinition,
-    FeatureManifest,
 )
-from schemas.recipes import CENTER
 from stages.evaluate.features import read_features
 
 DIMS = 3
@@ -47,20 +41,10 @@ def index(folder):
 
 def extract(folder, dataset, invalid=(), rows_digest=None):
     """Features of sample n are (n, n + .5, n + 1), where n is the number in its key."""
-    definition = FeatureDefinition(
-        dataset=dataset.manifest.digest,
-        block_rows=4,
-        encoder=EncoderDefinition(
-            architecture="vit", weights="random:0", readout="vit", image_size=8, mean=(0.5,) * 3, std=(0.5,) * 3,
-            cls_dim=DIMS, patch_dim=DIMS, grid=(1, 1),
-        ),
-        recipe=CENTER,
-        view_seed=0,
-        codec=CodecDefinition(name="float16"),
-        compute=ComputeDefinition(dtype="float32", batch=4, threads=1),
-    )  # fmt: skip
+    encoder = encoder_definition(DIMS, DIMS, (1, 1))
+    definition = feature_definition(encoder, 4, "float16", dataset=dataset.manifest.digest)
     features = FeatureFolder(LocalStore(folder / "features"))
-    features.create(FeatureManifest(dataset="set", encoder="enc", definition=definition, digest=digest_of(definition)))
+    features.create(feature_manifest(definition, "set", "enc"))
     prepare_view(features, 0, "cls", dataset.manifest.end_row)
     for block in range(dataset.blocks):
         numbers = np.array([int(key) for key in dataset.block_keys(block)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -39,9 +41,15 @@ def test_the_four_packages_belong_to_this_distribution_alone():
 
 
 def test_the_version_is_the_same_everywhere():
+    """It is written in pyproject.toml; no module has a copy, and the files beside it speak of it."""
     from schemas.base import PROGRAM_VERSION
 
-    assert importlib.metadata.version("unic-pipe") == PROGRAM_VERSION
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert version == PROGRAM_VERSION == importlib.metadata.version("unic-pipe")
+    released = re.findall(r"^## \[(\d\S*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert [path for path in MODULES if f'"{version}"' in path.read_text(encoding="utf-8")] == []
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -85,6 +93,16 @@ def test_tests_are_no_packages_and_have_names_of_their_own():
 def test_looking_imports_nothing_heavy():
     code = f"import sys, {', '.join(LIGHT)}\nprint([m for m in {HEAVY} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_floors_that_are_tested_are_those_that_are_promised():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = dict(re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\d.]+)", each).groups() for each in project["dependencies"])
+    lines = [line for line in (ROOT / "tests" / "floors.txt").read_text().splitlines() if not line.startswith("#")]
+    tested = dict(line.split("==") for line in lines)
+    assert promised.keys() - tested.keys() == {"torch", "torchvision", "timm"}
+    for name, version in tested.items():
+        assert f"{version}.".startswith(f"{promised[name]}."), name
 
 
 def test_the_console_script_is_installed():

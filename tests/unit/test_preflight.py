@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from builders import encoder_definition, feature_definition
 
 from pipeline import preflight
 from pipeline.encoders import resolve_encoder
@@ -12,19 +13,11 @@ from pipeline.progress import human_bytes
 from pipeline.storage import LocalStore
 from schemas.config import EncoderConfig
 from schemas.errors import StageError, UserError
-from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
 from schemas.recipes import CENTER, UNIC
 
 
 def need(codec="float16", encoder=None, views=None, recipe=UNIC, name="dino"):
-    vit_b = EncoderDefinition(
-        architecture="vit_base_patch16_224", weights="0" * 64, readout="vit", image_size=224, mean=(0.5,) * 3,
-        std=(0.5,) * 3, cls_dim=768, patch_dim=768, grid=(14, 14),
-    )  # fmt: skip
-    definition = FeatureDefinition(
-        dataset="0" * 64, block_rows=256, encoder=encoder or vit_b, recipe=recipe, view_seed=0,
-        codec=CodecDefinition(name=codec), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
+    definition = feature_definition(encoder or encoder_definition(768, 768, (14, 14)), 256, codec, recipe=recipe)
     return FeatureNeed("train", name, definition, {"cls": 1, "patch": 1} if views is None else views)
 
 

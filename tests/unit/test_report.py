@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from builders import encoder_definition, feature_definition, feature_manifest
 from rich.console import Console
 
 from pipeline.cache.tables import sealed_table
@@ -18,7 +19,6 @@ from pipeline.svg import fit, nice_ticks, shorten, tick_labels
 from schemas.base import digest_of
 from schemas.config import StudentConfig
 from schemas.evaluations import ResultDefinition, ResultRecord
-from schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
 from schemas.probes import PROTOCOL
 from schemas.students import StudentDefinition, StudentManifest, TeacherInput
 from stages.report.charts import Axis, Polygon, radar, thin
@@ -423,10 +423,7 @@ def test_names_are_shortened_in_the_middle() -> None:
     assert len(fit("illicit-little-tilt", 100, 13)) > len(fit("MMMMMMMMMMMMMMMMMMM", 100, 13)) >= 4
 
 
-ENCODER = EncoderDefinition(
-    architecture="tf_efficientnet_lite0", weights=hex64("w"), readout="cnn", image_size=96, mean=(0.5,) * 3,
-    std=(0.5,) * 3, cls_dim=4, patch_dim=2, grid=(3, 3),
-)  # fmt: skip
+ENCODER = encoder_definition(4, 2, (3, 3), architecture="tf_efficientnet_lite0", weights=hex64("w"))
 
 
 def record(encoder: str, role: str, probe: str, metrics: dict[str, float], **changes: object) -> ResultRecord:
@@ -502,16 +499,13 @@ def test_gather_reads_a_working_folder(tmp_path: Path) -> None:
 def test_gather_measures_features(tmp_path: Path) -> None:
     from pipeline.cache.records import FeatureFolder
     from pipeline.storage import LocalStore
-    from schemas.features import BadRow, FeatureManifest, FileEntry, UnitRecord
+    from schemas.features import BadRow, FileEntry, UnitRecord
     from schemas.recipes import GENTLE
 
-    definition = FeatureDefinition(
-        dataset=hex64("d"), block_rows=8, encoder=ENCODER, recipe=GENTLE, view_seed=0,
-        codec=CodecDefinition(name="int8"), compute=ComputeDefinition(dtype="float32", batch=8, threads=1),
-    )  # fmt: skip
+    definition = feature_definition(ENCODER, 8, "int8", dataset=hex64("d"), recipe=GENTLE)
     digest = digest_of(definition)
     folder = FeatureFolder(LocalStore(tmp_path / "features" / f"train-lite0-{digest[:8]}"))
-    folder.create(FeatureManifest(dataset="train", encoder="lite0", definition=definition, digest=digest))
+    folder.create(feature_manifest(definition, encoder="lite0"))
     for view in (0, 1):
         for block, count in ((0, 8), (1, 2)):
             files = (

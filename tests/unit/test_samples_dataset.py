@@ -179,8 +179,8 @@ def big_index(folder, rows):
     numbers = np.arange(rows)
     table = pa.Table.from_arrays(
         [
-            pa.array(np.char.add("train-0000/", numbers.astype("U9")), pa.large_string()),
-            pa.array(np.char.add("data/train-", (numbers // 8700).astype("U4")), pa.large_string()),
+            pa.array(np.char.add("train-0000/", numbers.astype("U9"))).cast(pa.large_string()),
+            pa.array(np.char.add("data/train-", (numbers // 8700).astype("U4"))).cast(pa.large_string()),
             pa.array(numbers * 110_000),
             pa.array(np.full(rows, 109_000)),
             fixed(rng, rows),

@@ -1,0 +1,57 @@
+"""Small documents of the feature cache that tests of several folders are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.base import digest_of
+from schemas.features import (
+    BadRow,
+    CodecDefinition,
+    ComputeDefinition,
+    EncoderDefinition,
+    FeatureDefinition,
+    FeatureManifest,
+)
+from schemas.recipes import CENTER
+
+ENCODER: Mapping[str, Any] = {
+    "architecture": "vit_tiny_patch16_224",
+    "weights": "random:0",
+    "readout": "vit",
+    "image_size": 32,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+}
+
+
+def encoder_definition(cls_dim: int, patch_dim: int, grid: tuple[int, int], **changes: Any) -> EncoderDefinition:
+    """An encoder whose tokens have these sizes; `changes` replace fields of `ENCODER`."""
+    return EncoderDefinition(**{**ENCODER, **changes}, cls_dim=cls_dim, patch_dim=patch_dim, grid=grid)
+
+
+def feature_definition(encoder: EncoderDefinition, block_rows: int, codec: str, **changes: Any) -> FeatureDefinition:
+    """Centre crops of a dataset that does not exist, in batches of 8, unless `changes` say otherwise."""
+    fields = {
+        "dataset": "0" * 64,
+        "recipe": CENTER,
+        "view_seed": 0,
+        "codec": CodecDefinition(name=codec),
+        "compute": ComputeDefinition(dtype="float32", batch=8, threads=1),
+        **changes,
+    }
+    return FeatureDefinition(block_rows=block_rows, encoder=encoder, **fields)
+
+
+def feature_manifest(definition: FeatureDefinition, dataset: str = "train", encoder: str = "dino") -> FeatureManifest:
+    """The manifest of a folder of such features."""
+    return FeatureManifest(dataset=dataset, encoder=encoder, definition=definition, digest=digest_of(definition))
+
+
+def bad_rows(valid_N: NDArray[np.bool_], reason: str = "undecodable: cut off") -> tuple[BadRow, ...]:
+    """Entries of the ledger for the rows of a block that are not valid."""
+    return tuple(BadRow(offset=int(o), key=f"k{o}", reason=reason) for o in np.flatnonzero(~valid_N))
