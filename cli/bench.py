@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import (
+from unic_pipe.cli.options import (
     NO_VALUE,
     ConfigOption,
     DeviceOption,
@@ -18,7 +18,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from stages.bench.run import Parts
+    from unic_pipe.stages.bench.run import Parts
 
 PAGE = "bench.html"
 
@@ -59,14 +59,14 @@ def bench(
     """
     from rich.console import Console
 
-    from cli.show_bench import bench_lines
-    from pipeline.progress import ConsoleReporter
-    from pipeline.stopping import Stop
-    from pipeline.storage import LocalStore
-    from stages.bench.page import page
-    from stages.bench.run import BenchOptions, chosen_student, measured_dataset
-    from stages.bench.run import bench as bench_stage
-    from stages.indexing import index as index_stage
+    from unic_pipe.cli.show_bench import bench_lines
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.storage import LocalStore
+    from unic_pipe.stages.bench.page import page
+    from unic_pipe.stages.bench.run import BenchOptions, chosen_student, measured_dataset
+    from unic_pipe.stages.bench.run import bench as bench_stage
+    from unic_pipe.stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides, rows)
     reporter = ConsoleReporter()
@@ -89,8 +89,8 @@ def bench(
 
 def _parts() -> Parts:
     """What the bench borrows from other stages."""
-    from stages.bench.run import Parts
-    from stages.distill.measure.bench import PIECES, StudentBench
-    from stages.evaluate.logistic import Probe
+    from unic_pipe.stages.bench.run import Parts
+    from unic_pipe.stages.distill.measure.bench import PIECES, StudentBench
+    from unic_pipe.stages.evaluate.logistic import Probe
 
     return Parts(StudentBench, PIECES, lambda x_ND, labels_N: Probe(x_ND, labels_N).fit(1.0))

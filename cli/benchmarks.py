@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, add_command, open_inventory, print_json
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, add_command, open_inventory, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from pipeline.benchmarks.catalogue import BenchmarkRow
+    from unic_pipe.pipeline.benchmarks.catalogue import BenchmarkRow
 
 
 def register(app: typer.Typer) -> None:
@@ -46,12 +46,12 @@ def benchmarks(
 
     To use them, name them under evaluate.benchmarks in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
     """
-    from pipeline.benchmarks.catalogue import catalogue
-    from pipeline.benchmarks.download import download as fetch
-    from pipeline.configuration import CONFIG_NAME
-    from pipeline.progress import ConsoleReporter
-    from schemas.config import EvaluateConfig
-    from schemas.errors import UserError
+    from unic_pipe.pipeline.benchmarks.catalogue import catalogue
+    from unic_pipe.pipeline.benchmarks.download import download as fetch
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
+    from unic_pipe.schemas.config import EvaluateConfig
+    from unic_pipe.schemas.errors import UserError
 
     settings, folder = EvaluateConfig(), Path.cwd()
     if config is not None or overrides or Path(CONFIG_NAME).exists():
@@ -75,9 +75,9 @@ def benchmarks(
 
 def _unpack(rows: list[BenchmarkRow]) -> int:
     """Unpack NYU Depth v2 beside its files, and say how it is evaluated."""
-    from pipeline.benchmarks.nyud import CONFIGURATION, unpack_nyud
-    from pipeline.progress import ConsoleReporter
-    from schemas.errors import UserError
+    from unic_pipe.pipeline.benchmarks.nyud import CONFIGURATION, unpack_nyud
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.schemas.errors import UserError
 
     if [row.name for row in rows] != ["nyud"]:
         raise UserError("Only nyud is unpacked; the others are read as they are.", "unic-pipe benchmarks nyud --unpack")

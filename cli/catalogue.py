@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.options import open_inventory, print_json
+from unic_pipe.cli.options import open_inventory, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from pipeline.encoders.catalogue import CatalogueRow
-    from schemas.config import EncoderConfig
+    from unic_pipe.pipeline.encoders.catalogue import CatalogueRow
+    from unic_pipe.schemas.config import EncoderConfig
 
 
 def show_teachers(fetch: bool, as_json: bool, config: Path | None, overrides: list[str] | None) -> int:
     """Print the catalogue as text or as JSON; with `fetch`, download what configured teachers lack."""
-    from pipeline.configuration import CONFIG_NAME
-    from pipeline.encoders.catalogue import catalogue
+    from unic_pipe.pipeline.encoders.catalogue import catalogue
+    from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
 
     teachers: dict[str, EncoderConfig] = {}
     folder, weights_dir = Path.cwd(), Path("weights")
@@ -37,8 +37,8 @@ def show_teachers(fetch: bool, as_json: bool, config: Path | None, overrides: li
 
 
 def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
-    from pipeline.encoders.fetch import fetch_weights
-    from pipeline.progress import ConsoleReporter
+    from unic_pipe.pipeline.encoders.fetch import fetch_weights
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
 
     say = ConsoleReporter().say
     missing = [row.card for row in rows if row.path is None and row.card is not None]
@@ -96,7 +96,7 @@ def _where(row: CatalogueRow) -> Text:
     """The second line: the file and its digest, or what is missing."""
     from rich.text import Text
 
-    from schemas.base import short
+    from unic_pipe.schemas.base import short
 
     if row.path is not None and row.digest is not None:
         return Text(f"{row.path.name}  sha256 {short(row.digest)}", "dim")
@@ -112,7 +112,7 @@ def _advice(rows: list[CatalogueRow], weights_dir: Path) -> Iterator[Text]:
     """What to type next."""
     from rich.text import Text
 
-    from pipeline.encoders.locate import install_command
+    from unic_pipe.pipeline.encoders.locate import install_command
 
     missing = [row for row in rows if row.configured and row.path is None and row.card is not None]
     fetched = [row.name for row in missing if row.card is not None and not row.card.package]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ConfigOption, SetOption, add_command, open_inventory
+from unic_pipe.cli.options import ConfigOption, SetOption, add_command, open_inventory
 
 if TYPE_CHECKING:
-    from schemas.config import Scalar
+    from unic_pipe.schemas.config import Scalar
 
 
 def register(app: typer.Typer) -> None:
@@ -45,9 +45,9 @@ def import_(
     """
     from rich.console import Console
 
-    from pipeline.configuration import CONFIG_NAME
-    from schemas.base import require_name
-    from stages.convert import import_encoder
+    from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
+    from unic_pipe.schemas.base import require_name
+    from unic_pipe.stages.convert import import_encoder
 
     require_name(name, "NAME")
     folder, weights_dir = Path.cwd(), Path("weights")
@@ -74,8 +74,8 @@ def export(
     """
     from rich.console import Console
 
-    from schemas.errors import UserError, did_you_mean
-    from stages.convert import export_imported, export_official
+    from unic_pipe.schemas.errors import UserError, did_you_mean
+    from unic_pipe.stages.convert import export_imported, export_official
 
     if (Path(student) / "config.json").is_file():
         written = export_imported(Path(student), file)
@@ -96,7 +96,7 @@ def _arguments(pairs: list[str]) -> dict[str, Scalar]:
     """`KEY=VALUE` texts, the values read as numbers or true and false where they are."""
     import json
 
-    from schemas.errors import UserError
+    from unic_pipe.schemas.errors import UserError
 
     found: dict[str, Scalar] = {}
     for pair in pairs:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from schemas.errors import UnicPipeError
+from unic_pipe.schemas.errors import UnicPipeError
 
 _USAGE = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What typer raises for a wrong command line (`ClickException`); newer typers carry their own copy of click."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import (
+from unic_pipe.cli.options import (
     NO_VALUE,
     ConfigOption,
     DeviceOption,
@@ -46,9 +46,9 @@ def status(
     from rich.live import Live
     from rich.text import Text
 
-    from cli.show import running_table, status_tree
-    from pipeline.planning import make_plan
-    from pipeline.runs import running
+    from unic_pipe.cli.show import running_table, status_tree
+    from unic_pipe.pipeline.workspace.run_log import running
+    from unic_pipe.pipeline.workspace.status import make_plan
 
     inventory = open_inventory(config, overrides)
     if as_json:
@@ -108,14 +108,14 @@ def plan(
     """
     from rich.console import Console
 
-    from cli.show_plan import plan_lines
-    from cli.units import parse_bytes, parse_seconds
-    from pipeline.cluster import Cluster
-    from pipeline.progress import ConsoleReporter
-    from pipeline.threads import usable_cores
-    from stages.distill.measure.cost import step_cost
-    from stages.plan import PlanOptions
-    from stages.plan import plan as plan_stage
+    from unic_pipe.cli.show_plan import plan_lines
+    from unic_pipe.cli.units import parse_bytes, parse_seconds
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.pipeline.process.threads import usable_cores
+    from unic_pipe.stages.distill.measure.cost import step_cost
+    from unic_pipe.stages.plan.cluster import Cluster
+    from unic_pipe.stages.plan.stage import PlanOptions
+    from unic_pipe.stages.plan.stage import plan as plan_stage
 
     inventory = open_inventory(config, overrides, rows)
     options = PlanOptions(
@@ -168,10 +168,10 @@ def verify(
     """
     from rich.console import Console
 
-    from cli.show import verify_lines
-    from pipeline.progress import ConsoleReporter
-    from stages.verify import VerifyOptions
-    from stages.verify import verify as verify_stage
+    from unic_pipe.cli.show import verify_lines
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.stages.verify import VerifyOptions
+    from unic_pipe.stages.verify import verify as verify_stage
 
     inventory = open_inventory(config, overrides)
     options = VerifyOptions(read_only, quick, live, device or inventory.config.compute.device, seal)
@@ -202,9 +202,9 @@ def gc(
     """
     from rich.console import Console
 
-    from cli.show_garbage import garbage_lines
-    from pipeline.progress import ConsoleReporter
-    from stages.gc import collect, find, require_quiet
+    from unic_pipe.cli.show_garbage import garbage_lines
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.stages.gc.stage import collect, find, require_quiet
 
     inventory = open_inventory(config, overrides)
     report = find(inventory)
@@ -228,7 +228,7 @@ def teachers(
 
     Nothing but --fetch touches the network: it downloads the missing weights of configured teachers into weights_dir.
     """
-    from cli.catalogue import show_teachers
+    from unic_pipe.cli.catalogue import show_teachers
 
     return show_teachers(fetch, as_json, config, overrides)
 
@@ -237,8 +237,8 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None, overrides: 
     """Check this machine: device, decode and disk rates, weights found, write access, versions."""
     from rich.console import Console
 
-    from cli.show import show_checks
-    from stages.doctor import examine
+    from unic_pipe.cli.show import show_checks
+    from unic_pipe.stages.doctor import examine
 
     checks = examine(config, overrides or ())
     if as_json:

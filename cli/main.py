@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, benchmarks, convert, examine, report, setup, work
-from cli.errors import guarded
-from cli.options import NO_VALUE
-from schemas.base import PROGRAM_VERSION
+from unic_pipe.cli import bench, benchmarks, convert, examine, report, setup, work
+from unic_pipe.cli.errors import guarded
+from unic_pipe.cli.options import NO_VALUE
+from unic_pipe.schemas.base import PROGRAM_VERSION
 
 app = typer.Typer(
     name="unic-pipe",

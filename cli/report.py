@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import (
+from unic_pipe.cli.options import (
     NO_VALUE,
     ConfigOption,
     DeviceOption,
@@ -51,8 +51,8 @@ def html(config: ConfigOption = None, overrides: SetOption = None) -> int:
     """
     from rich.console import Console
 
-    from schemas.errors import UserError
-    from stages.report.stage import records_in_force, report
+    from unic_pipe.schemas.errors import UserError
+    from unic_pipe.stages.report.stage import records_in_force, report
 
     inventory = open_inventory(config, overrides)
     records = records_in_force(inventory)
@@ -97,10 +97,10 @@ def compare(
     """
     from rich.console import Console
 
-    from schemas.errors import UserError
-    from stages.report.comparison import compare_runs
-    from stages.report.comparison_text import for_markdown, for_terminal, write_page
-    from stages.report.runs import load_runs
+    from unic_pipe.schemas.errors import UserError
+    from unic_pipe.stages.report.comparison import compare_runs
+    from unic_pipe.stages.report.comparison_text import for_markdown, for_terminal, write_page
+    from unic_pipe.stages.report.runs import load_runs
 
     if as_json and as_markdown:
         raise UserError("--json and --markdown both print on stdout.", "Leave one out.")
@@ -134,8 +134,8 @@ def cache(
     """
     from rich.console import Console
 
-    from pipeline.progress import ConsoleReporter
-    from stages.report.cache import cache_report, loss_table
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.stages.report.cache import cache_report, loss_table
 
     inventory = open_inventory(config, overrides)
     reporter = ConsoleReporter()

@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.inventory import Inventory
-    from pipeline.progress import Reporter
-    from pipeline.stopping import Stop
+    from unic_pipe.pipeline.process.progress import Reporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.inventory import Inventory
 
 
 @contextmanager
 def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
     """What a stage runs with; after a stop it says how to go on. The exit code is the stop's."""
-    from pipeline.progress import ConsoleReporter
-    from pipeline.runs import RunLog
-    from pipeline.stopping import Stop
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.run_log import RunLog
 
     with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
         yield log, stop

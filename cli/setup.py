@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import ConfigOption, DeviceOption, SetOption, add_command, open_inventory
+from unic_pipe.cli.options import ConfigOption, DeviceOption, SetOption, add_command, open_inventory
 
 if TYPE_CHECKING:
     pass
@@ -41,12 +41,12 @@ def demo(
     Two ImageNet teachers, scanned digits, a small student, a report: about five minutes on two CPU cores. Stop it and
     run it again: it goes on. Run it twice: nothing is left to do.
     """
-    from cli.running import staged
-    from cli.work import Where, extract_options, run_everything
-    from pipeline.configuration import load_workspace
-    from pipeline.inventory import Inventory
-    from stages.demo.config import write_config
-    from stages.demo.data import write_samples
+    from unic_pipe.cli.running import staged
+    from unic_pipe.cli.work import Where, extract_options, run_everything
+    from unic_pipe.pipeline.workspace.configuration import load_workspace
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.stages.demo.config import write_config
+    from unic_pipe.stages.demo.data import write_samples
 
     folder.mkdir(parents=True, exist_ok=True)
     write_samples(folder / "data")
@@ -93,9 +93,9 @@ def init(
     """
     from rich.console import Console
 
-    from cli.show import survey_line
-    from schemas.errors import UserError
-    from stages.initialise import look, missing_weights, write_config, write_preset
+    from unic_pipe.cli.show import survey_line
+    from unic_pipe.schemas.errors import UserError
+    from unic_pipe.stages.init.stage import look, missing_weights, write_config, write_preset
 
     surveys = look(data)
     console = Console(highlight=False, soft_wrap=True)
@@ -130,10 +130,10 @@ def pack(
 
     Bytes are unchanged, the order is random and always the same. Tars are quicker to read from network disks.
     """
-    from cli.running import staged
-    from pipeline.progress import human_bytes
-    from pipeline.samples.pack import pack as pack_samples
-    from stages.indexing import index
+    from unic_pipe.cli.running import staged
+    from unic_pipe.pipeline.process.progress import human_bytes
+    from unic_pipe.pipeline.samples.pack import pack as pack_samples
+    from unic_pipe.stages.indexing import index
 
     inventory = open_inventory(config, overrides)
     with staged(inventory, "pack") as (reporter, stop):

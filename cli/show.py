@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.progress import duration, human_bytes
-from pipeline.runs import QUIET_S, silent_for
-from schemas.base import short
-from schemas.runs import RunDocument
-from schemas.status import Artefact, LiveFinding, StatusReport, VerifyReport
+from unic_pipe.pipeline.process.progress import duration, human_bytes
+from unic_pipe.pipeline.workspace.run_log import QUIET_S, silent_for
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.runs import RunDocument
+from unic_pipe.schemas.status import Artefact, LiveFinding, StatusReport, VerifyReport
 
 if TYPE_CHECKING:
-    from pipeline.samples.survey import Survey
-    from stages.doctor import Check
+    from unic_pipe.pipeline.samples.survey import Survey
+    from unic_pipe.stages.doctor import Check
 
 _MARKS = {"fresh": ("✔", "green"), "partial": ("◐", "yellow"), "stale": ("↻", "magenta"), "missing": ("·", "dim")}
 _UNITS = {"index": "rows", "extract": "units", "distill": "steps", "evaluate": "probes"}

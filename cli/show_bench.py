@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from schemas.bench import BenchReport, BenchRow
-from stages.bench.words import TITLES, conditions, headlines
+from unic_pipe.schemas.bench import BenchReport, BenchRow
+from unic_pipe.stages.bench.words import TITLES, conditions, headlines
 
 
 def bench_lines(report: BenchReport) -> RenderableType:

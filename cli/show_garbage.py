@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.progress import human_bytes
-from schemas.garbage import GarbageReport
+from unic_pipe.pipeline.process.progress import human_bytes
+from unic_pipe.schemas.garbage import GarbageReport
 
 
 def garbage_lines(report: GarbageReport, yes: bool) -> RenderableType:

@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.progress import duration, human_bytes
-from schemas.plans import ClusterPlan, PlanReport, PlanRow
+from unic_pipe.pipeline.process.progress import duration, human_bytes
+from unic_pipe.schemas.plans import ClusterPlan, PlanReport, PlanRow
 
 HOUR_S = 3600.0
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
-from cli.running import staged
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
+from unic_pipe.cli.running import staged
 
 if TYPE_CHECKING:
-    from pipeline.inventory import Inventory
-    from pipeline.progress import Reporter
-    from pipeline.stopping import Stop
-    from stages.distill.parallel.members import Member
-    from stages.distill.parallel.world import World
+    from unic_pipe.pipeline.process.progress import Reporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.stages.distill.parallel.members import Member
+    from unic_pipe.stages.distill.parallel.world import World
 
 
 def distill(
@@ -66,7 +66,7 @@ def distill(
     the settings of the only one that is, under the new name. On several machines start this with torchrun: whatever the
     number of processes, if it divides a student's streams, they see the same batches, and resume each other's.
     """
-    from stages.distill.parallel.members import member, refuse_uneven
+    from unic_pipe.stages.distill.parallel.members import member, refuse_uneven
 
     inventory = open_inventory(config, overrides, rows)
     if live_teachers:
@@ -78,7 +78,7 @@ def distill(
         return launched(devices)
 
     def work(reporter: Reporter, stop: Stop) -> None:
-        from stages.distill.parallel.world import joined
+        from unic_pipe.stages.distill.parallel.world import joined
 
         with joined(this, stop, inventory.config.distill.timeout_minutes) as world:
             distill_step(
@@ -109,10 +109,10 @@ def distill_step(
 
     `world`: the processes that do this together.
     """
-    from pipeline.planning import training_datasets
-    from stages.distill.parallel.world import Context, World
-    from stages.distill.stage import distill_students, named_students, with_variants
-    from stages.indexing import index as index_stage
+    from unic_pipe.pipeline.workspace.status import training_datasets
+    from unic_pipe.stages.distill.parallel.world import Context, World
+    from unic_pipe.stages.distill.stage import distill_students, named_students, with_variants
+    from unic_pipe.stages.indexing import index as index_stage
 
     chosen = named_students(inventory, students)
     names = tuple(students or chosen.config.students)
@@ -127,8 +127,8 @@ def distill_step(
 
 def launched(count: int) -> int:
     """Run this very command in `count` processes that train together; the exit code."""
-    from pipeline.stopping import Stop
-    from stages.distill.parallel.members import launch
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.stages.distill.parallel.members import launch
 
     with Stop() as stop:
         return launch(count, sys.argv[1:], stop)
@@ -136,9 +136,9 @@ def launched(count: int) -> int:
 
 def one_of_several(inventory: Inventory, this: Member, work: Callable[[Reporter, Stop], None]) -> int:
     """Run a stage as one of the processes that do it together: the first one speaks and writes, the others are silent."""
-    from pipeline.progress import SilentReporter
-    from pipeline.stopping import Stop
-    from stages.distill.parallel.members import Elsewhere
+    from unic_pipe.pipeline.process.progress import SilentReporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.stages.distill.parallel.members import Elsewhere
 
     try:
         if this.rank == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from schemas.errors import UserError
+from unic_pipe.schemas.errors import UserError
 
 _BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15} | {
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import (
+from unic_pipe.cli.options import (
     NO_VALUE,
     ConfigOption,
     DeviceOption,
@@ -22,18 +22,18 @@ from cli.options import (
     add_command,
     open_inventory,
 )
-from cli.running import staged
-from cli.train import distill, distill_step
-from pipeline.parts import parse_part
-from schemas.errors import UserError
+from unic_pipe.cli.running import staged
+from unic_pipe.cli.train import distill, distill_step
+from unic_pipe.pipeline.extraction.parts import parse_part
+from unic_pipe.schemas.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.extraction import ExtractOptions
-    from pipeline.inventory import Inventory
-    from pipeline.progress import Reporter
-    from pipeline.stopping import Stop
-    from schemas.evaluations import ResultRecord
-    from schemas.status import Artefact
+    from unic_pipe.pipeline.extraction.run import ExtractOptions
+    from unic_pipe.pipeline.process.progress import Reporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.schemas.evaluations import ResultRecord
+    from unic_pipe.schemas.status import Artefact
 
 
 def register(app: typer.Typer) -> None:
@@ -65,8 +65,8 @@ def index(
 
     The other stages do this by themselves for what they need. New tars and images are added as new rows.
     """
-    from pipeline.planning import only_evaluated, used_datasets
-    from stages.indexing import index as index_stage
+    from unic_pipe.pipeline.workspace.status import only_evaluated, used_datasets
+    from unic_pipe.stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides)
     with staged(inventory, "index") as (reporter, stop):
@@ -130,7 +130,7 @@ def evaluate(
     --encoder adds others for this time: an official UNIC checkpoint, any timm model, a weights file, an export folder.
     Those under evaluate.encoders in the configuration are always there.
     """
-    from stages.evaluate.named import with_encoders
+    from unic_pipe.stages.evaluate.named import with_encoders
 
     inventory = with_encoders(open_inventory(config, overrides), encoder or ())
     where = Where(device, workers, scheduler)
@@ -158,7 +158,7 @@ def run(
     overrides: SetOption = None,
 ) -> int:
     """Index, extract, distill, evaluate, report: whatever is not fresh, in order."""
-    from pipeline.inventory import Inventory
+    from unic_pipe.pipeline.workspace.inventory import Inventory
 
     first = open_inventory(config, overrides, rows)
     where = Where(device, workers, scheduler)
@@ -176,10 +176,10 @@ def run_everything(
     stop: Stop,
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
-    from pipeline.planning import only_evaluated
-    from stages.indexing import index as index_stage
-    from stages.report.stage import records_in_force
-    from stages.run import run as run_stages
+    from unic_pipe.pipeline.workspace.status import only_evaluated
+    from unic_pipe.stages.indexing import index as index_stage
+    from unic_pipe.stages.report.stage import records_in_force
+    from unic_pipe.stages.run import run as run_stages
 
     shown = False
 
@@ -216,9 +216,9 @@ def extract_step(
     inventory: Inventory, teachers: Sequence[str], options: ExtractOptions, reporter: Reporter, stop: Stop
 ) -> None:
     """Index what extraction needs, then extract."""
-    from pipeline.planning import training_datasets
-    from stages.extract import extract as extract_stage
-    from stages.indexing import index as index_stage
+    from unic_pipe.pipeline.workspace.status import training_datasets
+    from unic_pipe.stages.extract import extract as extract_stage
+    from unic_pipe.stages.indexing import index as index_stage
 
     for name in teachers:
         inventory.teacher(name)
@@ -229,10 +229,10 @@ def extract_step(
 
 def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:
     """Index the benchmarks, probe, write the report, show the table."""
-    from pipeline.planning import benchmark_datasets
-    from stages.evaluate.run import failures
-    from stages.evaluate.stage import evaluate_all, skipped_error
-    from stages.indexing import index as index_stage
+    from unic_pipe.pipeline.workspace.status import benchmark_datasets
+    from unic_pipe.stages.evaluate.run import failures
+    from unic_pipe.stages.evaluate.stage import evaluate_all, skipped_error
+    from unic_pipe.stages.indexing import index as index_stage
 
     datasets = benchmark_datasets(inventory)
     index_stage(inventory, datasets, reporter, stop, optional=datasets)
@@ -249,7 +249,7 @@ def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter
     """Write the report (an equal one is left alone), show its main table, and say where it is."""
     from rich.console import Console
 
-    from stages.report.stage import report
+    from unic_pipe.stages.report.stage import report
 
     path, table = report(inventory, records)
     Console(stderr=True, highlight=False).print(table)
@@ -279,13 +279,13 @@ def extract_options(
     inventory: Inventory, where: Where, reporter: Reporter, stop: Stop, force: bool = False, batch: int | None = None
 ) -> Iterator[ExtractOptions]:
     """Options of the command line over those of the configuration, with one executor for the whole command."""
-    from pipeline.executors import Executor, Threads
-    from pipeline.extraction import ExtractOptions
+    from unic_pipe.pipeline.extraction.executors import Executor, Threads
+    from unic_pipe.pipeline.extraction.run import ExtractOptions
 
     device = where.device or inventory.config.compute.device
     executor: Executor = Threads()
     if where.workers or where.scheduler:
-        from pipeline.clusters import Processes, Scheduler
+        from unic_pipe.pipeline.extraction.dask import Processes, Scheduler
 
         if where.scheduler:
             executor = Scheduler(where.scheduler, stop, reporter.say)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.errors import UserError, did_you_mean
 
 _NAMES = """
     aa_layer aa_stem_only abs_win_pos_embed act_layer always_partition attn attn_act_layer attn_drop_rate

@@ -13,7 +13,7 @@ import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import PydanticKnownError
 
-from schemas.errors import DamagedError, UserError
+from unic_pipe.schemas.errors import DamagedError, UserError
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 as 64 lower-case hexadecimal digits: definitions, weights, small files."""

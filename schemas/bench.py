@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from schemas.base import Model
+from unic_pipe.schemas.base import Model
 
 Part = Literal["extract", "distill", "live", "ladder", "probe"]
 Resource = Literal["host", "device", "disk"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any, Literal
 
-from schemas.base import Model, Name
-from schemas.errors import did_you_mean
+from unic_pipe.schemas.base import Model, Name
+from unic_pipe.schemas.errors import did_you_mean
 
 Axis = Literal["IN-1K", "IN-v2", "domain shift", "CoG", "long-tail", "fine-grained", "segmentation", "depth"]
 """Where a benchmark stands on the radar."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from schemas.base import one_of
+from unic_pipe.schemas.base import one_of
 
 AUTO = "auto"
 """In place of a codec's name: whichever of all meets the wanted ratio in the fewest bits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.base import Model
+from unic_pipe.schemas.base import Model
 
 
 class ComparedRun(Model):

@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from schemas.arguments import architecture_problem, argument_problems
-from schemas.base import Model, Name
-from schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
-from schemas.chains import circles, needed_students
-from schemas.codecs import CodecChoice
-from schemas.errors import did_you_mean
-from schemas.places import CONSISTENCY as CONSISTENCY
-from schemas.places import DatasetConfig as DatasetConfig
-from schemas.places import Fraction, PositiveInt
-from schemas.places import SamplesConfig as SamplesConfig
-from schemas.places import StorageConfig as StorageConfig
-from schemas.probes import LabelledProbe
-from schemas.protocols import DenseConfig, ZeroShotConfig
-from schemas.recipes import RECIPES, Recipe
+from unic_pipe.schemas.arguments import architecture_problem, argument_problems
+from unic_pipe.schemas.base import Model, Name
+from unic_pipe.schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
+from unic_pipe.schemas.chains import circles, needed_students
+from unic_pipe.schemas.codecs import CodecChoice
+from unic_pipe.schemas.errors import did_you_mean
+from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
+from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
+from unic_pipe.schemas.places import Fraction, PositiveInt
+from unic_pipe.schemas.places import SamplesConfig as SamplesConfig
+from unic_pipe.schemas.places import StorageConfig as StorageConfig
+from unic_pipe.schemas.probes import LabelledProbe
+from unic_pipe.schemas.protocols import DenseConfig, ZeroShotConfig
+from unic_pipe.schemas.recipes import RECIPES, Recipe
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0)]

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import StringConstraints
 
-from schemas.base import Document, InsidePath, Model
-from schemas.config import Scalar
-from schemas.features import EncoderDefinition
+from unic_pipe.schemas.base import Document, InsidePath, Model
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.features import EncoderDefinition
 
 
 class EncoderCard(Model):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from schemas.base import Digest, Document, Model, Name
-from schemas.config import Scalar
-from schemas.probes import Settings
+from unic_pipe.schemas.base import Digest, Document, Model, Name
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.probes import Settings
 
 Role = Literal["teacher", "student", "baseline", "encoder"]
 """What an evaluated encoder is to the configuration."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
-from schemas.codecs import CodecChoice, CodecName, is_calibrated
-from schemas.config import Scalar, TokenType
-from schemas.recipes import Recipe
+from unic_pipe.schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
+from unic_pipe.schemas.codecs import CodecChoice, CodecName, is_calibrated
+from unic_pipe.schemas.config import Scalar, TokenType
+from unic_pipe.schemas.recipes import Recipe
 
 """How a token type is stored in the end; `auto` chooses among them."""
 

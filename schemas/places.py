@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.base import Model, Name
-from schemas.benchmarks import check_reader
+from unic_pipe.schemas.base import Model, Name
+from unic_pipe.schemas.benchmarks import check_reader
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from schemas.base import Digest, Document, Model
-from schemas.config import TokenType
-from schemas.status import Stage
+from unic_pipe.schemas.base import Digest, Document, Model
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.status import Stage
 
 
 class CodecMeasurement(Model):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from schemas.base import one_of
+from unic_pipe.schemas.base import one_of
 
 PROTOCOL = "probes/2"
 """Version of the protocol of probes of labelled images; results of different versions are never compared."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.base import Model, Name
-from schemas.probes import PROBES, DenseOption
+from unic_pipe.schemas.base import Model, Name
+from unic_pipe.schemas.probes import PROBES, DenseOption
 
 TEXT_FILES = (".npz", ".safetensors")
 """Files that hold embeddings; any other file of classes holds their names."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.base import Model
-from schemas.errors import UserError
+from unic_pipe.schemas.base import Model
+from unic_pipe.schemas.errors import UserError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]

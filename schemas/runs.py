@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from schemas.base import Document
+from unic_pipe.schemas.base import Document
 
 
 class RunDocument(Document):

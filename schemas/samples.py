@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
+from unic_pipe.schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
 
 INDEX_COLUMNS = ("row", "key", "shard", "offset", "size", "xxh3", "label")
 """Columns of a segment. row int64; key, shard string (shard: path relative to a root); offset, size int64 (bytes of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from schemas.base import Digest, Document, InsidePath, Model, Name
-from schemas.config import StudentConfig, TokenType
+from unic_pipe.schemas.base import Digest, Document, InsidePath, Model, Name
+from unic_pipe.schemas.config import StudentConfig, TokenType
 
 
 class TeacherInput(Model):

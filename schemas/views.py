@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
 
-from schemas.base import Digest, Document, Model
+from unic_pipe.schemas.base import Digest, Document, Model
 
 JitterOperation = Literal["brightness", "contrast", "saturation", "hue"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.encoders import export_student, load_encoder, resolve_encoder
-from pipeline.encoders.conversions import OFFICIAL
-from pipeline.encoders.encoder import Encoder
-from pipeline.encoders.official import CONVERSION, MEAN, STD, OfficialCheckpoint, read_official
-from pipeline.encoders.official_export import (
+from unic_pipe.pipeline.encoders import export_student, load_encoder, resolve_encoder
+from unic_pipe.pipeline.encoders.conversions import OFFICIAL
+from unic_pipe.pipeline.encoders.encoder import Encoder
+from unic_pipe.pipeline.encoders.official import CONVERSION, MEAN, STD, OfficialCheckpoint, read_official
+from unic_pipe.pipeline.encoders.official_export import (
     architecture_name,
     encoder_to_official,
     ladder_to_bytes,
@@ -20,12 +20,12 @@ from pipeline.encoders.official_export import (
     official_names,
     read_folder,
 )
-from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
-from pipeline.finished import FinishedStudent
-from pipeline.ladders import ladder_state, last_checkpoint, rung_blocks, statistics_of
-from pipeline.storage import LocalStore
-from schemas.config import EncoderConfig, LadderConfig, Scalar
-from schemas.errors import UserError, did_you_mean
+from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.documents import FinishedStudent
+from unic_pipe.pipeline.workspace.ladders import ladder_state, last_checkpoint, rung_blocks, statistics_of
+from unic_pipe.schemas.config import EncoderConfig, LadderConfig, Scalar
+from unic_pipe.schemas.errors import UserError, did_you_mean
 
 FOLDER = "encoders"
 LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.configuration import CONFIG_NAME, Workspace, load_workspace
-from pipeline.inventory import Inventory
-from pipeline.progress import human_bytes
-from pipeline.samples.images import decode_image
-from pipeline.threads import usable_cores
-from schemas.errors import NotFinishedError, UnicPipeError
+from unic_pipe.pipeline.process.progress import human_bytes
+from unic_pipe.pipeline.process.threads import usable_cores
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, Workspace, load_workspace
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError
 
 MEGABYTE = 1_000_000
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.extraction import Extraction, ExtractOptions, ExtractPass, extract_features
-from pipeline.features import FeatureNeed
-from pipeline.inventory import Inventory
-from pipeline.planning import extraction_needs, ready_teachers
-from pipeline.progress import Reporter
-from pipeline.stopping import Stop
-from schemas.errors import UserError
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.extraction.run import Extraction, ExtractOptions, ExtractPass, extract_features
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.status import extraction_needs, ready_teachers
+from unic_pipe.schemas.errors import UserError
 
 
 @dataclass(frozen=True)

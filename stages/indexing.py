@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pipeline.inventory import Inventory
-from pipeline.progress import Reporter
-from pipeline.samples.index import index_dataset
-from pipeline.samples.scan import IndexingStopped
-from pipeline.stopping import Stop
-from schemas.errors import UserError, did_you_mean
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.index import index_dataset
+from unic_pipe.pipeline.samples.scan import IndexingStopped
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.schemas.errors import UserError, did_you_mean
 
 
 def index(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.inventory import Inventory
-from pipeline.planning import make_plan
-from pipeline.progress import Reporter
-from pipeline.stopping import Stop
-from schemas.status import Artefact, Stage
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.status import make_plan
+from unic_pipe.schemas.status import Artefact, Stage
 
 ORDER: tuple[Stage, ...] = ("index", "extract", "distill", "evaluate")
 ROUND: tuple[Stage, ...] = ("extract", "distill")

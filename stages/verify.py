@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.verify import verify_folder
-from pipeline.finished import usable_document
-from pipeline.inventory import Inventory
-from pipeline.planning import extraction_needs
-from pipeline.pointers import pointed, pointers
-from pipeline.progress import Reporter, Task
-from pipeline.samples import Dataset, open_dataset
-from pipeline.seals import Sealed, sealed_files
-from pipeline.storage import LocalStore, Store, sha256_of_file
-from schemas.base import digest_of
-from schemas.errors import DamagedError, StageError, UnicPipeError, UserError
-from schemas.features import FeatureManifest, StatisticsDocument
-from schemas.status import LiveFinding, Problem, VerifyReport
-from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.pipeline.process.progress import Reporter, Task
+from unic_pipe.pipeline.samples import Dataset, open_dataset
+from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
+from unic_pipe.pipeline.storage.pointers import pointed, pointers
+from unic_pipe.pipeline.workspace.documents import usable_document
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.seals import Sealed, sealed_files
+from unic_pipe.pipeline.workspace.status import extraction_needs
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.errors import DamagedError, StageError, UnicPipeError, UserError
+from unic_pipe.schemas.features import FeatureManifest, StatisticsDocument
+from unic_pipe.schemas.status import LiveFinding, Problem, VerifyReport
+from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, StudentManifest
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
 
 def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -> tuple[list[LiveFinding], list[str]]:
     """Run every teacher again on samples of every dataset; findings, and what could not be run and why."""
-    from pipeline.engine import pick_device
-    from pipeline.live import live_check
+    from unic_pipe.pipeline.extraction.blocks import pick_device
+    from unic_pipe.pipeline.extraction.live_check import live_check
 
     findings: list[LiveFinding] = []
     skipped: list[str] = []

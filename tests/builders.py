@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.base import digest_of
-from schemas.features import (
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.features import (
     BadRow,
     CodecDefinition,
     ComputeDefinition,
@@ -17,7 +17,7 @@ from schemas.features import (
     FeatureDefinition,
     FeatureManifest,
 )
-from schemas.recipes import CENTER
+from unic_pipe.schemas.recipes import CENTER
 
 ENCODER: Mapping[str, Any] = {
     "architecture": "vit_tiny_patch16_224",

@@ -27,12 +27,12 @@ import object_server
 import training_ranks
 
 if TYPE_CHECKING:
-    from pipeline.executors import Executor
-    from pipeline.extraction import Extraction
-    from pipeline.inventory import Inventory
-    from pipeline.samples import Dataset
-    from schemas.evaluations import ResultRecord
-    from schemas.status import Artefact, StatusReport
+    from unic_pipe.pipeline.extraction.executors import Executor
+    from unic_pipe.pipeline.extraction.run import Extraction
+    from unic_pipe.pipeline.samples import Dataset
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.schemas.evaluations import ResultRecord
+    from unic_pipe.schemas.status import Artefact, StatusReport
 
 # OpenMP's threads sleep when they wait instead of spinning: on a busy machine the whole suite is twice as fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -107,8 +107,8 @@ class Work:
     said: list[str] = field(default_factory=list)
 
     def inventory(self, *overrides: str, rows: str | None = None) -> Inventory:
-        from pipeline.configuration import load_workspace
-        from pipeline.inventory import Inventory
+        from unic_pipe.pipeline.workspace.configuration import load_workspace
+        from unic_pipe.pipeline.workspace.inventory import Inventory
 
         return Inventory(load_workspace(self.folder, overrides), rows)
 
@@ -118,9 +118,9 @@ class Work:
         return found
 
     def index(self, *overrides: str) -> None:
-        from pipeline.planning import used_datasets
-        from pipeline.stopping import Stop
-        from stages.indexing import index
+        from unic_pipe.pipeline.process.stopping import Stop
+        from unic_pipe.pipeline.workspace.status import used_datasets
+        from unic_pipe.stages.indexing import index
 
         inventory = self.inventory(*overrides)
         index(inventory, used_datasets(inventory), Quiet(), Stop())
@@ -132,11 +132,11 @@ class Work:
 
         An `executor` among them is left open.
         """
-        from pipeline.extraction import ExtractOptions
-        from pipeline.planning import training_datasets
-        from pipeline.stopping import Stop
-        from stages.extract import extract
-        from stages.indexing import index
+        from unic_pipe.pipeline.extraction.run import ExtractOptions
+        from unic_pipe.pipeline.process.stopping import Stop
+        from unic_pipe.pipeline.workspace.status import training_datasets
+        from unic_pipe.stages.extract import extract
+        from unic_pipe.stages.indexing import index
 
         reporter = Quiet(more.pop("on_advance", None))
         inventory = self.inventory(*overrides, rows=rows)
@@ -152,9 +152,9 @@ class Work:
         self, *overrides: str, student: str = "tiny", rows: str | None = None, restart: bool = False, stop_at: int = 0
     ) -> None:
         """Train; with `stop_at`, a stop is requested after so many images."""
-        from pipeline.stopping import Stop
-        from stages.distill.parallel.world import Context
-        from stages.distill.stage import distill_students, named_students
+        from unic_pipe.pipeline.process.stopping import Stop
+        from unic_pipe.stages.distill.parallel.world import Context
+        from unic_pipe.stages.distill.stage import distill_students, named_students
 
         stop = Stop()
         reporter = Quiet(lambda done: stop.request() if stop_at and done >= stop_at else None)
@@ -165,14 +165,14 @@ class Work:
             self.said += reporter.said
 
     def evaluate(self, *overrides: str) -> list[ResultRecord]:
-        from pipeline.extraction import ExtractOptions
-        from pipeline.stopping import Stop
-        from stages.evaluate.stage import evaluate_all
+        from unic_pipe.pipeline.extraction.run import ExtractOptions
+        from unic_pipe.pipeline.process.stopping import Stop
+        from unic_pipe.stages.evaluate.stage import evaluate_all
 
         return evaluate_all(self.inventory(*overrides), ExtractOptions(device="cpu"), Quiet(), Stop())
 
     def status(self, *overrides: str, rows: str | None = None) -> StatusReport:
-        from pipeline.planning import make_plan
+        from unic_pipe.pipeline.workspace.status import make_plan
 
         return make_plan(self.inventory(*overrides, rows=rows))
 
@@ -210,12 +210,12 @@ class Work:
 
 def executor_of(workers: int) -> Executor:
     """Threads, or so many worker processes."""
-    from pipeline.executors import Threads
+    from unic_pipe.pipeline.extraction.executors import Threads
 
     if not workers:
         return Threads()
-    from pipeline.clusters import Processes
-    from pipeline.stopping import Stop
+    from unic_pipe.pipeline.extraction.dask import Processes
+    from unic_pipe.pipeline.process.stopping import Stop
 
     return Processes(workers, "cpu", Stop())
 

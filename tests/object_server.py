@@ -257,7 +257,7 @@ class Bucket:
 
     def store(self) -> Any:
         """What a configuration with `storage.url: s3://NAME/unic` writes to."""
-        from pipeline.storage import open_store
+        from unic_pipe.pipeline.storage import open_store
 
         return open_store(f"{self.url}/unic", self.options)
 

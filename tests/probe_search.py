@@ -16,15 +16,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.configuration import load_workspace
-from pipeline.inventory import Inventory
-from pipeline.probing import evaluation_plans
-from stages.evaluate.checks import check_task
-from stages.evaluate.features import read_features
-from stages.evaluate.logistic import Probe
-from stages.evaluate.paths import FastProbe, Search
-from stages.evaluate.trials import search_logistic
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.stages.evaluate.checks import check_task
+from unic_pipe.stages.evaluate.features import read_features
+from unic_pipe.stages.evaluate.logistic import Probe
+from unic_pipe.stages.evaluate.paths import FastProbe, Search
+from unic_pipe.stages.evaluate.trials import search_logistic
 
 R = TypeVar("R")
 

@@ -25,12 +25,12 @@ torch.set_num_threads(1)
 import torch.distributed.fsdp  # noqa: E402
 import torch.utils.tensorboard  # noqa: E402
 
-import cli.main  # noqa: E402
-import stages.distill.stage  # noqa: E402
-import stages.indexing  # noqa: E402, F401
-from stages.distill.data.batches import Batch  # noqa: E402
-from stages.distill.parallel.members import STORE  # noqa: E402
-from stages.distill.training import Training  # noqa: E402
+import unic_pipe.cli.main  # noqa: E402
+import unic_pipe.stages.distill.stage  # noqa: E402
+import unic_pipe.stages.indexing  # noqa: E402, F401
+from unic_pipe.stages.distill.data.batches import Batch  # noqa: E402
+from unic_pipe.stages.distill.parallel.members import STORE  # noqa: E402
+from unic_pipe.stages.distill.training import Training  # noqa: E402
 
 LIMIT_S = 120.0
 
@@ -68,7 +68,7 @@ def be(rank: int, stdin: int, request: dict[str, Any]) -> None:
     watch(rank, request)
     code = 70
     try:
-        cli.main.main()
+        unic_pipe.cli.main.main()
     except SystemExit as end:
         code = int(end.code or 0)
     finally:

@@ -25,23 +25,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.cache.calibration import bound_codec
-from pipeline.cache.commit import prepare_view
-from pipeline.cache.folded import Entry, folded_bytes
-from pipeline.cache.layout import folded_key, shard_key, statistics_key
-from pipeline.cache.ledger import write_ledger
-from pipeline.cache.losses import write_losses
-from pipeline.cache.moments import Moments
-from pipeline.cache.records import FeatureFolder
-from pipeline.configuration import CONFIG_NAME
-from pipeline.features import FeatureNeed
-from pipeline.inventory import Inventory
-from pipeline.pointers import point
-from pipeline.progress import ConsoleReporter, Reporter
-from pipeline.storage import LocalStore, fast_hash
-from schemas.config import TokenType
-from schemas.errors import StageError
-from schemas.features import FeatureManifest, FileEntry, UnitRecord
+from unic_pipe.pipeline.cache.calibration import bound_codec
+from unic_pipe.pipeline.cache.commit import prepare_view
+from unic_pipe.pipeline.cache.folded import Entry, folded_bytes
+from unic_pipe.pipeline.cache.layout import folded_key, shard_key, statistics_key
+from unic_pipe.pipeline.cache.ledger import write_ledger
+from unic_pipe.pipeline.cache.losses import write_losses
+from unic_pipe.pipeline.cache.moments import Moments
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.process.progress import ConsoleReporter, Reporter
+from unic_pipe.pipeline.storage import LocalStore, fast_hash
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import FeatureManifest, FileEntry, UnitRecord
 
 TAR_ROWS = 1000
 POLL_S = 0.02
@@ -64,7 +64,7 @@ cache: {{codec: float16}}
 """
 ORDER = """
 import sys, numpy as np
-from pipeline.order import epoch_order
+from unic_pipe.pipeline.samples.order import epoch_order
 rows = int(sys.argv[1])
 epoch_order(np.arange(rows), 256, seed=0, epoch=0, batch=512, streams=8, window=8)
 """
@@ -113,7 +113,7 @@ def simulate(folder: Path, rows: int, reporter: Reporter) -> list[ScaleRow]:
 
 
 def _program(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cli.main", *arguments]
+    return [sys.executable, "-m", "unic_pipe", *arguments]
 
 
 def _measured(folder: Path, rows: int, name: str, command: Sequence[str]) -> ScaleRow:
@@ -151,7 +151,7 @@ def _write_samples(folder: Path, rows: int) -> None:
     import timm
     import torch
 
-    from pipeline.encoders.export import export_student
+    from unic_pipe.pipeline.encoders.export import export_student
 
     torch.manual_seed(0)
     model = timm.create_model(ARCHITECTURE, num_classes=0, img_size=SIZE, **MODEL)
@@ -198,7 +198,7 @@ def _tar(rows: int) -> bytes:
 
 def _write_features(folder: Path) -> None:
     """Records of every unit that the configuration asks for."""
-    from pipeline.configuration import load_workspace
+    from unic_pipe.pipeline.workspace.configuration import load_workspace
 
     inventory = Inventory(load_workspace(folder / CONFIG_NAME))
     dataset = inventory.dataset("train").dataset

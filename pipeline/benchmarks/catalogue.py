@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.benchmarks.locate import Place, locate
-from schemas.benchmarks import BenchmarkCard, Split, cards
-from schemas.config import EvaluateConfig
-from schemas.errors import UserError, did_you_mean
+from unic_pipe.pipeline.benchmarks.locate import Place, locate
+from unic_pipe.schemas.benchmarks import BenchmarkCard, Split, cards
+from unic_pipe.schemas.config import EvaluateConfig
+from unic_pipe.schemas.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.benchmarks.catalogue import BenchmarkRow
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.benchmarks.catalogue import BenchmarkRow
+from unic_pipe.schemas.errors import StageError, UserError
 
 
 def download(row: BenchmarkRow, say: Callable[[str], None] = print) -> None:

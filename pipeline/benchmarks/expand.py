@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from schemas.benchmarks import SOURCE, BenchmarkCard, BenchmarkConfig, Split, cards
-from schemas.config import Config, DatasetConfig
-from schemas.errors import UserError
+from unic_pipe.schemas.benchmarks import SOURCE, BenchmarkCard, BenchmarkConfig, Split, cards
+from unic_pipe.schemas.config import Config, DatasetConfig
+from unic_pipe.schemas.errors import UserError
 
 
 def with_benchmarks(config: Config) -> Config:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.benchmarks.listing import Listing, made
-from pipeline.benchmarks.locate import Place
-from pipeline.samples.folders import image_names
-from pipeline.samples.labels import DEVKIT_FILE, read_labels
-from schemas.errors import UserError
-from schemas.samples import DatasetManifest
+from unic_pipe.pipeline.benchmarks.listing import Listing, made
+from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.pipeline.samples.folders import image_names
+from unic_pipe.pipeline.samples.labels import DEVKIT_FILE, read_labels
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.samples import DatasetManifest
 
 JOIN = "+"
 """Between the WordNet ids of a class that stands for several of ImageNet's."""

@@ -6,9 +6,9 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmarks.listing import Listing, made
-from pipeline.benchmarks.locate import Place
-from schemas.errors import UserError
+from unic_pipe.pipeline.benchmarks.listing import Listing, made
+from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.schemas.errors import UserError
 
 _ALLOWED = {
     ("numpy", "ndarray"),

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.benchmarks.locate import Place
-from schemas.errors import UserError
+from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.schemas.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def listing(place: Place) -> Listing:
 def _read(place: Place, signature: str) -> Listing:
     """Kept, because an index needs it twice, and iNaturalist's takes seconds to read."""
     del signature
-    from pipeline.benchmarks.readers import READERS
+    from unic_pipe.pipeline.benchmarks.readers import READERS
 
     samples = READERS[place.card.reader](place)
     _check_count(place, len(samples.files))

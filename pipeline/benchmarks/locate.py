@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.storage import fast_hash
-from schemas.benchmarks import BenchmarkCard, Split, cards
-from schemas.errors import UserError
+from unic_pipe.pipeline.storage import fast_hash
+from unic_pipe.schemas.benchmarks import BenchmarkCard, Split, cards
+from unic_pipe.schemas.errors import UserError
 
 
 @dataclass(frozen=True)

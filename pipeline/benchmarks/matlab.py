@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.benchmarks.listing import Listing, made
-from pipeline.benchmarks.locate import Place
-from schemas.errors import UserError
+from unic_pipe.pipeline.benchmarks.listing import Listing, made
+from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.schemas.errors import UserError
 
 
 def read_cars(place: Place) -> Listing:

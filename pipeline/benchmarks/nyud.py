@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.storage import LocalStore
-from schemas.errors import UserError
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.errors import UserError
 
 MILLIMETRES = 1000.0
 CONFIGURATION = """\

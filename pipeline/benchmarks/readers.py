@@ -9,13 +9,13 @@ from typing import Any
 
 import xxhash
 
-from pipeline.benchmarks.imagenet import read_imagenet, read_numbered, read_objectnet, read_synsets
-from pipeline.benchmarks.levels import read_cog
-from pipeline.benchmarks.listing import Listing, made
-from pipeline.benchmarks.locate import Place
-from pipeline.benchmarks.matlab import read_cars, read_flowers
-from pipeline.samples.folders import image_names
-from schemas.errors import UserError
+from unic_pipe.pipeline.benchmarks.imagenet import read_imagenet, read_numbered, read_objectnet, read_synsets
+from unic_pipe.pipeline.benchmarks.levels import read_cog
+from unic_pipe.pipeline.benchmarks.listing import Listing, made
+from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.pipeline.benchmarks.matlab import read_cars, read_flowers
+from unic_pipe.pipeline.samples.folders import image_names
+from unic_pipe.schemas.errors import UserError
 
 _EUROSAT_SEED = 2750
 

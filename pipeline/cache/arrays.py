@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore
 
-from pipeline.cache.layout import array_metadata
-from pipeline.cache.spec import ArraySpec
+from unic_pipe.pipeline.cache.layout import array_metadata
+from unic_pipe.pipeline.cache.spec import ArraySpec
 
 # Said for every array that is opened. The specification of pcodec is public, and numcodecs reads it everywhere.
 warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")

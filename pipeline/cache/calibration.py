@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.codecs import TokenCodec, plain_codec
-from pipeline.cache.layout import array_metadata, calibration_key
-from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
-from pipeline.cache.spec import CRC, LITTLE, ArraySpec, row_shape
-from pipeline.storage import Store, Version, fast_hash, get_or_none, sha256
-from schemas.base import digest_of
-from schemas.codecs import plain_codecs
-from schemas.config import TokenType
-from schemas.errors import StageError, UserError
-from schemas.features import CalibrationDocument, FileEntry
+from unic_pipe.pipeline.cache.arrays import decode_part, encode_part
+from unic_pipe.pipeline.cache.codecs import TokenCodec, plain_codec
+from unic_pipe.pipeline.cache.layout import array_metadata, calibration_key
+from unic_pipe.pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.spec import CRC, LITTLE, ArraySpec, row_shape
+from unic_pipe.pipeline.storage import Store, Version, fast_hash, get_or_none, sha256
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.codecs import plain_codecs
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import CalibrationDocument, FileEntry
 
 if TYPE_CHECKING:
-    from pipeline.cache.coefficients import Transform
+    from unic_pipe.pipeline.cache.coefficients import Transform
 
 _ARRAYS = (
     ("mean", "mean_PD", "token", "dimension"),
@@ -186,7 +186,7 @@ def _state(folder: FeatureFolder, token: TokenType) -> str:
 def _loaded(store: Store, token: TokenType, version: Version) -> TokenCodec:
     """The codec of a calibration document; read once per process as long as the file is the same."""
     del version
-    from pipeline.cache.coefficients import Calibrated
+    from unic_pipe.pipeline.cache.coefficients import Calibrated
 
     folder = FeatureFolder(store)
     document = read_document(folder, token)
@@ -203,7 +203,7 @@ def _loaded(store: Store, token: TokenType, version: Version) -> TokenCodec:
 
 
 def _read_transform(folder: FeatureFolder, document: CalibrationDocument, shape: tuple[int, ...]) -> Transform:
-    from pipeline.cache.coefficients import Transform
+    from unic_pipe.pipeline.cache.coefficients import Transform
 
     # The bytes that were checked are the bytes that are decoded.
     raw: dict[str, bytes] = {}

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.spec import BYTES, CRC, LITTLE, ZSTD, ArraySpec, Bools, Decoded, Floats, Plain, rows_array
-from schemas.codecs import CODECS
-from schemas.config import TokenType
-from schemas.errors import StageError
-from schemas.features import FeatureDefinition
+from unic_pipe.pipeline.cache.spec import BYTES, CRC, LITTLE, ZSTD, ArraySpec, Bools, Decoded, Floats, Plain, rows_array
+from unic_pipe.schemas.codecs import CODECS
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import FeatureDefinition
 
 if TYPE_CHECKING:
-    from pipeline.cache.coefficients import Coefficients
+    from unic_pipe.pipeline.cache.coefficients import Coefficients
 
 _PIECE_VALUES = 1 << 20
 """Values that are worked on at a time, so that temporaries stay in the processor's cache."""

@@ -31,10 +31,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cache.spec import INNER_ROWS, ArraySpec, Bools, Floats
-from pipeline.cache.synthesis import Synthesis
-from schemas.config import TokenType
-from schemas.errors import StageError
+from unic_pipe.pipeline.cache.spec import INNER_ROWS, ArraySpec, Bools, Floats
+from unic_pipe.pipeline.cache.synthesis import Synthesis
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError
 
 MISSING = -32768
 """Fill value: the row has no data. Never a coefficient."""

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import TokenCodec, how_to_read
-from pipeline.cache.layout import (
+from unic_pipe.pipeline.cache.arrays import decode_part, encode_part
+from unic_pipe.pipeline.cache.calibration import bound_codec
+from unic_pipe.pipeline.cache.codecs import TokenCodec, how_to_read
+from unic_pipe.pipeline.cache.layout import (
     ROOT_METADATA,
     array_key,
     array_metadata,
@@ -36,13 +36,13 @@ from pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
-from pipeline.cache.losses import measured
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.spec import ArraySpec, Floats
-from pipeline.storage import fast_hash
-from schemas.config import TokenType
-from schemas.errors import StageError
-from schemas.features import BadRow, FileEntry, UnitLoss, UnitRecord
+from unic_pipe.pipeline.cache.losses import measured
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.spec import ArraySpec, Floats
+from unic_pipe.pipeline.storage import fast_hash
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import BadRow, FileEntry, UnitLoss, UnitRecord
 
 _ATTEMPTS = 3
 

@@ -19,14 +19,14 @@ from numcodecs.pcodec import PCodec
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cache.arrays import encode_part
-from pipeline.cache.codecs import TokenCodec, plain_codec
-from pipeline.cache.coefficients import PCODEC, Calibrated, Transform
-from pipeline.cache.spec import Floats
-from pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
-from schemas.codecs import plain_codecs
-from schemas.config import TokenType
-from schemas.features import CodecTrial
+from unic_pipe.pipeline.cache.arrays import encode_part
+from unic_pipe.pipeline.cache.codecs import TokenCodec, plain_codec
+from unic_pipe.pipeline.cache.coefficients import PCODEC, Calibrated, Transform
+from unic_pipe.pipeline.cache.spec import Floats
+from unic_pipe.pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
+from unic_pipe.schemas.codecs import plain_codecs
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.features import CodecTrial
 
 ROUNDINGS = (0.5, 0.45, 0.4, 0.35, 0.3)
 """How magnitudes may be rounded; the fewest bits win."""

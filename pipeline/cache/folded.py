@@ -15,13 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.cache.moments import MOMENTS_MAGIC
-from pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
-from pipeline.storage import Store, fast_hash, get_or_none
-from schemas.base import seal_holds
-from schemas.config import TokenType
-from schemas.errors import UserError
-from schemas.features import UnitRecord
+from unic_pipe.pipeline.cache.moments import MOMENTS_MAGIC
+from unic_pipe.pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
+from unic_pipe.pipeline.storage import Store, fast_hash, get_or_none
+from unic_pipe.schemas.base import seal_holds
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import UnitRecord
 
 PAYLOAD = "statistics"
 _CORE = ("view", "token", "block", "definition", "rows", "count", "bad", "batch", "document")

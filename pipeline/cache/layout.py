@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.cache.spec import ArraySpec
-from pipeline.storage import fast_hash
-from schemas.base import canonical_json
-from schemas.config import TokenType
-from schemas.features import FeatureManifest
+from unic_pipe.pipeline.cache.spec import ArraySpec
+from unic_pipe.pipeline.storage import fast_hash
+from unic_pipe.schemas.base import canonical_json
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.features import FeatureManifest
 
 MANIFEST = "manifest.json"
 ROOT_METADATA = "zarr.json"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipeline.cache.layout import LEDGER
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.tables import sealed_parquet
+from unic_pipe.pipeline.cache.layout import LEDGER
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.tables import sealed_parquet
 
 _SCHEMA = pa.schema(
     [("key", pa.string()), ("row", pa.int64()), ("view", pa.int32()), ("token", pa.string()), ("reason", pa.string())]

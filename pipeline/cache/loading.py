@@ -1,6 +1,6 @@
 """Cached features beside their images, for any PyTorch loop: `for images, targets in cache.loader(...)`.
 
-The order is the pure function that students are trained with (`pipeline.order`), so an epoch is the same in every
+The order is the pure function that students are trained with (`pipeline.samples.order`), so an epoch is the same in every
 process; blocks are read whole and a bounded number of them is kept.
 
 Shapes: B rows of a batch, S image side in pixels, P patch tokens, D dimensions.
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.order import epoch_order
-from pipeline.pieces import crew_of_one
-from pipeline.rendering import Rendering, finished_views
-from pipeline.samples.dataset import Dataset
-from schemas.config import TokenType
-from schemas.features import FeatureDefinition
+from unic_pipe.pipeline.extraction.crew import crew_of_one
+from unic_pipe.pipeline.extraction.render import Rendering, finished_views
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.order import epoch_order
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.features import FeatureDefinition
 
 Targets = dict[TokenType, Tensor]
 """cls (B, D) and patch (B, P, D), float32."""

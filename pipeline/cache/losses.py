@@ -15,17 +15,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.calibration import bound_codec, calibrated_tokens, read_document
-from pipeline.cache.codecs import TokenCodec
-from pipeline.cache.layout import LOSSES
-from pipeline.cache.moments import Doubles, Moments, merge, moments_of
-from pipeline.cache.rates import gaussian_bits
-from pipeline.cache.records import TOKENS, FeatureFolder
-from pipeline.cache.spec import Floats
-from pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
-from schemas.config import TokenType
-from schemas.errors import UserError
-from schemas.features import LossDocument, TokenLoss, UnitLoss, UnitRecord
+from unic_pipe.pipeline.cache.calibration import bound_codec, calibrated_tokens, read_document
+from unic_pipe.pipeline.cache.codecs import TokenCodec
+from unic_pipe.pipeline.cache.layout import LOSSES
+from unic_pipe.pipeline.cache.moments import Doubles, Moments, merge, moments_of
+from unic_pipe.pipeline.cache.rates import gaussian_bits
+from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.spec import Floats
+from unic_pipe.pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import LossDocument, TokenLoss, UnitLoss, UnitRecord
 
 ROWS = 16
 """Rows of a unit that are compared."""

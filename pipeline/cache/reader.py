@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import decode_part
-from pipeline.cache.calibration import bound_codec
-from pipeline.cache.layout import MANIFEST, escape_key, shard_key
-from pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
-from pipeline.cache.spec import Decoded, Floats, row_shape
-from pipeline.pointers import followed, pointed
-from pipeline.storage import LocalStore, Store, fast_hash, is_remote, open_store
-from schemas.config import TokenType
-from schemas.errors import StageError, UserError
-from schemas.features import FeatureDefinition, FeatureManifest, FileEntry, UnitRecord
+from unic_pipe.pipeline.cache.arrays import decode_part
+from unic_pipe.pipeline.cache.calibration import bound_codec
+from unic_pipe.pipeline.cache.layout import MANIFEST, escape_key, shard_key
+from unic_pipe.pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.spec import Decoded, Floats, row_shape
+from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, is_remote, open_store
+from unic_pipe.pipeline.storage.pointers import followed, pointed
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import FeatureDefinition, FeatureManifest, FileEntry, UnitRecord
 
 if TYPE_CHECKING:
-    from pipeline.cache.coefficients import Coefficients
-    from pipeline.cache.loading import CachedBatches
-    from pipeline.samples.dataset import Dataset
+    from unic_pipe.pipeline.cache.coefficients import Coefficients
+    from unic_pipe.pipeline.cache.loading import CachedBatches
+    from unic_pipe.pipeline.samples.dataset import Dataset
 
 Bools = NDArray[np.bool_]
 
@@ -176,7 +176,7 @@ class FeatureCache:
         Raises:
             UserError: other samples, or token types that the view does not have.
         """
-        from pipeline.cache.loading import CachedBatches
+        from unic_pipe.pipeline.cache.loading import CachedBatches
 
         if dataset.digest != self.definition.dataset or dataset.block_rows != self.block_rows:
             raise UserError(

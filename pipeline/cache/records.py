@@ -18,8 +18,16 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.folded import Entry, FoldedContent, FoldedTable, folded_bytes, parse_record, placed, read_folded
-from pipeline.cache.layout import (
+from unic_pipe.pipeline.cache.folded import (
+    Entry,
+    FoldedContent,
+    FoldedTable,
+    folded_bytes,
+    parse_record,
+    placed,
+    read_folded,
+)
+from unic_pipe.pipeline.cache.layout import (
     DAMAGED,
     MANIFEST,
     folded_key,
@@ -27,11 +35,11 @@ from pipeline.cache.layout import (
     records_folder,
     statistics_key,
 )
-from pipeline.storage import LocalStore, Store, Version, fast_hash, get_or_none
-from schemas.base import digest_of
-from schemas.config import TokenType
-from schemas.errors import StageError, UserError
-from schemas.features import FeatureManifest, UnitRecord
+from unic_pipe.pipeline.storage import LocalStore, Store, Version, fast_hash, get_or_none
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import FeatureManifest, UnitRecord
 
 TOKENS: tuple[TokenType, ...] = get_args(TokenType)
 Plane = tuple[int, TokenType]

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.config import TokenType
-from schemas.features import FeatureDefinition
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.features import FeatureDefinition
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.cache.moments import Doubles, Moments, merge
-from pipeline.cache.records import TOKENS, FeatureFolder
-from schemas.config import TokenType
-from schemas.errors import StageError, UserError
-from schemas.features import StatisticsDocument, TokenStatistics, UnitRecord
+from unic_pipe.pipeline.cache.moments import Doubles, Moments, merge
+from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import StatisticsDocument, TokenStatistics, UnitRecord
 
 STD_FLOOR = 1e-6
 STD_FLOOR_OF_MEDIAN = 0.01

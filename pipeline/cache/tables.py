@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.storage import Store
-from schemas.errors import DamagedError
+from unic_pipe.pipeline.storage import Store
+from unic_pipe.schemas.errors import DamagedError
 
 _MAGIC = b"UNICSEAL"
 _SEAL = struct.Struct("<8sQQ16s")

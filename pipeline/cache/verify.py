@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.cache.calibration import bound_codec, check_calibrations
-from pipeline.cache.codecs import TokenCodec, how_to_read
-from pipeline.cache.folded import FoldedContent, parse_record, placed, read_folded
-from pipeline.cache.layout import (
+from unic_pipe.pipeline.cache.calibration import bound_codec, check_calibrations
+from unic_pipe.pipeline.cache.codecs import TokenCodec, how_to_read
+from unic_pipe.pipeline.cache.folded import FoldedContent, parse_record, placed, read_folded
+from unic_pipe.pipeline.cache.layout import (
     DAMAGED,
     LEDGER,
     LOSSES,
@@ -34,17 +34,17 @@ from pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
-from pipeline.cache.losses import read_losses
-from pipeline.cache.records import TOKENS, FeatureFolder, Plane
-from pipeline.cache.tables import DamagedTable, read_sealed
-from pipeline.progress import Reporter, SilentReporter
-from pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
-from schemas.base import digest_of, short
-from schemas.config import TokenType
-from schemas.errors import StageError, UnicPipeError, UserError
-from schemas.features import FeatureManifest, FileEntry, StatisticsDocument, UnitRecord
-from schemas.status import Problem
-from schemas.views import ProbesDocument
+from unic_pipe.pipeline.cache.losses import read_losses
+from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, Plane
+from unic_pipe.pipeline.cache.tables import DamagedTable, read_sealed
+from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
+from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
+from unic_pipe.schemas.base import digest_of, short
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
+from unic_pipe.schemas.features import FeatureManifest, FileEntry, StatisticsDocument, UnitRecord
+from unic_pipe.schemas.status import Problem
+from unic_pipe.schemas.views import ProbesDocument
 
 THREADS = 8
 """Files that are hashed at a time; hashing and reading release the interpreter, and disks like several requests."""

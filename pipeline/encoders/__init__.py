@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.encoders.resolve import ResolvedEncoder, resolve_encoder
+from unic_pipe.pipeline.encoders.resolve import ResolvedEncoder, resolve_encoder
 
 if TYPE_CHECKING:
-    from pipeline.encoders.encoder import Encoder, Tokens
-    from pipeline.encoders.export import export_student
-    from pipeline.encoders.loading import load_encoder
+    from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
+    from unic_pipe.pipeline.encoders.export import export_student
+    from unic_pipe.pipeline.encoders.loading import load_encoder
 
 __all__ = ["Encoder", "ResolvedEncoder", "Tokens", "export_student", "load_encoder", "resolve_encoder"]
 
@@ -24,4 +24,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"pipeline.encoders.{_LAZY[name]}"), name)
+    return getattr(importlib.import_module(f"unic_pipe.pipeline.encoders.{_LAZY[name]}"), name)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encoders.locate import find_weights, install_command
-from pipeline.encoders.registry import REGISTRY, parse_choice
-from pipeline.encoders.resolve import encoder_card, find_file
-from pipeline.storage import sha256_of_file
-from schemas.config import EncoderConfig
-from schemas.encoders import EncoderCard
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders.locate import find_weights, install_command
+from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice
+from unic_pipe.pipeline.encoders.resolve import encoder_card, find_file
+from unic_pipe.pipeline.storage import sha256_of_file
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from schemas.errors import UserError
+from unic_pipe.schemas.errors import UserError
 
 StateDict = dict[str, torch.Tensor]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.encoders.checkpoints import StateDict
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders.checkpoints import StateDict
+from unic_pipe.schemas.errors import UserError
 
 OFFICIAL = ("dino", "ibot", "deit3", "dbot-ft", "efficientnet-lite", "unic")
 _SHOWN = 3

@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from pipeline.views.photometric import Plan, finish
-from pipeline.views.render import normalize
-from schemas.config import TokenType
-from schemas.errors import StageError, UserError
-from schemas.features import ComputeDefinition, EncoderDefinition
+from unic_pipe.pipeline.views.photometric import Plan, finish
+from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import ComputeDefinition, EncoderDefinition
 
 Readout = Literal["vit", "cnn", "fc-norm"]
 

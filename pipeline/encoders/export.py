@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pipeline.storage import Store, sha256
-from schemas.config import Scalar
+from unic_pipe.pipeline.storage import Store, sha256
+from unic_pipe.schemas.config import Scalar
 
 
 class ExportDigests(NamedTuple):

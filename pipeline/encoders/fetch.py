@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.encoders.locate import find_weights, install_command
-from pipeline.storage import sync_folder
-from schemas.encoders import EncoderCard
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.encoders.locate import find_weights, install_command
+from unic_pipe.pipeline.storage import sync_folder
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import StageError, UserError
 
 
 def fetch_weights(card: EncoderCard, weights_dir: Path, say: Callable[[str], None] = print) -> Path:

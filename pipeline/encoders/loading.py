@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.encoders.encoder import Encoder, features_of, grid_of, readout_of
-from pipeline.encoders.models import build
-from pipeline.encoders.resolve import ResolvedEncoder, resolve_encoder
-from pipeline.storage import sha256_of_file
-from schemas.config import EncoderConfig
-from schemas.errors import StageError, UserError
-from schemas.features import EncoderDefinition
+from unic_pipe.pipeline.encoders.encoder import Encoder, features_of, grid_of, readout_of
+from unic_pipe.pipeline.encoders.models import build
+from unic_pipe.pipeline.encoders.resolve import ResolvedEncoder, resolve_encoder
+from unic_pipe.pipeline.storage import sha256_of_file
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import EncoderDefinition
 
 
 def load_encoder(

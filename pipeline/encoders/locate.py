@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from schemas.encoders import EncoderCard
-from schemas.errors import UserError
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import UserError
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")

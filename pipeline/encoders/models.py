@@ -11,14 +11,14 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.encoders.checkpoints import StateDict, read_file, state_dict_of
-from pipeline.encoders.conversions import OFFICIAL, load_official
-from pipeline.encoders.registry import triple
-from schemas.arguments import require_arguments
-from schemas.config import Scalar
-from schemas.encoders import EncoderCard
-from schemas.errors import UserError
-from schemas.features import EncoderDefinition
+from unic_pipe.pipeline.encoders.checkpoints import StateDict, read_file, state_dict_of
+from unic_pipe.pipeline.encoders.conversions import OFFICIAL, load_official
+from unic_pipe.pipeline.encoders.registry import triple
+from unic_pipe.schemas.arguments import require_arguments
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import EncoderDefinition
 
 
 def timm_card(name: str) -> EncoderCard:

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from pipeline.encoders.checkpoints import StateDict, read_file
-from pipeline.encoders.registry import triple
-from schemas.config import EncoderConfig, Scalar
-from schemas.encoders import EncoderCard
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders.checkpoints import StateDict, read_file
+from unic_pipe.pipeline.encoders.registry import triple
+from unic_pipe.schemas.config import EncoderConfig, Scalar
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import UserError
 
 CONVERSION = "unic"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

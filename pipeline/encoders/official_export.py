@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.encoders.checkpoints import StateDict
-from pipeline.encoders.official import SIZES, TOKENS, OfficialCheckpoint, Statistics
-from pipeline.encoders.official_names import LADDER_FILE, TEACHERS
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders.checkpoints import StateDict
+from unic_pipe.pipeline.encoders.official import SIZES, TOKENS, OfficialCheckpoint, Statistics
+from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
+from unic_pipe.schemas.errors import UserError
 
 _STATISTICS, _LADDER, _MASK, _METADATA = "statistics.", "ladder.", "mask_token", "official"
 

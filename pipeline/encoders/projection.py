@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.encoders.checkpoints import read_file, state_dict_of
-from pipeline.encoders.resolve import ResolvedEncoder
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders.checkpoints import read_file, state_dict_of
+from unic_pipe.pipeline.encoders.resolve import ResolvedEncoder
+from unic_pipe.schemas.errors import UserError
 
 _ROWS_FIRST = ("head.weight", "visual.head.proj.weight")
 _COLUMNS_FIRST = ("visual.proj", "proj")

@@ -10,9 +10,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
-from schemas.base import require_name
-from schemas.encoders import EncoderCard
-from schemas.errors import UserError
+from unic_pipe.schemas.base import require_name
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import UserError
 
 Kind = Literal["registry", "timm", "checkpoint", "student"]
 

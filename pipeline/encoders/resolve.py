@@ -8,15 +8,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.encoders.locate import find_path, require_weights, weights_in_folder
-from pipeline.encoders.registry import REGISTRY, parse_choice, triple
-from pipeline.storage import LocalStore, sha256_of_file
-from schemas.arguments import require_arguments
-from schemas.base import PROGRAM_VERSION, digest_of, json_digest
-from schemas.config import EncoderConfig
-from schemas.encoders import EncoderCache, EncoderCard
-from schemas.errors import NotFinishedError, UnicPipeError, UserError
-from schemas.features import EncoderDefinition
+from unic_pipe.pipeline.encoders.locate import find_path, require_weights, weights_in_folder
+from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice, triple
+from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
+from unic_pipe.schemas.arguments import require_arguments
+from unic_pipe.schemas.base import PROGRAM_VERSION, digest_of, json_digest
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.encoders import EncoderCache, EncoderCard
+from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
+from unic_pipe.schemas.features import EncoderDefinition
 
 _CACHE_FILE = "encoders.json"
 
@@ -139,7 +139,7 @@ class _Resolver:
         key = f"{target} {_versions()}"
         card = self.cache.cards.get(key)
         if card is None:
-            from pipeline.encoders.models import timm_card
+            from unic_pipe.pipeline.encoders.models import timm_card
 
             card = timm_card(target)
             self._remember(cards={key: card})
@@ -150,8 +150,8 @@ class _Resolver:
             return _folder_card(found.folder)
         architecture = config.architecture
         if found.path is not None:
-            from pipeline.encoders.checkpoints import named_architecture
-            from pipeline.encoders.official import official_card
+            from unic_pipe.pipeline.encoders.checkpoints import named_architecture
+            from unic_pipe.pipeline.encoders.official import official_card
 
             official = official_card(found.path, config)
             if official is not None:
@@ -192,7 +192,7 @@ class _Resolver:
 
 def _define(card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None) -> EncoderDefinition:
     """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
-    from pipeline.encoders.loading import measured
+    from unic_pipe.pipeline.encoders.loading import measured
 
     model_args = {**card.model_args, **config.model_args}
     size = model_args.pop("img_size", None)

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.pointers import pointed
-from pipeline.samples.ahead import ReadAhead
-from pipeline.samples.descriptors import ShardFiles
-from pipeline.samples.places import Root, as_root, where
-from pipeline.samples.table import hashes_of, labels_of, one_array, rows_digest
-from pipeline.storage import LocalStore, Store, open_store
-from schemas.errors import StageError, UserError
-from schemas.samples import DatasetManifest, Segment
+from unic_pipe.pipeline.samples.ahead import ReadAhead
+from unic_pipe.pipeline.samples.descriptors import ShardFiles
+from unic_pipe.pipeline.samples.places import Root, as_root, where
+from unic_pipe.pipeline.samples.table import hashes_of, labels_of, one_array, rows_digest
+from unic_pipe.pipeline.storage import LocalStore, Store, open_store
+from unic_pipe.pipeline.storage.pointers import pointed
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.samples import DatasetManifest, Segment
 
 FOLDER = "samples"
 """Folder of all indexes, in the working folder."""

@@ -8,9 +8,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.samples.places import Root
-from pipeline.samples.ranges import LocalRanges
-from pipeline.storage import Store
+from unic_pipe.pipeline.samples.places import Root
+from unic_pipe.pipeline.samples.ranges import LocalRanges
+from unic_pipe.pipeline.storage import Store
 
 MOST_OPEN = 32
 

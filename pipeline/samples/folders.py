@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import xxhash
 
-from pipeline.samples.sources import Source, is_image
-from pipeline.samples.table import make_rows
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.sources import Source, is_image
+from unic_pipe.pipeline.samples.table import make_rows
+from unic_pipe.schemas.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.benchmarks.listing import Listing
+    from unic_pipe.pipeline.benchmarks.listing import Listing
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def listed(source: Source) -> Listing:
     Raises:
         UserError: files are missing or damaged, or there are more or fewer images than the benchmark has.
     """
-    from pipeline.benchmarks.listing import listing
-    from pipeline.benchmarks.locate import locate, split_of
+    from unic_pipe.pipeline.benchmarks.listing import listing
+    from unic_pipe.pipeline.benchmarks.locate import locate, split_of
 
     assert source.folder is not None
     return listing(locate(*split_of(source.text), source.folder))

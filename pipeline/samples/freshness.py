@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.samples.dataset import read_manifest
-from pipeline.samples.folders import count_images
-from pipeline.samples.labels import label_source
-from pipeline.samples.places import Root, stamp
-from pipeline.samples.sources import Source, find_source, relative_source
-from pipeline.storage import Store
-from schemas.config import DatasetConfig
-from schemas.errors import UserError
-from schemas.samples import DatasetManifest
-from schemas.status import State
+from unic_pipe.pipeline.samples.dataset import read_manifest
+from unic_pipe.pipeline.samples.folders import count_images
+from unic_pipe.pipeline.samples.labels import label_source
+from unic_pipe.pipeline.samples.places import Root, stamp
+from unic_pipe.pipeline.samples.sources import Source, find_source, relative_source
+from unic_pipe.pipeline.storage import Store
+from unic_pipe.schemas.config import DatasetConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.samples import DatasetManifest
+from unic_pipe.schemas.status import State
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.pointers import point
-from pipeline.progress import Reporter, SilentReporter
-from pipeline.samples.dataset import FOLDER, Dataset, find_dataset, open_dataset, read_manifest
-from pipeline.samples.folders import ImageFolder, list_folders, listed
-from pipeline.samples.freshness import Changes, compare
-from pipeline.samples.keys import class_sorted, random_order, unique_keys
-from pipeline.samples.labels import find_labels, label_source, read_labels
-from pipeline.samples.places import Root, where
-from pipeline.samples.scan import Piece, TarPiece, entries_of, folder_pieces, scan_pieces
-from pipeline.samples.sources import Source, data_roots, find_source
-from pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
-from pipeline.stopping import Stop
-from pipeline.storage import LocalStore, Store, fast_hash
-from schemas.base import short
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import UserError
-from schemas.samples import INDEX_COLUMNS, DatasetManifest, Segment
+from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, find_dataset, open_dataset, read_manifest
+from unic_pipe.pipeline.samples.folders import ImageFolder, list_folders, listed
+from unic_pipe.pipeline.samples.freshness import Changes, compare
+from unic_pipe.pipeline.samples.keys import class_sorted, random_order, unique_keys
+from unic_pipe.pipeline.samples.labels import find_labels, label_source, read_labels
+from unic_pipe.pipeline.samples.places import Root, where
+from unic_pipe.pipeline.samples.scan import Piece, TarPiece, entries_of, folder_pieces, scan_pieces
+from unic_pipe.pipeline.samples.sources import Source, data_roots, find_source
+from unic_pipe.pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
+from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.samples import INDEX_COLUMNS, DatasetManifest, Segment
 
 _NEW_NAME = "Index the changed data as a new dataset: give it another name under samples.datasets."
 

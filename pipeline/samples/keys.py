@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.samples.table import labels_of, one_array
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.table import labels_of, one_array
+from unic_pipe.schemas.errors import UserError
 
 ORDER_SEED = 2408
 """Seed of the row order of class-sorted sources; part of the format."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.samples.places import Root, where
-from pipeline.samples.shards import LARGEST_LABEL
-from pipeline.storage import sha256_of_file
-from schemas.config import DatasetConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.places import Root, where
+from unic_pipe.pipeline.samples.shards import LARGEST_LABEL
+from unic_pipe.pipeline.storage import sha256_of_file
+from unic_pipe.schemas.config import DatasetConfig
+from unic_pipe.schemas.errors import UserError
 
 DEVKIT_FILE = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -39,7 +39,7 @@ def label_source(config: DatasetConfig, layout: str, roots: Sequence[Root]) -> s
     if layout == "tars":
         return "cls" if config.label_field is None else f"json:{config.label_field}"
     if config.reader is not None:
-        from pipeline.benchmarks.locate import locate, split_of
+        from unic_pipe.pipeline.benchmarks.locate import locate, split_of
 
         (folder,) = (root for root in roots if isinstance(root, Path))
         return f"{config.reader}:{locate(*split_of(config.reader), folder).signature()}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import glob
 
-from pipeline.samples.places import ObjectFile, Stamp
-from pipeline.storage import Store
+from unic_pipe.pipeline.samples.places import ObjectFile, Stamp
+from unic_pipe.pipeline.storage import Store
 
 
 class Listings:

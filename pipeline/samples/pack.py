@@ -14,12 +14,12 @@ from typing import IO
 
 import numpy as np
 
-from pipeline.progress import Reporter, SilentReporter
-from pipeline.samples.dataset import Dataset
-from pipeline.stopping import Stop
-from pipeline.storage import LocalStore, sync_folder
-from schemas.base import canonical_json
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.storage import LocalStore, sync_folder
+from unic_pipe.schemas.base import canonical_json
+from unic_pipe.schemas.errors import StageError, UserError
 
 SHARD_BYTES = 256 << 20
 _BLOCK, _RECORD = 512, 10_240

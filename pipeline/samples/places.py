@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.samples.ranges import LocalRanges, Ranged, WindowRanges
-from pipeline.storage import LocalStore, Store, is_remote, open_store
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.ranges import LocalRanges, Ranged, WindowRanges
+from unic_pipe.pipeline.storage import LocalStore, Store, is_remote, open_store
+from unic_pipe.schemas.errors import UserError
 
 Root = Path | Store
 """What the path of a shard is relative to: a folder, or an object store."""

@@ -15,15 +15,15 @@ from typing import Protocol
 import pyarrow as pa
 import xxhash
 
-from pipeline.progress import Reporter
-from pipeline.samples.folders import ImageFolder, scan_folder
-from pipeline.samples.places import Shard, Stamp, stamp, stamp_now
-from pipeline.samples.shards import scan_tar
-from pipeline.samples.table import ROW_SCHEMA, from_parquet, to_parquet
-from pipeline.stopping import Stop
-from pipeline.storage import LocalStore, fast_hash
-from schemas.errors import StageError, UserError
-from schemas.samples import ShardEntry
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.folders import ImageFolder, scan_folder
+from unic_pipe.pipeline.samples.places import Shard, Stamp, stamp, stamp_now
+from unic_pipe.pipeline.samples.shards import scan_tar
+from unic_pipe.pipeline.samples.table import ROW_SCHEMA, from_parquet, to_parquet
+from unic_pipe.pipeline.storage import LocalStore, fast_hash
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.samples import ShardEntry
 
 _VERSION = "1"
 _KEEP_FROM_BYTES = 16 << 20

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from pipeline.samples.places import Shard, open_shard
-from pipeline.samples.ranges import Ranged
-from pipeline.samples.table import make_rows
-from pipeline.samples.tars import Member, walk
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.places import Shard, open_shard
+from unic_pipe.pipeline.samples.ranges import Ranged
+from unic_pipe.pipeline.samples.table import make_rows
+from unic_pipe.pipeline.samples.tars import Member, walk
+from unic_pipe.schemas.errors import UserError
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
 """Lower-case file name extensions of images."""

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.samples.objects import Listings
-from pipeline.samples.places import Root, Shard, as_root, where
-from pipeline.samples.shards import IMAGE_EXTENSIONS
-from pipeline.storage import Store, is_remote
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.objects import Listings
+from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
+from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS
+from unic_pipe.pipeline.storage import Store, is_remote
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.benchmarks.locate import Place
+    from unic_pipe.pipeline.benchmarks.locate import Place
 
 Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
@@ -145,7 +145,7 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def _place(reader: str, base: Path) -> Place:
-    from pipeline.benchmarks.locate import locate, split_of
+    from unic_pipe.pipeline.benchmarks.locate import locate, split_of
 
     return locate(*split_of(reader), base)
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.samples.folders import count_images
-from pipeline.samples.labels import DEVKIT_FILE
-from pipeline.samples.objects import Listings
-from pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
-from pipeline.samples.ranges import WINDOW_BYTES
-from pipeline.samples.scan import threads
-from pipeline.samples.shards import IMAGE_EXTENSIONS, split_name
-from pipeline.samples.sources import SPLITS, Layout, Source, find_source, is_image, split_url
-from pipeline.samples.tars import walk
-from pipeline.storage import is_remote
-from schemas.config import DatasetConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.folders import count_images
+from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
+from unic_pipe.pipeline.samples.objects import Listings
+from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
+from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
+from unic_pipe.pipeline.samples.scan import threads
+from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS, split_name
+from unic_pipe.pipeline.samples.sources import SPLITS, Layout, Source, find_source, is_image, split_url
+from unic_pipe.pipeline.samples.tars import walk
+from unic_pipe.pipeline.storage import is_remote
+from unic_pipe.schemas.config import DatasetConfig
+from unic_pipe.schemas.errors import UserError
 
 LOOK_S = 1.0
 """Seconds that each part of a survey may take; beyond it, figures are extrapolated."""

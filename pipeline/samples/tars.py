@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.samples.ranges import Ranged
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.ranges import Ranged
+from unic_pipe.schemas.errors import UserError
 
 BLOCK = 512
 _ZERO = bytes(BLOCK)

@@ -21,9 +21,9 @@ from typing import get_args
 
 import numpy as np
 
-from schemas.base import canonical_json, digest_of
-from schemas.recipes import Range, Recipe
-from schemas.views import JitterOperation, ViewParameters
+from unic_pipe.schemas.base import canonical_json, digest_of
+from unic_pipe.schemas.recipes import Range, Recipe
+from unic_pipe.schemas.views import JitterOperation, ViewParameters
 
 __all__ = ["DRAWS", "MAX_ASPECT", "ViewParameters", "view_parameters"]
 

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline.views.render import blur_of
-from schemas.recipes import Recipe
-from schemas.views import JitterOperation, ViewParameters
+from unic_pipe.pipeline.views.render import blur_of
+from unic_pipe.schemas.recipes import Recipe
+from unic_pipe.schemas.views import JitterOperation, ViewParameters
 
 Operation = Literal[JitterOperation, "grayscale", "blur", "solarize"]
 

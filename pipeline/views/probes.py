@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
-from pipeline.storage import Store, get_or_none, sha256
-from pipeline.views.parameters import view_parameters
-from schemas.base import digest_of
-from schemas.errors import StageError
-from schemas.recipes import Recipe
-from schemas.views import Probe, ProbesDocument, ViewParameters
+from unic_pipe.pipeline.storage import Store, get_or_none, sha256
+from unic_pipe.pipeline.views.parameters import view_parameters
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.recipes import Recipe
+from unic_pipe.schemas.views import Probe, ProbesDocument, ViewParameters
 
 MAX_DIFFERENCE = 2
 """Largest difference of one value, in 255ths, that another CPU's kernels may make."""
@@ -206,8 +206,8 @@ def _render(
     """uint8 (size, size, 3). torch is imported only where something is drawn."""
     import torch
 
-    from pipeline.views.photometric import finish, plan_of
-    from pipeline.views.render import render, render_geometry
+    from unic_pipe.pipeline.views.photometric import finish, plan_of
+    from unic_pipe.pipeline.views.render import render, render_geometry
 
     if device is None:
         x_CHW = render(image_HWC, parameters, recipe, size)

@@ -17,10 +17,10 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.views.hue import turn_hue
-from pipeline.views.parameters import view_parameters
-from schemas.recipes import Recipe
-from schemas.views import JitterOperation, ViewParameters
+from unic_pipe.pipeline.views.hue import turn_hue
+from unic_pipe.pipeline.views.parameters import view_parameters
+from unic_pipe.schemas.recipes import Recipe
+from unic_pipe.schemas.views import JitterOperation, ViewParameters
 
 _ADJUST: dict[JitterOperation, Callable[[torch.Tensor, float], Any]] = {
     "brightness": F.adjust_brightness,

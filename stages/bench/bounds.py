@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.stopwatch import Stopwatch
-from schemas.bench import BenchRow, Bound, Part, Resource
+from unic_pipe.pipeline.process.stopwatch import Stopwatch
+from unic_pipe.schemas.bench import BenchRow, Bound, Part, Resource
 
 WALL = "wall"
 """The piece that is the part itself, as the command runs it."""

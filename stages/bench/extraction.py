@@ -10,23 +10,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cache.calibration import bound_codec
-from pipeline.cache.commit import encode_unit
-from pipeline.cache.records import FeatureFolder
-from pipeline.engine import commit_features, usable_rows
-from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
-from pipeline.features import FeatureNeed
-from pipeline.forward import EncoderRun, features_of_rows
-from pipeline.pieces import Crew, crew_of_one
-from pipeline.progress import Reporter, SilentReporter
-from pipeline.sizes import VIEWS_AT_ONCE
-from pipeline.stopping import Stop
-from pipeline.stopwatch import Stopwatch
-from pipeline.storage import LocalStore
-from schemas.bench import Resource
+from unic_pipe.pipeline.cache.calibration import bound_codec
+from unic_pipe.pipeline.cache.commit import encode_unit
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.extraction.blocks import commit_features, usable_rows
+from unic_pipe.pipeline.extraction.crew import Crew, crew_of_one
+from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
+from unic_pipe.pipeline.extraction.run import ExtractOptions, ExtractPass, extract_features
+from unic_pipe.pipeline.extraction.sizes import VIEWS_AT_ONCE
+from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopwatch import Stopwatch
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.bench import Resource
 
 if TYPE_CHECKING:
-    from pipeline.encoders.encoder import Encoder
+    from unic_pipe.pipeline.encoders.encoder import Encoder
 
 PIECES: Mapping[str, Resource] = {
     "read": "host",
@@ -58,7 +58,7 @@ class ExtractBench:
     def prepare(self, cores: int, seconds: float, reporter: Reporter) -> None:
         """Calibrate, load what is loaded once, run everything for the first time, and choose as many blocks as take
         about `seconds`: a multiple of `cores`, so that no core idles at the end only because there is little to do."""
-        from pipeline.encoders import load_encoder
+        from unic_pipe.pipeline.encoders import load_encoder
 
         work = self.dataset_pass
         jobs = [(_limited(need), encoder) for need, encoder in work.jobs]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from pipeline.svg import element, fit, nice_ticks, picture, text, tick_labels
-from schemas.bench import BenchReport, BenchRow, Bound
-from stages.bench.words import TITLES, conditions, headlines
+from unic_pipe.pipeline.process.svg import element, fit, nice_ticks, picture, text, tick_labels
+from unic_pipe.schemas.bench import BenchReport, BenchRow, Bound
+from unic_pipe.stages.bench.words import TITLES, conditions, headlines
 
 WIDTH, LEFT, RIGHT = 760.0, 92.0, 24.0
 BAR, GAP, TOP, BOTTOM = 30.0, 12.0, 10.0, 78.0

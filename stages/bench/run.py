@@ -15,26 +15,26 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.encoders import ResolvedEncoder
-from pipeline.engine import pick_device
-from pipeline.extraction import ExtractPass
-from pipeline.inventory import Inventory
-from pipeline.locks import exclusive
-from pipeline.planning import ready_teachers
-from pipeline.progress import Reporter
-from pipeline.samples.dataset import Dataset
-from pipeline.stopping import Stop
-from pipeline.stopwatch import Stopwatch
-from pipeline.storage import LocalStore
-from pipeline.students import student_teachers
-from pipeline.threads import usable_cores
-from schemas.bench import BenchReport, BenchRow, Resource
-from schemas.errors import StageError, UserError, did_you_mean
-from schemas.students import StudentDefinition
-from stages.bench.bounds import bound_of, rows_of, with_shares
-from stages.bench.extraction import PIECES, ExtractBench, watch_for
-from stages.bench.machine import Elsewhere, load_average, machine_name
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.extraction.run import ExtractPass
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopwatch import Stopwatch
+from unic_pipe.pipeline.process.threads import usable_cores
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage.locks import exclusive
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.status import ready_teachers
+from unic_pipe.pipeline.workspace.students import student_teachers
+from unic_pipe.schemas.bench import BenchReport, BenchRow, Resource
+from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
+from unic_pipe.stages.bench.extraction import PIECES, ExtractBench, watch_for
+from unic_pipe.stages.bench.machine import Elsewhere, load_average, machine_name
 
 FOLDER = "bench.tmp"
 """Beside `runs/`; one bench at a time uses it, and removes what a killed one left."""

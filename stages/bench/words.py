@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.bench import BenchReport, BenchRow, Part
+from unic_pipe.schemas.bench import BenchReport, BenchRow, Part
 
 TARGETS = {"cpu": 0.85, "gpu": 0.95}
 """Efficiency that a stage should reach; on a GPU also of the speed-up over live teachers against its bound."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.configuration import CONFIG_NAME
-from pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
 
 TEXT = """\
 # The unic-pipe demo: two ImageNet teachers, one small student, real digits. Change anything and run:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage import LocalStore
 
 SIDE = 32
 """Side of every image in pixels; the scans' 8 × 8 are enlarged."""

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from pipeline.storage import LocalStore, sha256
-from schemas.base import short
-from schemas.errors import StageError, UserError
-from schemas.students import CheckpointEntry
+from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.students import CheckpointEntry
 
 FOLDER = "checkpoints"
 LATEST = "latest.json"

@@ -10,14 +10,14 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from pipeline.progress import Reporter, human_bytes
-from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import decode_image
-from pipeline.views.probes import check_probes, read_probes
-from schemas.errors import StageError
-from stages.distill.data.feed import Feed
-from stages.distill.data.rows import Source
-from stages.distill.training import Training
+from unic_pipe.pipeline.process.progress import Reporter, human_bytes
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.views.probes import check_probes, read_probes
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.stages.distill.data.feed import Feed
+from unic_pipe.stages.distill.data.rows import Source
+from unic_pipe.stages.distill.training import Training
 
 
 def check_memory(students: Sequence[Training], feed: Feed, device: torch.device, processes: int) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import torch
 
-from pipeline.gpu_use import gpu_use
+from unic_pipe.pipeline.process.gpu_use import gpu_use
 
 T = TypeVar("T")
 Work = Literal["reading", "decoding", "rendering", "decompressing", "gathering"]

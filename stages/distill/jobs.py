@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.differences import describe
-from pipeline.encoders import ResolvedEncoder
-from pipeline.features import FeatureNeed
-from pipeline.finished import FinishedStudent, checkpoint_step, finished_student
-from pipeline.inventory import Inventory
-from pipeline.progress import Reporter
-from pipeline.samples.dataset import Dataset
-from pipeline.students import student_folder, student_teachers
-from schemas.errors import UserError
-from schemas.features import FeatureManifest
-from schemas.students import StudentDefinition, StudentManifest
-from stages.distill.data.rows import Source
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.workspace.differences import describe
+from unic_pipe.pipeline.workspace.documents import FinishedStudent, checkpoint_step, finished_student
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.students import student_folder, student_teachers
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import FeatureManifest
+from unic_pipe.schemas.students import StudentDefinition, StudentManifest
+from unic_pipe.stages.distill.data.rows import Source
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StudentJob:
     name: str
     """Its folder is `students/<name>-<8 digits>`, and `students/<name>` will point to it."""
     definition: StudentDefinition
-    """From `pipeline.students.student_definition`."""
+    """From `pipeline.workspace.students.student_definition`."""
     training: Source
     """The training samples, and a cache for every teacher of the definition."""
     validation: Source | None = None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.engine import pick_device
-from pipeline.finished import finished_student
-from pipeline.inventory import Inventory
-from pipeline.live import live_check
-from pipeline.progress import Reporter
-from pipeline.students import student_folder
-from schemas.config import TokenType
-from schemas.errors import StageError, UserError
-from stages.distill.data.rows import trained_tokens
-from stages.distill.jobs import StudentJob
+from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.extraction.live_check import live_check
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.workspace.documents import finished_student
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.distill.data.rows import trained_tokens
+from unic_pipe.stages.distill.jobs import StudentJob
 
 LIVE_SAMPLES = 4
 """Samples of each teacher."""

@@ -8,19 +8,19 @@ from functools import partial
 
 import torch
 
-from pipeline.encoders.export import export_student
-from pipeline.pointers import point
-from pipeline.progress import Task
-from schemas.base import digest_of
-from schemas.config import DistillConfig
-from schemas.students import ExportManifest
-from stages.distill.clock import Bottleneck, Clock, Stretch
-from stages.distill.data.feed import Feed
-from stages.distill.metrics import Meter
-from stages.distill.model.student import build_student
-from stages.distill.parallel.sharding import whole
-from stages.distill.parallel.world import Context, World
-from stages.distill.training import Diverged, Training
+from unic_pipe.pipeline.encoders.export import export_student
+from unic_pipe.pipeline.process.progress import Task
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import DistillConfig
+from unic_pipe.schemas.students import ExportManifest
+from unic_pipe.stages.distill.clock import Bottleneck, Clock, Stretch
+from unic_pipe.stages.distill.data.feed import Feed
+from unic_pipe.stages.distill.metrics import Meter
+from unic_pipe.stages.distill.model.student import build_student
+from unic_pipe.stages.distill.parallel.sharding import whole
+from unic_pipe.stages.distill.parallel.world import Context, World
+from unic_pipe.stages.distill.training import Diverged, Training
 
 EXPORT = "export/"
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.cache.tables import sealed_table
-from pipeline.finished import METRICS as FILE
-from pipeline.finished import student_metrics
-from pipeline.storage import LocalStore
-from stages.distill.model.loss import TeacherLosses
+from unic_pipe.pipeline.cache.tables import sealed_table
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.documents import METRICS as FILE
+from unic_pipe.pipeline.workspace.documents import student_metrics
+from unic_pipe.stages.distill.model.loss import TeacherLosses
 
 TIMINGS = ("data_wait", "images_per_s", "queue", "gpu_use")
 """Columns that are different every time; `gpu_use` only where it can be known."""

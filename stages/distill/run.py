@@ -11,29 +11,29 @@ from pathlib import Path
 
 import torch
 
-from pipeline.encoders import load_encoder
-from pipeline.engine import pick_device
-from pipeline.finished import finished_student
-from pipeline.locks import exclusive
-from pipeline.pointers import point
-from pipeline.progress import Reporter
-from pipeline.storage import LocalStore
-from pipeline.students import student_folder
-from pipeline.threads import torch_threads, usable_cores
-from schemas.base import digest_of
-from schemas.config import DistillConfig
-from stages.distill.checkpoints import Checkpoints
-from stages.distill.checks import check_memory, check_views, memory_words
-from stages.distill.data.batches import Share
-from stages.distill.data.feed import Feed
-from stages.distill.data.live import LiveTeacher
-from stages.distill.data.rows import Frozen, Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
-from stages.distill.jobs import StudentJob
-from stages.distill.loop import train
-from stages.distill.model.distiller import Distiller
-from stages.distill.model.parent import start_from
-from stages.distill.parallel.world import Context, World
-from stages.distill.training import Diverged, Training
+from unic_pipe.pipeline.encoders import load_encoder
+from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage.locks import exclusive
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.workspace.documents import finished_student
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import DistillConfig
+from unic_pipe.stages.distill.checkpoints import Checkpoints
+from unic_pipe.stages.distill.checks import check_memory, check_views, memory_words
+from unic_pipe.stages.distill.data.batches import Share
+from unic_pipe.stages.distill.data.feed import Feed
+from unic_pipe.stages.distill.data.live import LiveTeacher
+from unic_pipe.stages.distill.data.rows import Frozen, Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
+from unic_pipe.stages.distill.jobs import StudentJob
+from unic_pipe.stages.distill.loop import train
+from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.model.parent import start_from
+from unic_pipe.stages.distill.parallel.world import Context, World
+from unic_pipe.stages.distill.training import Diverged, Training
 
 MAX_READERS = 8
 """Threads that decode images and blocks."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pipeline.ablation import ablation
-from pipeline.inventory import Inventory
-from pipeline.students import student_order, students_before
-from schemas.errors import UserError, did_you_mean
-from stages.distill.jobs import find_job
-from stages.distill.live_check import check_teachers
-from stages.distill.parallel.members import refuse_uneven
-from stages.distill.parallel.world import Context
-from stages.distill.run import distill
-from stages.distill.training import Diverged
+from unic_pipe.pipeline.workspace.ablation import ablation
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.students import student_order, students_before
+from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.stages.distill.jobs import find_job
+from unic_pipe.stages.distill.live_check import check_teachers
+from unic_pipe.stages.distill.parallel.members import refuse_uneven
+from unic_pipe.stages.distill.parallel.world import Context
+from unic_pipe.stages.distill.run import distill
+from unic_pipe.stages.distill.training import Diverged
 
 
 def distill_students(

@@ -11,21 +11,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.storage import LocalStore
-from schemas.config import DistillConfig
-from schemas.errors import StageError
-from schemas.students import StudentDefinition
-from stages.distill.checkpoints import Checkpoints
-from stages.distill.clock import Stretch
-from stages.distill.data.batches import Batch
-from stages.distill.data.feed import Demand
-from stages.distill.metrics import Meter, MetricsLog, measures
-from stages.distill.model.average import WeightAverage
-from stages.distill.model.distiller import Distiller
-from stages.distill.model.schedule import configured_rates, make_optimizer
-from stages.distill.model.standardization import momenta
-from stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
-from stages.distill.parallel.world import World
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.config import DistillConfig
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.distill.checkpoints import Checkpoints
+from unic_pipe.stages.distill.clock import Stretch
+from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.feed import Demand
+from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures
+from unic_pipe.stages.distill.model.average import WeightAverage
+from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer
+from unic_pipe.stages.distill.model.standardization import momenta
+from unic_pipe.stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
+from unic_pipe.stages.distill.parallel.world import World
 
 
 class Diverged(StageError):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluations import no_labels
-from schemas.config import Scalar
-from schemas.errors import UserError
-from stages.evaluate.features import Features
+from unic_pipe.pipeline.workspace.results import no_labels
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.evaluate.features import Features
 
 UNSEEN = -1
 

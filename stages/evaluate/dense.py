@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from schemas.config import Scalar
-from schemas.protocols import DenseConfig
-from stages.evaluate.dense_data import DenseData, Scenes
-from stages.evaluate.dense_scores import Confusion, DepthErrors
-from stages.evaluate.features import left_out_remarks
-from stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
-from stages.evaluate.outcome import Outcome, Setting
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.protocols import DenseConfig
+from unic_pipe.stages.evaluate.dense_data import DenseData, Scenes
+from unic_pipe.stages.evaluate.dense_scores import Confusion, DepthErrors
+from unic_pipe.stages.evaluate.features import left_out_remarks
+from unic_pipe.stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 
 
 @dataclass(frozen=True)

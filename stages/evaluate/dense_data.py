@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.dense import centre_square, read_map
-from pipeline.samples.dataset import Dataset
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.benchmarks.label_maps import centre_square, read_map
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.schemas.errors import StageError, UserError
 
 Labels = NDArray[Any]
 """int16 classes, -1 is ignored; or float32 metres, 0 is unknown."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas.errors import UserError
+from unic_pipe.schemas.errors import UserError
 
 
 class Confusion:

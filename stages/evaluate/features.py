@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluations import no_labels
-from schemas.errors import StageError
+from unic_pipe.pipeline.workspace.results import no_labels
+from unic_pipe.schemas.errors import StageError
 
 if TYPE_CHECKING:
-    from pipeline.cache.reader import FeatureCache
-    from pipeline.samples.dataset import Dataset
+    from unic_pipe.pipeline.cache.reader import FeatureCache
+    from unic_pipe.pipeline.samples.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stages.evaluate.checks import Task
-from stages.evaluate.outcome import Outcome, Setting
-from stages.evaluate.paths import FastProbe
+from unic_pipe.stages.evaluate.checks import Task
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting
+from unic_pipe.stages.evaluate.paths import FastProbe
 
 _ROWS = 8192
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.dense import patch_histograms
-from schemas.errors import UserError
-from stages.evaluate.dense import DenseTask, scored
-from stages.evaluate.dense_data import DenseData, Scenes
-from stages.evaluate.dense_scores import Confusion
-from stages.evaluate.outcome import Outcome, Setting
+from unic_pipe.pipeline.benchmarks.label_maps import patch_histograms
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.evaluate.dense import DenseTask, scored
+from unic_pipe.stages.evaluate.dense_data import DenseData, Scenes
+from unic_pipe.stages.evaluate.dense_scores import Confusion
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 
 _TILE = 65_536
 _QUERIES = 2048

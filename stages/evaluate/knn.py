@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from stages.evaluate.checks import Task
-from stages.evaluate.outcome import Outcome, Setting
-from stages.evaluate.scoring import class_scores
+from unic_pipe.stages.evaluate.checks import Task
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting
+from unic_pipe.stages.evaluate.scoring import class_scores
 
 TEMPERATURE = 0.07
 SHOWN_K = 20

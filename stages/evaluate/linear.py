@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.config import Scalar
-from stages.evaluate import sgd as sgd_fit
-from stages.evaluate import trials
-from stages.evaluate.checks import Task
-from stages.evaluate.logistic import MAX_ITERATIONS, Probe
-from stages.evaluate.outcome import Outcome, Setting
-from stages.evaluate.paths import FastProbe, Search
-from stages.evaluate.scoring import ClassScores, accuracy, class_scores
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.stages.evaluate import sgd as sgd_fit
+from unic_pipe.stages.evaluate import trials
+from unic_pipe.stages.evaluate.checks import Task
+from unic_pipe.stages.evaluate.logistic import MAX_ITERATIONS, Probe
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting
+from unic_pipe.stages.evaluate.paths import FastProbe, Search
+from unic_pipe.stages.evaluate.scoring import ClassScores, accuracy, class_scores
 
 _ROWS = 4096
 """Test samples at a time, so that the logits of 1,000 classes stay small."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.stopping import Stop
-from stages.evaluate.dense_data import Scenes
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.stages.evaluate.dense_data import Scenes
 
 BINS = 256
 _LEAST_DEPTH = 1e-3

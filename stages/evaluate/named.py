@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.encoders.locate import WEIGHTS_SUFFIXES
-from pipeline.encoders.registry import parse_choice
-from pipeline.inventory import Inventory
-from schemas.base import is_name
-from schemas.config import EncoderConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders.locate import WEIGHTS_SUFFIXES
+from unic_pipe.pipeline.encoders.registry import parse_choice
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.schemas.base import is_name
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import UserError
 
 _GENERIC = ("export", "model", "checkpoint", "pytorch_model")
 """Names of files and folders that say nothing; the folder that they are in has the better name."""

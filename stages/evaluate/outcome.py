@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.stopping import Stop
-from schemas.config import EvaluateConfig, Scalar
-from schemas.probes import PROBES
-from stages.evaluate.scoring import ClassScores
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.schemas.config import EvaluateConfig, Scalar
+from unic_pipe.schemas.probes import PROBES
+from unic_pipe.stages.evaluate.scoring import ClassScores
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.threads import torch_threads, usable_cores
-from stages.evaluate.rotated import Rotation
-from stages.evaluate.scoring import validation_split
-from stages.evaluate.softmax import Problem, Stop, fit
+from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.stages.evaluate.rotated import Rotation
+from unic_pipe.stages.evaluate.scoring import validation_split
+from unic_pipe.stages.evaluate.softmax import Problem, Stop, fit
 
 SEARCH_STOP, FINAL_STOP = Stop(gap=1e-4, gradient=1e-4, forcing=0.25), Stop(gap=1e-9)
 _AT_ONCE, _FINE_LEVELS, _FINE_REACH = 2, 3, 2

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.cache.tables import sealed_table
-from pipeline.evaluations import CLASS_TABLE, TABLE, dataset_digest, result_key
-from pipeline.storage import Store, get_or_none
-from schemas.evaluations import CLASS_COLUMNS, RESULT_COLUMNS, ResultRecord
+from unic_pipe.pipeline.cache.tables import sealed_table
+from unic_pipe.pipeline.storage import Store, get_or_none
+from unic_pipe.pipeline.workspace.results import CLASS_TABLE, TABLE, dataset_digest, result_key
+from unic_pipe.schemas.evaluations import CLASS_COLUMNS, RESULT_COLUMNS, ResultRecord
 
 _TYPES = dict.fromkeys(("seed", "class", "samples"), pa.int64()) | dict.fromkeys(("value", "accuracy"), pa.float64())
 _SCHEMA, _CLASS_SCHEMA = (

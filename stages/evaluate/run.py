@@ -8,18 +8,18 @@ from pathlib import Path
 
 import torch
 
-from pipeline.evaluations import FOLDER, RUNS, current_record, equal_results
-from pipeline.pointers import point
-from pipeline.progress import Reporter
-from pipeline.stopping import Stop
-from pipeline.storage import LocalStore
-from schemas.base import digest_of
-from schemas.config import EvaluateConfig
-from schemas.errors import StageError, UnicPipeError, UserError
-from schemas.evaluations import ClassAccuracy, ResultDefinition, ResultRecord, Role
-from stages.evaluate.outcome import Outcome, Setting, code_of
-from stages.evaluate.results import write_classes, write_record, write_table
-from stages.evaluate.tasks import Load
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.workspace.results import FOLDER, RUNS, current_record, equal_results
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import EvaluateConfig
+from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
+from unic_pipe.schemas.evaluations import ClassAccuracy, ResultDefinition, ResultRecord, Role
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting, code_of
+from unic_pipe.stages.evaluate.results import write_classes, write_record, write_table
+from unic_pipe.stages.evaluate.tasks import Load
 
 _SAME_DATA = "Train and test are the same data: this is not a test score."
 

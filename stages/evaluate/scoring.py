@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import UserError
+from unic_pipe.schemas.errors import UserError
 
 
 def validation_split(labels_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:

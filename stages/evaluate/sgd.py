@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pipeline.threads import torch_threads, usable_cores
-from stages.evaluate.scoring import validation_split
+from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.stages.evaluate.scoring import validation_split
 
 BATCH, MOMENTUM = 1024, 0.9
 LR_RANGE, WD_RANGE = (0.1, 100.0), (1e-12, 1e-4)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stages.evaluate.rotated import Rotation
+from unic_pipe.stages.evaluate.rotated import Rotation
 
 _ROWS = 8192
 MAX_NEWTON, MAX_CG = 100, 250

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.encoders import ResolvedEncoder
-from pipeline.engine import pick_device
-from pipeline.evaluations import no_labels
-from pipeline.extraction import ExtractOptions, ExtractPass, extract_features
-from pipeline.features import FeatureNeed, merge_needs
-from pipeline.inventory import Inventory
-from pipeline.planning import evaluates, evaluation_path, labelled_datasets
-from pipeline.probing import benchmark_pairs, evaluation_plans
-from pipeline.progress import Reporter
-from pipeline.samples.dataset import Dataset
-from pipeline.stopping import Stop
-from schemas.errors import StageError, UserError
-from schemas.evaluations import ResultRecord
-from stages.evaluate.run import Job, evaluate
-from stages.evaluate.tasks import Kept, loader_of
+from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
+from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.extraction.run import ExtractOptions, ExtractPass, extract_features
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.workspace.evaluation_plans import benchmark_pairs, evaluation_plans
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.results import no_labels
+from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path, labelled_datasets
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.stages.evaluate.run import Job, evaluate
+from unic_pipe.stages.evaluate.tasks import Kept, loader_of
 
 
 def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> list[ResultRecord]:

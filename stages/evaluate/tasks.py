@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.dense import class_map, depth_map
-from pipeline.encoders import load_encoder
-from pipeline.encoders.projection import read_projection
-from pipeline.features import FeatureNeed, compute_definition
-from pipeline.inventory import Inventory
-from pipeline.ladders import predict_imported, predict_teacher
-from pipeline.probing import Plan
-from pipeline.samples.dataset import Dataset
-from pipeline.texts import class_texts
-from schemas.base import short
-from schemas.evaluations import ResultDefinition
-from schemas.probes import PROBES
-from schemas.recipes import CENTER
-from stages.evaluate.checks import Task, check_task
-from stages.evaluate.dense import DenseTask
-from stages.evaluate.dense_data import DenseData, Labels
-from stages.evaluate.features import Features, read_features
-from stages.evaluate.outcome import Setting
-from stages.evaluate.zero_shot import ZeroShotTask, check_order, predicted_features
+from unic_pipe.pipeline.benchmarks.label_maps import class_map, depth_map
+from unic_pipe.pipeline.cache.needs import FeatureNeed, compute_definition
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.encoders import load_encoder
+from unic_pipe.pipeline.encoders.projection import read_projection
+from unic_pipe.pipeline.encoders.texts import class_texts
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.workspace.evaluation_plans import Plan
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.ladders import predict_imported, predict_teacher
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.evaluations import ResultDefinition
+from unic_pipe.schemas.probes import PROBES
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.evaluate.checks import Task, check_task
+from unic_pipe.stages.evaluate.dense import DenseTask
+from unic_pipe.stages.evaluate.dense_data import DenseData, Labels
+from unic_pipe.stages.evaluate.features import Features, read_features
+from unic_pipe.stages.evaluate.outcome import Setting
+from unic_pipe.stages.evaluate.zero_shot import ZeroShotTask, check_order, predicted_features
 
 Load = Callable[[Setting], tuple[Any, Setting] | None]
 """Loads a task, and completes the setting; None after a stop."""

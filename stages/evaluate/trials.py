@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.base import canonical_json
-from schemas.errors import DamagedError, UserError
-from stages.evaluate import sgd
-from stages.evaluate.logistic import SEARCH_TOLERANCE, Probe
-from stages.evaluate.paths import Search
-from stages.evaluate.scoring import validation_split
+from unic_pipe.schemas.base import canonical_json
+from unic_pipe.schemas.errors import DamagedError, UserError
+from unic_pipe.stages.evaluate import sgd
+from unic_pipe.stages.evaluate.logistic import SEARCH_TOLERANCE, Probe
+from unic_pipe.stages.evaluate.paths import Search
+from unic_pipe.stages.evaluate.scoring import validation_split
 
 _SEALED = "sealed"
 """Attribute of a study whose trials carry seals (older ones have none), and of a trial: its seal."""

@@ -15,22 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from pipeline.encoders.encoder import Encoder, Tokens
-from pipeline.encoders.projection import Projection
-from pipeline.forward import EncoderRun, features_of_rows
-from pipeline.ladders import TeacherPrediction
-from pipeline.pieces import crew_of
-from pipeline.rendering import Rendering
-from pipeline.samples.dataset import Dataset
-from pipeline.stopping import Stop
-from pipeline.texts import ClassTexts
-from pipeline.threads import torch_threads, usable_cores
-from schemas.errors import UserError
-from schemas.features import ComputeDefinition
-from schemas.recipes import CENTER
-from stages.evaluate.checks import check_side
-from stages.evaluate.features import Features, labels_by_row
-from stages.evaluate.outcome import Outcome, Setting
+from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
+from unic_pipe.pipeline.encoders.projection import Projection
+from unic_pipe.pipeline.encoders.texts import ClassTexts
+from unic_pipe.pipeline.extraction.crew import crew_of
+from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
+from unic_pipe.pipeline.extraction.render import Rendering
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.workspace.ladders import TeacherPrediction
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import ComputeDefinition
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.evaluate.checks import check_side
+from unic_pipe.stages.evaluate.features import Features, labels_by_row
+from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 
 _ROWS = 8192
 """Samples that are projected at a time."""

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.table import Table
 
-from pipeline.cache.layout import MANIFEST
-from pipeline.cache.reader import FeatureCache
-from pipeline.engine import pick_device
-from pipeline.features import TOKENS
-from pipeline.inventory import Inventory
-from pipeline.planning import extraction_needs
-from pipeline.progress import Reporter, human_bytes
-from pipeline.storage import LocalStore
-from schemas.errors import UserError
-from schemas.status import CacheLoss, CacheReport, RateCurve
-from stages.report.losses import compare, curves, loss_of
-from stages.report.rate_chart import write_cache_report
+from unic_pipe.pipeline.cache.layout import MANIFEST
+from unic_pipe.pipeline.cache.needs import TOKENS
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.process.progress import Reporter, human_bytes
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.status import extraction_needs
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve
+from unic_pipe.stages.report.losses import compare, curves, loss_of
+from unic_pipe.stages.report.rate_chart import write_cache_report
 
 FILE = "runs/cache-report.html"
 

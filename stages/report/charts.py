@@ -9,9 +9,9 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from pipeline.svg import element, fit, marker, nice_ticks, number, picture, text, tick_labels
-from stages.report.data import Series
-from stages.report.styles import Style
+from unic_pipe.pipeline.process.svg import element, fit, marker, nice_ticks, number, picture, text, tick_labels
+from unic_pipe.stages.report.data import Series
+from unic_pipe.stages.report.styles import Style
 
 POINTS_PER_CURVE = 120
 RELATIVE_TITLE = "Scores relative to the best teacher of each benchmark (100)"

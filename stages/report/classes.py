@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.report.metrics import signed
-from stages.report.summary import percent
-from stages.report.tables import direction
-from stages.report.view import ProbeView
+from unic_pipe.stages.report.metrics import signed
+from unic_pipe.stages.report.summary import percent
+from unic_pipe.stages.report.tables import direction
+from unic_pipe.stages.report.view import ProbeView
 
 SHOWN = 5
 

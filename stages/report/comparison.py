@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from schemas.base import short
-from schemas.comparisons import ComparedCell, ComparedColumn, ComparedRow, ComparedRun, ComparedTable, RunComparison
-from schemas.errors import UserError, did_you_mean
-from stages.report.metrics import METRICS, named_metric
-from stages.report.runs import Result, Run
-from stages.report.scores import SHOWN_K
-from stages.report.view import average
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.comparisons import (
+    ComparedCell,
+    ComparedColumn,
+    ComparedRow,
+    ComparedRun,
+    ComparedTable,
+    RunComparison,
+)
+from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.stages.report.metrics import METRICS, named_metric
+from unic_pipe.stages.report.runs import Result, Run
+from unic_pipe.stages.report.scores import SHOWN_K
+from unic_pipe.stages.report.view import average
 
 ORDER = ("student", "teacher", "encoder", "baseline")
 ALL = "all"

@@ -10,14 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from schemas.comparisons import ComparedCell, ComparedTable, RunComparison
-from schemas.errors import UserError
-from stages.report.files import escaped
-from stages.report.metrics import Metric, named_metric, signed
-from stages.report.render import fill
-from stages.report.summary import capital, probe_name
-from stages.report.tables import NONE, Cell, Row, direction
-from stages.report.text import WIDE, cell_text, row_name
+from unic_pipe.schemas.comparisons import ComparedCell, ComparedTable, RunComparison
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.report.files import escaped
+from unic_pipe.stages.report.metrics import Metric, named_metric, signed
+from unic_pipe.stages.report.render import fill
+from unic_pipe.stages.report.summary import capital, probe_name
+from unic_pipe.stages.report.tables import NONE, Cell, Row, direction
+from unic_pipe.stages.report.text import WIDE, cell_text, row_name
 
 MARK = "†"
 

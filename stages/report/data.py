@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from schemas.config import Scalar
-from schemas.evaluations import Role
-from schemas.probes import PROBES
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.evaluations import Role
+from unic_pipe.schemas.probes import PROBES
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.report.data import FeatureRow, StudentCurves
-from stages.report.tables import NONE
+from unic_pipe.stages.report.data import FeatureRow, StudentCurves
+from unic_pipe.stages.report.tables import NONE
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.svg import element, fit, marker, picture, text, tick_labels
-from stages.report.charts import RELATIVE_TITLE, Axis, Polygon, rings, spoken
+from unic_pipe.pipeline.process.svg import element, fit, marker, picture, text, tick_labels
+from unic_pipe.stages.report.charts import RELATIVE_TITLE, Axis, Polygon, rings, spoken
 
 WIDTH, LEFT, RIGHT, HEAD, GAP = 440.0, 8.0, 10.0, 24.0, 12.0
 ROOMY, DENSE = 10.0, 8.0

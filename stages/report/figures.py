@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from stages.report.charts import Axis, Line, Polygon, panel, radar
-from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, StudentCurves
-from stages.report.dots import dots
-from stages.report.styles import Style, styles, swatch
-from stages.report.summary import main_view, plural
-from stages.report.view import Comparison, ProbeView, average
+from unic_pipe.stages.report.charts import Axis, Line, Polygon, panel, radar
+from unic_pipe.stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, StudentCurves
+from unic_pipe.stages.report.dots import dots
+from unic_pipe.stages.report.styles import Style, styles, swatch
+from unic_pipe.stages.report.summary import main_view, plural
+from unic_pipe.stages.report.view import Comparison, ProbeView, average
 
 VALIDATION_DASH = "5 3"
 

@@ -8,14 +8,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.evaluations import dataset_digest
-from schemas.base import short
-from schemas.evaluations import ResultRecord
-from stages.report.data import EncoderEntry, ReportData
-from stages.report.render import put_text
-from stages.report.scores import seeds_of
-from stages.report.summary import headline
-from stages.report.tables import NONE, Cell, ScoreTable, failures, score_table
+from unic_pipe.pipeline.workspace.results import dataset_digest
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.stages.report.data import EncoderEntry, ReportData
+from unic_pipe.stages.report.render import put_text
+from unic_pipe.stages.report.scores import seeds_of
+from unic_pipe.stages.report.summary import headline
+from unic_pipe.stages.report.tables import NONE, Cell, ScoreTable, failures, score_table
 
 MARKDOWN, CSV = "report.md", "results.csv"
 CSV_COLUMNS = (

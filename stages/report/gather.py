@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.ablation import origins
-from pipeline.cache.records import FeatureFolder
-from pipeline.finished import read_document, student_metrics
-from pipeline.storage import LocalStore, Store
-from schemas.base import short
-from schemas.config import TokenType
-from schemas.evaluations import ResultRecord, Role
-from schemas.features import FeatureManifest, UnitRecord
-from schemas.students import StudentManifest
-from stages.report.data import (
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.storage import LocalStore, Store
+from unic_pipe.pipeline.workspace.ablation import origins
+from unic_pipe.pipeline.workspace.documents import read_document, student_metrics
+from unic_pipe.schemas.base import short
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.evaluations import ResultRecord, Role
+from unic_pipe.schemas.features import FeatureManifest, UnitRecord
+from unic_pipe.schemas.students import StudentManifest
+from unic_pipe.stages.report.data import (
     BenchmarkEntry,
     EncoderEntry,
     FeatureRow,
@@ -27,7 +27,7 @@ from stages.report.data import (
     Skipped,
     StudentCurves,
 )  # fmt: skip
-from stages.report.scores import scores_of
+from unic_pipe.stages.report.scores import scores_of
 
 RANDOM = "-random"
 """Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""

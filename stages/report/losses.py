@@ -16,23 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.arrays import encode_part
-from pipeline.cache.calibration import bound_codec
-from pipeline.cache.codecs import TokenCodec, plain_codec
-from pipeline.cache.coefficients import Calibrated
-from pipeline.cache.fitting import Sample, axes_of, fit_step, measure
-from pipeline.cache.losses import cosines
-from pipeline.cache.rates import gaussian_bits
-from pipeline.cache.reader import Block, FeatureCache, valid_rows
-from pipeline.cache.spec import row_shape
-from pipeline.calibrating import sample_features
-from pipeline.encoders import ResolvedEncoder
-from pipeline.features import TOKENS, FeatureNeed
-from pipeline.samples.dataset import Dataset
-from pipeline.threads import torch_threads
-from schemas.codecs import plain_codecs
-from schemas.config import TokenType
-from schemas.status import CacheLoss, RatePoint
+from unic_pipe.pipeline.cache.arrays import encode_part
+from unic_pipe.pipeline.cache.calibration import bound_codec
+from unic_pipe.pipeline.cache.codecs import TokenCodec, plain_codec
+from unic_pipe.pipeline.cache.coefficients import Calibrated
+from unic_pipe.pipeline.cache.fitting import Sample, axes_of, fit_step, measure
+from unic_pipe.pipeline.cache.losses import cosines
+from unic_pipe.pipeline.cache.needs import TOKENS, FeatureNeed
+from unic_pipe.pipeline.cache.rates import gaussian_bits
+from unic_pipe.pipeline.cache.reader import Block, FeatureCache, valid_rows
+from unic_pipe.pipeline.cache.spec import row_shape
+from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.extraction.calibrate import sample_features
+from unic_pipe.pipeline.process.threads import torch_threads
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.schemas.codecs import plain_codecs
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.status import CacheLoss, RatePoint
 
 BLOCKS, ROWS_OF_BLOCK = 8, 64
 """Rows that are compared: so many of so many blocks, chosen at random."""

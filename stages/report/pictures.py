@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.features import FeatureNeed, center_need
-from pipeline.inventory import Inventory
-from pipeline.probing import evaluated_encoders
-from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import UndecodableImage, decode_image
-from pipeline.storage import LocalStore
-from schemas.base import json_digest, seal, seal_holds
-from schemas.errors import UnicPipeError
-from schemas.recipes import CENTER
-from stages.report.data import Picture, PictureRow, Pictures
+from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluated_encoders
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.schemas.base import json_digest, seal, seal_holds
+from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.report.data import Picture, PictureRow, Pictures
 
 IMAGES = 6
 SIDE = 96
@@ -93,7 +93,7 @@ def _kept(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) 
 
 
 def _draw(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) -> Pictures:
-    from pipeline.cache.reader import FeatureCache
+    from unic_pipe.pipeline.cache.reader import FeatureCache
 
     blocks = [(n, FeatureCache(inventory.feature_folder(n)).read_block(0, "patch", 0)) for n in needs]
     usable = np.flatnonzero(np.logical_and.reduce([block.valid for _, block in blocks]))[:IMAGES]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from pipeline.svg import element, marker, nice_ticks, number, picture, text
-from schemas.status import CacheLoss, CacheReport, RateCurve, RatePoint
-from stages.report.styles import Style
+from unic_pipe.pipeline.process.svg import element, marker, nice_ticks, number, picture, text
+from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve, RatePoint
+from unic_pipe.stages.report.styles import Style
 
 WIDTH, HEIGHT = 640.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 118.0, 16.0, 46.0

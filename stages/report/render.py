@@ -9,14 +9,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pipeline.storage import LocalStore
-from schemas.base import PROGRAM_VERSION, short
-from stages.report import details, tables
-from stages.report.classes import class_tables
-from stages.report.data import ReportData
-from stages.report.figures import curve_legend, relative_charts, training_panels
-from stages.report.metrics import METRICS, signed
-from stages.report.summary import (
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.base import PROGRAM_VERSION, short
+from unic_pipe.stages.report import details, tables
+from unic_pipe.stages.report.classes import class_tables
+from unic_pipe.stages.report.data import ReportData
+from unic_pipe.stages.report.figures import curve_legend, relative_charts, training_panels
+from unic_pipe.stages.report.metrics import METRICS, signed
+from unic_pipe.stages.report.summary import (
     best_student,
     headline,
     main_view,
@@ -26,9 +26,9 @@ from stages.report.summary import (
     plural,
     probe_name,
 )  # fmt: skip
-from stages.report.sweeps import sweep_panels
-from stages.report.versus import versus_tables
-from stages.report.view import average
+from unic_pipe.stages.report.sweeps import sweep_panels
+from unic_pipe.stages.report.versus import versus_tables
+from unic_pipe.stages.report.view import average
 
 FILE = "report.html"
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.evaluations import FOLDER, RESULTS, TABLE, read_record, read_results
-from schemas.errors import UserError
-from schemas.evaluations import RESULT_COLUMNS
+from unic_pipe.pipeline.workspace.results import FOLDER, RESULTS, TABLE, read_record, read_results
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.evaluations import RESULT_COLUMNS
 
 SPREAD = "_spread"
 EVALUATE = "Make it: unic-pipe evaluate"

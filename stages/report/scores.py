@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.evaluations import dataset_digest
-from schemas.config import Scalar
-from schemas.evaluations import ResultRecord
-from schemas.probes import PROBES
-from stages.report.data import Score
-from stages.report.metrics import METRICS
+from unic_pipe.pipeline.workspace.results import dataset_digest
+from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.schemas.probes import PROBES
+from unic_pipe.stages.report.data import Score
+from unic_pipe.stages.report.metrics import METRICS
 
 SHOWN_K = 20
 """k of the k-NN table where it was computed: one k for all, because choosing on test scores would flatter."""

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from rich.table import Table
 
-from pipeline.evaluations import current_record
-from pipeline.inventory import Inventory
-from pipeline.planning import evaluates, evaluation_path
-from pipeline.probing import evaluation_plans
-from schemas.benchmarks import cards
-from schemas.evaluations import ResultRecord
-from stages.report.data import Skipped
-from stages.report.files import write_text
-from stages.report.gather import gather
-from stages.report.pictures import patch_pictures
-from stages.report.render import write_report
-from stages.report.text import results_table
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.results import current_record
+from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path
+from unic_pipe.schemas.benchmarks import cards
+from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.stages.report.data import Skipped
+from unic_pipe.stages.report.files import write_text
+from unic_pipe.stages.report.gather import gather
+from unic_pipe.stages.report.pictures import patch_pictures
+from unic_pipe.stages.report.render import write_report
+from unic_pipe.stages.report.text import results_table
 
 COMMANDS = ("unic-pipe run", "unic-pipe verify")
 """What makes the results again from the configuration, and what checks them."""

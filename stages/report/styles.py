@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.svg import element, marker
-from stages.report.data import EncoderEntry
+from unic_pipe.pipeline.process.svg import element, marker
+from unic_pipe.stages.report.data import EncoderEntry
 
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "down")

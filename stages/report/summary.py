@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.probes import PROBES
-from stages.report.data import EncoderEntry, ReportData
-from stages.report.metrics import signed
-from stages.report.view import Comparison, ProbeView, average
+from unic_pipe.schemas.probes import PROBES
+from unic_pipe.stages.report.data import EncoderEntry, ReportData
+from unic_pipe.stages.report.metrics import signed
+from unic_pipe.stages.report.view import Comparison, ProbeView, average
 
 
 def probe_name(probe: str) -> str:

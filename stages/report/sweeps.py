@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.svg import element, nice_ticks, number, picture, text, tick_labels
-from stages.report.charts import curve
-from stages.report.data import BenchmarkEntry, ReportData
-from stages.report.figures import Chart, looks_of
-from stages.report.styles import Style, swatch
-from stages.report.summary import capital, probe_name
-from stages.report.view import ProbeView
+from unic_pipe.pipeline.process.svg import element, nice_ticks, number, picture, text, tick_labels
+from unic_pipe.stages.report.charts import curve
+from unic_pipe.stages.report.data import BenchmarkEntry, ReportData
+from unic_pipe.stages.report.figures import Chart, looks_of
+from unic_pipe.stages.report.styles import Style, swatch
+from unic_pipe.stages.report.summary import capital, probe_name
+from unic_pipe.stages.report.view import ProbeView
 
 SETTINGS = {"k": "k (neighbours)"}
 SHOTS = "training images per class"

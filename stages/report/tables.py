@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
-from stages.report.metrics import METRICS, Metric, signed
-from stages.report.summary import capital, mean_points, mean_ratio, percent, probe_name
-from stages.report.view import Comparison, ProbeView
+from unic_pipe.stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
+from unic_pipe.stages.report.metrics import METRICS, Metric, signed
+from unic_pipe.stages.report.summary import capital, mean_points, mean_ratio, percent, probe_name
+from unic_pipe.stages.report.view import Comparison, ProbeView
 
 GROUPS = {
     "student": "Students",

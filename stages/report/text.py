@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from stages.report.data import EncoderEntry, ReportData
-from stages.report.summary import headline, main_view
-from stages.report.tables import Cell, Row, score_table
+from unic_pipe.stages.report.data import EncoderEntry, ReportData
+from unic_pipe.stages.report.summary import headline, main_view
+from unic_pipe.stages.report.tables import Cell, Row, score_table
 
 COLOURS = {"up": "green", "down": "yellow", "even": "dim"}
 

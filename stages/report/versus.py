@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.report.tables import NONE, Cell, Row, difference, mean_difference
-from stages.report.view import Comparison, ProbeView
+from unic_pipe.stages.report.tables import NONE, Cell, Row, difference, mean_difference
+from unic_pipe.stages.report.view import Comparison, ProbeView
 
 
 @dataclass(frozen=True)

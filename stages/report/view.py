@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
-from stages.report.metrics import METRICS, Metric, log_odds
+from unic_pipe.stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
+from unic_pipe.stages.report.metrics import METRICS, Metric, log_odds
 
 
 @dataclass(frozen=True)

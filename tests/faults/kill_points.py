@@ -20,15 +20,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from builders import encoder_definition, feature_definition, feature_manifest
 
-from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.ledger import write_ledger
-from pipeline.cache.losses import write_losses
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.verify import verify_folder
-from pipeline.storage import LocalStore
-from schemas.errors import UnicPipeError
-from schemas.features import (
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.ledger import write_ledger
+from unic_pipe.pipeline.cache.losses import write_losses
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.features import (
     FeatureManifest,
 )
 

@@ -19,21 +19,21 @@ import pyarrow.parquet as pq
 import pytest
 from builders import bad_rows, encoder_definition, feature_definition, feature_manifest
 
-from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.layout import folded_key, record_key, statistics_key
-from pipeline.cache.ledger import write_ledger
-from pipeline.cache.losses import write_losses
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.statistics import merge_statistics
-from pipeline.cache.verify import verify_folder
-from pipeline.storage import LocalStore, sha256
-from schemas.base import digest_of
-from schemas.errors import StageError, UnicPipeError
-from schemas.features import (
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.layout import folded_key, record_key, statistics_key
+from unic_pipe.pipeline.cache.ledger import write_ledger
+from unic_pipe.pipeline.cache.losses import write_losses
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.statistics import merge_statistics
+from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.errors import StageError, UnicPipeError
+from unic_pipe.schemas.features import (
     FeatureManifest,
 )
-from schemas.views import Probe, ProbesDocument, ViewParameters
+from unic_pipe.schemas.views import Probe, ProbesDocument, ViewParameters
 
 CLS, PATCH, GRID, BLOCK_ROWS, BLOCKS = 3, 2, (2, 2), 4, 3
 FLIPS = 500
@@ -350,8 +350,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import small_cache
-from pipeline.cache.records import FeatureFolder
-from pipeline.storage import LocalStore
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.storage import LocalStore
 folder = FeatureFolder(LocalStore(Path(sys.argv[2])))
 print("ready", flush=True)
 sys.stdin.readline()

@@ -16,23 +16,23 @@ import numpy as np
 import pytest
 from builders import encoder_definition, feature_definition, feature_manifest
 
-from pipeline.cache.calibration import Proposal, bound_codec, ensure_calibration, propose, read_document
-from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.fitting import Sample, fit
-from pipeline.cache.layout import calibration_key, escape_key
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.verify import verify_folder
-from pipeline.storage import LocalStore
-from schemas.base import digest_of
-from schemas.errors import StageError
-from schemas.features import (
+from unic_pipe.pipeline.cache.calibration import Proposal, bound_codec, ensure_calibration, propose, read_document
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.fitting import Sample, fit
+from unic_pipe.pipeline.cache.layout import calibration_key, escape_key
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import (
     CalibrationDocument,
     CodecDefinition,
     CodecTrial,
     FeatureManifest,
 )
-from schemas.recipes import UNIC
+from unic_pipe.schemas.recipes import UNIC
 
 GRID, D, BLOCK_ROWS, BLOCKS = (2, 2), 8, 64, 2
 TOKENS = ("cls", "patch")
@@ -174,7 +174,7 @@ def test_damaged_arrays_are_never_read_by_a_new_process(copy):
             raw[len(raw) // 2] ^= 4
             (copy / entry.path).write_bytes(raw)
     script = (
-        "import sys; from pipeline.cache.reader import FeatureCache; from schemas.errors import StageError\n"
+        "import sys; from unic_pipe.pipeline.cache.reader import FeatureCache; from unic_pipe.schemas.errors import StageError\n"
         "cache = FeatureCache.open(sys.argv[1])\n"
         "cache.read_block(0, 'cls', 0)\n"
         "try: cache.read_block(0, 'patch', 0)\n"

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.executors import Threads
-from pipeline.stopping import Stop
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.extraction.executors import Threads
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.schemas.errors import StageError, UserError
 
 ROOT = str(Path(__file__).parents[2])
 TRAIN = "distill.validation=null"
@@ -72,7 +72,7 @@ def grid(tmp_path: Path) -> Iterator[Grid]:
 
 @contextmanager
 def executor_on(grid: Grid, said: list[str] | None = None) -> Iterator[Any]:
-    from pipeline.clusters import Scheduler
+    from unic_pipe.pipeline.extraction.dask import Scheduler
 
     with Scheduler(str(grid.file), Stop(), (said if said is not None else []).append) as executor:
         yield executor
@@ -127,7 +127,7 @@ def test_the_scheduler_is_killed_in_the_middle(
     assert extraction.complete
     assert extraction.before >= 8, "two blocks of two encoders and two views were finished"
     assert_same_bytes(raw, extracted_template)
-    monkeypatch.setattr("pipeline.clusters.CONNECT_S", 1.0)
+    monkeypatch.setattr("unic_pipe.pipeline.extraction.dask.CONNECT_S", 1.0)
     with pytest.raises(UserError, match="No Dask scheduler answers"), executor_on(grid) as executor:
         executor.device("cpu")
 
@@ -137,7 +137,7 @@ def test_a_block_that_kills_every_worker_is_named(raw: Any, extracted_template: 
     """It is tried again alone; its neighbours are finished."""
     preload = grid.folder / "deadly.py"
     preload.write_text(
-        "import os, signal\nimport pipeline.engine as engine\nfrom pipeline.forward import features_of_rows\n"
+        "import os, signal\nimport unic_pipe.pipeline.extraction.blocks as engine\nfrom unic_pipe.pipeline.extraction.forward import features_of_rows\n"
         "def deadly(dataset, rows, *more):\n"
         "    if 48 in rows:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return features_of_rows(dataset, rows, *more)\n"

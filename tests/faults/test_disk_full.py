@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.progress import SilentReporter
-from pipeline.storage import LocalStore
-from schemas.errors import StageError
-from stages.verify import verify
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.stages.verify import verify
 
 
 def test_full_at_every_tenth_write(raw: Any, extracted_template: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ KLT = ("cache.codec=klt", "distill.validation=null")
 def part(work: Any, which: str) -> subprocess.Popen[str]:
     overrides = [word for setting in KLT for word in ("--set", setting)]
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", "extract", "--device", "cpu", "--part", which, *overrides],
+        [sys.executable, "-m", "unic_pipe", "extract", "--device", "cpu", "--part", which, *overrides],
         cwd=work.folder, env={**os.environ, "PYTHONPATH": ROOT}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.finished import checkpoint_step
-from pipeline.storage import LocalStore
-from stages.distill.metrics import TIMINGS, read_metrics
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.documents import checkpoint_step
+from unic_pipe.stages.distill.metrics import TIMINGS, read_metrics
 
 MOMENTS = 8
 """Working folders in which distill is killed, at moments spread over an uninterrupted training, and interrupted again."""

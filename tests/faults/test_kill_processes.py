@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.finished import checkpoint_step
+from unic_pipe.pipeline.workspace.documents import checkpoint_step
 
 ENDLESS = ("--no-live-check", "--device", "cpu", "--set", "students.tiny.optimizer.epochs=2000")
 
@@ -47,7 +47,7 @@ def test_a_process_is_killed_in_a_step(ranks: Any, extracted: Any, tmp_path: Pat
 
 def begin(work: Any, log: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """`unic-pipe distill --devices 2` without an end, when it has written a checkpoint; with its processes."""
-    command = [sys.executable, "-P", "-m", "cli.main", "distill", "--devices", "2", *ENDLESS]
+    command = [sys.executable, "-P", "-m", "unic_pipe", "distill", "--devices", "2", *ENDLESS]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "NO_COLOR": "1"}
     with log.open("wb") as output:
         launcher = subprocess.Popen(command, cwd=work.folder, stdout=output, stderr=output, env=environment)

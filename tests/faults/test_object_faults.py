@@ -26,7 +26,7 @@ def start(work: Any) -> subprocess.Popen[str]:
     command = ["extract", "--teacher", "lite1", "--device", "cpu", "--config", str(work.folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *command], env=environment, text=True,
+        [sys.executable, "-m", "unic_pipe", *command], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 

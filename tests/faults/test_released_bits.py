@@ -31,7 +31,7 @@ def copy_of(tools: Any, folder: Path, to: Path) -> Any:
 
 def assert_same_features(then: Any, now: Any, same_bits: bool) -> None:
     """Every view and token type of everything that was extracted again."""
-    from pipeline.cache.reader import FeatureCache
+    from unic_pipe.pipeline.cache.reader import FeatureCache
 
     folders = [path for path in (now.folder / "features").iterdir() if path.is_symlink()]
     assert folders

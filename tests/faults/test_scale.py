@@ -8,8 +8,8 @@ from pathlib import Path
 from scale import simulate
 from typer.testing import CliRunner
 
-from cli.main import app
-from pipeline.progress import SilentReporter
+from unic_pipe.cli.main import app
+from unic_pipe.pipeline.process.progress import SilentReporter
 
 
 def test_a_simulated_folder_is_what_the_commands_say_it_is(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.local_store import LocalStore
-from pipeline.pieces import blocks_in_flight
-from pipeline.runs import running, silent_for
-from schemas.errors import StageError
-from schemas.runs import RunDocument
-from stages.gc import require_quiet
+from unic_pipe.pipeline.extraction.crew import blocks_in_flight
+from unic_pipe.pipeline.storage.local import LocalStore
+from unic_pipe.pipeline.workspace.run_log import running, silent_for
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.runs import RunDocument
+from unic_pipe.stages.gc.stage import require_quiet
 
 WEEK_S = 7 * 86_400
 
@@ -25,7 +25,7 @@ class SlowDisk:
     """Every fsync takes some milliseconds; counts the blocks that are being written and rendered meanwhile."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import pipeline.engine as engine
+        import unic_pipe.pipeline.extraction.blocks as engine
 
         self.blocks = self.most = self.syncs = 0
         self._lock = threading.Lock()
@@ -47,14 +47,14 @@ class SlowDisk:
                     self.blocks -= 1
 
         monkeypatch.setattr(os, "fsync", slow_fsync)
-        monkeypatch.setattr("pipeline.executors.run_block", counted)
+        monkeypatch.setattr("unic_pipe.pipeline.extraction.executors.run_block", counted)
 
 
 def test_a_slow_disk_costs_time_but_neither_memory_nor_bytes(
     raw: Any, extracted_template: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks in flight are bounded however long writing takes, and the cache is that of a quick disk."""
-    from pipeline.threads import usable_cores
+    from unic_pipe.pipeline.process.threads import usable_cores
 
     disk = SlowDisk(monkeypatch)
     assert all(extraction.complete for extraction in raw.extract().values())

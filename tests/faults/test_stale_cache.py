@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.samples import open_dataset
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.samples import open_dataset
+from unic_pipe.schemas.errors import StageError, UserError
 
 CHANGES = {
     "weights": ("teachers.lite0.weights=random:3", r"encoder\.weights"),

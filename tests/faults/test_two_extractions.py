@@ -12,9 +12,9 @@ import pytest
 
 SCRIPT = """
 import sys
-import pipeline.engine as engine
-from pipeline.threads import usable_cores
-from pipeline.pieces import blocks_in_flight
+import unic_pipe.pipeline.extraction.blocks as engine
+from unic_pipe.pipeline.process.threads import usable_cores
+from unic_pipe.pipeline.extraction.crew import blocks_in_flight
 whole, rows = engine.features_of_rows, 0
 def counted(*arguments):
     global rows
@@ -22,8 +22,8 @@ def counted(*arguments):
         rows += len(next(iter(found.features.values())))
         yield found
 engine.features_of_rows = counted
-import pipeline.extraction
-from cli.main import app
+import unic_pipe.pipeline.extraction.run
+from unic_pipe.cli.main import app
 sys.stdin.readline()
 app(args=["extract", "--teacher", "lite0", "--device", "cpu"], standalone_mode=False)
 print(rows, blocks_in_flight("cpu", usable_cores(), 16, 8))

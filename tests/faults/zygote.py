@@ -24,15 +24,15 @@ import torch
 
 torch.set_num_threads(1)
 
-import cli.main  # noqa: E402
-import pipeline.cache.commit  # noqa: E402
-import pipeline.engine  # noqa: E402
-import pipeline.extraction  # noqa: E402
-import pipeline.views.render  # noqa: E402
-import stages.distill.stage  # noqa: E402
-import stages.extract  # noqa: E402, F401
-from pipeline.configuration import load_workspace  # noqa: E402
-from pipeline.inventory import Inventory  # noqa: E402
+import unic_pipe.cli.main  # noqa: E402
+import unic_pipe.pipeline.cache.commit  # noqa: E402
+import unic_pipe.pipeline.extraction.blocks  # noqa: E402
+import unic_pipe.pipeline.extraction.run  # noqa: E402
+import unic_pipe.pipeline.views.render  # noqa: E402
+import unic_pipe.stages.distill.stage  # noqa: E402
+import unic_pipe.stages.extract  # noqa: E402, F401
+from unic_pipe.pipeline.workspace.configuration import load_workspace  # noqa: E402
+from unic_pipe.pipeline.workspace.inventory import Inventory  # noqa: E402
 
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate"}
 
@@ -89,7 +89,7 @@ def run(request: dict[str, Any]) -> None:
     watch(request)
     code = 70
     try:
-        cli.main.main()
+        unic_pipe.cli.main.main()
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
@@ -121,7 +121,9 @@ def main(folder: str) -> None:
     """Load the teachers of a workspace, then serve until the input ends."""
     inventory = Inventory(load_workspace(Path(folder)))
     for name in inventory.config.teachers:
-        pipeline.forward.loaded_encoder(inventory.teacher(name), "cpu", inventory.config.compute.channels_last)
+        unic_pipe.pipeline.extraction.forward.loaded_encoder(
+            inventory.teacher(name), "cpu", inventory.config.compute.channels_last
+        )
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(serve(json.loads(line))), flush=True)

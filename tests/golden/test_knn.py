@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.evaluate.knn import knn_probe
+from unic_pipe.stages.evaluate.knn import knn_probe
 
 
 @pytest.mark.parametrize("k", [1, 10, 20])

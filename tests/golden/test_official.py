@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoders import load_encoder, resolve_encoder
-from schemas.config import EncoderConfig
-from schemas.errors import UserError
-from stages.convert import export_imported, import_encoder
+from unic_pipe.pipeline.encoders import load_encoder, resolve_encoder
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.convert import export_imported, import_encoder
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 HEADS = {"num_heads": 2}

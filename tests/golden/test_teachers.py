@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoders import load_encoder, resolve_encoder
-from schemas.config import EncoderConfig
+from unic_pipe.pipeline.encoders import load_encoder, resolve_encoder
+from unic_pipe.schemas.config import EncoderConfig
 
 TINY = {"patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.draws import Purpose, uniforms
-from schemas.config import LadderConfig, StudentConfig
-from stages.distill.model.ladder import Ladder, Projector, rungs
-from stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
-from stages.distill.model.schedule import learning_rates
-from stages.distill.model.standardization import RunningStandardization
-from stages.distill.model.student import Student, build_student
+from unic_pipe.pipeline.samples.draws import Purpose, uniforms
+from unic_pipe.schemas.config import LadderConfig, StudentConfig
+from unic_pipe.stages.distill.model.ladder import Ladder, Projector, rungs
+from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
+from unic_pipe.stages.distill.model.schedule import learning_rates
+from unic_pipe.stages.distill.model.standardization import RunningStandardization
+from unic_pipe.stages.distill.model.student import Student, build_student
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.progress import SilentReporter
-from pipeline.stopping import Stop
-from schemas.errors import UserError
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.schemas.errors import UserError
 
 HOST = {"read", "decode", "render", "encode", "commit"}
 
 
 def run_cli(work: Any, *arguments: str) -> int:
-    from cli.main import app
+    from unic_pipe.cli.main import app
 
     code: int = app(args=["bench", "-c", str(work.folder), *arguments], prog_name="unic-pipe", standalone_mode=False)
     return code
@@ -57,8 +57,8 @@ def test_finished_artefacts_stay_as_they_are(trained: Any) -> None:
 
 @pytest.mark.parametrize("moment", ["extract: ", "distill: "])
 def test_a_stop_leaves_nothing(raw: Any, moment: str) -> None:
-    from cli.bench import _parts
-    from stages.bench.run import BenchOptions, bench
+    from unic_pipe.cli.bench import _parts
+    from unic_pipe.stages.bench.run import BenchOptions, bench
 
     raw.index()
     stop = Stop()

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cli.errors import guarded
-from cli.main import app
-from pipeline.benchmarks.imagenet import wnids
-from schemas.benchmarks import cards
+from unic_pipe.cli.errors import guarded
+from unic_pipe.cli.main import app
+from unic_pipe.pipeline.benchmarks.imagenet import wnids
+from unic_pipe.schemas.benchmarks import cards
 
 CONFIG = """\
 samples: {block_rows: 16, datasets: {}}
@@ -98,7 +98,7 @@ def registry() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module")
 def evaluated(registry: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, list[str]]:
     """A folder in which `unic-pipe evaluate` ran; its exit code, and the probes that were fitted. Not to be changed."""
-    from stages.evaluate import linear
+    from unic_pipe.stages.evaluate import linear
 
     folder = tmp_path_factory.mktemp("benchmarks") / "work"
     folder.mkdir()
@@ -233,9 +233,9 @@ teachers:
   mine: {encoder: "checkpoint:encoder.safetensors", architecture: vit_tiny_patch16_224, model_args: {depth: 1}, image_size: 32}
 evaluate: {benchmarks: [dtd], root: data, c_values: [1.0], k_values: [5]}
 """)
-    from pipeline.configuration import load_workspace
-    from pipeline.inventory import Inventory
-    from stages.report.stage import records_in_force
+    from unic_pipe.pipeline.workspace.configuration import load_workspace
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.stages.report.stage import records_in_force
 
     weights(0)
     assert commands(tmp_path, "evaluate", "--device", "cpu") == 0

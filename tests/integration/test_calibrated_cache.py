@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.cache.calibration import read_document
-from pipeline.cache.coefficients import Calibrated
-from pipeline.cache.fitting import Sample, axes_of, fit_step
-from pipeline.cache.losses import read_losses
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.verify import verify_folder
-from schemas.features import ComputeDefinition
+from unic_pipe.pipeline.cache.calibration import read_document
+from unic_pipe.pipeline.cache.coefficients import Calibrated
+from unic_pipe.pipeline.cache.fitting import Sample, axes_of, fit_step
+from unic_pipe.pipeline.cache.losses import read_losses
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.schemas.features import ComputeDefinition
 
 KLT = ("cache.codec=klt", "cache.snr_db=15")
 AUTO = ("cache.codec=auto", "cache.snr_db=15")
@@ -65,7 +65,7 @@ def test_extracted_features_are_at_least_as_good_as_asked(
 @pytest.fixture(scope="module")
 def lite0_features(tools: Any) -> dict[str, np.ndarray]:
     """EfficientNet-Lite0 with its ImageNet weights on 1,024 scanned digits."""
-    from pipeline.encoders import load_encoder
+    from unic_pipe.pipeline.encoders import load_encoder
 
     encoder = load_encoder("efficientnet-lite0")
     images = [Image.open(io.BytesIO(data)) for name, data in tools.digit_members(0, 1024) if name.endswith(".png")]

@@ -53,7 +53,7 @@ def run(work: Any) -> list[str]:
     """The stages that `unic-pipe run` talks of, in order."""
     from typer.testing import CliRunner
 
-    from cli.main import app
+    from unic_pipe.cli.main import app
 
     result = CliRunner().invoke(app, ["run", "-c", str(work.folder), "--device", "cpu"])
     assert result.exit_code == 0, (result.output, result.exception)
@@ -84,7 +84,7 @@ def test_status_shows_and_run_makes_the_whole_chain(work: Any) -> None:
 
 
 def test_another_large_student_makes_the_rest_of_the_chain_anew(work: Any) -> None:
-    from schemas.errors import NotFinishedError
+    from unic_pipe.schemas.errors import NotFinishedError
 
     work.extract()
     with pytest.raises(NotFinishedError, match="Teacher proxy waits for students/large, which is not finished"):
@@ -111,7 +111,7 @@ def test_another_large_student_makes_the_rest_of_the_chain_anew(work: Any) -> No
 
 
 def test_a_student_cannot_wait_for_itself(work: Any) -> None:
-    from schemas.errors import UserError
+    from unic_pipe.schemas.errors import UserError
 
     with pytest.raises(UserError, match=r"students\.large\.teachers: .*large needs large \(teacher proxy\)"):
         work.status("students.large.teachers=[lite0, proxy]")
@@ -120,7 +120,7 @@ def test_a_student_cannot_wait_for_itself(work: Any) -> None:
 
 
 def test_the_example_is_a_chain_whose_status_says_what_waits(tmp_path: Path, raw_template: Any) -> None:
-    from stages.distill.model.student import build_student
+    from unic_pipe.stages.distill.model.student import build_student
 
     example = Path(__file__).parents[2] / "examples" / "eupe-chain.yaml"
     shutil.copy(example, tmp_path / "unic-pipe.yaml")

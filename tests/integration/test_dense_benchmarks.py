@@ -124,7 +124,7 @@ def test_the_answers_that_scenes_have_are_found(evaluated: tuple[Any, list[Any]]
 def test_rows_of_the_table_have_the_schema_of_all_others(evaluated: tuple[Any, list[Any]]) -> None:
     import pyarrow.parquet as pq
 
-    from schemas.evaluations import RESULT_COLUMNS
+    from unic_pipe.schemas.evaluations import RESULT_COLUMNS
 
     folder = (evaluated[0].folder / "evaluations" / "main").resolve()
     table = pq.read_table(folder / "results.parquet")
@@ -171,11 +171,11 @@ def test_a_missing_label_map_fails_its_results_and_no_others(evaluated: tuple[An
 
 
 def test_a_stop_leaves_no_result_of_what_was_not_finished(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
-    from pipeline.evaluations import RESULTS
-    from pipeline.probing import evaluation_plans
-    from pipeline.stopping import Stop
-    from stages.evaluate.outcome import Setting, code_of
-    from stages.evaluate.tasks import Kept, loader_of
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+    from unic_pipe.pipeline.workspace.results import RESULTS
+    from unic_pipe.stages.evaluate.outcome import Setting, code_of
+    from unic_pipe.stages.evaluate.tasks import Kept, loader_of
 
     work, stop = copied(evaluated, tmp_path), Stop()
     stop.request()
@@ -203,9 +203,9 @@ def test_nyud_is_evaluated_from_its_matlab_files(
     h5py = pytest.importorskip("h5py")
     from scipy.io import savemat
 
-    from cli.errors import guarded
-    from cli.main import app
-    from schemas.benchmarks import cards
+    from unic_pipe.cli.errors import guarded
+    from unic_pipe.cli.main import app
+    from unic_pipe.schemas.benchmarks import cards
 
     folder, random = tmp_path / "work", np.random.default_rng(0)
     (folder / "benchmarks/nyud").mkdir(parents=True)
@@ -228,7 +228,7 @@ def test_nyud_is_evaluated_from_its_matlab_files(
 
 
 def test_the_report_shows_miou_and_metres(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
-    from stages.report.stage import records_in_force, report
+    from unic_pipe.stages.report.stage import records_in_force, report
 
     work = copied(evaluated, tmp_path)
     inventory = work.inventory()

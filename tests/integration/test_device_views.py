@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.encoders import encoder
-from pipeline.live import live_check
-from pipeline.views.photometric import finish
-from schemas.config import TokenType
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.encoders import encoder
+from unic_pipe.pipeline.extraction.live_check import live_check
+from unic_pipe.pipeline.views.photometric import finish
+from unic_pipe.schemas.config import TokenType
 
 UNIC = ("views.recipe=unic", "distill.validation=null", "samples.max_bad_fraction=0.05")
 DEVICE = (*UNIC, "compute.views=device")

@@ -10,15 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.encoders import load_encoder
-from pipeline.encoders.official import read_official
-from schemas.errors import StageError, UserError
-from stages.convert import export_imported, export_official, import_encoder
-from stages.distill.model.ladder import Ladder, rungs
+from unic_pipe.pipeline.encoders import load_encoder
+from unic_pipe.pipeline.encoders.official import read_official
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.convert import export_imported, export_official, import_encoder
+from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 
 
 def command(work: Any, *arguments: str) -> str:
-    from cli.main import app
+    from unic_pipe.cli.main import app
 
     result = CliRunner().invoke(app, [*arguments, "-c", str(work.folder)])
     assert result.exit_code == 0, (result.output, result.exception)
@@ -75,8 +75,8 @@ def test_ours_out_in_and_out_again_is_equal(trained: Any, tmp_path: Path) -> Non
 
 
 def test_averaged_weights_and_running_statistics_are_those_that_are_exported(extracted: Any, tmp_path: Path) -> None:
-    from stages.distill.model.average import WeightAverage
-    from stages.distill.model.distiller import Distiller
+    from unic_pipe.stages.distill.model.average import WeightAverage
+    from unic_pipe.stages.distill.model.distiller import Distiller
 
     extracted.distill("students.tiny.ema=0.5", "students.tiny.loss.standardize=ema")
     student = extracted.inventory().finished_students["tiny"]
@@ -132,8 +132,8 @@ def test_any_encoder_is_evaluated_beside_students_and_teachers(trained: Any, tmp
     ],
 )
 def test_encoders_that_cannot_be_evaluated(trained: Any, text: str, message: str) -> None:
-    from pipeline.probing import evaluation_plans
-    from stages.evaluate.named import with_encoders
+    from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+    from unic_pipe.stages.evaluate.named import with_encoders
 
     trained.index()
     with pytest.raises(UserError, match=message):
@@ -141,7 +141,7 @@ def test_encoders_that_cannot_be_evaluated(trained: Any, text: str, message: str
 
 
 def test_two_encoders_of_one_name(trained: Any) -> None:
-    from stages.evaluate.named import with_encoders
+    from unic_pipe.stages.evaluate.named import with_encoders
 
     with pytest.raises(UserError, match="a is named already") as caught:
         with_encoders(trained.inventory(), ["a=efficientnet-lite0", "a=efficientnet-lite1"])

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.progress import SilentReporter
-from pipeline.runs import RunLog
-from schemas.errors import StageError
-from stages.gc import collect, find
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.workspace.run_log import RunLog
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.stages.gc.stage import collect, find
 
 
 def paths(work: Any, *overrides: str) -> dict[str, str]:

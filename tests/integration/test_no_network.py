@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cli.main import app
+from unic_pipe.cli.main import app
 
 PROGRAM = """
 import json, os, sys
@@ -26,8 +26,8 @@ def refuse(event, arguments):
         raise ConnectionRefusedError(f"the test forbids {event}")
 sys.addaudithook(refuse)
 
-from cli.errors import guarded
-from cli.main import app
+from unic_pipe.cli.errors import guarded
+from unic_pipe.cli.main import app
 
 for folder, arguments in json.loads(sys.argv[1]):
     os.chdir(folder)

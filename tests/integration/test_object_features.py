@@ -10,12 +10,12 @@ import pytest
 from object_server import Bucket
 from typer.testing import CliRunner
 
-from cli.main import app
-from pipeline.cache.reader import FeatureCache
-from pipeline.progress import SilentReporter
-from schemas.errors import StageError, UserError
-from stages.gc import collect, find
-from stages.verify import verify
+from unic_pipe.cli.main import app
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.gc.stage import collect, find
+from unic_pipe.stages.verify import verify
 
 
 def run(work: Any, *arguments: str) -> Any:

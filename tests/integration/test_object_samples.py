@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.reader import FeatureCache
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import forward
-from pipeline.cache.reader import FeatureCache
-from pipeline.encoders import encoder
-from pipeline.live import live_check
-from pipeline.progress import SilentReporter
-from pipeline.rendering import Rendering, views_of_rows
-from pipeline.stopping import Stop
-from pipeline.views.photometric import finish
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.encoders import encoder
+from unic_pipe.pipeline.extraction import forward
+from unic_pipe.pipeline.extraction.live_check import live_check
+from unic_pipe.pipeline.extraction.render import Rendering, views_of_rows
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.views.photometric import finish
 
 SETTINGS = (
     "views.recipe=unic", "views.count=1", "cache.codec=klt", "distill.validation=null", "students={}",
@@ -57,26 +57,26 @@ class Recorder:
 @pytest.mark.slow
 @pytest.mark.parametrize("views", ["host", "device"])
 def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.MonkeyPatch, views: str) -> None:
-    from cli.bench import _parts
-    from stages.bench.run import BenchOptions, bench
-    from stages.distill.measure.cost import step_cost
-    from stages.plan import PlanOptions, plan
+    from unic_pipe.cli.bench import _parts
+    from unic_pipe.stages.bench.run import BenchOptions, bench
+    from unic_pipe.stages.distill.measure.cost import step_cost
+    from unic_pipe.stages.plan.stage import PlanOptions, plan
 
     settings, on_device = (*SETTINGS, f"compute.views={views}"), views == "device"
     raw.index()
     seen = Recorder(monkeypatch)
     plan(raw.inventory(*settings), PlanOptions(device="cpu"), step_cost, SilentReporter())
-    assert seen.taken() == ({"pipeline.measuring": {views}}, on_device)
+    assert seen.taken() == ({"unic_pipe.stages.plan.measure": {views}}, on_device)
     without = (*settings, "students={}")
     assert bench(
         raw.inventory(*without), BenchOptions("cpu", repeats=1, quick=True), _parts(), SilentReporter(), Stop()
     )
     # The bench extracts as extraction does, and takes the pieces of the same function alone.
-    everywhere = {"pipeline.calibrating": {views}, "pipeline.engine": {views}}
-    assert seen.taken() == (everywhere | {"stages.bench.extraction": {views}}, on_device)
+    everywhere = {"unic_pipe.pipeline.extraction.calibrate": {views}, "unic_pipe.pipeline.extraction.blocks": {views}}
+    assert seen.taken() == (everywhere | {"unic_pipe.stages.bench.extraction": {views}}, on_device)
     assert raw.extract(*settings)["train"].complete
     assert seen.taken() == (everywhere, on_device)
     cache, inventory = FeatureCache.open(raw.features("train-lite0")), raw.inventory(*settings)
     found = live_check(cache, raw.dataset(), inventory.teacher("lite0"), "cpu", 4, {"cls": 1, "patch": 1}, 6)
     assert [finding.ok for finding in found] == [True, True]
-    assert seen.taken() == ({"pipeline.live": {views}}, on_device)
+    assert seen.taken() == ({"unic_pipe.pipeline.extraction.live_check": {views}}, on_device)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from schemas.codecs import CODECS, Codec
+from unic_pipe.schemas.codecs import CODECS, Codec
 
 CODE = '''
 """Half precision with the low six bits of the mantissa rounded away, so that zstd has less to do."""
 
 import numpy as np
 
-from pipeline.cache.codecs import Float16
+from unic_pipe.pipeline.cache.codecs import Float16
 
 
 class Coarse(Float16):
@@ -31,7 +31,7 @@ class Coarse(Float16):
 
 
 def test_a_codec_is_one_file_and_one_line(raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.cache.reader import FeatureCache
+    from unic_pipe.pipeline.cache.reader import FeatureCache
 
     (tmp_path / "own").mkdir()
     (tmp_path / "own/coarse.py").write_text(CODE)

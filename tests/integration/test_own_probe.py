@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.probes import PROBES, Probe
+from unic_pipe.schemas.probes import PROBES, Probe
 
 CODE = '''
 """Nearest class mean, by Euclidean distance."""
 
 import numpy as np
 
-from stages.evaluate.outcome import Outcome
-from stages.evaluate.scoring import accuracy
+from unic_pipe.stages.evaluate.outcome import Outcome
+from unic_pipe.stages.evaluate.scoring import accuracy
 
 
 def run(task, setting):
@@ -28,7 +28,7 @@ def run(task, setting):
 
 
 def test_a_probe_is_one_file_and_one_line(raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.report.stage import report
+    from unic_pipe.stages.report.stage import report
 
     (tmp_path / "own").mkdir()
     (tmp_path / "own/class_mean.py").write_text(CODE)

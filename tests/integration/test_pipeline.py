@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.progress import SilentReporter
-from schemas.errors import StageError, UserError
-from stages.verify import verify
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.verify import verify
 
 TRAIN_ONLY = "distill.validation=null"
 TRAIN = ("features/train/lite0", "features/train/lite1")

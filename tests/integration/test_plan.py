@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from pipeline import preflight
-from pipeline.features import FeatureNeed
-from pipeline.planning import extraction_needs
-from pipeline.preflight import check_disk
-from pipeline.progress import SilentReporter
-from pipeline.storage import LocalStore
-from schemas.errors import StageError, UserError
-from schemas.plans import PlanReport
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.extraction import preflight
+from unic_pipe.pipeline.extraction.preflight import check_disk
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.status import extraction_needs
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.plans import PlanReport
 
 
 def plan(work: Any, *overrides: str, **options: Any) -> PlanReport:
-    from stages.distill.measure.cost import step_cost
-    from stages.plan import PlanOptions
-    from stages.plan import plan as plan_stage
+    from unic_pipe.stages.distill.measure.cost import step_cost
+    from unic_pipe.stages.plan.stage import PlanOptions
+    from unic_pipe.stages.plan.stage import plan as plan_stage
 
     return plan_stage(work.inventory(*overrides), PlanOptions(device="cpu", **options), step_cost, SilentReporter())
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_planned_yet_is_named(raw: Any) -> None:
 
 
 def test_sizes_and_times_as_people_type_them() -> None:
-    from cli.units import parse_bytes, parse_seconds
+    from unic_pipe.cli.units import parse_bytes, parse_seconds
 
     assert [parse_bytes(t) for t in ("1TB", "200 gb", "1.5KiB", "12")] == [1e12, 2e11, 1536, 12]
     assert [parse_seconds(t) for t in ("48h", "30 min", "2d")] == [172_800, 1800, 172_800]
@@ -177,7 +177,7 @@ def test_a_calibrated_codec_is_predicted_from_other_rows_than_it_is_measured_on(
 
 
 def test_a_cluster_divides_the_work_and_keeps_the_bytes(planned: tuple[Any, PlanReport]) -> None:
-    from pipeline.cluster import Cluster
+    from unic_pipe.stages.plan.cluster import Cluster
 
     work, _ = planned
     settings = ("views.count=3", "views.seed=3", "distill.validation=null")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.finished import checkpoint_step
-from pipeline.locks import exclusive
-from pipeline.storage import LocalStore
-from pipeline.students import student_folder
-from stages.distill.metrics import TIMINGS, read_metrics
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage.locks import exclusive
+from unic_pipe.pipeline.workspace.documents import checkpoint_step
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.stages.distill.metrics import TIMINGS, read_metrics
 
 STUDENTS: dict[str, dict[str, Any]] = {
     # One as it is, and one with everything that looks at the whole batch; both are read for in one pass.
@@ -197,8 +197,8 @@ def test_two_trainings_in_one_folder(ranks: Any, extracted: Any) -> None:
 def test_a_number_of_processes_that_does_not_divide_the_streams(
     ranks: Any, extracted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cli.errors import guarded
-    from cli.main import app
+    from unic_pipe.cli.errors import guarded
+    from unic_pipe.cli.main import app
 
     monkeypatch.chdir(extracted.folder)
     arguments = ["distill", "--devices", "3"]

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.progress import SilentReporter
-from pipeline.samples.images import decode_image
-from pipeline.views.render import render_view
-from schemas.errors import StageError, UserError
-from stages.verify import VerifyOptions, verify
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.views.render import render_view
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.verify import VerifyOptions, verify
 
 
 def flip(path: Path, at: int = -20) -> None:
@@ -173,12 +173,12 @@ class TestVerify:
 
 def pretend_to_be_random(work: Any) -> None:
     """Commit lite1's features as if randomly initialised weights had given them."""
-    from pipeline.cache.commit import commit_unit, prepare_view
-    from pipeline.cache.records import FeatureFolder
-    from pipeline.planning import extraction_needs
-    from pipeline.storage import LocalStore
-    from pipeline.views.probes import write_probes
-    from schemas.features import FeatureManifest
+    from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+    from unic_pipe.pipeline.cache.records import FeatureFolder
+    from unic_pipe.pipeline.storage import LocalStore
+    from unic_pipe.pipeline.views.probes import write_probes
+    from unic_pipe.pipeline.workspace.status import extraction_needs
+    from unic_pipe.schemas.features import FeatureManifest
 
     for need in extraction_needs(work.inventory("teachers.lite1.weights=random:5"), ("lite1",)):
         dataset = work.dataset(need.dataset)
@@ -200,7 +200,7 @@ def pretend_to_be_random(work: Any) -> None:
 
 
 def test_status_shows_the_coverage_of_every_view(raw: Any) -> None:
-    from cli.show import coverage_table
+    from unic_pipe.cli.show import coverage_table
 
     settings = ("views.count=3", "views.patch=1", "distill.validation=null")
     raw.extract(*settings, teachers=["lite0"])

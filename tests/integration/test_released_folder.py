@@ -37,8 +37,8 @@ def test_every_artefact_is_what_it_was(released: Any, released_template: Path) -
 
 
 def test_nothing_is_damaged_and_the_same_is_garbage(released: Any, released_template: Path, tools: Any) -> None:
-    from stages.gc import find
-    from stages.verify import verify
+    from unic_pipe.stages.gc.stage import find
+    from unic_pipe.stages.verify import verify
 
     report, _ = verify(released.inventory(), True, tools.quiet())
     assert report.problems == ()

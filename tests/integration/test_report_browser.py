@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.report.comparison import compare_runs
-from stages.report.comparison_text import write_page
-from stages.report.data import (
+from unic_pipe.stages.report.comparison import compare_runs
+from unic_pipe.stages.report.comparison_text import write_page
+from unic_pipe.stages.report.data import (
     BenchmarkEntry,
     EncoderEntry,
     FeatureRow,
@@ -33,8 +33,8 @@ from stages.report.data import (
     Skipped,
     StudentCurves,
 )
-from stages.report.render import write_report
-from stages.report.runs import load_runs
+from unic_pipe.stages.report.render import write_report
+from unic_pipe.stages.report.runs import load_runs
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
 FLAGS = (

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from pipeline.cache.rates import gaussian_bits
-from pipeline.cache.reader import FeatureCache
+from unic_pipe.cli.main import app
+from unic_pipe.pipeline.cache.rates import gaussian_bits
+from unic_pipe.pipeline.cache.reader import FeatureCache
 
 FIELDS = {
     "teacher",

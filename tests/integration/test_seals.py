@@ -13,21 +13,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cache.tables import sealed_table, unsealed_table
-from pipeline.encoders import resolve_encoder
-from pipeline.evaluations import read_results
-from pipeline.ladders import statistics_of
-from pipeline.pointers import resolve_pointer
-from pipeline.progress import SilentReporter
-from pipeline.seals import Sealed, sealed_files, unsealed
-from schemas.base import Document
-from schemas.encoders import EncoderCache
-from schemas.errors import DamagedError, StageError, UserError
-from schemas.evaluations import ResultRecord
-from stages.convert import export_official
-from stages.report.runs import load_runs
-from stages.report.stage import records_in_force
-from stages.verify import VerifyOptions, verify
+from unic_pipe.pipeline.cache.tables import sealed_table, unsealed_table
+from unic_pipe.pipeline.encoders import resolve_encoder
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.storage.pointers import resolve_pointer
+from unic_pipe.pipeline.workspace.ladders import statistics_of
+from unic_pipe.pipeline.workspace.results import read_results
+from unic_pipe.pipeline.workspace.seals import Sealed, sealed_files, unsealed
+from unic_pipe.schemas.base import Document
+from unic_pipe.schemas.encoders import EncoderCache
+from unic_pipe.schemas.errors import DamagedError, StageError, UserError
+from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.stages.convert import export_official
+from unic_pipe.stages.report.runs import load_runs
+from unic_pipe.stages.report.stage import records_in_force
+from unic_pipe.stages.verify import VerifyOptions, verify
 
 
 @pytest.fixture(scope="module")

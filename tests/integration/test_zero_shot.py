@@ -12,13 +12,13 @@ import torch
 from safetensors.numpy import save_file
 from torch.nn import functional as F
 
-from pipeline.encoders import load_encoder
-from pipeline.ladders import predict_imported, predict_teacher
-from pipeline.samples.images import decode_image
-from pipeline.views.render import normalize, render_view
-from schemas.errors import UserError
-from schemas.recipes import CENTER
-from stages.convert import export_official, import_encoder
+from unic_pipe.pipeline.encoders import load_encoder
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.views.render import normalize, render_view
+from unic_pipe.pipeline.workspace.ladders import predict_imported, predict_teacher
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.convert import export_official, import_encoder
 
 CLIP = (
     "teachers.clip.encoder=timm:vit_tiny_patch16_224",
@@ -112,7 +112,7 @@ def test_teacher_and_student_are_scored_by_the_teachers_projection(template: Any
 
 def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: Any, tmp_path: Path) -> None:
     """Against the module that trains: the ladder's output times the frozen std, plus the frozen mean."""
-    from stages.distill.model.distiller import Distiller
+    from unic_pipe.stages.distill.model.distiller import Distiller
 
     student = template.inventory(*CLIP).finished_students["tiny"]
     definition = student.manifest.definition
@@ -143,7 +143,7 @@ def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: An
 
 
 def _statistics(student: Any) -> dict[str, Any]:
-    from schemas.features import StatisticsDocument
+    from unic_pipe.schemas.features import StatisticsDocument
 
     folder = student.folder / "statistics"
     return {p.stem: StatisticsDocument.from_bytes(p.read_bytes(), str(p)) for p in folder.glob("*.json")}

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cache.layout import record_key, statistics_key
-from pipeline.cache.records import FeatureFolder
-from pipeline.configuration import load_workspace
-from pipeline.evaluations import result_key
-from pipeline.inventory import Inventory
-from pipeline.planning import evaluation_path, extraction_needs, make_plan
-from pipeline.pointers import point
-from pipeline.probing import evaluation_plans
-from pipeline.samples import index_dataset
-from pipeline.storage import LocalStore
-from pipeline.students import student_folder
-from schemas.base import digest_of
-from schemas.evaluations import ResultRecord
-from schemas.features import FeatureManifest, FileEntry, UnitRecord
-from schemas.students import CheckpointEntry, ExportManifest, StudentManifest
+from unic_pipe.pipeline.cache.layout import record_key, statistics_key
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.samples import index_dataset
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.results import result_key
+from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs, make_plan
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.schemas.features import FeatureManifest, FileEntry, UnitRecord
+from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, StudentManifest
 
 CONFIG = """\
 samples:
@@ -157,7 +157,7 @@ class HandMade:
         """A finished student with a real export."""
         import timm
 
-        from pipeline.encoders import export_student
+        from unic_pipe.pipeline.encoders import export_student
 
         store = self.begin_student(step=30)
         student = self.look().config.students["main"]

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from pipeline.stopwatch import Lap, Stopwatch
-from schemas.bench import BenchReport, BenchRow, Bound, Part, Resource
-from stages.bench.bounds import bound_of, rows_of, with_shares
-from stages.bench.page import page
-from stages.bench.words import conditions, headlines
+from unic_pipe.pipeline.process.stopwatch import Lap, Stopwatch
+from unic_pipe.schemas.bench import BenchReport, BenchRow, Bound, Part, Resource
+from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
+from unic_pipe.stages.bench.page import page
+from unic_pipe.stages.bench.words import conditions, headlines
 
 
 def row(name: str, wall: float, cpu: float, resource: Resource | None = None, part: Part = "extract") -> BenchRow:

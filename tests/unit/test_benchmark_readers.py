@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pipeline.benchmarks.imagenet import counted_as, wnids
-from pipeline.samples import dataset_state, index_dataset
-from pipeline.samples.dataset import find_dataset
-from pipeline.samples.sources import data_roots
-from pipeline.storage import LocalStore
-from schemas.benchmarks import cards
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.benchmarks.imagenet import counted_as, wnids
+from unic_pipe.pipeline.samples import dataset_state, index_dataset
+from unic_pipe.pipeline.samples.dataset import find_dataset
+from unic_pipe.pipeline.samples.sources import data_roots
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.benchmarks import cards
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import UserError
 
 W = wnids()
 

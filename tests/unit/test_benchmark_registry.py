@@ -9,24 +9,24 @@ import threading
 import numpy as np
 import pytest
 
-from cli.errors import guarded
-from cli.main import app
-from pipeline.configuration import load_workspace
-from pipeline.evaluations import benchmark_digest, probes_of, result_definition
-from pipeline.inventory import Inventory
-from pipeline.planning import benchmark_datasets
-from pipeline.probing import benchmark_pairs
-from pipeline.progress import SilentReporter
-from pipeline.stopping import Stop
-from schemas.base import digest_of
-from schemas.benchmarks import cards
-from schemas.errors import UserError
-from stages.evaluate.checks import UNSEEN, check_task
-from stages.evaluate.features import Features
-from stages.evaluate.linear import predict_among
-from stages.evaluate.logistic import Probe
-from stages.evaluate.scoring import accuracy
-from stages.indexing import index
+from unic_pipe.cli.errors import guarded
+from unic_pipe.cli.main import app
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.pipeline.workspace.evaluation_plans import benchmark_pairs
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.results import benchmark_digest, probes_of, result_definition
+from unic_pipe.pipeline.workspace.status import benchmark_datasets
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.benchmarks import cards
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.evaluate.checks import UNSEEN, check_task
+from unic_pipe.stages.evaluate.features import Features
+from unic_pipe.stages.evaluate.linear import predict_among
+from unic_pipe.stages.evaluate.logistic import Probe
+from unic_pipe.stages.evaluate.scoring import accuracy
+from unic_pipe.stages.indexing import index
 
 
 def command(*arguments):
@@ -46,7 +46,7 @@ def test_the_papers_counts():
 
 
 def test_every_entry_is_complete():
-    from pipeline.benchmarks.readers import READERS
+    from unic_pipe.pipeline.benchmarks.readers import READERS
 
     for name, card in cards().items():
         assert card.source.startswith("https://"), name

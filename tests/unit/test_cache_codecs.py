@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.codecs import Float16, Int8
-from pipeline.cache.moments import Moments, merge, moments_of
-from pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
-from pipeline.storage import LocalStore
-from schemas.errors import StageError
+from unic_pipe.pipeline.cache.arrays import decode_part, encode_part
+from unic_pipe.pipeline.cache.codecs import Float16, Int8
+from unic_pipe.pipeline.cache.moments import Moments, merge, moments_of
+from unic_pipe.pipeline.cache.tables import DamagedTable, read_core, read_sealed, sealed_parquet
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.errors import StageError
 
 B, P, D = 6, 3, 4
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline.cache.arrays import decode_part, encode_part
-from pipeline.cache.codecs import Float16
-from pipeline.cache.coefficients import LARGEST, MISSING, Calibrated, Escaped, Transform
-from pipeline.cache.fitting import Sample, choose, fit, measure
-from schemas.errors import StageError
-from schemas.features import CodecTrial
+from unic_pipe.pipeline.cache.arrays import decode_part, encode_part
+from unic_pipe.pipeline.cache.codecs import Float16
+from unic_pipe.pipeline.cache.coefficients import LARGEST, MISSING, Calibrated, Escaped, Transform
+from unic_pipe.pipeline.cache.fitting import Sample, choose, fit, measure
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import CodecTrial
 
 P, D, B = 4, 12, 128
 

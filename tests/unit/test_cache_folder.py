@@ -17,18 +17,18 @@ import pytest
 import zarr
 from builders import bad_rows, encoder_definition, feature_definition, feature_manifest
 
-from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.folded import Entry, folded_bytes
-from pipeline.cache.layout import folded_key, record_key
-from pipeline.cache.ledger import write_ledger
-from pipeline.cache.moments import Moments
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.statistics import merge_statistics, standardization
-from pipeline.cache.verify import verify_folder
-from pipeline.storage import LocalStore
-from schemas.errors import StageError, UserError
-from schemas.features import (
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.folded import Entry, folded_bytes
+from unic_pipe.pipeline.cache.layout import folded_key, record_key
+from unic_pipe.pipeline.cache.ledger import write_ledger
+from unic_pipe.pipeline.cache.moments import Moments
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.statistics import merge_statistics, standardization
+from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import (
     FeatureManifest,
     FileEntry,
     TokenStatistics,
@@ -310,7 +310,7 @@ def test_a_cache_pickles_and_works_in_a_fresh_process(tmp_path):
 
 
 def test_planning_imports_neither_torch_nor_zarr():
-    code = "import sys, pipeline.cache.records; assert not {'torch', 'zarr', 'timm'} & set(sys.modules)"
+    code = "import sys, unic_pipe.pipeline.cache.records; assert not {'torch', 'zarr', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

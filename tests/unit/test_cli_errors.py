@@ -11,8 +11,8 @@ from typing import Annotated
 import pytest
 import typer
 
-from cli.errors import guarded
-from schemas.errors import StageError, UserError
+from unic_pipe.cli.errors import guarded
+from unic_pipe.schemas.errors import StageError, UserError
 
 MISTAKE = "This is a mistake in unic-pipe. Finished work is kept; --debug shows where it happened."
 FULL = "Finished work is kept. Free some space, then run the same command again."
@@ -97,7 +97,7 @@ def test_a_right_command_line_gives_its_result(capfd):
 
 WRITER = """
 import sys
-from cli.errors import guarded
+from unic_pipe.cli.errors import guarded
 def program():
     print("x" * int(sys.argv[1]))
 sys.exit(guarded(program, False))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.configuration import load_workspace
-from schemas.config import StudentConfig, reference_problems
-from schemas.errors import UserError
-from stages.demo.config import write_config
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.schemas.config import StudentConfig, reference_problems
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.demo.config import write_config
 
 BASE = "samples: {datasets: {train: {source: 'train-*.tar'}}}\n"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from stages.demo.data import COUNTS, SHAPES, write_samples
+from unic_pipe.stages.demo.data import COUNTS, SHAPES, write_samples
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,24 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.benchmarks.nyud import unpack_nyud
-from pipeline.dense import centre_square, class_map, depth_map, maps_digest, patch_histograms, read_map
-from pipeline.storage import LocalStore
-from pipeline.views.render import render_view
-from schemas.errors import UserError
-from schemas.protocols import DenseConfig
-from schemas.recipes import CENTER
-from stages.evaluate.dense_data import Scenes
-from stages.evaluate.dense_scores import Confusion, DepthErrors
-from stages.evaluate.in_context import Memory, in_context_logits
-from stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
+from unic_pipe.pipeline.benchmarks.label_maps import (
+    centre_square,
+    class_map,
+    depth_map,
+    maps_digest,
+    patch_histograms,
+    read_map,
+)
+from unic_pipe.pipeline.benchmarks.nyud import unpack_nyud
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.views.render import render_view
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.protocols import DenseConfig
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.evaluate.dense_data import Scenes
+from unic_pipe.stages.evaluate.dense_scores import Confusion, DepthErrors
+from unic_pipe.stages.evaluate.in_context import Memory, in_context_logits
+from unic_pipe.stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
 
 GRID, SIDE, CLASSES, DIM = (8, 8), 32, 4, 16
 
@@ -86,8 +93,8 @@ def test_retrieval_in_tiles_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> N
     keys = torch.nn.functional.normalize(torch.randn(100, DIM, generator=random), dim=-1).half()
     shares = torch.rand(100, CLASSES, generator=random).half()
     test = scenes(2, 3)
-    monkeypatch.setattr("stages.evaluate.in_context._TILE", 13)
-    monkeypatch.setattr("stages.evaluate.in_context._QUERIES", 50)
+    monkeypatch.setattr("unic_pipe.stages.evaluate.in_context._TILE", 13)
+    monkeypatch.setattr("unic_pipe.stages.evaluate.in_context._QUERIES", 50)
     found = in_context_logits(Memory(keys, shares), test, GRID, 5, 0.1, "cpu")
     queries = torch.nn.functional.normalize(torch.from_numpy(test.patch_NPD), dim=-1).double()
     best = (queries @ keys.double().T).topk(5)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.distill.clock import LOOK_S, Bottleneck, Clock, Times, Work
+from unic_pipe.stages.distill.clock import LOOK_S, Bottleneck, Clock, Times, Work
 
 
 def said(spent: dict[Work, float], waited: float, on_gpu: bool = True) -> list[str]:

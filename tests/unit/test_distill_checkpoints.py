@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.storage import LocalStore
-from schemas.errors import StageError
-from schemas.students import CheckpointEntry
-from stages.distill.checkpoints import Checkpoints
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.students import CheckpointEntry
+from unic_pipe.stages.distill.checkpoints import Checkpoints
 
 STUDENT, ROWS = "a" * 64, "b" * 64
 

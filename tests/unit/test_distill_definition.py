@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from builders import encoder_definition, feature_definition
 
-from pipeline.students import student_definition, student_folder
-from schemas.base import digest_of
-from schemas.config import Config
-from schemas.errors import UserError
-from schemas.features import FeatureDefinition
-from schemas.recipes import CENTER, GENTLE
-from schemas.samples import DatasetManifest, Segment
-from schemas.students import StudentDefinition
+from unic_pipe.pipeline.workspace.students import student_definition, student_folder
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import Config
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import FeatureDefinition
+from unic_pipe.schemas.recipes import CENTER, GENTLE
+from unic_pipe.schemas.samples import DatasetManifest, Segment
+from unic_pipe.schemas.students import StudentDefinition
 
 ROWS = "d" * 64
 DATASET = DatasetManifest(
@@ -85,5 +85,5 @@ def test_what_does_not_fit_together(teachers: dict[str, FeatureDefinition], name
 
 
 def test_planning_needs_no_torch() -> None:
-    script = "import pipeline.students, sys; sys.exit('torch' in sys.modules)"
+    script = "import unic_pipe.pipeline.workspace.students, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.ablation import ablation, in_order, origins
-from pipeline.students import student_order, students_before
-from schemas.config import Config
-from schemas.errors import UserError
-from stages.distill.metrics import measures
-from stages.distill.model.average import WeightAverage
-from stages.distill.model.loss import keep_teachers, teacher_losses, total_loss
-from stages.distill.model.standardization import RunningStandardization, momenta
+from unic_pipe.pipeline.workspace.ablation import ablation, in_order, origins
+from unic_pipe.pipeline.workspace.students import student_order, students_before
+from unic_pipe.schemas.config import Config
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.distill.metrics import measures
+from unic_pipe.stages.distill.model.average import WeightAverage
+from unic_pipe.stages.distill.model.loss import keep_teachers, teacher_losses, total_loss
+from unic_pipe.stages.distill.model.standardization import RunningStandardization, momenta
 
 
 def config(students: dict[str, dict[str, Any]], teachers: dict[str, dict[str, Any]] | None = None) -> Config:

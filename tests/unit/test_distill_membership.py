@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from schemas.config import StudentConfig
-from schemas.errors import UserError
-from stages.distill.data.batches import BatchPlan, Share
-from stages.distill.parallel.members import STORE, Member, gpu_of, member, refuse_uneven
+from unic_pipe.schemas.config import StudentConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.distill.data.batches import BatchPlan, Share
+from unic_pipe.stages.distill.parallel.members import STORE, Member, gpu_of, member, refuse_uneven
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.draws import Purpose, permutation, uniforms
-from pipeline.order import epoch_order, epoch_view
-from stages.distill.data.batches import training_plans
+from unic_pipe.pipeline.samples.draws import Purpose, permutation, uniforms
+from unic_pipe.pipeline.samples.order import epoch_order, epoch_view
+from unic_pipe.stages.distill.data.batches import training_plans
 
 
 def test_draws_do_not_depend_on_the_split() -> None:

@@ -27,27 +27,27 @@ from builders import encoder_definition, feature_definition, feature_manifest
 from PIL import Image
 from torch.nn import functional as F
 
-from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.cache.statistics import merge_statistics, standardization
-from pipeline.samples import Dataset, index_dataset, open_dataset
-from pipeline.samples.images import decode_image
-from pipeline.stopping import Stop
-from pipeline.storage import LocalStore
-from pipeline.students import student_definition
-from pipeline.views.probes import write_probes
-from pipeline.views.render import render_view
-from schemas.config import Config, DatasetConfig, DistillConfig, SamplesConfig, StudentConfig
-from schemas.errors import StageError, UserError
-from schemas.recipes import CENTER, GENTLE, Recipe
-from schemas.students import ExportManifest, StudentDefinition, StudentManifest
-from stages.distill.data.images import ViewImages
-from stages.distill.data.rows import usable_rows
-from stages.distill.data.targets import PLAIN, BlockWindow, GridResampler, TargetReader, standard_of
-from stages.distill.metrics import TIMINGS, read_metrics
-from stages.distill.parallel.world import Context
-from stages.distill.run import Source, StudentJob, distill
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.statistics import merge_statistics, standardization
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples import Dataset, index_dataset, open_dataset
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.views.probes import write_probes
+from unic_pipe.pipeline.views.render import render_view
+from unic_pipe.pipeline.workspace.students import student_definition
+from unic_pipe.schemas.config import Config, DatasetConfig, DistillConfig, SamplesConfig, StudentConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.recipes import CENTER, GENTLE, Recipe
+from unic_pipe.schemas.students import ExportManifest, StudentDefinition, StudentManifest
+from unic_pipe.stages.distill.data.images import ViewImages
+from unic_pipe.stages.distill.data.rows import usable_rows
+from unic_pipe.stages.distill.data.targets import PLAIN, BlockWindow, GridResampler, TargetReader, standard_of
+from unic_pipe.stages.distill.metrics import TIMINGS, read_metrics
+from unic_pipe.stages.distill.parallel.world import Context
+from unic_pipe.stages.distill.run import Source, StudentJob, distill
 
 BLOCK = 8
 VIEWS = 2
@@ -285,14 +285,14 @@ def test_stopped_at_random_steps_and_resumed(world: World, whole: World, seed: i
 SCRIPT = """
 import sys
 from pathlib import Path
-from pipeline.cache.reader import FeatureCache
-from pipeline.progress import SilentReporter
-from pipeline.samples import open_dataset
-from pipeline.stopping import Stop
-from schemas.config import DistillConfig
-from schemas.students import StudentDefinition
-from stages.distill.parallel.world import Context
-from stages.distill.run import Source, StudentJob, distill
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.samples import open_dataset
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.schemas.config import DistillConfig
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.distill.parallel.world import Context
+from unic_pipe.stages.distill.run import Source, StudentJob, distill
 folder = Path(sys.argv[1])
 definition = StudentDefinition.model_validate_json((folder / "definition.json").read_bytes())
 source = Source(
@@ -402,7 +402,7 @@ def test_rows_unusable_for_one_teacher_and_view_are_left_out(template: World) ->
 @pytest.mark.parametrize("keep", [True, False])
 def test_images_are_the_samples_views(template: World, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
     if not keep:
-        monkeypatch.setattr("stages.distill.data.images.KEEP_BYTES", 0)
+        monkeypatch.setattr("unic_pipe.stages.distill.data.images.KEEP_BYTES", 0)
     dataset = template.source().dataset
     images = ViewImages(dataset, GENTLE, 5, (12, 16), VIEWS, dataset.rows())
     with ThreadPoolExecutor(2) as pool:

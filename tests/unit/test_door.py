@@ -20,20 +20,20 @@ from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
-from pipeline.configuration import load_workspace
-from pipeline.encoders import load_encoder, resolve_encoder
-from pipeline.encoders.models import build
-from pipeline.encoders.registry import parse_choice
-from pipeline.pointers import point, pointed, resolve_pointer
-from pipeline.storage import LocalStore
-from schemas.arguments import ALLOWED, argument_problem
-from schemas.base import digest_of, require_name
-from schemas.config import EncoderConfig, StudentConfig
-from schemas.encoders import EncoderCard
-from schemas.errors import DamagedError, UserError
-from schemas.features import EncoderDefinition, FileEntry
-from schemas.students import CheckpointEntry
-from stages.distill.model.student import build_student
+from unic_pipe.pipeline.encoders import load_encoder, resolve_encoder
+from unic_pipe.pipeline.encoders.models import build
+from unic_pipe.pipeline.encoders.registry import parse_choice
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage.pointers import point, pointed, resolve_pointer
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.schemas.arguments import ALLOWED, argument_problem
+from unic_pipe.schemas.base import digest_of, require_name
+from unic_pipe.schemas.config import EncoderConfig, StudentConfig
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import DamagedError, UserError
+from unic_pipe.schemas.features import EncoderDefinition, FileEntry
+from unic_pipe.schemas.students import CheckpointEntry
+from unic_pipe.stages.distill.model.student import build_student
 
 VIT = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}

@@ -8,10 +8,10 @@ import pytest
 import timm
 import torch
 
-from pipeline.encoders import export_student, load_encoder, resolve_encoder
-from pipeline.storage import LocalStore, sha256_of_file
-from schemas.config import EncoderConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders import export_student, load_encoder, resolve_encoder
+from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import UserError
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 ARGS = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "reg_tokens": 2}

@@ -11,12 +11,12 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.encoders import load_encoder, resolve_encoder
-from pipeline.encoders.official import OfficialCheckpoint, described, image_size, read_official
-from pipeline.encoders.official_export import architecture_name, encoder_to_official, official_names
-from pipeline.encoders.registry import REGISTRY
-from schemas.config import EncoderConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders import load_encoder, resolve_encoder
+from unic_pipe.pipeline.encoders.official import OfficialCheckpoint, described, image_size, read_official
+from unic_pipe.pipeline.encoders.official_export import architecture_name, encoder_to_official, official_names
+from unic_pipe.pipeline.encoders.registry import REGISTRY
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import UserError
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 ARCHITECTURE = "vit_tiny_patch16_224"

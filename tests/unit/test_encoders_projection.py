@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.encoders import ResolvedEncoder, resolve_encoder
-from pipeline.encoders.projection import read_projection
-from schemas.config import EncoderConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.encoders import ResolvedEncoder, resolve_encoder
+from unic_pipe.pipeline.encoders.projection import read_projection
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import UserError
 
 TINY = EncoderConfig(
     encoder="timm:vit_tiny_patch16_224", weights="random:0", image_size=32, model_args={"depth": 1, "embed_dim": 48}

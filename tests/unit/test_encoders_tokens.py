@@ -15,15 +15,15 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from pipeline.encoders import Encoder, ResolvedEncoder, load_encoder, resolve_encoder
-from pipeline.encoders.checkpoints import read_file, state_dict_of
-from pipeline.encoders.conversions import efficientnet_lite_to_timm
-from pipeline.encoders.locate import find_weights
-from pipeline.encoders.registry import REGISTRY
-from pipeline.views.render import normalize
-from schemas.config import EncoderConfig
-from schemas.errors import StageError
-from schemas.features import ComputeDefinition
+from unic_pipe.pipeline.encoders import Encoder, ResolvedEncoder, load_encoder, resolve_encoder
+from unic_pipe.pipeline.encoders.checkpoints import read_file, state_dict_of
+from unic_pipe.pipeline.encoders.conversions import efficientnet_lite_to_timm
+from unic_pipe.pipeline.encoders.locate import find_weights
+from unic_pipe.pipeline.encoders.registry import REGISTRY
+from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import ComputeDefinition
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 FLOAT32 = ComputeDefinition(dtype="float32", batch=4, threads=1, channels_last=False)

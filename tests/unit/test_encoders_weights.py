@@ -15,13 +15,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.encoders import load_encoder, resolve_encoder
-from pipeline.encoders.catalogue import catalogue
-from pipeline.encoders.fetch import fetch_weights
-from pipeline.encoders.registry import REGISTRY
-from schemas.config import EncoderConfig
-from schemas.encoders import EncoderCard
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.encoders import load_encoder, resolve_encoder
+from unic_pipe.pipeline.encoders.catalogue import catalogue
+from unic_pipe.pipeline.encoders.fetch import fetch_weights
+from unic_pipe.pipeline.encoders.registry import REGISTRY
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.encoders import EncoderCard
+from unic_pipe.schemas.errors import StageError, UserError
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -243,8 +243,8 @@ def test_known_answers_need_no_pytorch(tmp_path: Path) -> None:
     config = EncoderConfig(encoder=f"timm:{ARCHITECTURE}.augreg_in21k", image_size=32, model_args=SMALL)
     resolved = resolve_encoder("quick", config, tmp_path, tmp_path)
     program = (
-        "import sys; from pathlib import Path; from schemas.config import EncoderConfig;"
-        "from pipeline.encoders import resolve_encoder;"
+        "import sys; from pathlib import Path; from unic_pipe.schemas.config import EncoderConfig;"
+        "from unic_pipe.pipeline.encoders import resolve_encoder;"
         "config = EncoderConfig.model_validate_json(sys.argv[1]); here = Path(sys.argv[2]);"
         "print(resolve_encoder('quick', config, here, here).digest, {'torch', 'timm', 'zarr'} & set(sys.modules))"
     )

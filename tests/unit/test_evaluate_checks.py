@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from schemas.errors import UserError
-from stages.evaluate.checks import check_task
-from stages.evaluate.features import Features
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.evaluate.checks import check_task
+from unic_pipe.stages.evaluate.features import Features
 
 
 def features(labels, name="val", dims=3, left_out=0):

@@ -3,10 +3,10 @@ import sys
 
 import pytest
 
-from pipeline.evaluations import benchmark_digest, evaluation_digest, result_definition
-from schemas.base import digest_of
-from schemas.config import EvaluateConfig
-from schemas.samples import DatasetManifest, Segment
+from unic_pipe.pipeline.workspace.results import benchmark_digest, evaluation_digest, result_definition
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import EvaluateConfig
+from unic_pipe.schemas.samples import DatasetManifest, Segment
 
 
 def manifest(name, *segments):
@@ -84,8 +84,6 @@ def test_an_evaluation_is_named_by_its_settings_and_data():
 
 
 def test_planning_imports_nothing_heavy():
-    code = (
-        "import sys, pipeline.evaluations; print([m for m in ('torch', 'sklearn', 'zarr', 'timm') if m in sys.modules])"
-    )
+    code = "import sys, unic_pipe.pipeline.workspace.results; print([m for m in ('torch', 'sklearn', 'zarr', 'timm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 from builders import encoder_definition, feature_definition, feature_manifest
 
-from pipeline.cache.commit import commit_unit, prepare_view
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.records import FeatureFolder
-from pipeline.samples import index_dataset
-from pipeline.storage import LocalStore
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import StageError, UserError
-from schemas.features import (
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.samples import index_dataset
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import (
     BadRow,
 )
-from stages.evaluate.features import read_features
+from unic_pipe.stages.evaluate.features import read_features
 
 DIMS = 3
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from stages.evaluate.fewshot import draw, few_shot, nearest_centroid
+from unic_pipe.stages.evaluate.fewshot import draw, few_shot, nearest_centroid
 
 
 @pytest.fixture(scope="module")

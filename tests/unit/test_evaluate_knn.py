@@ -3,8 +3,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-import stages.evaluate.knn as knn
-from stages.evaluate.knn import knn_probe, nearest
+import unic_pipe.stages.evaluate.knn as knn
+from unic_pipe.stages.evaluate.knn import knn_probe, nearest
 
 
 def scores_of(*task):

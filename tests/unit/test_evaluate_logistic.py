@@ -5,12 +5,12 @@ from scipy.special import logsumexp
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from schemas.errors import UserError
-from stages.evaluate.logistic import Probe
-from stages.evaluate.paths import FastProbe
-from stages.evaluate.rotated import Rotation
-from stages.evaluate.scoring import accuracy, validation_split
-from stages.evaluate.softmax import Problem, Stop, fit
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.evaluate.logistic import Probe
+from unic_pipe.stages.evaluate.paths import FastProbe
+from unic_pipe.stages.evaluate.rotated import Rotation
+from unic_pipe.stages.evaluate.scoring import accuracy, validation_split
+from unic_pipe.stages.evaluate.softmax import Problem, Stop, fit
 
 C_VALUES = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 
@@ -106,7 +106,7 @@ def test_of_equally_good_values_the_first_listed_wins_and_the_smallest_of_a_rang
 
 def test_too_few_iterations_are_reported(digits, monkeypatch):
     x, y = digits
-    monkeypatch.setattr("stages.evaluate.softmax.MAX_NEWTON", 1)
+    monkeypatch.setattr("unic_pipe.stages.evaluate.softmax.MAX_NEWTON", 1)
     assert not search(x[:300], y[:300], (1.0,)).converged
 
 

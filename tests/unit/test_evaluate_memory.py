@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from stages.evaluate import knn, paths
-from stages.evaluate.paths import FastProbe
+from unic_pipe.stages.evaluate import knn, paths
+from unic_pipe.stages.evaluate.paths import FastProbe
 
 
 def test_knn_in_small_tiles_finds_the_same_neighbours(monkeypatch):

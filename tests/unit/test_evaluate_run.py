@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
-from pipeline.evaluations import (
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.workspace.results import (
     current_record,
     dataset_digest,
     evaluation_digest,
@@ -14,16 +16,14 @@ from pipeline.evaluations import (
     no_labels,
     result_key,
 )
-from pipeline.progress import SilentReporter
-from pipeline.stopping import Stop
-from schemas.base import digest_of
-from schemas.config import BenchmarkConfig, Config, DatasetConfig, EvaluateConfig, SamplesConfig
-from schemas.errors import DamagedError, StageError, UserError
-from schemas.evaluations import RESULT_COLUMNS, ResultDefinition, ResultRecord
-from schemas.probes import PROBES, PROTOCOL
-from stages.evaluate.features import Features
-from stages.evaluate.run import Job, evaluate, failures
-from stages.evaluate.tasks import Kept, Labelled
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import BenchmarkConfig, Config, DatasetConfig, EvaluateConfig, SamplesConfig
+from unic_pipe.schemas.errors import DamagedError, StageError, UserError
+from unic_pipe.schemas.evaluations import RESULT_COLUMNS, ResultDefinition, ResultRecord
+from unic_pipe.schemas.probes import PROBES, PROTOCOL
+from unic_pipe.stages.evaluate.features import Features
+from unic_pipe.stages.evaluate.run import Job, evaluate, failures
+from unic_pipe.stages.evaluate.tasks import Kept, Labelled
 
 DIGITS = load_digits()
 X = (DIGITS.data / 16).astype(np.float32)
@@ -200,7 +200,7 @@ def test_a_fit_is_bit_identical_whatever_the_test_labels_say(tmp_path, monkeypat
         fitted.append(fit.scores(X[:50]))
         return np.zeros(len(task.test_MD), dtype=np.int64)
 
-    monkeypatch.setattr("stages.evaluate.linear._predict", remember)
+    monkeypatch.setattr("unic_pipe.stages.evaluate.linear._predict", remember)
     for name, labels in (("a", None), ("b", np.full(200, 3)), ("c", np.random.default_rng(1).permutation(Y[400:600]))):
         run(tmp_path / name, jobs(test_labels=labels, config=config), config=config)
     assert (fitted[0] == fitted[1]).all()

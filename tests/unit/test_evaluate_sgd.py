@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from stages.evaluate import sgd
+from unic_pipe.stages.evaluate import sgd
 
 PAIRS = [(0.1, 1e-12), (1.0, 1e-4), (10.0, 1e-6), (100.0, 1e-4)]
 

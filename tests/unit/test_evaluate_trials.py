@@ -10,14 +10,14 @@ import pytest
 from probe_search import compare_search
 from sklearn.datasets import load_digits
 
-from schemas.errors import DamagedError, UserError
-from stages.evaluate.trials import best_of_trials, search_logistic, search_sgd
+from unic_pipe.schemas.errors import DamagedError, UserError
+from unic_pipe.stages.evaluate.trials import best_of_trials, search_logistic, search_sgd
 
 RANGES = {"lr": (0.1, 100.0), "wd": (1e-12, 1e-4)}
 STUDY = """
 import math, os, signal, sys
 from pathlib import Path
-from stages.evaluate.trials import best_of_trials
+from unic_pipe.stages.evaluate.trials import best_of_trials
 def score(p):
     if Path(sys.argv[2]).exists() and len(open(sys.argv[2]).read()) >= 12:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.executors import Threads
-from pipeline.gpu_use import gpu_use
-from pipeline.waits import Waits
-from stages.distill.clock import Stretch
+from unic_pipe.pipeline.extraction.bottleneck import Waits
+from unic_pipe.pipeline.extraction.executors import Threads
+from unic_pipe.pipeline.process.gpu_use import gpu_use
+from unic_pipe.stages.distill.clock import Stretch
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.samples.images import UndecodableImage, decode_image
+from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
 
 
 def encode(image, kind="PNG", **options):

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from object_server import LOST, RESET, SLOW, Bucket, Proxy
 
-from pipeline.object_store import ObjectStore
-from pipeline.pointers import point, pointed, pointers
-from pipeline.storage import LocalStore, Store, is_remote, open_store
-from pipeline.writers import check_writers
-from schemas.config import StorageConfig
-from schemas.errors import DamagedError, StageError, UserError
+from unic_pipe.pipeline.storage import LocalStore, Store, is_remote, open_store
+from unic_pipe.pipeline.storage.objects import ObjectStore
+from unic_pipe.pipeline.storage.pointers import point, pointed, pointers
+from unic_pipe.pipeline.storage.writers import check_writers
+from unic_pipe.schemas.config import StorageConfig
+from unic_pipe.schemas.errors import DamagedError, StageError, UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -202,8 +202,8 @@ def test_google_storage_repeats_too(gs: Proxy, what: int | str) -> None:
 
 
 def test_a_store_that_stays_busy_is_given_up(s3: Bucket, remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.object_store.FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr("pipeline.object_store.LONGEST_WAIT_S", 0.002)
+    monkeypatch.setattr("unic_pipe.pipeline.storage.objects.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("unic_pipe.pipeline.storage.objects.LONGEST_WAIT_S", 0.002)
     s3.proxy.fail("GET", 503, times=100)
     with pytest.raises(
         StageError, match=r"s3://bucket-.*/root/k: 10 requests failed, the last: 503 SlowDown"

@@ -18,7 +18,14 @@ MODULES = {
     path: path.relative_to(ROOT).with_suffix("").parts for layer in LAYERS for path in (ROOT / layer).rglob("*.py")
 }
 LONGEST = 400
-LIGHT = ("cli.main", "cli.show", "pipeline.planning", "pipeline.runs", "stages.run", "stages.indexing")
+LIGHT = (
+    "unic_pipe.cli.main",
+    "unic_pipe.cli.show",
+    "unic_pipe.pipeline.workspace.status",
+    "unic_pipe.pipeline.workspace.run_log",
+    "unic_pipe.stages.run",
+    "unic_pipe.stages.indexing",
+)
 """What `--help`, `status` and `index` import."""
 HEAVY = ("torch", "torchvision", "timm", "zarr", "sklearn", "distributed", "webdataset", "scipy")
 
@@ -30,7 +37,7 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            # `from stages import distill` imports a module, too.
+            # `from unic_pipe.stages import distill` imports a module, too.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -42,7 +49,7 @@ def test_the_four_packages_belong_to_this_distribution_alone():
 
 def test_the_version_is_the_same_everywhere():
     """It is written in pyproject.toml; no module has a copy, and the files beside it speak of it."""
-    from schemas.base import PROGRAM_VERSION
+    from unic_pipe.schemas.base import PROGRAM_VERSION
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert version == PROGRAM_VERSION == importlib.metadata.version("unic-pipe")
@@ -107,5 +114,5 @@ def test_the_floors_that_are_tested_are_those_that_are_promised():
 
 def test_the_console_script_is_installed():
     [script] = importlib.metadata.distribution("unic-pipe").entry_points.select(group="console_scripts")
-    assert (script.name, script.value) == ("unic-pipe", "cli.main:main")
+    assert (script.name, script.value) == ("unic-pipe", "unic_pipe.cli.main:main")
     assert callable(script.load())

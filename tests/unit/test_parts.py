@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.work import Where
-from pipeline.executors import Threads
-from pipeline.forward import STAGES
-from pipeline.parts import Part, parse_part, part_of, parts_missing
-from pipeline.pieces import blocks_in_flight, crew_of, crew_of_one, results
-from pipeline.stopwatch import Stopwatch
-from pipeline.threads import torch_threads
-from pipeline.waits import Waits
-from schemas.errors import StageError, UserError
+from unic_pipe.cli.work import Where
+from unic_pipe.pipeline.extraction.bottleneck import Waits
+from unic_pipe.pipeline.extraction.crew import blocks_in_flight, crew_of, crew_of_one, results
+from unic_pipe.pipeline.extraction.executors import Threads
+from unic_pipe.pipeline.extraction.forward import STAGES
+from unic_pipe.pipeline.extraction.parts import Part, parse_part, part_of, parts_missing
+from unic_pipe.pipeline.process.stopwatch import Stopwatch
+from unic_pipe.pipeline.process.threads import torch_threads
+from unic_pipe.schemas.errors import StageError, UserError
 
 
 @pytest.mark.parametrize(("text", "part"), [("1/1", Part(1, 1)), ("3/8", Part(3, 8)), (" 8 / 8 ", Part(8, 8))])

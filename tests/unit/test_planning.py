@@ -10,14 +10,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cache.layout import record_key
-from pipeline.finished import finished_student
-from pipeline.planning import benchmark_datasets, extraction_needs, make_plan, training_datasets, used_datasets
-from pipeline.rows import rows_wanted
-from pipeline.storage import LocalStore
-from schemas.errors import UserError
-from schemas.features import UnitRecord
-from schemas.students import ExportManifest
+from unic_pipe.pipeline.cache.layout import record_key
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.documents import finished_student
+from unic_pipe.pipeline.workspace.rows import rows_wanted
+from unic_pipe.pipeline.workspace.status import (
+    benchmark_datasets,
+    extraction_needs,
+    make_plan,
+    training_datasets,
+    used_datasets,
+)
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import UnitRecord
+from unic_pipe.schemas.students import ExportManifest
 
 HEX = "ab" * 32
 

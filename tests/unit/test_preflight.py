@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from builders import encoder_definition, feature_definition
 
-from pipeline import preflight
-from pipeline.encoders import resolve_encoder
-from pipeline.features import FeatureNeed, merge_needs, raw_bytes
-from pipeline.preflight import check_disk, check_time
-from pipeline.progress import human_bytes
-from pipeline.storage import LocalStore
-from schemas.config import EncoderConfig
-from schemas.errors import StageError, UserError
-from schemas.recipes import CENTER, UNIC
+from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs, raw_bytes
+from unic_pipe.pipeline.encoders import resolve_encoder
+from unic_pipe.pipeline.extraction import preflight
+from unic_pipe.pipeline.extraction.preflight import check_disk, check_time
+from unic_pipe.pipeline.process.progress import human_bytes
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.recipes import CENTER, UNIC
 
 
 def need(codec="float16", encoder=None, views=None, recipe=UNIC, name="dino"):

@@ -8,9 +8,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline.configuration import load_workspace, to_yaml
-from pipeline.presets import COMMENTS, PRESETS
-from schemas.config import BenchmarkConfig, Config, DatasetConfig, DistillConfig, EvaluateConfig, SamplesConfig
+from unic_pipe.pipeline.workspace.configuration import load_workspace, to_yaml
+from unic_pipe.schemas.config import (
+    BenchmarkConfig,
+    Config,
+    DatasetConfig,
+    DistillConfig,
+    EvaluateConfig,
+    SamplesConfig,
+)
+from unic_pipe.stages.init.presets import COMMENTS, PRESETS
 
 PAPER = {
     "dataset": "train",
@@ -94,7 +101,7 @@ def test_yaml_of_a_preset_loads_as_the_preset(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_init_writes_a_preset_for_the_data_that_it_finds(name: str, raw_template: Any, tmp_path: Path) -> None:
-    from stages.initialise import look, write_preset
+    from unic_pipe.stages.init.stage import look, write_preset
 
     path, encoders = write_preset(tmp_path, look(raw_template.folder / "data"), name, views=3)
     config = load_workspace(path).config
@@ -112,9 +119,9 @@ def test_definitions_of_presets_build_with_stand_in_weights(name: str, raw_templ
 
     import torch
 
-    from pipeline.inventory import Inventory
-    from schemas.errors import NotFinishedError
-    from stages.distill.model.distiller import Distiller
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.schemas.errors import NotFinishedError
+    from unic_pipe.stages.distill.model.distiller import Distiller
 
     shutil.copytree(raw_template.folder / "data", tmp_path / "data")
     (tmp_path / "unic-pipe.yaml").write_text((raw_template.folder / "unic-pipe.yaml").read_text())

@@ -11,15 +11,15 @@ import sys
 import pytest
 from rich.console import Console
 
-import pipeline.progress
-import pipeline.runs
-from cli.show import running_table, status_tree, verify_lines
-from pipeline.progress import ConsoleReporter, SilentReporter, duration
-from pipeline.runs import RunLog, running, silent_for
-from pipeline.stopping import Stop
-from schemas.errors import StageError
-from schemas.runs import RunDocument
-from schemas.status import Artefact, Problem, StatusReport, VerifyReport
+import unic_pipe.pipeline.process.progress
+import unic_pipe.pipeline.workspace.run_log
+from unic_pipe.cli.show import running_table, status_tree, verify_lines
+from unic_pipe.pipeline.process.progress import ConsoleReporter, SilentReporter, duration
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.workspace.run_log import RunLog, running, silent_for
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.runs import RunDocument
+from unic_pipe.schemas.status import Artefact, Problem, StatusReport, VerifyReport
 
 
 class Clock:
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(pipeline.progress.time, "monotonic", clock)
+    monkeypatch.setattr(unic_pipe.pipeline.process.progress.time, "monotonic", clock)
     return clock
 
 

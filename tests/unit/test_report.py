@@ -14,15 +14,15 @@ import pytest
 from builders import encoder_definition, feature_definition, feature_manifest
 from rich.console import Console
 
-from pipeline.cache.tables import sealed_table
-from pipeline.svg import fit, nice_ticks, shorten, tick_labels
-from schemas.base import digest_of
-from schemas.config import StudentConfig
-from schemas.evaluations import ResultDefinition, ResultRecord
-from schemas.probes import PROTOCOL
-from schemas.students import StudentDefinition, StudentManifest, TeacherInput
-from stages.report.charts import Axis, Polygon, radar, thin
-from stages.report.data import (
+from unic_pipe.pipeline.cache.tables import sealed_table
+from unic_pipe.pipeline.process.svg import fit, nice_ticks, shorten, tick_labels
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import StudentConfig
+from unic_pipe.schemas.evaluations import ResultDefinition, ResultRecord
+from unic_pipe.schemas.probes import PROTOCOL
+from unic_pipe.schemas.students import StudentDefinition, StudentManifest, TeacherInput
+from unic_pipe.stages.report.charts import Axis, Polygon, radar, thin
+from unic_pipe.stages.report.data import (
     BenchmarkEntry,
     EncoderEntry,
     FeatureRow,
@@ -33,12 +33,12 @@ from stages.report.data import (
     Skipped,
     StudentCurves,
 )
-from stages.report.gather import gather
-from stages.report.metrics import log_odds
-from stages.report.render import render, write_report
-from stages.report.styles import styles
-from stages.report.summary import headline
-from stages.report.text import results_table
+from unic_pipe.stages.report.gather import gather
+from unic_pipe.stages.report.metrics import log_odds
+from unic_pipe.stages.report.render import render, write_report
+from unic_pipe.stages.report.styles import styles
+from unic_pipe.stages.report.summary import headline
+from unic_pipe.stages.report.text import results_table
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 VALUES = {
@@ -497,10 +497,10 @@ def test_gather_reads_a_working_folder(tmp_path: Path) -> None:
 
 
 def test_gather_measures_features(tmp_path: Path) -> None:
-    from pipeline.cache.records import FeatureFolder
-    from pipeline.storage import LocalStore
-    from schemas.features import BadRow, FileEntry, UnitRecord
-    from schemas.recipes import GENTLE
+    from unic_pipe.pipeline.cache.records import FeatureFolder
+    from unic_pipe.pipeline.storage import LocalStore
+    from unic_pipe.schemas.features import BadRow, FileEntry, UnitRecord
+    from unic_pipe.schemas.recipes import GENTLE
 
     definition = feature_definition(ENCODER, 8, "int8", dataset=hex64("d"), recipe=GENTLE)
     digest = digest_of(definition)

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from schemas.errors import UserError
-from schemas.evaluations import RESULT_COLUMNS
-from stages.report.comparison import compare_runs
-from stages.report.comparison_text import for_markdown, for_terminal, write_page
-from stages.report.runs import load_runs
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.evaluations import RESULT_COLUMNS
+from unic_pipe.stages.report.comparison import compare_runs
+from unic_pipe.stages.report.comparison_text import for_markdown, for_terminal, write_page
+from unic_pipe.stages.report.runs import load_runs
 
 Rows = list[dict[str, object]]
 
@@ -221,7 +221,7 @@ def test_page_is_whole_escaped_and_alone_in_its_folder(tmp_path: Path, runs: lis
 def test_command_prints_json_markdown_and_warns_without_torch(tmp_path: Path, runs: list[Path]) -> None:
     odd = write(tmp_path / "odd", rows(SECOND, protocol="logistic-knn/2"))
     program = (
-        "import sys; from cli.main import main\n"
+        "import sys; from unic_pipe.cli.main import main\n"
         "try: main()\nfinally: assert not {'torch', 'timm', 'zarr', 'sklearn'} & set(sys.modules)"
     )
 

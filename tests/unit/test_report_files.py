@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluations import dataset_digest
-from schemas.base import digest_of
-from schemas.evaluations import ResultDefinition, ResultRecord
-from schemas.probes import PROTOCOL
-from stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score, Skipped
-from stages.report.files import CSV, CSV_COLUMNS, MARKDOWN, escaped, markdown, results_csv, write_text
-from stages.report.scores import curves_of, scores_of
+from unic_pipe.pipeline.workspace.results import dataset_digest
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.evaluations import ResultDefinition, ResultRecord
+from unic_pipe.schemas.probes import PROTOCOL
+from unic_pipe.stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score, Skipped
+from unic_pipe.stages.report.files import CSV, CSV_COLUMNS, MARKDOWN, escaped, markdown, results_csv, write_text
+from unic_pipe.stages.report.scores import curves_of, scores_of
 
 ENCODERS = (EncoderEntry("main", "student"), EncoderEntry("lite0", "teacher"), EncoderEntry("lite1", "teacher"))
 VALUES = {"digits": (0.9389, 0.95, 0.9306), "shifted": (0.8917, 0.8833, 0.875)}

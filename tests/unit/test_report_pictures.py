@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.report.pictures import principal_colours
+from unic_pipe.stages.report.pictures import principal_colours
 
 
 def test_alike_tokens_have_one_colour_and_others_another() -> None:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.samples import ahead
-from pipeline.samples.ahead import ReadAhead, ranges_of
-from pipeline.samples.ranges import LocalRanges, WindowRanges
-from pipeline.samples.shards import scan_tar
-from pipeline.samples.tars import walk
+from unic_pipe.pipeline.samples import ahead
+from unic_pipe.pipeline.samples.ahead import ReadAhead, ranges_of
+from unic_pipe.pipeline.samples.ranges import LocalRanges, WindowRanges
+from unic_pipe.pipeline.samples.shards import scan_tar
+from unic_pipe.pipeline.samples.tars import walk
 
 DATA = {name: np.random.default_rng(i).bytes(5000) for i, name in enumerate(("a.tar", "b.tar"))}
 

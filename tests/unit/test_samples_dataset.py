@@ -15,13 +15,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.samples import Dataset, index_dataset, open_dataset
-from pipeline.samples import dataset as dataset_module
-from pipeline.samples.table import ROW_SCHEMA, hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
-from pipeline.storage import fast_hash
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import StageError, UserError
-from schemas.samples import DatasetManifest, Segment, ShardEntry
+from unic_pipe.pipeline.samples import Dataset, index_dataset, open_dataset
+from unic_pipe.pipeline.samples import dataset as dataset_module
+from unic_pipe.pipeline.samples.table import (
+    ROW_SCHEMA,
+    hashes_of,
+    labels_digest,
+    labels_of,
+    one_array,
+    rows_digest,
+    to_parquet,
+)
+from unic_pipe.pipeline.storage import fast_hash
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.samples import DatasetManifest, Segment, ShardEntry
 
 
 @pytest.fixture
@@ -101,7 +109,7 @@ def test_a_missing_shard_says_where_it_was_looked_for(indexed, tmp_path):
 
 
 def test_threads_and_many_shards_share_few_descriptors(indexed, monkeypatch):
-    from pipeline.samples import descriptors
+    from unic_pipe.pipeline.samples import descriptors
 
     monkeypatch.setattr(descriptors, "MOST_OPEN", 1)
     expected = [indexed.read(row) for row in range(18)]

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline.progress import SilentReporter
-from pipeline.samples import dataset_state, index_dataset
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.samples import dataset_state, index_dataset
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import UserError
 
 
 class Told(SilentReporter):

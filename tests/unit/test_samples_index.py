@@ -7,16 +7,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import local_store, pointers
-from pipeline.pointers import point, resolve_pointer
-from pipeline.progress import SilentReporter
-from pipeline.samples import dataset_state, find_dataset, index_dataset, open_dataset
-from pipeline.samples import scan as scan_module
-from pipeline.stopping import Stop
-from pipeline.storage import LocalStore
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import UserError
-from schemas.samples import INDEX_COLUMNS
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples import dataset_state, find_dataset, index_dataset, open_dataset
+from unic_pipe.pipeline.samples import scan as scan_module
+from unic_pipe.pipeline.storage import LocalStore, pointers
+from unic_pipe.pipeline.storage import local as local_store
+from unic_pipe.pipeline.storage.pointers import point, resolve_pointer
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.samples import INDEX_COLUMNS
 
 
 class Told(SilentReporter):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pointers import pointed
-from pipeline.samples import dataset as dataset_module
-from pipeline.samples import dataset_state, index_dataset, open_dataset
-from pipeline.samples.places import as_root
-from pipeline.samples.survey import survey_splits
-from pipeline.storage import open_store
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import StageError, UserError
-from stages.initialise import look, write_config
+from unic_pipe.pipeline.samples import dataset as dataset_module
+from unic_pipe.pipeline.samples import dataset_state, index_dataset, open_dataset
+from unic_pipe.pipeline.samples.places import as_root
+from unic_pipe.pipeline.samples.survey import survey_splits
+from unic_pipe.pipeline.storage import open_store
+from unic_pipe.pipeline.storage.pointers import pointed
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.init.stage import look, write_config
 
 GETS = r"^GET /[^/?]+/[^?]*\.tar"
 HEADS = r"^HEAD /[^/?]+/.*\.tar"
@@ -146,8 +146,8 @@ def test_a_timeout_is_tried_again(bucket, s3):
 
 
 def test_a_store_that_stays_away_stops_and_finished_tars_are_kept(bucket, s3, monkeypatch):
-    from pipeline import object_store
-    from pipeline.samples import scan
+    from unic_pipe.pipeline.samples import scan
+    from unic_pipe.pipeline.storage import objects as object_store
 
     monkeypatch.setattr(object_store, "LONGEST_WAIT_S", 0.01)
     monkeypatch.setattr(scan, "_KEEP_FROM_BYTES", 0)
@@ -313,8 +313,8 @@ def test_init_looks_into_a_bucket(s3, shards, tmp_path):
 def test_local_samples_need_no_library_for_object_stores(shards):
     work = shards("t", [0])
     code = (
-        "import sys; from pathlib import Path; from pipeline.samples import *;"
-        "from schemas.config import DatasetConfig, SamplesConfig;"
+        "import sys; from pathlib import Path; from unic_pipe.pipeline.samples import *;"
+        "from unic_pipe.schemas.config import DatasetConfig, SamplesConfig;"
         "c = DatasetConfig(source='data/t-*.tar'); s = SamplesConfig(datasets={'t': c});"
         "d = index_dataset(Path(sys.argv[1]), 't', c, s); d.read(0);"
         "assert dataset_state(d.store, d.roots, c)[0] == 'fresh';"

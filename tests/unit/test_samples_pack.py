@@ -7,12 +7,12 @@ import pytest
 import webdataset
 from PIL import Image
 
-from pipeline.samples import index_dataset
-from pipeline.samples.pack import pack
-from pipeline.samples.survey import survey, survey_splits
-from pipeline.stopping import Stop
-from schemas.config import DatasetConfig, SamplesConfig
-from schemas.errors import UserError
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples import index_dataset
+from unic_pipe.pipeline.samples.pack import pack
+from unic_pipe.pipeline.samples.survey import survey, survey_splits
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.errors import UserError
 
 
 def index(work, source, name="t", **fields):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.samples.shards import scan_tar
-from schemas.errors import UserError
+from unic_pipe.pipeline.samples.shards import scan_tar
+from unic_pipe.schemas.errors import UserError
 
 
 @pytest.fixture

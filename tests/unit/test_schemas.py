@@ -17,22 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import schemas
-from pipeline.differences import describe, differences
-from schemas.base import Document, Model, canonical_json, digest_of, seal, seal_holds, short
-from schemas.config import Config, DatasetConfig, SamplesConfig, StudentConfig
-from schemas.errors import DamagedError, StageError, UserError
-from schemas.features import FeatureManifest, UnitRecord
-from schemas.recipes import CENTER, GENTLE, UNIC, Recipe, recipe_named
-from schemas.samples import DatasetManifest
-from schemas.students import StudentManifest
+import unic_pipe.schemas
+from unic_pipe.pipeline.workspace.differences import describe, differences
+from unic_pipe.schemas.base import Document, Model, canonical_json, digest_of, seal, seal_holds, short
+from unic_pipe.schemas.config import Config, DatasetConfig, SamplesConfig, StudentConfig
+from unic_pipe.schemas.errors import DamagedError, StageError, UserError
+from unic_pipe.schemas.features import FeatureManifest, UnitRecord
+from unic_pipe.schemas.recipes import CENTER, GENTLE, UNIC, Recipe, recipe_named
+from unic_pipe.schemas.samples import DatasetManifest
+from unic_pipe.schemas.students import StudentManifest
 
 OLD = Path(__file__).parent / "data" / "documents-v1"
 SECOND = OLD.with_name("documents-v2")
 
 
 def kinds():
-    for module in pkgutil.iter_modules(schemas.__path__):
+    for module in pkgutil.iter_modules(unic_pipe.schemas.__path__):
         importlib.import_module(f"schemas.{module.name}")
     found = {kind.KIND: kind for kind in Document.__subclasses__() if kind.__module__.startswith("schemas.")}
     return dict(sorted(found.items()))

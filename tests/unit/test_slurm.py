@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.parts import parse_part
+from unic_pipe.pipeline.extraction.parts import parse_part
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.pointers import point
-from pipeline.progress import SilentReporter
-from pipeline.stopping import Stop
-from schemas.errors import UserError
-from stages.run import ORDER, run
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.run import ORDER, run
 
 
 class Steps:

@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from pipeline.stopping import Stop
+from unic_pipe.pipeline.process.stopping import Stop
 
 PROGRAM = """
 import sys, time
-from pipeline.stopping import Stop
+from unic_pipe.pipeline.process.stopping import Stop
 with Stop() as stop:
     print("ready", flush=True)
     while not stop.requested: time.sleep(0.01)

@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from pipeline.locks import exclusive
-from pipeline.storage import LocalStore, fast_hash, process_runs, sha256, sha256_of_file, sync_folder
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.storage import LocalStore, fast_hash, process_runs, sha256, sha256_of_file, sync_folder
+from unic_pipe.pipeline.storage.locks import exclusive
+from unic_pipe.schemas.errors import StageError, UserError
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_bytes_and_folders_are_flushed_before_the_file_appears(store, monkeypatc
 
 KILLED = """
 import os, signal, sys
-from pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage import LocalStore
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 name, action, root = sys.argv[1:]
 setattr(os, name, die)
@@ -127,7 +127,7 @@ def test_a_kill_in_the_middle_leaves_the_old_file_and_a_sweepable_rest(store, na
 def test_a_reader_never_sees_half_a_file(store):
     """Written over and over by a process that is killed at some moment."""
     code = (
-        "import sys; from pipeline.storage import LocalStore; s = LocalStore(sys.argv[1]); n = 0\n"
+        "import sys; from unic_pipe.pipeline.storage import LocalStore; s = LocalStore(sys.argv[1]); n = 0\n"
         "while True: s.put('x', bytes([n % 256]) * 200_000); n += 1"
     )
     store.put("x", b"a" * 200_000)
@@ -172,7 +172,7 @@ def test_processes():
 
 TOO_LARGE = """
 import resource, signal, sys
-from pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage import LocalStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try: LocalStore(sys.argv[1]).put("x", b"-" * 5000)
@@ -256,7 +256,7 @@ def test_hashes(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.locks import exclusive
+from unic_pipe.pipeline.storage.locks import exclusive
 with exclusive(Path(sys.argv[1]), "Distillation"): print("held", flush=True); time.sleep(60)
 """
 

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
-from pipeline.texts import _local_weights, class_texts, embed_names, texts_digest
-from schemas.errors import UserError
-from schemas.protocols import ZeroShotConfig
+from unic_pipe.pipeline.encoders.texts import _local_weights, class_texts, embed_names, texts_digest
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.protocols import ZeroShotConfig
 
 
 def config(classes: str, **more: object) -> ZeroShotConfig:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pipeline.features import training_need
-from pipeline.order import epoch_view
-from schemas.base import digest_of
-from schemas.config import ViewsConfig
-from stages.distill.data.batches import training_plans
-from stages.distill.metrics import Meter
-from stages.distill.model.loss import teacher_losses
+from unic_pipe.pipeline.cache.needs import training_need
+from unic_pipe.pipeline.samples.order import epoch_view
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import ViewsConfig
+from unic_pipe.stages.distill.data.batches import training_plans
+from unic_pipe.stages.distill.metrics import Meter
+from unic_pipe.stages.distill.model.loss import teacher_losses
 
 
 def test_defaults_ask_for_the_same_as_before():

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.views.parameters import MAX_ASPECT, view_parameters
-from schemas.recipes import CENTER, GENTLE, RECIPES, UNIC, Recipe
-from schemas.views import ViewParameters
+from unic_pipe.pipeline.views.parameters import MAX_ASPECT, view_parameters
+from unic_pipe.schemas.recipes import CENTER, GENTLE, RECIPES, UNIC, Recipe
+from unic_pipe.schemas.views import ViewParameters
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = [f"n0{i % 7}/img-{i:05d}" for i in range(4000)]
@@ -115,8 +115,8 @@ def test_order_threads_and_process_do_not_matter():
     assert backwards[::-1] == here
     program = (
         "import json, sys; from dataclasses import asdict\n"
-        "from pipeline.views.parameters import view_parameters\n"
-        "from schemas.recipes import UNIC\n"
+        "from unic_pipe.pipeline.views.parameters import view_parameters\n"
+        "from unic_pipe.schemas.recipes import UNIC\n"
         "print(json.dumps([asdict(view_parameters(UNIC, 5, k, 2, (120, 90))) for k in json.load(sys.stdin)]))\n"
         "assert 'torch' not in sys.modules, 'planning would pay seconds for torch'\n"
     )

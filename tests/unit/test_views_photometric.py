@@ -11,14 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.storage import LocalStore
-from pipeline.views.parameters import view_parameters
-from pipeline.views.photometric import Pixels, apply, plan_of
-from pipeline.views.probes import MAX_DIFFERENCE, MEAN_DIFFERENCE, check_probes, write_probes
-from pipeline.views.render import render, render_geometry
-from schemas.errors import StageError
-from schemas.recipes import UNIC, Recipe
-from schemas.views import JitterOperation, ViewParameters
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.views.parameters import view_parameters
+from unic_pipe.pipeline.views.photometric import Pixels, apply, plan_of
+from unic_pipe.pipeline.views.probes import MAX_DIFFERENCE, MEAN_DIFFERENCE, check_probes, write_probes
+from unic_pipe.pipeline.views.render import render, render_geometry
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.recipes import UNIC, Recipe
+from unic_pipe.schemas.views import JitterOperation, ViewParameters
 
 SIDE = 41
 Views = list[tuple[np.ndarray, ViewParameters]]
@@ -142,7 +142,9 @@ def test_a_device_that_renders_differently_is_noticed(tmp_path: Path, monkeypatc
     images = [(f"{i}", picture("noise", i)) for i in range(4)]
     write_probes(store, BUSY, 3, 0, SIDE, images)
     check_probes(store, BUSY, 3, 0, SIDE, images, "cpu")
-    monkeypatch.setattr("pipeline.views.photometric._mean", lambda grey: grey.mean(dim=(1, 2, 3), keepdim=True) + 9)
+    monkeypatch.setattr(
+        "unic_pipe.pipeline.views.photometric._mean", lambda grey: grey.mean(dim=(1, 2, 3), keepdim=True) + 9
+    )
     assert check_probes(store, BUSY, 3, 0, SIDE, images) is None
     with pytest.raises(StageError, match="View 0 is rendered differently on cpu from when") as error:
         check_probes(store, BUSY, 3, 0, SIDE, images, "cpu")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.views.probes as probes_module
-from pipeline.storage import LocalStore, sha256
-from pipeline.views.probes import check_probes, read_probes, write_probes
-from schemas.errors import StageError, UserError
-from schemas.recipes import GENTLE, UNIC
-from schemas.views import ProbesDocument
+import unic_pipe.pipeline.views.probes as probes_module
+from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.pipeline.views.probes import check_probes, read_probes, write_probes
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.recipes import GENTLE, UNIC
+from unic_pipe.schemas.views import ProbesDocument
 
 SIZE = 48
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from pipeline.views.hue import turn_hue
-from pipeline.views.parameters import view_parameters
-from pipeline.views.render import normalize, render, render_view
-from schemas.recipes import CENTER, GENTLE, RECIPES, UNIC, Recipe
-from schemas.views import ViewParameters
+from unic_pipe.pipeline.views.hue import turn_hue
+from unic_pipe.pipeline.views.parameters import view_parameters
+from unic_pipe.pipeline.views.render import normalize, render, render_view
+from unic_pipe.schemas.recipes import CENTER, GENTLE, RECIPES, UNIC, Recipe
+from unic_pipe.schemas.views import ViewParameters
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 WHOLE = ViewParameters(0, 0, 60, 80, False, (), False, None, False)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.order import epoch_order, epoch_view
-from stages.distill.data.targets import Targets
+from unic_pipe.pipeline.samples.order import epoch_order, epoch_view
+from unic_pipe.stages.distill.data.targets import Targets
 
 
 @dataclass(frozen=True)

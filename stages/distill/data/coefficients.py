@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.cache.coefficients import Coefficients
-from pipeline.cache.synthesis import Synthesis
+from unic_pipe.pipeline.cache.coefficients import Coefficients
+from unic_pipe.pipeline.cache.synthesis import Synthesis
 
 
 @dataclass

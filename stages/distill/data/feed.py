@@ -17,15 +17,15 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from pipeline.draws import Purpose, uniforms
-from schemas.codecs import CODECS
-from schemas.students import StudentDefinition
-from stages.distill.clock import Times
-from stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
-from stages.distill.data.images import ViewImages
-from stages.distill.data.live import LiveTeacher, live_targets
-from stages.distill.data.rows import Rows
-from stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
+from unic_pipe.pipeline.samples.draws import Purpose, uniforms
+from unic_pipe.schemas.codecs import CODECS
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.distill.clock import Times
+from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
+from unic_pipe.stages.distill.data.images import ViewImages
+from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
+from unic_pipe.stages.distill.data.rows import Rows
+from unic_pipe.stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 
 READY = 3
 """Batches that wait assembled."""

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.samples.dataset import Dataset
-from pipeline.samples.images import UndecodableImage, decode_image
-from pipeline.views.render import render_view
-from schemas.errors import StageError
-from schemas.recipes import Recipe
-from stages.distill.clock import Times
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
+from unic_pipe.pipeline.views.render import render_view
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.recipes import Recipe
+from unic_pipe.stages.distill.clock import Times
 
 KEEP_BYTES = 512 << 20
 """Rendered views are kept in memory when all of them fit in this."""

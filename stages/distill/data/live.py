@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.encoders.encoder import Encoder, Tokens
-from schemas.features import ComputeDefinition
-from stages.distill.data.targets import Pair, RawTargets, Wanted, folded
+from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
+from unic_pipe.schemas.features import ComputeDefinition
+from unic_pipe.stages.distill.data.targets import Pair, RawTargets, Wanted, folded
 
 
 @dataclass(frozen=True)

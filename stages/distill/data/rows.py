@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache.reader import FeatureCache, valid_rows
-from pipeline.cache.statistics import merge_statistics
-from pipeline.samples.dataset import Dataset
-from pipeline.storage import LocalStore
-from schemas.base import digest_of, short
-from schemas.config import StudentConfig, TokenType
-from schemas.errors import StageError, UserError
-from schemas.features import StatisticsDocument
-from schemas.students import StudentDefinition, StudentManifest
+from unic_pipe.pipeline.cache.reader import FeatureCache, valid_rows
+from unic_pipe.pipeline.cache.statistics import merge_statistics
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.schemas.base import digest_of, short
+from unic_pipe.schemas.config import StudentConfig, TokenType
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 
 MANIFEST = "manifest.json"
 

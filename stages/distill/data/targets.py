@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.cache.coefficients import Coefficients
-from pipeline.cache.reader import FeatureCache
-from pipeline.cache.spec import Decoded
-from pipeline.cache.statistics import standardization
-from schemas.base import digest_of
-from schemas.config import TokenType
-from schemas.features import StatisticsDocument
-from stages.distill.clock import Times
-from stages.distill.data.coefficients import CoefficientTargets, Unfolding, gather_coefficients
+from unic_pipe.pipeline.cache.coefficients import Coefficients
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.spec import Decoded
+from unic_pipe.pipeline.cache.statistics import standardization
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.stages.distill.clock import Times
+from unic_pipe.stages.distill.data.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
 Pair = tuple[str, TokenType]
 """(teacher, token type)."""

@@ -17,30 +17,30 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from pipeline.cache.reader import FeatureCache
-from pipeline.encoders import ResolvedEncoder, load_encoder
-from pipeline.pieces import Crew, crew_of_one
-from pipeline.rendering import Rendering, finished_views
-from pipeline.samples.dataset import Dataset
-from pipeline.stopping import Stop
-from pipeline.stopwatch import Stopwatch
-from pipeline.storage import LocalStore
-from pipeline.students import student_folder
-from pipeline.threads import torch_threads, usable_cores
-from pipeline.views.render import normalize
-from schemas.bench import Resource
-from schemas.config import TokenType
-from schemas.students import StudentDefinition
-from stages.distill.checkpoints import Checkpoints
-from stages.distill.data.batches import Batch
-from stages.distill.data.feed import Feed
-from stages.distill.data.live import LiveTeacher, live_targets
-from stages.distill.data.rows import Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
-from stages.distill.data.targets import AnyTargets, Pair, read_pairs
-from stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
-from stages.distill.model.distiller import Distiller
-from stages.distill.run import MAX_READERS
-from stages.distill.training import Training
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
+from unic_pipe.pipeline.extraction.crew import Crew, crew_of_one
+from unic_pipe.pipeline.extraction.render import Rendering, finished_views
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopwatch import Stopwatch
+from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.schemas.bench import Resource
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.distill.checkpoints import Checkpoints
+from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.feed import Feed
+from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
+from unic_pipe.stages.distill.data.rows import Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
+from unic_pipe.stages.distill.data.targets import AnyTargets, Pair, read_pairs
+from unic_pipe.stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
+from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.run import MAX_READERS
+from unic_pipe.stages.distill.training import Training
 
 PIECES: Mapping[str, Resource] = {
     "student step": "device",

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.stopwatch import Stopwatch
-from pipeline.threads import torch_threads
-from schemas.students import StudentDefinition
-from stages.distill.data.batches import Batch, BatchPlan
-from stages.distill.data.targets import Affine, RawTargets
-from stages.distill.model.distiller import Distiller
-from stages.distill.model.schedule import make_optimizer
+from unic_pipe.pipeline.process.stopwatch import Stopwatch
+from unic_pipe.pipeline.process.threads import torch_threads
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
+from unic_pipe.stages.distill.data.targets import Affine, RawTargets
+from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.model.schedule import make_optimizer
 
 STEPS = 2
 """Steps that are measured, after one that prepares."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from stages.distill.parallel.sharding import local, locals_of, shared_as
+from unic_pipe.stages.distill.parallel.sharding import local, locals_of, shared_as
 
 
 class WeightAverage:

@@ -11,18 +11,18 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from pipeline.views.render import normalize
-from schemas.config import StudentConfig, TokenType
-from schemas.errors import UserError
-from schemas.features import StatisticsDocument
-from schemas.students import TeacherInput
-from stages.distill.data.batches import Batch
-from stages.distill.data.rows import trained_tokens
-from stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
-from stages.distill.model.ladder import Ladder, rungs
-from stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
-from stages.distill.model.standardization import RunningStandardization
-from stages.distill.model.student import build_student
+from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.schemas.config import StudentConfig, TokenType
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.students import TeacherInput
+from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.rows import trained_tokens
+from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
+from unic_pipe.stages.distill.model.ladder import Ladder, rungs
+from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
+from unic_pipe.stages.distill.model.standardization import RunningStandardization
+from unic_pipe.stages.distill.model.student import build_student
 
 
 class Distiller(nn.Module):

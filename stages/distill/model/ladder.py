@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schemas.config import LadderConfig, TokenType
-from schemas.errors import UserError
+from unic_pipe.schemas.config import LadderConfig, TokenType
+from unic_pipe.schemas.errors import UserError
 
 
 class Projector(NamedTuple):

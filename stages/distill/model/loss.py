@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from schemas.config import TokenType
+from unic_pipe.schemas.config import TokenType
 
 Predictions = Mapping[TokenType, Mapping[str, Tensor]]
 """By token type and teacher: cls (B, E), patch (B, P, E)."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from schemas.config import OptimizerConfig
+from unic_pipe.schemas.config import OptimizerConfig
 
 LR_IMAGES = 256
 """The configured learning rate is per this many images."""

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from schemas.config import TokenType
-from stages.distill.model.schedule import learning_rates
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.stages.distill.model.schedule import learning_rates
 
 EPS = 1e-6
 FIRST_MOMENTUM, LAST_MOMENTUM = 1.0, 0.001

@@ -14,9 +14,9 @@ import torch
 from timm.layers import DropPath, resample_abs_pos_embed
 from torch import Tensor, nn
 
-from schemas.arguments import require_arguments
-from schemas.config import StudentConfig
-from schemas.errors import UserError
+from unic_pipe.schemas.arguments import require_arguments
+from unic_pipe.schemas.config import StudentConfig
+from unic_pipe.schemas.errors import UserError
 
 
 class RungOutputs(NamedTuple):

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.stopping import Stop
-from schemas.config import StudentConfig
-from schemas.errors import StageError, UserError
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.schemas.config import StudentConfig
+from unic_pipe.schemas.errors import StageError, UserError
 
 STORE = "UNIC_PIPE_STORE"
 """Environment variable by which `--devices` tells its processes the file through which they meet."""
@@ -89,7 +89,7 @@ def gpu_of(local_rank: int, local_size: int, gpus: int, visible: str | None) -> 
 
 
 def refuse_uneven(students: Mapping[str, StudentConfig], size: int) -> None:
-    """Every process takes whole streams of every batch (see `pipeline.order`).
+    """Every process takes whole streams of every batch (see `pipeline.samples.order`).
 
     Raises:
         UserError: the streams of a student cannot be shared evenly by `size` processes; with the numbers that work.
@@ -133,7 +133,7 @@ def _start(rank: int, count: int, arguments: Sequence[str], store: Path) -> Proc
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return subprocess.Popen(
         # -P: a folder named `cli` where the command is typed is not ours.
-        [sys.executable, "-P", "-m", "cli.main", *arguments],
+        [sys.executable, "-P", "-m", "unic_pipe", *arguments],
         stdin=subprocess.PIPE,
         env=environment,
         # A terminal's Ctrl-C is for this process; it passes it on once.

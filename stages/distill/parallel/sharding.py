@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from stages.distill.parallel.world import World
+from unic_pipe.stages.distill.parallel.world import World
 
 SHARD_ABOVE = 1_000_000_000
 """Parameters of student and ladder from which `shard: auto` shares them out."""

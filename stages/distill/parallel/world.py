@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from pipeline.progress import Reporter
-from pipeline.stopping import Stop
-from schemas.errors import StageError, UserError
-from stages.distill.parallel.members import Elsewhere, Member, gpu_of
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.distill.parallel.members import Elsewhere, Member, gpu_of
 
 CAUSE = "cause"
 _POLL_S = 0.05

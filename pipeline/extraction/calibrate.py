@@ -1,0 +1,164 @@
+"""Calibrating a feature folder before its first unit: random rows through the encoder, then the codec that fits them.
+
+Legend: N rows, P patch tokens, D dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unic_pipe.pipeline.cache.calibration import Proposal, calibrated_tokens, ensure_calibration, propose
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.spec import row_shape
+from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.extraction.crew import crew_of
+from unic_pipe.pipeline.extraction.forward import EncoderRun, Features, features_of_rows, loaded_encoder, pick_device
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.schemas.codecs import AUTO, CODECS
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import CalibrationDocument, CodecTrial
+
+ROWS: dict[TokenType, int] = {"cls": 2048, "patch": 256}
+"""Most rows: a few for every dimension of `cls`; patch tokens are many per row."""
+FEWEST_ROWS = 256
+FRACTION = 4
+"""A small dataset gives a quarter of its rows (but `FEWEST_ROWS`), so that calibrating stays cheap beside extracting."""
+
+
+def calibrate(
+    folder: FeatureFolder,
+    dataset: Dataset,
+    need: FeatureNeed,
+    encoder: ResolvedEncoder,
+    device: str,
+    batch: int,
+    reporter: Reporter,
+    call: Callable[..., Any],
+) -> None:
+    """Create or repair what the folder's codec needs for the wanted token types; nothing for plain codecs.
+
+    A pure function of dataset, definition and hardware: view 0 of rows that the definition's digest chooses, in the
+    definition's batches and threads. `call` calls a function where blocks run (`Executor.call`).
+
+    Raises:
+        StageError: no usable row, or samples that are not what was indexed.
+    """
+    features: dict[TokenType, NDArray[np.float32]] = {}
+
+    def make(token: TokenType) -> Proposal:
+        if not features:
+            rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))
+            with reporter.task(f"calibrate {need.name}", total=len(rows_N)) as task:
+                features.update(call(sample_features, dataset, rows_N, need, encoder, device, batch))
+                task.advance(len(rows_N))
+        rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
+        return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
+
+    for token in calibrated_tokens(folder):
+        if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
+            reporter.say(f"{need.name}: {summary(folder, token)}")
+
+
+def calibration_rows(dataset: Dataset, digest: str, most: int) -> NDArray[np.int64]:
+    """Random rows of a dataset, the same for the same digest."""
+    rows_N = dataset.rows()
+    wanted = min(most, max(FEWEST_ROWS, len(rows_N) // FRACTION), len(rows_N))
+    generator = np.random.Generator(np.random.Philox(key=int(digest[:32], 16)))
+    return rows_N[generator.permutation(len(rows_N))[:wanted]]
+
+
+def sample_features(
+    dataset: Dataset,
+    rows_N: Sequence[int] | NDArray[np.int64],
+    need: FeatureNeed,
+    encoder: ResolvedEncoder,
+    device: str,
+    batch: int,
+) -> dict[TokenType, NDArray[np.float32]]:
+    """Features of view 0 of these rows, (N, D) and (N, P, D); rows that cannot be used are left out. `device` may be
+    `auto`.
+
+    Raises:
+        StageError: samples that are not what was indexed, or none of them is usable.
+    """
+    compute, rows, device = need.definition.compute, np.asarray(rows_N).tolist(), pick_device(device)
+    loaded = loaded_encoder(encoder, device, compute.channels_last)
+    run = EncoderRun.of(loaded, need.definition, [(0, "cls"), (0, "patch")])
+    crew = crew_of(usable_cores(), compute.threads, device != "cpu")
+
+    def encode(start: int) -> Features:
+        [found] = features_of_rows(dataset, rows[start : start + batch], [run], batch, crew)
+        return found.features
+
+    with torch_threads(compute.threads), ThreadPoolExecutor(crew.width) as pool:
+        parts = list(pool.map(encode, range(0, len(rows), batch)))
+    return usable_features(parts, f"{need.name}: none of {len(rows)} sample rows can be used.")
+
+
+def usable_features(parts: Sequence[Features], otherwise: str) -> dict[TokenType, NDArray[np.float32]]:
+    """The parts of each token type, one behind the other, without rows that are not finite in all of them.
+
+    Raises:
+        StageError: nothing is left; `otherwise` says of what.
+    """
+    whole = {token: np.concatenate([part[token] for part in parts]) for token in parts[0]} if parts else {}
+    finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in whole.values()]
+    usable = np.logical_and.reduce(finite) if finite else np.zeros(0, bool)
+    if not usable.any():
+        raise StageError(otherwise, "Check the images, and the encoder's weights.")
+    return {token: x[usable] for token, x in whole.items()}
+
+
+def summary(folder: FeatureFolder, token: TokenType) -> str:
+    """What was chosen and why, in a line."""
+    from unic_pipe.pipeline.cache.calibration import read_document
+
+    document = read_document(folder, token)
+    assert document is not None
+    snr_db = folder.required_manifest().definition.codec.snr_db
+    trials = ", ".join(f"{t.codec} {t.bits_per_value:.2f} bits at {t.snr_db:.1f} dB" for t in document.trials)
+    return f"{token} is stored by {document.codec} for {snr_db:g} dB ({trials})"
+
+
+def calibration_of(
+    need: FeatureNeed, token: TokenType, rows_N: NDArray[np.int64], values: NDArray[np.float32]
+) -> Proposal:
+    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows."""
+    from unic_pipe.pipeline.cache.coefficients import Calibrated
+    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, measure
+
+    definition = need.definition
+    assert definition.codec.snr_db is not None
+    snr_db, shape, sample = definition.codec.snr_db, row_shape(definition, token), Sample.of(values)
+    names = list(CODECS) if definition.codec.name == AUTO else [definition.codec.name]
+    with torch_threads(definition.compute.threads):
+        codecs = {name: candidate(name, token, sample, shape, definition.block_rows, snr_db) for name in names}
+        trials = []
+        for name, codec in codecs.items():
+            bits, reached, _, _ = measure(codec, sample)
+            trials.append(CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6)))
+    chosen = choose(trials, snr_db).codec
+    codec = codecs[chosen]
+    transform = codec.transform if isinstance(codec, Calibrated) else None
+    document = CalibrationDocument(
+        definition=need.digest,
+        token=token,
+        codec=chosen,
+        step=transform.step if transform else 0.0,
+        rounding=transform.rounding if transform else 0.5,
+        rows=len(values),
+        rows_digest=hashlib.sha256(rows_N.astype("<i8").tobytes()).hexdigest(),
+        trials=tuple(trials),
+        variances=tuple(float(f"{v:.6g}") for v in sample.principal_variances().tolist()),
+    )
+    return propose(document, transform)

@@ -1,0 +1,1 @@
+"""What every process of the program needs: progress for people, polite stops, stopwatches."""

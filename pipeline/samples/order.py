@@ -1,0 +1,73 @@
+"""The order of samples: a pure function of the seed, the epoch and the rows, the same for every world size.
+
+An epoch permutes the blocks, concatenates their rows, truncates them to whole batches (another tail each epoch) and
+cuts them into C equal streams. Inside a stream a row moves ahead by a random fraction of W blocks: row keys are
+`block position + W * uniform`, and rows are taken in the order of their keys. So at most W blocks of a stream are
+being read from at any moment, and one new block is needed at a time.
+
+Shapes: N usable rows, B batch, C streams, S = N // B steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unic_pipe.pipeline.samples.draws import Purpose, permutation, uniforms
+
+
+def epoch_order(
+    rows_N: NDArray[np.int64], block_rows: int, *, seed: int, epoch: int, batch: int, streams: int, window: int
+) -> NDArray[np.int64]:
+    """Row numbers of every batch of one epoch, (S, B) int64; a row appears at most once.
+
+    Columns c * B / C … (c + 1) * B / C - 1 of every batch belong to stream c, so that any world size which divides C
+    gives each rank whole streams of the same global batches.
+
+    Args:
+        rows_N: usable row numbers, ascending.
+        block_rows: rows per block; row r is in block r // block_rows.
+        seed: the student's seed.
+        epoch: counted from 0.
+        batch: global batch size B, a multiple of `streams`.
+        streams: C.
+        window: W, in blocks.
+    """
+    if batch % streams:
+        raise ValueError(f"batch {batch} is not a multiple of streams {streams}")
+    steps = len(rows_N) // batch
+    block_N = rows_N // block_rows
+    blocks = int(block_N[-1]) + 1 if len(block_N) else 0
+    place_of_block = np.argsort(permutation(seed, Purpose.BLOCK_ORDER, epoch, blocks))
+    by_block_N = np.argsort(place_of_block[block_N], kind="stable")
+    used_CR = rows_N[by_block_N[: steps * batch]].reshape(streams, -1)
+    if steps == 0:
+        return np.empty((0, batch), dtype=np.int64)
+    starts_CR = np.diff(used_CR // block_rows, axis=1, prepend=-1) != 0
+    place_CR = np.cumsum(starts_CR, axis=1)
+    draws_CR = uniforms(seed, Purpose.ROW_ORDER, epoch, used_CR.reshape(-1), 1).reshape(used_CR.shape)
+    shuffled_CR = np.take_along_axis(used_CR, np.argsort(place_CR + window * draws_CR, axis=1, kind="stable"), axis=1)
+    return shuffled_CR.reshape(streams, steps, batch // streams).transpose(1, 0, 2).reshape(steps, batch).copy()
+
+
+def epoch_view(
+    seed: int, epoch: int, views: int, patch_views: int | None = None, patch_every: int | None = None
+) -> int:
+    """The view that an epoch trains on: a fresh seeded permutation for every pass over the views.
+
+    With `patch_every`, every so many epochs (0 is the first) take turns with views 0 to `patch_views` - 1, which carry
+    patches, and the epochs between with the others. Without it all views are equal.
+    """
+    if patch_every is None:
+        return _turn(seed, Purpose.VIEW_ORDER, epoch, views)
+    assert patch_views is not None, "patch_every needs views without patches"
+    before = epoch // patch_every
+    if epoch % patch_every == 0:
+        return _turn(seed, Purpose.VIEW_ORDER, before, patch_views)
+    return patch_views + _turn(seed, Purpose.CLS_VIEW_ORDER, epoch - before - 1, views - patch_views)
+
+
+def _turn(seed: int, purpose: Purpose, number: int, count: int) -> int:
+    """Item `number` of an endless sequence of seeded permutations of 0 … `count` - 1."""
+    cycle, place = divmod(number, count)
+    return int(permutation(seed, purpose, cycle, count)[place])

@@ -1,0 +1,1 @@
+"""What the working folder holds and what is to be done: configuration, inventory, status. No torch here."""

@@ -1,0 +1,166 @@
+"""Reading `unic-pipe.yaml`: YAML 1.2, with overrides from the command line, checked as a whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from unic_pipe.pipeline.benchmarks.expand import with_benchmarks
+from unic_pipe.pipeline.samples.places import Root, as_root
+from unic_pipe.pipeline.storage import LocalStore, Store, open_store
+from unic_pipe.pipeline.workspace.explaining import Place, explain
+from unic_pipe.schemas.config import Config
+from unic_pipe.schemas.errors import UserError
+
+CONFIG_NAME = "unic-pipe.yaml"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A loaded configuration and the working folder it governs (the folder of the file)."""
+
+    config: Config
+    """With the datasets of the benchmarks that have a name."""
+    folder: Path
+    file: Path
+
+    @property
+    def roots(self) -> tuple[Root, ...]:
+        """Places in which samples are searched; relative folders start at the working folder."""
+        return tuple(as_root(root, self.folder, self.config.storage.options) for root in self.config.samples.roots)
+
+    @property
+    def feature_roots(self) -> tuple[Store, ...]:
+        """Folders in which finished features of others are searched."""
+        return tuple(self._place(root) for root in self.config.feature_roots)
+
+    @property
+    def features(self) -> Store:
+        """Where feature folders, and the pointers to them, live."""
+        return self._place(self.config.storage.url or ".").child("features")
+
+    @property
+    def samples(self) -> Store:
+        """Where sample indexes, and the pointers to them, live."""
+        return self._place(self.config.storage.url or ".").child("samples")
+
+    def _place(self, text: str) -> Store:
+        """A folder, relative ones from the working folder on, or an address in an object store."""
+        if "://" in text:
+            return open_store(text, self.config.storage.options)
+        return LocalStore(self.folder / Path(text).expanduser())
+
+    @property
+    def weights_dir(self) -> Path:
+        """Folder that is searched first for weights."""
+        return self.folder / Path(self.config.weights_dir).expanduser()
+
+
+def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> Workspace:
+    """Read the configuration file (by default `unic-pipe.yaml` in the current folder).
+
+    `overrides` are `a.b=value` texts that replace single values; the value is read as YAML.
+
+    Raises:
+        UserError: no such file, not YAML, or fields that do not validate (all of them, with lines); a dataset has the name
+            that a benchmark needs.
+    """
+    path = Path(CONFIG_NAME) if file is None else Path(file)
+    if path.is_dir():
+        path = path / CONFIG_NAME
+    if not path.is_file():
+        raise UserError(
+            f"No {path} here." if file is None else f"{path}: no such file.",
+            "Write one with: unic-pipe init --data PATH   (or name one with --config FILE)",
+        )
+    tree = _read(path)
+    set_by_hand = [_override(tree, text) for text in overrides]
+    try:
+        config = Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        lines = explain(error, tree, set_by_hand)
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
+    return Workspace(with_benchmarks(config), path.absolute().parent, path.absolute())
+
+
+def to_yaml(config: Config, comments: Mapping[tuple[str, ...], str]) -> str:
+    """The fields of a configuration that were set, as commented YAML.
+
+    `comments` go by place, as `("students", "*", "loss")`, where `*` is any name.
+    """
+    body = config.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    yaml = YAML()
+    yaml.version = (1, 2)
+    yaml.width = 1000
+    buffer = io.StringIO()
+    yaml.dump(_commented(body, (), comments), buffer)
+    return re.sub(r"\n(?=\w)", "\n\n", buffer.getvalue().removeprefix("%YAML 1.2\n---\n"))
+
+
+def _commented(value: Any, place: tuple[str, ...], comments: Mapping[tuple[str, ...], str]) -> Any:
+    if isinstance(value, list):
+        items = CommentedSeq(value)
+        items.fa.set_flow_style()
+        return items
+    if not isinstance(value, dict):
+        return value
+    node = CommentedMap()
+    for key, inner in value.items():
+        here = (*place, key)
+        node[key] = _commented(inner, here, comments)
+        comment = comments.get(here) or comments.get((*here[:1], "*", *here[2:]))
+        if comment is not None:
+            node.yaml_add_eol_comment(comment, key, column=0)
+    return node
+
+
+def _read(path: Path) -> CommentedMap:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
+    tree = _parse(text, str(path))
+    if not isinstance(tree, CommentedMap):
+        raise UserError(f"{path}: expected `key: value` lines.", "Write a new one with: unic-pipe init --data PATH")
+    return tree
+
+
+def _parse(text: str, source: str) -> Any:
+    yaml = YAML()
+    yaml.version = (1, 2)
+    try:
+        return yaml.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}, line {mark.line + 1}" if mark else source
+        raise UserError(f"{where}: {(error.problem or 'not valid YAML').splitlines()[0]}.") from None
+    except YAMLError as error:
+        raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]}).") from None
+
+
+def _override(tree: CommentedMap, text: str) -> Place:
+    """Set one value of the tree; the place that was set."""
+    path, found, value = text.partition("=")
+    keys = tuple(path.strip().split("."))
+    if not found or not all(keys):
+        raise UserError(f"--set {text}: expected a.b=value, for instance --set students.main.seed=1")
+    node: Any = tree
+    for depth, key in enumerate(keys[:-1], 1):
+        if node.get(key) is None:
+            node[key] = CommentedMap()
+        node = node[key]
+        if not isinstance(node, CommentedMap):
+            raise UserError(f"--set {text}: {'.'.join(keys[:depth])} has no fields to set.")
+    node[keys[-1]] = _parse(value, f"--set {text}")
+    return keys

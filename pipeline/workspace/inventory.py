@@ -1,0 +1,357 @@
+"""What is on disk and what the configuration asks for, read once and kept for the length of a command. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need, training_need
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.encoders import ResolvedEncoder, resolve_encoder
+from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
+from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
+from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
+from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, in_order
+from unic_pipe.pipeline.workspace.configuration import Workspace
+from unic_pipe.pipeline.workspace.documents import D, FinishedStudent, finished_student, read_document, usable_document
+from unic_pipe.pipeline.workspace.rows import rows_wanted
+from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
+from unic_pipe.schemas.base import digest_of, require_name, short
+from unic_pipe.schemas.chains import named_student
+from unic_pipe.schemas.config import EncoderConfig, StudentConfig, TokenType
+from unic_pipe.schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
+from unic_pipe.schemas.features import FeatureManifest
+from unic_pipe.schemas.status import State
+from unic_pipe.schemas.students import StudentDefinition, StudentManifest
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset as found: its index, and whether it still matches its source."""
+
+    name: str
+    dataset: Dataset | None
+    state: State
+    reason: str
+
+
+class Inventory:
+    """Lazily read facts about a workspace.
+
+    `rows` is the `--rows` limit: `1%` or a number. `live`: students are trained with their teachers in the loop.
+    """
+
+    def __init__(self, workspace: Workspace, rows: str | None = None, live: bool = False) -> None:
+        self.workspace = workspace
+        self.config = workspace.config
+        self.folder = workspace.folder
+        self.rows = rows
+        self.live = live
+        self.refused: dict[str, UserError] = {}
+        """Datasets that could not be indexed."""
+        self._datasets: dict[str, DatasetView] = {}
+        self._encoders: dict[str, ResolvedEncoder | UnicPipeError] = {}
+
+    def dataset(self, name: str) -> DatasetView:
+        """The dataset of that name as it is on disk."""
+        if name not in self._datasets:
+            config = self.config.samples.datasets[name]
+            roots = data_roots(self.folder, config, self.config.samples, self.config.storage.options)
+            index = find_dataset(self.workspace.samples, name)
+            state, reason = dataset_state(index, roots, config, self.config.samples.block_rows)
+            dataset = None
+            if index is not None and state != "missing":
+                try:
+                    dataset = open_dataset(index, roots)
+                except UserError as error:
+                    state, reason = "stale", error.message
+            self._datasets[name] = DatasetView(name, dataset, state, reason)
+        return self._datasets[name]
+
+    def refresh(self, name: str, dataset: Dataset) -> None:
+        """Take note that a dataset was indexed."""
+        self._datasets[name] = DatasetView(name, dataset, "fresh", "")
+
+    def refuse(self, name: str, error: UserError) -> None:
+        """Take note that a dataset cannot be used, and why; what it was before does not count."""
+        self._datasets[name] = DatasetView(name, None, "stale", error.message)
+        self.refused[name] = error
+
+    def encoder(self, name: str, config: EncoderConfig) -> ResolvedEncoder:
+        """Resolve an encoder once.
+
+        Raises:
+            UserError: its weights are missing or not what they should be, or its name is no name.
+        """
+        require_name(name, "Encoder")
+        key = f"{name}:{digest_of(config)}"
+        if key not in self._encoders:
+            try:
+                self._encoders[key] = resolve_encoder(name, config, self.workspace.weights_dir, self.folder)
+            except UnicPipeError as error:
+                self._encoders[key] = error
+        found = self._encoders[key]
+        if isinstance(found, UnicPipeError):
+            raise found
+        return found
+
+    def teacher(self, name: str) -> ResolvedEncoder:
+        """A configured teacher.
+
+        Raises:
+            UserError: no such teacher, or no weights.
+            NotFinishedError: the teacher is a student that is not finished.
+            StageError: it is a student, and not what its training exported.
+        """
+        if name not in self.config.teachers:
+            raise UserError(
+                f"No teacher is named {name!r}{did_you_mean(name, list(self.config.teachers))}",
+                f"Name it under teachers: in {self.workspace.file.name}, or choose one (unic-pipe teachers).",
+            )
+        config = self.config.teachers[name]
+        student = named_student(config.encoder)
+        if student is not None:
+            return self.student_encoder(self.finished(student, f"Teacher {name}"), name, config)
+        return self.encoder(name, config)
+
+    def block_limit(self, dataset: Dataset) -> int:
+        """Number of blocks to work on: all, or those that `--rows` asks for."""
+        if self.rows is None:
+            return dataset.blocks
+        return min(dataset.blocks, max(1, math.ceil(rows_wanted(self.rows, dataset) / dataset.block_rows)))
+
+    def training_needs(self, teachers: tuple[str, ...], dataset_name: str) -> list[FeatureNeed]:
+        """The teachers' features of a training set; nothing while the dataset is not indexed."""
+        dataset = self.dataset(dataset_name).dataset
+        if dataset is None:
+            return []
+        return [training_need(self.config, dataset.manifest, name, self.teacher(name).definition) for name in teachers]
+
+    def validation_needs(self, teachers: tuple[str, ...]) -> list[FeatureNeed]:
+        """The teachers' features for the validation loss."""
+        name = self.config.distill.validation
+        dataset = self.dataset(name).dataset if name is not None else None
+        if dataset is None:
+            return []
+        return [
+            center_need(self.config, dataset.manifest, t, self.teacher(t).definition, ("cls", "patch"))
+            for t in teachers
+        ]
+
+    def probe_need(self, dataset: Dataset, encoder: ResolvedEncoder) -> FeatureNeed:
+        """An encoder's features for probes on a dataset."""
+        return center_need(self.config, dataset.manifest, encoder.name, encoder.definition, ("cls",))
+
+    def coverage(self, need: FeatureNeed, blocks: int) -> tuple[int, int]:
+        """Units of a need that are recorded, and units in all, over blocks 0 to `blocks` - 1."""
+        planes = self.plane_coverage(need, blocks)
+        return sum(int(np.count_nonzero(covered)) for covered in planes.values()), blocks * len(planes)
+
+    def missing_units(self, need: FeatureNeed, blocks: int) -> tuple[dict[TokenType, int], int]:
+        """Units of a need that are not recorded, by token type, and (view, block) pairs of which something is missing."""
+        planes = self.plane_coverage(need, blocks)
+        counts = {
+            token: sum(blocks - int(c.sum()) for (_, t), c in planes.items() if t == token) for token in need.views
+        }
+        lacking = [
+            ~np.logical_and.reduce([c for (v, _), c in planes.items() if v == view]) for view in {v for v, _ in planes}
+        ]
+        return counts, sum(int(np.count_nonzero(blocks_of_view)) for blocks_of_view in lacking)
+
+    def plane_coverage(self, need: FeatureNeed, blocks: int) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
+        """Which of blocks 0 to `blocks` - 1 are recorded, bool (blocks,), by view and token type."""
+        return self._covered(need, blocks, self.feature_folder(need))
+
+    def own_features(self, need: FeatureNeed) -> Store:
+        """Where this working folder keeps a need's features."""
+        return self.workspace.features.child(need.folder_name)
+
+    def feature_folder(self, need: FeatureNeed) -> Store:
+        """Where a need's features are read: the working folder's own, or a complete one in `feature_roots` if that is
+        not complete. Folders are told by the digest in their manifest."""
+        own = self.own_features(need)
+        dataset = self.dataset(need.dataset).dataset
+        if dataset is None or not self.workspace.feature_roots:
+            return own
+        blocks = self.block_limit(dataset)
+        if not self._complete(need, blocks, own):
+            for root in self.workspace.feature_roots:
+                for name in root.folders():
+                    if name.endswith(f"-{short(need.digest)}") and self._complete(need, blocks, root.child(name)):
+                        return root.child(name)
+        return own
+
+    def borrowed(self, need: FeatureNeed) -> str | None:
+        """The folder of somebody else from which a need is read."""
+        folder = self.feature_folder(need)
+        return folder.location if folder != self.own_features(need) else None
+
+    def _complete(self, need: FeatureNeed, blocks: int, folder: Store) -> bool:
+        return all(covered.all() for covered in self._covered(need, blocks, folder).values())
+
+    def _covered(self, need: FeatureNeed, blocks: int, store: Store) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
+        planes = need.planes()
+        dataset = self.dataset(need.dataset).dataset
+        manifest = usable_document(store, "manifest.json", FeatureManifest)
+        if dataset is None or manifest is None or manifest.digest != need.digest:
+            return {plane: np.zeros(blocks, bool) for plane in planes}
+        folder = FeatureFolder(store, frozen=store.remote)
+        rows = [dataset.block_digest(block) for block in range(blocks)]
+        return {(view, token): folder.covered(view, token, rows) for view, token in planes}
+
+    def mixed_batches(self, need: FeatureNeed) -> str:
+        """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
+        if self.manifest(need) is None:
+            return ""
+        store = self.feature_folder(need)
+        folder = FeatureFolder(store, frozen=store.remote)
+        found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
+        found.add(need.definition.compute.batch)
+        return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
+
+    def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
+        """The manifest of a need's folder, if it exists and is that of this definition."""
+        manifest = usable_document(self.feature_folder(need), "manifest.json", FeatureManifest)
+        return manifest if manifest is not None and manifest.digest == need.digest else None
+
+    def pointed(self, kind: str, name: str, document: type[D], expected: str) -> D | None:
+        """The manifest that a pointer leads to, when that is another folder than the expected one."""
+        places = {"features": self.workspace.features, "samples": self.workspace.samples}
+        folder = pointed(places.get(kind, LocalStore(self.folder / kind)), name)
+        if folder is None or folder.name == expected:
+            return None
+        return usable_document(folder, "manifest.json", document)
+
+    def unfinished_student(self, label: str) -> StudentManifest | None:
+        """A training under this name that was begun and not finished; the one with the newest checkpoint."""
+        found: list[tuple[float, StudentManifest]] = []
+        for folder in (self.folder / "students").glob(f"{label}-????????"):
+            manifest = read_document(folder / "manifest.json", StudentManifest)
+            latest = folder / "latest.json"
+            if manifest is not None and manifest.name == label and finished_student(label, folder) is None:
+                found.append((latest.stat().st_mtime if latest.exists() else 0.0, manifest))
+        return max(found, key=lambda pair: pair[0])[1] if found else None
+
+    def with_students(self, students: Mapping[str, StudentConfig]) -> Inventory:
+        """The same working folder with other students configured."""
+        named = {require_name(name, "Student"): student for name, student in students.items()}
+        config = self.config.model_copy(update={"students": named})
+        return Inventory(replace(self.workspace, config=config), self.rows, self.live)
+
+    def with_live_teachers(self) -> Inventory:
+        """The same working folder, for students that are trained with their teachers in the loop."""
+        return Inventory(self.workspace, self.rows, live=True)
+
+    def student_name(self, name: str) -> str:
+        """The name under which a student is kept: pilots and students with teachers in the loop have their own."""
+        return require_name(name + (LIVE if self.live else "") + (PILOT if self.rows is not None else ""), "Student")
+
+    def student_definition(self, name: str) -> StudentDefinition | None:
+        """What the configured student would be made from; None while its dataset is not indexed.
+
+        Raises:
+            UserError: no weights of a teacher.
+            NotFinishedError: the student that it starts from is not finished.
+        """
+        student = self.config.students[name]
+        dataset = self.dataset(student.dataset).dataset
+        if dataset is None:
+            return None
+        teachers = student_teachers(self.config, name)
+        needs = self.training_needs(teachers, student.dataset)
+        parent = self.parent(name)
+        return student_definition(
+            self.config,
+            name,
+            dataset.manifest,
+            {need.encoder: need.definition for need in needs},
+            self.block_limit(dataset),
+            self.config.views.count,
+            patch_views=self.config.views.patch,
+            patch_every=self.config.views.patch_every,
+            parent=parent.export.weights if parent is not None else None,
+            live=self.live,
+        )
+
+    def parent(self, name: str) -> FinishedStudent | None:
+        """The finished student that a student starts from; None when it starts from nothing.
+
+        Raises:
+            UserError: there is no such student.
+            NotFinishedError: it has not been trained to the end as it is configured now.
+        """
+        init = self.config.students[name].init
+        if init is None:
+            return None
+        # The reference with teachers in the loop starts from the same student as the one that it is compared with.
+        usual = Inventory(self.workspace, self.rows) if self.live else self
+        return usual.finished(init, f"Student {name}")
+
+    @cached_property
+    def finished_students(self) -> Mapping[str, FinishedStudent]:
+        """Every student that a pointer in `students/` names and that has been exported, by name, in the order in which
+        tables list them."""
+        found: dict[str, FinishedStudent] = {}
+        base = self.folder / "students"
+        for entry in sorted(base.iterdir()) if base.is_dir() else []:
+            if not entry.is_symlink():
+                continue
+            folder = resolve_pointer(base, entry.name)
+            student = finished_student(entry.name, folder) if folder is not None else None
+            if student is not None:
+                found[entry.name] = student
+        return {name: found[name] for name in in_order(found, self.config.students)}
+
+    def finished(self, name: str, who: str) -> FinishedStudent:
+        """The finished student of that name, as it is configured now; one that is not configured, as its pointer says.
+
+        Raises:
+            UserError: there is no such student; the message begins with `who` asks for it.
+            NotFinishedError: it, or one that it waits for itself, has not been trained to the end.
+        """
+        label = self.student_name(name)
+        hint: str | None = f"unic-pipe distill --student {name}"
+        if name in self.config.students:
+            try:
+                definition = self.student_definition(name)
+            except NotFinishedError as error:
+                definition, hint = None, error.hint
+            found = definition and finished_student(label, student_folder(self.folder, label, definition))
+        else:
+            found = self.finished_students.get(label)
+            if found is None:
+                known = did_you_mean(name, list(self.config.students))
+                raise UserError(f"{who}: no student is named {name!r}{known}", "Add it under students:.")
+        if not found:
+            message = f"{who} waits for students/{label}, which is not finished."
+            raise NotFinishedError(message, hint, f"students/{label}")
+        return found
+
+    def student_encoder(
+        self, student: FinishedStudent, name: str | None = None, config: EncoderConfig | None = None
+    ) -> ResolvedEncoder:
+        """An exported student as an encoder, under its own name and settings or a teacher's.
+
+        Raises:
+            StageError: it is not what the training exported.
+        """
+        export = (student.folder / "export").relative_to(self.folder).as_posix()
+        settings = (config or EncoderConfig()).model_copy(update={"encoder": f"checkpoint:{export}"})
+        encoder = self.encoder(name or student.name, settings)
+        found = sha256_of_file(student.folder / "export" / "config.json")
+        if (encoder.definition.weights, found) != (student.export.weights, student.export.config):
+            file = "config.json" if found != student.export.config else "model.safetensors"
+            raise StageError(
+                f"Student {student.name}: {export}/{file} is not what its training exported.",
+                f"Restore it; or export it again: mv {export} {export}.old; unic-pipe distill --student {student.name}",
+            )
+        return encoder
+
+    def baseline(self, name: str, config: StudentConfig) -> ResolvedEncoder:
+        """A student's architecture at random initialisation, as an encoder."""
+        return self.encoder(f"{name}-random", baseline_config(config))

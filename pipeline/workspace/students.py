@@ -1,0 +1,161 @@
+"""What a student is made from, and where it lives. Free of torch, so that planning is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from unic_pipe.schemas.base import digest_of, short
+from unic_pipe.schemas.chains import named_student
+from unic_pipe.schemas.config import Config, EncoderConfig, StudentConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import FeatureDefinition
+from unic_pipe.schemas.samples import DatasetManifest
+from unic_pipe.schemas.students import StudentDefinition, TeacherInput
+
+
+def student_teachers(config: Config, name: str) -> tuple[str, ...]:
+    """The teachers of a student, in the order of the configuration.
+
+    Raises:
+        UserError: no such student, or it has no teachers.
+    """
+    if name not in config.students:
+        known = ", ".join(config.students) or "none"
+        raise UserError(f"No student is named {name!r} (there are: {known}).", "Add it under students:, or choose one.")
+    chosen = config.students[name].teachers
+    teachers = tuple(t for t in config.teachers if chosen is None or t in chosen)
+    if not teachers:
+        raise UserError(f"Student {name} has no teachers.", "Name some under teachers: in unic-pipe.yaml.")
+    return teachers
+
+
+def students_before(config: Config, name: str) -> set[str]:
+    """The configured students that must be finished before one can begin: that it starts from, or that teach it."""
+    student = config.students[name]
+    teaching = {
+        named_student(e.encoder)
+        for t, e in config.teachers.items()
+        if student.teachers is None or t in student.teachers
+    }
+    return {other for other in config.students if other == student.init or other in teaching}
+
+
+def student_order(config: Config) -> tuple[str, ...]:
+    """Students in the order in which they are trained: each after those that it needs, otherwise as configured.
+
+    Raises:
+        UserError: students need each other in a circle.
+    """
+    ordered: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " → ".join([*path[path.index(name) :], name])
+            raise UserError(f"Students need each other in a circle: {circle}.", "Take out one init, or one teacher.")
+        for other in config.students:
+            if other in students_before(config, name):
+                visit(other, (*path, name))
+        ordered[name] = None
+
+    for name in config.students:
+        visit(name, ())
+    return tuple(ordered)
+
+
+def student_definition(
+    config: Config,
+    name: str,
+    dataset: DatasetManifest,
+    features: Mapping[str, FeatureDefinition],
+    blocks: int,
+    views: int,
+    *,
+    patch_views: int | None = None,
+    patch_every: int | None = None,
+    parent: str | None = None,
+    live: bool = False,
+) -> StudentDefinition:
+    """The definition of a student: a pure function of what it is made from.
+
+    Args:
+        config: the whole configuration.
+        name: the student's name in it.
+        dataset: manifest of the training samples.
+        features: each teacher's feature definition, by teacher name; others are ignored.
+        blocks: train on blocks 0 to `blocks` - 1.
+        views: train on views 0 to `views` - 1.
+        patch_views: number of views that carry patches, all if None.
+        patch_every: an epoch in so many takes a view with patches.
+        parent: weights digest of the student that it starts from.
+        live: teachers run in the training loop.
+
+    Raises:
+        UserError: no such student, no teachers, or features that do not belong together.
+    """
+    teachers = student_teachers(config, name)
+    chosen = {teacher: features[teacher] for teacher in teachers}
+    tokens = config.students[name].loss.tokens
+    if patch_views == 0 and tokens != "cls":
+        raise UserError(
+            f"Student {name} is trained on patch tokens, and no view carries them (views.patch: 0).",
+            f"Set students.{name}.loss.tokens: cls, or views.patch.",
+        )
+    if patch_views is not None and tokens == "patch":
+        views = patch_views
+    if tokens != "both" or patch_views == views:
+        patch_views = patch_every = None
+    _check_same_views(name, dataset, chosen)
+    return StudentDefinition(
+        # Named or by default, the same teachers make the same student.
+        config=config.students[name].model_copy(update={"teachers": None}),
+        dataset=dataset.digest,
+        blocks=blocks,
+        views=views,
+        patch_views=patch_views,
+        patch_every=patch_every,
+        teachers=tuple(
+            TeacherInput(
+                name=teacher,
+                features=digest_of(definition),
+                grid=definition.encoder.grid,
+                cls_dim=definition.encoder.cls_dim,
+                patch_dim=definition.encoder.patch_dim,
+            )
+            for teacher, definition in chosen.items()
+        ),
+        parent=parent,
+        live=live,
+    )
+
+
+def baseline_config(student: StudentConfig) -> EncoderConfig:
+    """The encoder configuration of a student's architecture with random weights from the student's seed."""
+    return EncoderConfig(
+        encoder=f"timm:{student.architecture}",
+        weights=f"random:{student.seed}",
+        model_args=student.model_args,
+        image_size=student.image_size,
+        mean=student.mean,
+        std=student.std,
+    )
+
+
+def student_folder(workdir: Path, name: str, definition: StudentDefinition) -> Path:
+    """`students/<name>-<8 digits of the definition>`."""
+    return workdir / "students" / f"{name}-{short(digest_of(definition))}"
+
+
+def _check_same_views(name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition]) -> None:
+    first = next(iter(features))
+    for teacher, definition in features.items():
+        if definition.dataset != dataset.digest or definition.block_rows != dataset.block_rows:
+            raise UserError(
+                f"Features of teacher {teacher} were extracted from other samples than dataset {dataset.name} holds.",
+                f"Run: unic-pipe extract --teacher {teacher}",
+            )
+        if (definition.recipe, definition.view_seed) != (features[first].recipe, features[first].view_seed):
+            raise UserError(
+                f"Student {name}: teachers {first} and {teacher} saw different views (recipe or view seed).",
+                f"Run: unic-pipe extract --teacher {first} --teacher {teacher}",
+            )

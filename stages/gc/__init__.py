@@ -1,0 +1,1 @@
+"""The stage `gc`: finding and removing what nothing names any more."""

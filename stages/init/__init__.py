@@ -1,0 +1,1 @@
+"""The stage `init`: writing a configuration that fits what was found."""

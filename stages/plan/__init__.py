@@ -1,0 +1,1 @@
+"""The stage `plan`: bytes, files and hours before anything runs."""

@@ -1,0 +1,149 @@
+"""Settings that fit a disk and a deadline: the first of a list that gives up what costs a student least, first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.extraction.sizes import Extent, Size, codec_label, shared_size, token_size
+from unic_pipe.pipeline.process.progress import duration, human_bytes
+from unic_pipe.schemas.config import Config, TokenType
+from unic_pipe.schemas.plans import Measurement, PlanReport
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.schemas.status import Stage
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A feature folder as planned: what it needs, its measurement, and how much of it is still missing."""
+
+    need: FeatureNeed
+    measured: Measurement
+    extent: Extent
+    forwards: int
+    stage: Stage
+    missing: Mapping[TokenType, int]
+
+    @property
+    def trains(self) -> bool:
+        """Whether `views:` decides how much there is of it."""
+        return self.stage == "extract" and self.need.definition.recipe != CENTER
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One combination: views of each token type, and the codec."""
+
+    count: int
+    patch: int
+    codec: str
+
+
+def advise(
+    config: Config, choices: Sequence[Choice], report: PlanReport, disk: float | None, deadline: float | None
+) -> str:
+    """The lines of `unic-pipe.yaml` under which everything fits, with what they take, as YAML.
+
+    A smaller codec goes first, then views with patches, then views, then patches altogether.
+    """
+    least: tuple[float, float] | None = None
+    for setting in _settings(config, choices):
+        size, hours = _cost(config, setting, choices, report)
+        if (disk is None or size <= disk) and (deadline is None or hours * HOUR_S <= deadline):
+            return _yaml(config, setting, size, hours)
+        least = min(least or (size, hours), (size, hours))
+    if least is None:
+        return "# Nothing to choose: no teacher's features can be planned yet."
+    what = f"{human_bytes(least[0])} and {duration(least[1] * HOUR_S)}"
+    return f"# Nothing fits: the least is {what}. Use fewer rows (--rows 10%), or fewer teachers."
+
+
+def _settings(config: Config, choices: Sequence[Choice]) -> Iterator[Setting]:
+    """From the configured settings down."""
+    labels = _codecs(config, choices)
+    count, patch = config.views.count, config.views.patch_views
+    for codec in labels:
+        yield Setting(count, patch, codec)
+    smallest = labels[-1] if labels else config.cache.codec
+    for fewer in range(min(patch, count) - 1, 0, -1):
+        yield Setting(count, fewer, smallest)
+    for fewer in range(count - 1, 0, -1):
+        yield Setting(fewer, min(1, patch), smallest)
+    for fewer in range(count, 0, -1):
+        yield Setting(fewer, 0, smallest)
+
+
+def _codecs(config: Config, choices: Sequence[Choice]) -> list[str]:
+    """Codecs that were measured for all training features: the configured one, then smaller ones."""
+    training = [choice for choice in choices if choice.trains]
+    if not training:
+        return []
+    common = set.intersection(*(set(tokens) for c in training for tokens in c.measured.codecs.values()))
+    sizes = {label: sum(_folder(c, c.need.views, label).bytes for c in training) for label in common}
+    own = codec_label(training[0].need.definition.codec)
+    smaller = sorted((s for s in common if sizes[s] < sizes.get(own, 0)), key=lambda s: -sizes[s])
+    return [own, *smaller]
+
+
+def _cost(config: Config, setting: Setting, choices: Sequence[Choice], report: PlanReport) -> tuple[float, float]:
+    """Bytes still to be written, and hours still to be worked, under a setting."""
+    size, forwards, before = float(report.stages["distill"].bytes), 0.0, 0
+    for choice in choices:
+        own = codec_label(choice.need.definition.codec)
+        if choice.stage == "extract":
+            before += choice.forwards
+        if not choice.trains:
+            label = "float16" if "@" in setting.codec else setting.codec
+            label = label if all(label in codecs for codecs in choice.measured.codecs.values()) else own
+            left = 1.0 if label != own else _missing(choice)
+            size += left * _folder(choice, choice.need.views, label).bytes
+            forwards += choice.forwards if choice.stage == "extract" else 0
+            continue
+        views: dict[TokenType, int] = {"cls": setting.count, "patch": setting.patch}
+        total = _folder(choice, views, setting.codec).bytes
+        there = (1 - _missing(choice)) * _folder(choice, choice.need.views, own).bytes if setting.codec == own else 0.0
+        size += max(0.0, total - there)
+        rows = choice.extent.rows
+        done = max(choice.need.views.values()) * rows - choice.forwards if setting.codec == own else 0
+        forwards += max(0, setting.count * rows - done)
+    hours = {stage: plan.hours or 0.0 for stage, plan in report.stages.items()}
+    scale = forwards / before if before else 1.0
+    return size, sum(hours.values()) + hours["extract"] * (scale - 1)
+
+
+def _missing(choice: Choice) -> float:
+    units = choice.extent.blocks * sum(choice.need.views.values())
+    return sum(choice.missing.values()) / max(1, units)
+
+
+def _folder(choice: Choice, views: Mapping[TokenType, int], label: str) -> Size:
+    total = shared_size(choice.measured, max(views.values()))
+    for token in choice.measured.codecs:
+        total += token_size(choice.measured, token, label, views.get(token, 0), choice.extent)
+    return total
+
+
+def _yaml(config: Config, setting: Setting, size: float, hours: float) -> str:
+    views = [f"count: {setting.count}"]
+    if setting.patch != setting.count:
+        views.append(f"patch: {setting.patch}")
+    every = config.views.patch_every
+    if every is not None and 0 < setting.patch < setting.count:
+        views.append(f"patch_every: {every}")
+    recipe, seed = config.views.recipe, config.views.seed
+    views += [f"recipe: {recipe}"] if isinstance(recipe, str) and recipe != "unic" else []
+    views += [f"seed: {seed}"] if seed else []
+    codec, _, target = setting.codec.partition("@")
+    cache = [f"codec: {codec}"] + ([f"snr_db: {target.removesuffix('dB')}"] if target else [])
+    lines = [
+        f"# {human_bytes(size)} still to be written, {duration(hours * HOUR_S)}",
+        f"views: {{{', '.join(views)}}}",
+        f"cache: {{{', '.join(cache)}}}",
+    ]
+    if setting.patch == 0:
+        wanting = [name for name, s in config.students.items() if s.loss.tokens != "cls"]
+        lines += [f"# and for student {name}: loss: {{tokens: cls}}" for name in wanting]
+    return "\n".join(lines)

@@ -1,0 +1,389 @@
+"""`plan`: what extract, distill and evaluate will take, from a short measurement on this machine, before anything runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
+from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.extraction.preflight import existing_folder
+from unic_pipe.pipeline.extraction.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.threads import usable_cores
+from unic_pipe.pipeline.storage import LocalStore, Store
+from unic_pipe.pipeline.workspace.documents import finished_student
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.status import extraction_needs, used_datasets
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.schemas.codecs import plain_codecs
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.features import CodecDefinition
+from unic_pipe.schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
+from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.schemas.status import Stage
+from unic_pipe.stages.plan.advice import Choice, advise
+from unic_pipe.stages.plan.cluster import Cluster, Measured, StepCost, StudentWork, plan_cluster
+from unic_pipe.stages.plan.measure import measure
+
+HOUR_S = 3600.0
+DISK_PROBE_BYTES = 32_000_000
+CANDIDATES = (
+    *(CodecDefinition(name=name) for name in plain_codecs()),
+    *(CodecDefinition(name="klt", snr_db=snr_db) for snr_db in (20.0, 15.0, 10.0)),
+)
+"""Codecs to choose from, beside the configured one. Centre crops are never calibrated."""
+FEW_ROWS = 64
+"""Rows on which the features of a benchmark are measured."""
+PATIENCE_S = 2.0
+"""An encoder that needs longer for them is measured on one benchmark alone."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How to plan. `disk` in bytes and `deadline` in seconds ask for settings that fit."""
+
+    device: str = "auto"
+    throughput: float | None = None
+    """Image-forwards per second, instead of the measured ones."""
+    disk: float | None = None
+    deadline: float | None = None
+    cluster: Cluster | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One feature folder of the plan: what it needs, what it was measured with, and how much of it is there."""
+
+    need: FeatureNeed
+    encoder: ResolvedEncoder
+    measured: Measurement
+    extent: Extent
+    missing: Mapping[TokenType, int]
+    """Units still to be made by token type."""
+    forwards: int
+    """Images × views still to be encoded."""
+    stage: Stage
+
+    def left(self, token: TokenType) -> float:
+        """Fraction of a token type that is still to be made."""
+        views = self.need.views.get(token, 0)
+        return self.missing[token] / max(1, views * self.extent.blocks)
+
+
+@dataclass
+class _Plan:
+    rows: list[PlanRow] = field(default_factory=list)
+    work: dict[Stage, float] = field(default_factory=dict)
+    folders: int = 0
+    students: list[StudentWork] = field(default_factory=list)
+
+
+def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, reporter: Reporter) -> PlanReport:
+    """Measure what has to be, and add up. Datasets must be indexed; what cannot be planned yet is a row with a note.
+
+    Raises:
+        UserError: there is no such device.
+        StageError: samples cannot be read.
+    """
+    device, cores = pick_device(options.device), usable_cores()
+    codecs = CANDIDATES if options.disk or options.deadline else ()
+    jobs, notes = _jobs(inventory, device, codecs, reporter)
+    features = inventory.workspace.features
+    disk_rate = _disk_rate(features)
+    result = _Plan(rows=list(notes))
+    total = Work()
+    for stage in ("extract", "evaluate"):
+        work = _stage_work([j for j in jobs if j.stage == stage], disk_rate)
+        forwards = sum(job.forwards for job in jobs if job.stage == stage)
+        seconds = forwards / options.throughput if options.throughput else work.seconds(cores)
+        result.work[stage] = seconds
+        result.rows += _feature_rows([j for j in jobs if j.stage == stage], seconds)
+        result.folders += sum(_left(job).folders for job in jobs if job.stage == stage)
+        total += work if stage == "extract" else Work()
+    result.rows += _student_rows(inventory, device, step_cost, jobs, cores, result, reporter)
+    disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
+    report = _report(result, total, disk, features.remote, device, cores)
+    if options.cluster is not None:
+        measured = Measured(device, total, report.stages["extract"].bytes, disk_rate, options.throughput)
+        sizes = {job.need.dataset: _image_bytes(inventory, job.need.dataset) for job in jobs}
+        cluster = plan_cluster(options.cluster, measured, jobs, result.students, sizes)
+        report = report.model_copy(update={"cluster": cluster})
+    if options.disk or options.deadline:
+        advice = advise(inventory.config, [_choice(j) for j in jobs], report, options.disk, options.deadline)
+        report = report.model_copy(update={"advice": advice})
+    return report
+
+
+def _jobs(
+    inventory: Inventory, device: str, codecs: Sequence[CodecDefinition], reporter: Reporter
+) -> tuple[list[Job], list[PlanRow]]:
+    """Every feature folder of extract and evaluate, measured; and what cannot be planned."""
+    notes = [
+        PlanRow(name=f"samples/{n}", stage="index", note=f"not indexed yet: unic-pipe index {n}")
+        for n in used_datasets(inventory)
+        if inventory.dataset(n).dataset is None
+    ]
+    wanted: list[tuple[Stage, FeatureNeed, ResolvedEncoder]] = []
+    for teacher in inventory.config.teachers:
+        try:
+            encoder = inventory.teacher(teacher)
+            wanted += [("extract", need, encoder) for need in extraction_needs(inventory, (teacher,))]
+        except UnicPipeError as error:
+            notes.append(PlanRow(name=f"features/{teacher}", stage="extract", note=error.message))
+    try:
+        wanted += [("evaluate", need, encoder) for need, encoder in _probe_needs(inventory)]
+    except UnicPipeError as error:
+        notes.append(PlanRow(name="evaluations/main", stage="evaluate", note=error.message))
+    jobs: list[Job] = []
+    seen: dict[str, Measurement] = {}
+    with reporter.task("measure", total=len(wanted), unit="encoders") as task:
+        for stage, need, encoder in wanted:
+            task.note(need.name)
+            jobs.append(_job(inventory, stage, need, encoder, device, codecs, seen))
+            task.advance()
+    return jobs, notes
+
+
+def _probe_needs(inventory: Inventory) -> list[tuple[FeatureNeed, ResolvedEncoder]]:
+    """Features of the probes; a student that is not finished yet is planned as its architecture with random weights."""
+    planned = evaluation_plans(inventory)
+    needs = [(need, p.encoder) for p in planned.plans for need, _ in p.needs]
+    for name, student in inventory.config.students.items():
+        if f"students/{inventory.student_name(name)}" not in planned.waiting:
+            continue
+        stand_in = inventory.baseline(name, student)
+        for dataset in {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}:
+            found = inventory.dataset(dataset).dataset
+            if found is not None:
+                need = inventory.probe_need(found, stand_in)
+                needs.append((FeatureNeed(need.dataset, name, need.definition, need.views), stand_in))
+    encoders = {need.encoder: encoder for need, encoder in needs}
+    return [(need, encoders[need.encoder]) for need in merge_needs([need for need, _ in needs])]
+
+
+def _job(
+    inventory: Inventory,
+    stage: Stage,
+    need: FeatureNeed,
+    encoder: ResolvedEncoder,
+    device: str,
+    codecs: Sequence[CodecDefinition],
+    seen: dict[str, Measurement],
+) -> Job:
+    dataset = inventory.dataset(need.dataset).dataset
+    assert dataset is not None, "its needs come from its manifest"
+    blocks = inventory.block_limit(dataset) if stage == "extract" else dataset.blocks
+    centre = need.definition.recipe == CENTER
+    definitions = [need.definition.codec]
+    definitions += [c for c in codecs if c not in definitions and not (centre and c.calibrated)]
+    same = f"{encoder.digest} {sorted(need.views)}"
+    # The probes' cls tokens are small: of a slow encoder, one dataset has to do for all.
+    measured = seen.get(same) if stage == "evaluate" else None
+    if measured is None or measured.forward_seconds * FEW_ROWS < PATIENCE_S:
+        limit = FEW_ROWS if stage == "evaluate" else dataset.block_rows
+        measured = measure(inventory.folder, dataset, need, encoder, device, definitions, limit)
+    if stage == "evaluate":
+        seen[same] = measured
+    counts = [dataset.block_range(block)[1] for block in range(blocks)]
+    missing, forwards = inventory.missing_units(need, blocks)
+    return Job(
+        need=need,
+        encoder=encoder,
+        measured=measured,
+        extent=Extent(sum(counts), blocks),
+        missing=missing,
+        forwards=round(forwards / max(1, blocks) * sum(counts)),
+        stage=stage,
+    )
+
+
+def _stage_work(jobs: Sequence[Job], disk_rate: float) -> Work:
+    """Datasets are extracted one after the other, all encoders of one together."""
+    total = Work()
+    for dataset in dict.fromkeys(job.need.dataset for job in jobs):
+        mine = [job for job in jobs if job.need.dataset == dataset]
+        forwards = {job.need.digest: job.forwards for job in mine}
+        total += dataset_work([(j.need, j.measured) for j in mine], forwards, mine[0].extent.rows, disk_rate)
+    return total
+
+
+def _size(job: Job, token: TokenType) -> Size:
+    label = codec_label(job.need.definition.codec)
+    first = next(t for t, v in job.need.views.items() if v)
+    views = job.need.views[token]
+    size = token_size(job.measured, token, label, views, job.extent)
+    return size + shared_size(job.measured, max(job.need.views.values())) if token == first else size
+
+
+def _left(job: Job) -> Size:
+    """What is still to be written of a feature folder."""
+    total = Size()
+    for token, views in job.need.views.items():
+        if views:
+            size, left = _size(job, token), job.left(token)
+            total += Size(size.bytes * left, round(size.files * left), round(size.folders * left))
+    return total
+
+
+def _feature_rows(jobs: Sequence[Job], seconds: float) -> list[PlanRow]:
+    forwards = sum(job.forwards for job in jobs)
+    rows = []
+    for job in jobs:
+        encoder, label = job.need.definition.encoder, codec_label(job.need.definition.codec)
+        hours: float | None = seconds / HOUR_S * job.forwards / forwards if forwards else 0.0
+        for token, views in job.need.views.items():
+            if not views:
+                continue
+            shape = encoder.shape(token)
+            size, left = _size(job, token), job.left(token)
+            rows.append(
+                PlanRow(
+                    name=job.need.name,
+                    stage=job.stage,
+                    token=token,
+                    images=job.extent.rows,
+                    views=views,
+                    tokens=math.prod(shape[:-1]),
+                    codec=label,
+                    bits_per_value=8 * job.measured.codecs[token][label].row_bytes / math.prod(shape),
+                    bytes=round(size.bytes),
+                    bytes_left=round(size.bytes * left),
+                    files=round(size.files * left),
+                    hours=hours,
+                )
+            )
+            hours = None
+    return rows
+
+
+def _student_rows(
+    inventory: Inventory,
+    device: str,
+    step_cost: StepCost,
+    jobs: Sequence[Job],
+    cores: int,
+    result: _Plan,
+    reporter: Reporter,
+) -> list[PlanRow]:
+    rows, total = [], 0.0
+    render_s = max(
+        (j.measured.decode_seconds + j.measured.render_seconds for j in jobs if j.stage == "extract"), default=0
+    )
+    for name in inventory.config.students:
+        label = inventory.student_name(name)
+        try:
+            definition = inventory.student_definition(name)
+        except UnicPipeError as error:
+            rows.append(PlanRow(name=f"students/{label}", stage="distill", note=error.message))
+            continue
+        if definition is None:
+            rows.append(PlanRow(name=f"students/{label}", stage="distill", note="its samples are not indexed yet"))
+            continue
+        dataset = inventory.dataset(inventory.config.students[name].dataset).dataset
+        assert dataset is not None
+        images = sum(dataset.block_range(block)[1] for block in range(definition.blocks))
+        optimizer = definition.config.optimizer
+        steps = optimizer.epochs * (images // optimizer.batch)
+        reporter.say(f"measure students/{label}")
+        cost = step_cost(definition, device)
+        # Rendering runs beside the training device, but on the same cores as training on a CPU.
+        loading = optimizer.batch * render_s / cores
+        seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
+        finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
+        size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
+        total += 0.0 if finished else seconds
+        result.students += [] if finished else [StudentWork(label, definition, steps, cost, render_s)]
+        rows.append(
+            PlanRow(
+                name=f"students/{label}",
+                stage="distill",
+                images=images,
+                views=definition.views,
+                bytes=size,
+                bytes_left=0 if finished else size,
+                files=0 if finished else 8 + len(definition.teachers) + 2 * inventory.config.distill.keep_checkpoints,
+                hours=0.0 if finished else seconds / HOUR_S,
+                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms",
+            )
+        )
+    result.work["distill"] = total
+    return rows
+
+
+def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int) -> PlanReport:
+    """The sums. `disk`: a folder on the disk that is asked for room; `remote`: features do not go there."""
+    order: tuple[Stage, ...] = ("index", "extract", "distill", "evaluate")
+    rows = sorted(result.rows, key=lambda row: order.index(row.stage))
+    stages: dict[Stage, StagePlan] = {}
+    for stage in order[1:]:
+        mine = [row for row in rows if row.stage == stage]
+        hours = result.work.get(stage, 0.0) / HOUR_S
+        stages[stage] = StagePlan(
+            bytes=sum(r.bytes_left for r in mine), files=sum(r.files for r in mine), hours=hours if mine else 0.0
+        )
+    total = sum(s.bytes for s in stages.values())
+    files = sum(s.files for s in stages.values())
+    inodes = files + result.folders
+    local = stages["distill"] if remote else StagePlan(bytes=total, files=inodes, hours=0.0)
+    free = shutil.disk_usage(disk).free
+    extracting = result.work.get("extract", 0.0)
+    return PlanReport(
+        bytes=total,
+        files=files,
+        inodes=inodes,
+        hours=sum(s.hours or 0.0 for s in stages.values()),
+        free_bytes=free,
+        fits=local.bytes <= free and local.files <= _free_inodes(disk),
+        device=device,
+        cores=cores,
+        mb_per_s=stages["extract"].bytes / 1e6 / extracting if extracting else None,
+        bottleneck=work.bottleneck(cores),
+        stages=stages,
+        rows=tuple(rows),
+    )
+
+
+def _image_bytes(inventory: Inventory, name: str) -> float:
+    """Mean size of a dataset's encoded images."""
+    dataset = inventory.dataset(name).dataset
+    assert dataset is not None, "its features were planned"
+    return sum(float(s.sizes.sum()) for s in dataset.segments) / max(1, dataset.manifest.rows)
+
+
+def _free_inodes(folder: Path) -> float:
+    """Files that the file system still has room for; some do not count them."""
+    found = os.statvfs(folder)
+    return found.f_favail if found.f_files else float("inf")
+
+
+def _disk_rate(store: Store) -> float:
+    """Bytes per second of durable writes; to an object store by one object that is removed again."""
+    data = os.urandom(DISK_PROBE_BYTES)
+    if not isinstance(store, LocalStore):
+        key = f".plan-{uuid.uuid4().hex}"
+        started = time.perf_counter()
+        store.put(key, data)
+        seconds = time.perf_counter() - started
+        store.delete(key)
+        return len(data) / seconds
+    with tempfile.NamedTemporaryFile(dir=existing_folder(store), prefix=".unic-pipe-plan-") as handle:
+        started = time.perf_counter()
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+        return len(data) / (time.perf_counter() - started)
+
+
+def _choice(job: Job) -> Choice:
+    return Choice(job.need, job.measured, job.extent, job.forwards, job.stage, job.missing)
