@@ -37,7 +37,7 @@ faults: .venv/.test
 
 lint: .venv/.test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check cli pipeline schemas stages tests unic_pipe.py
+	$(BIN)/ruff format --check cli pipeline schemas src stages tests
 
 types: .venv/.test
 	$(BIN)/mypy

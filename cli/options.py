@@ -97,9 +97,8 @@ def add_command(app: typer.Typer, panel: str, command: Callable[..., int], *exam
 
 def open_inventory(config: Path | None, overrides: list[str] | None, rows: str | None = None) -> Inventory:
     """Read the configuration and look at the working folder."""
-    from unic_pipe.pipeline.workspace.configuration import load_workspace
+    from unic_pipe.pipeline.workspace.configuration import load_workspace, parse_rows
     from unic_pipe.pipeline.workspace.inventory import Inventory
-    from unic_pipe.pipeline.workspace.rows import parse_rows
 
     if rows is not None:
         parse_rows(rows)

@@ -74,7 +74,7 @@ class BenchmarkCard(Model):
 @functools.cache
 def cards() -> dict[Name, BenchmarkCard]:
     """Every benchmark that has a name, in the order of the registry. `like` in the file takes over another's fields."""
-    raw = tomllib.loads(resources.files("schemas").joinpath("benchmarks.toml").read_text(encoding="utf-8"))
+    raw = tomllib.loads(resources.files("unic_pipe.schemas").joinpath("benchmarks.toml").read_text(encoding="utf-8"))
     for body in raw.values():
         like = body.pop("like", None)
         body |= {key: value for key, value in raw.get(like, {}).items() if key not in body}

@@ -27,7 +27,7 @@ import torch.utils.tensorboard  # noqa: E402
 
 import unic_pipe.cli.main  # noqa: E402
 import unic_pipe.stages.distill.stage  # noqa: E402
-import unic_pipe.stages.indexing  # noqa: E402, F401
+import unic_pipe.stages.indexing  # noqa: E402
 from unic_pipe.stages.distill.data.batches import Batch  # noqa: E402
 from unic_pipe.stages.distill.parallel.members import STORE  # noqa: E402
 from unic_pipe.stages.distill.training import Training  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unic_pipe.pipeline.benchmarks.listing import Listing, made
 from unic_pipe.pipeline.benchmarks.locate import Place
-from unic_pipe.pipeline.samples.folders import image_names
+from unic_pipe.pipeline.samples.files import image_names
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE, read_labels
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.samples import DatasetManifest

@@ -14,7 +14,7 @@ from unic_pipe.pipeline.benchmarks.levels import read_cog
 from unic_pipe.pipeline.benchmarks.listing import Listing, made
 from unic_pipe.pipeline.benchmarks.locate import Place
 from unic_pipe.pipeline.benchmarks.matlab import read_cars, read_flowers
-from unic_pipe.pipeline.samples.folders import image_names
+from unic_pipe.pipeline.samples.files import image_names
 from unic_pipe.schemas.errors import UserError
 
 _EUROSAT_SEED = 2750

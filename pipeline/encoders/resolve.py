@@ -192,7 +192,7 @@ class _Resolver:
 
 def _define(card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None) -> EncoderDefinition:
     """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
-    from unic_pipe.pipeline.encoders.loading import measured
+    from unic_pipe.pipeline.encoders.measure import measured
 
     model_args = {**card.model_args, **config.model_args}
     size = model_args.pop("img_size", None)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import xxhash
 
-from unic_pipe.pipeline.samples.sources import Source, is_image
+from unic_pipe.pipeline.samples.files import image_names, is_image
+from unic_pipe.pipeline.samples.sources import Source
 from unic_pipe.pipeline.samples.table import make_rows
 from unic_pipe.schemas.errors import UserError
 
@@ -68,8 +69,8 @@ def listed(source: Source) -> Listing:
     Raises:
         UserError: files are missing or damaged, or there are more or fewer images than the benchmark has.
     """
-    from unic_pipe.pipeline.benchmarks.listing import listing
     from unic_pipe.pipeline.benchmarks.locate import locate, split_of
+    from unic_pipe.pipeline.benchmarks.read import listing
 
     assert source.folder is not None
     return listing(locate(*split_of(source.text), source.folder))
@@ -106,21 +107,6 @@ def scan_folder(folder: ImageFolder, names: tuple[str, ...]) -> pa.Table:
         hashes,
         [folder.label] * len(names),
     )
-
-
-def image_names(folder: Path) -> list[str]:
-    """Paths of all images below a folder, relative to it, unsorted; hidden ones are not seen."""
-    found, pending = [], [""]
-    while pending:
-        below = pending.pop()
-        for entry in os.scandir(folder / below):
-            if entry.name.startswith("."):
-                continue
-            if is_image(entry.name):
-                found.append(below + entry.name)
-            elif entry.is_dir(follow_symlinks=False):
-                pending.append(f"{below}{entry.name}/")
-    return found
 
 
 def _checked(names: tuple[str, ...], folder: Path) -> tuple[str, ...]:

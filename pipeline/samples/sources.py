@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from unic_pipe.pipeline.samples.files import is_image
 from unic_pipe.pipeline.samples.objects import Listings
 from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
 from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS
@@ -124,11 +125,6 @@ def expand_braces(text: str) -> list[str]:
         elif brace:
             pieces.append(brace.split(","))
     return ["".join(parts) for parts in itertools.product(*pieces)]
-
-
-def is_image(name: str) -> bool:
-    """Whether a file name is that of an image (hidden files are not)."""
-    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".") and "." in name
 
 
 _Found = Shard | None

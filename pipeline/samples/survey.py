@@ -12,6 +12,7 @@ from pathlib import Path
 
 import xxhash
 
+from unic_pipe.pipeline.samples.files import is_image
 from unic_pipe.pipeline.samples.folders import count_images
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
 from unic_pipe.pipeline.samples.objects import Listings
@@ -19,7 +20,7 @@ from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, 
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads
 from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS, split_name
-from unic_pipe.pipeline.samples.sources import SPLITS, Layout, Source, find_source, is_image, split_url
+from unic_pipe.pipeline.samples.sources import SPLITS, Layout, Source, find_source, split_url
 from unic_pipe.pipeline.samples.tars import walk
 from unic_pipe.pipeline.storage import is_remote
 from unic_pipe.schemas.config import DatasetConfig

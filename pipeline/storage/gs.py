@@ -16,9 +16,9 @@ import google.auth.exceptions
 from fsspec.exceptions import FSTimeoutError
 from gcsfs.retry import HttpError
 
-from unic_pipe.pipeline.storage import Version
 from unic_pipe.pipeline.storage.errors import RESULT_KEPT, Busy, ConditionFailed, no_bucket, no_credentials, refused
-from unic_pipe.pipeline.storage.objects import ABSENT
+from unic_pipe.pipeline.storage.requests import ABSENT
+from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
 
 _BOUNDARY = "unic-pipe-part"

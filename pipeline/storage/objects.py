@@ -16,10 +16,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from unic_pipe.pipeline.storage import Version
 from unic_pipe.pipeline.storage.errors import Busy, ConditionFailed, explained
+from unic_pipe.pipeline.storage.requests import ABSENT, Requests
+from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -31,37 +32,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 20.0
 REQUESTS = 16
 """At a time, where many keys are asked for."""
 
-ABSENT = object()
-"""The condition that there is nothing under a key."""
-
 T = TypeVar("T")
-
-
-class Requests(Protocol):
-    """One bucket, one request a call: what differs between kinds of object stores.
-
-    Raises:
-        FileNotFoundError: no such key (or `get` and `listing`: no such bucket, as `UserError`).
-        Busy: the request may be repeated, and may have done its work.
-        ConditionFailed: what is there is not what the condition says.
-        UserError, OSError: anything else.
-    """
-
-    def get(self, key: str, offset: int | None, size: int | None) -> bytes:
-        """Content, or a part of it."""
-
-    def head(self, key: str) -> tuple[int, Version] | None:
-        """Bytes and version, or None if there is nothing."""
-
-    def put(self, key: str, data: bytes, only: Version | None) -> None:
-        """Write; `only`: if the key has this version (`ABSENT`: if there is nothing)."""
-
-    def delete(self, key: str, only: Version | None) -> None:
-        """Remove; `only`: if the key has this version."""
-
-    def listing(self, prefix: str, deep: bool) -> Iterator[tuple[str, tuple[int, Version] | None]]:
-        """(key, (bytes, version)) of the objects that begin with `prefix`; not `deep`: up to the next slash, folders
-        have None."""
 
 
 class ObjectStore:

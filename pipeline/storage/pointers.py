@@ -12,7 +12,8 @@ import re
 import socket
 from pathlib import Path
 
-from unic_pipe.pipeline.storage import LocalStore, Store, abandoned, sync_folder
+from unic_pipe.pipeline.storage.local import LocalStore, abandoned, sync_folder
+from unic_pipe.pipeline.storage.store import Store
 from unic_pipe.schemas.errors import DamagedError, UserError
 
 SUFFIX = ".pointer"

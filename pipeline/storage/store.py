@@ -7,34 +7,14 @@ What returned is durable. A store pickles as its location, and every process ope
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import xxhash
 
-from unic_pipe.pipeline.storage.local import LocalStore, abandoned, process_runs, sync_folder
-from unic_pipe.schemas.errors import UserError
-
-__all__ = [
-    "LocalStore",
-    "Store",
-    "Version",
-    "abandoned",
-    "fast_hash",
-    "is_remote",
-    "open_store",
-    "process_runs",
-    "sha256",
-    "sha256_of_file",
-    "sync_folder",
-]
-
 Version = Hashable
 """Tells one content of a key from the next: an ETag, a generation, or (mtime_ns, size, inode)."""
-
-SCHEMES = ("s3", "gs")
 
 
 def sha256(data: bytes) -> str:
@@ -136,29 +116,3 @@ def get_or_none(store: Store, key: str) -> bytes | None:
         return store.get(key)
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def is_remote(location: str) -> bool:
-    """Whether a text names a place in an object store."""
-    return location.partition("://")[0] in SCHEMES and "://" in location
-
-
-def open_store(location: str | Path, options: Mapping[str, Any] | None = None) -> Store:
-    """The store at a path, or at `s3://bucket/prefix` or `gs://bucket/prefix`. Nothing is asked of it yet.
-
-    `options` are those of fsspec's file system for object stores (endpoint_url, anon, profile …).
-
-    Raises:
-        UserError: no such kind of store, or no bucket.
-    """
-    text = str(location)
-    if isinstance(location, Path) or "://" not in text:
-        return LocalStore(Path(text))
-    scheme, _, rest = text.partition("://")
-    if scheme not in SCHEMES:
-        raise UserError(f"{text}: there is no store of kind {scheme}://.", "Use a folder, s3://… or gs://….")
-    if not rest.partition("/")[0]:
-        raise UserError(f"{text} names no bucket.", f"Write it as {scheme}://BUCKET/PREFIX.")
-    from unic_pipe.pipeline.storage.objects import ObjectStore
-
-    return ObjectStore(text, json.dumps(dict(options or {}), sort_keys=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from unic_pipe.pipeline.process.progress import Reporter
-from unic_pipe.pipeline.storage import Store
+from unic_pipe.pipeline.storage.store import Store
 from unic_pipe.schemas.errors import UserError
 
 

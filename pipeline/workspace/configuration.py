@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from unic_pipe.pipeline.benchmarks.expand import with_benchmarks
+from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.places import Root, as_root
 from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.workspace.explaining import Place, explain
@@ -164,3 +166,30 @@ def _override(tree: CommentedMap, text: str) -> Place:
             raise UserError(f"--set {text}: {'.'.join(keys[:depth])} has no fields to set.")
     node[keys[-1]] = _parse(value, f"--set {text}")
     return keys
+
+
+def rows_wanted(rows: str, dataset: Dataset) -> int:
+    """The number of rows that `1%` or `5000` means.
+
+    Raises:
+        UserError: neither a percentage nor a number.
+    """
+    number, percentage = parse_rows(rows)
+    return math.ceil(number / 100 * dataset.manifest.rows if percentage else number)
+
+
+def parse_rows(rows: str) -> tuple[float, bool]:
+    """The number in `1%` or `5000`, and whether it is a percentage.
+
+    Raises:
+        UserError: neither a percentage between 0 and 100 nor a positive number.
+    """
+    text = rows.strip().replace(",", "")
+    percentage = text.endswith("%")
+    try:
+        number = float(text[:-1]) if percentage else int(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= (100 if percentage else math.inf):
+        raise UserError(f"--rows {rows}: expected a percentage or a number of rows, for instance 1% or 5000.")
+    return number, percentage

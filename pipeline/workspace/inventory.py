@@ -17,9 +17,8 @@ from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_
 from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
 from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, in_order
-from unic_pipe.pipeline.workspace.configuration import Workspace
+from unic_pipe.pipeline.workspace.configuration import Workspace, rows_wanted
 from unic_pipe.pipeline.workspace.documents import D, FinishedStudent, finished_student, read_document, usable_document
-from unic_pipe.pipeline.workspace.rows import rows_wanted
 from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
 from unic_pipe.schemas.base import digest_of, require_name, short
 from unic_pipe.schemas.chains import named_student

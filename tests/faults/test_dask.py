@@ -137,7 +137,8 @@ def test_a_block_that_kills_every_worker_is_named(raw: Any, extracted_template: 
     """It is tried again alone; its neighbours are finished."""
     preload = grid.folder / "deadly.py"
     preload.write_text(
-        "import os, signal\nimport unic_pipe.pipeline.extraction.blocks as engine\nfrom unic_pipe.pipeline.extraction.forward import features_of_rows\n"
+        "import os, signal\nimport unic_pipe.pipeline.extraction.blocks as engine\n"
+        "from unic_pipe.pipeline.extraction.forward import features_of_rows\n"
         "def deadly(dataset, rows, *more):\n"
         "    if 48 in rows:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return features_of_rows(dataset, rows, *more)\n"

@@ -30,7 +30,7 @@ import unic_pipe.pipeline.extraction.blocks  # noqa: E402
 import unic_pipe.pipeline.extraction.run  # noqa: E402
 import unic_pipe.pipeline.views.render  # noqa: E402
 import unic_pipe.stages.distill.stage  # noqa: E402
-import unic_pipe.stages.extract  # noqa: E402, F401
+import unic_pipe.stages.extract  # noqa: E402
 from unic_pipe.pipeline.workspace.configuration import load_workspace  # noqa: E402
 from unic_pipe.pipeline.workspace.inventory import Inventory  # noqa: E402
 

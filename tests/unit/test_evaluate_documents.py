@@ -84,6 +84,7 @@ def test_an_evaluation_is_named_by_its_settings_and_data():
 
 
 def test_planning_imports_nothing_heavy():
-    code = "import sys, unic_pipe.pipeline.workspace.results; print([m for m in ('torch', 'sklearn', 'zarr', 'timm') if m in sys.modules])"
+    heavy = ("torch", "sklearn", "zarr", "timm")
+    code = f"import sys, unic_pipe.pipeline.workspace.results; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,8 +12,8 @@ import pytest
 
 from unic_pipe.pipeline.cache.layout import record_key
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.configuration import rows_wanted
 from unic_pipe.pipeline.workspace.documents import finished_student
-from unic_pipe.pipeline.workspace.rows import rows_wanted
 from unic_pipe.pipeline.workspace.status import (
     benchmark_datasets,
     extraction_needs,

@@ -33,8 +33,8 @@ SECOND = OLD.with_name("documents-v2")
 
 def kinds():
     for module in pkgutil.iter_modules(unic_pipe.schemas.__path__):
-        importlib.import_module(f"schemas.{module.name}")
-    found = {kind.KIND: kind for kind in Document.__subclasses__() if kind.__module__.startswith("schemas.")}
+        importlib.import_module(f"unic_pipe.schemas.{module.name}")
+    found = {kind.KIND: kind for kind in Document.__subclasses__() if kind.__module__.startswith("unic_pipe.schemas.")}
     return dict(sorted(found.items()))
 
 
@@ -62,7 +62,7 @@ def test_documents_of_the_first_release_stay_readable_and_round_trip(kind):
 
 def test_every_kind_has_an_old_document_and_a_name_of_its_own():
     assert {path.stem for path in OLD.glob("*.json")} == set(KINDS)
-    assert len(KINDS) == len([k for k in Document.__subclasses__() if k.__module__.startswith("schemas.")])
+    assert len(KINDS) == len([k for k in Document.__subclasses__() if k.__module__.startswith("unic_pipe.schemas.")])
 
 
 def test_recorded_digests_are_still_those_of_their_definitions():

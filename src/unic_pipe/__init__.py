@@ -1,0 +1,34 @@
+"""unic-pipe: several frozen vision encoders distilled into one student, from a feature cache.
+
+The names that other programs need: `from unic_pipe import FeatureCache, load_encoder, open_dataset`. They are imported
+when they are first asked for, so that `unic-pipe status` stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unic_pipe.pipeline.cache.reader import FeatureCache
+    from unic_pipe.pipeline.encoders.loading import load_encoder
+    from unic_pipe.pipeline.samples.dataset import open_dataset
+
+__all__ = ["FeatureCache", "load_encoder", "open_dataset"]
+
+_HOME = {
+    "FeatureCache": "unic_pipe.pipeline.cache.reader",
+    "load_encoder": "unic_pipe.pipeline.encoders.loading",
+    "open_dataset": "unic_pipe.pipeline.samples.dataset",
+}
+
+if not (Path(__file__).parent / "schemas" / "base.py").exists():
+    # A checkout without symbolic links (git on Windows): the four folders are found at its top level.
+    __path__.append(str(Path(__file__).parents[2]))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
