@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unic_pipe.pipeline.storage.local import LocalStore, abandoned, process_runs, sync_folder
 from unic_pipe.pipeline.storage.open import is_remote, open_store
-from unic_pipe.pipeline.storage.store import Store, Version, fast_hash, sha256, sha256_of_file
+from unic_pipe.pipeline.storage.store import Store, Version, fast_hash, get_or_none, sha256, sha256_of_file
 
 __all__ = [
     "LocalStore",
@@ -12,6 +12,7 @@ __all__ = [
     "Version",
     "abandoned",
     "fast_hash",
+    "get_or_none",
     "is_remote",
     "open_store",
     "process_runs",
