@@ -49,6 +49,8 @@ def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
 
 
 def _as_dict(row: CatalogueRow) -> dict[str, object]:
+    from unic_pipe.pipeline.encoders.summary import facts
+
     return {
         "name": row.name,
         "architecture": row.architecture,
@@ -59,14 +61,17 @@ def _as_dict(row: CatalogueRow) -> dict[str, object]:
         "problem": row.problem,
         "yaml": row.yaml,
         "configured": row.configured,
+        **(facts(row.resolved) if row.resolved is not None else {}),
     }
 
 
 def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
-    """Two lines a teacher: what it is, and where its weights are or come from."""
+    """A few lines a teacher: what it is, where its weights are or come from, and how a configured one is read."""
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
+
+    from unic_pipe.pipeline.encoders.summary import sentence
 
     console = Console(highlight=False)
     for title, some in (
@@ -79,10 +84,12 @@ def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
         name_width = max(len(row.name) for row in some)
         kind_width = max(len(row.architecture) for row in some)
         for row in some:
-            mark = ("✔ ", "green") if row.path is not None or _random(row) else ("· ", "dim")
+            mark = ("✔ ", "green") if row.problem is None else ("· ", "dim")
             what = f"  {row.architecture:<{kind_width}}  {row.licence}"
             console.print(Text.assemble(mark, (f"{row.name:<{name_width}}", "bold"), what), soft_wrap=True)
             console.print(Padding(_where(row), (0, 0, 0, 4), expand=False))
+            if row.resolved is not None:
+                console.print(Padding(Text(sentence(row.resolved), "dim"), (0, 0, 0, 4), expand=False))
         console.print()
     for line in _advice(rows, weights_dir):
         console.print(line, soft_wrap=True)
@@ -98,6 +105,8 @@ def _where(row: CatalogueRow) -> Text:
 
     from unic_pipe.schemas.base import short
 
+    if row.path is not None and row.problem is not None:
+        return Text(row.problem, "yellow")
     if row.path is not None and row.digest is not None:
         return Text(f"{row.path.name}  sha256 {short(row.digest)}", "dim")
     if _random(row):

@@ -75,6 +75,9 @@ class EncoderConfig(Model):
     student, which so becomes the teacher of another one."""
     weights: str | None = None
     """A local weights file instead of the one that the registry names, or `random:SEED`."""
+    prefix: str | None = None
+    """What stands before the weights' keys in the file, sections included (`model_ema.`, `teacher.backbone.`); needed
+    only where several sets of weights fit, or another one than the moving average is meant."""
     architecture: str | None = None
     """timm architecture of a `checkpoint:` file that does not say it itself."""
     model_args: dict[str, Scalar] = {}

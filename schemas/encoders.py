@@ -39,6 +39,17 @@ class EncoderCard(Model):
     """Import name of the Python package that carries the weights."""
 
 
+class EncoderReading(Model):
+    """How an encoder was read, for people; nothing here is part of its identity."""
+
+    section: str = ""
+    """Section of the weights file that was read; empty for the whole file."""
+    beside: tuple[str, ...] = ()
+    """Other sections of the file that hold such weights."""
+    pooling: str = ""
+    """What cls is."""
+
+
 class EncoderCache(Document):
     """`runs/encoders.json`: answers that can be computed again, so that planning needs no PyTorch."""
 
@@ -50,3 +61,5 @@ class EncoderCache(Document):
     """Cards of `timm:` models, by name and versions."""
     definitions: dict[str, EncoderDefinition] = {}
     """Definitions, by a digest of configuration, file states and versions."""
+    readings: dict[str, EncoderReading] = {}
+    """How these encoders were read, by the same digests."""

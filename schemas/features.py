@@ -22,8 +22,12 @@ class EncoderDefinition(Model):
     """SHA-256 of the weights file, or `random:SEED`."""
     conversion: str = "timm"
     """How the file's keys map onto the architecture (`timm`, `dino`, `ibot`, `deit3`, `dbot-ft`, ...)."""
-    readout: Literal["vit", "cnn", "fc-norm"]
-    """`vit`: final norm on all tokens. `cnn`: pooled map and spatial map. `fc-norm`: fc_norm(mean patch), raw patches."""
+    section: str | None = None
+    """Where in the file the weights are, sections and wrappers joined by dots (`model_ema`, `model.teacher.backbone`).
+    None: the first of `state_dict`, `model` and `teacher` that is there, or else the file itself."""
+    readout: Literal["vit", "cnn", "fc-norm", "head"]
+    """`vit`: final norm on all tokens. `cnn`: pooled map and spatial map. `fc-norm`: fc_norm(mean patch), raw patches.
+    `head`: what the model's own head makes of the tokens (attention pooling), and these without prefix tokens."""
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.encoders.summary import sentence
 from unic_pipe.pipeline.extraction.run import Extraction, ExtractOptions, ExtractPass, extract_features
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
@@ -58,6 +59,8 @@ def extract(
         if (folder := inventory.borrowed(need)) is not None:
             reporter.say(f"extract {need.dataset} ({need.encoder}): nothing to do, read from {folder}")
     needs = [need for need in needs if inventory.borrowed(need) is None]
+    for name in dict.fromkeys(need.encoder for need in needs):
+        reporter.say(f"{name}: {sentence(inventory.teacher(name))}")
     passes: dict[str, Extraction] = {}
     for name in dict.fromkeys(need.dataset for need in needs):
         if stop.requested:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unic_pipe.pipeline.encoders.locate import find_weights, install_command
 from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice
-from unic_pipe.pipeline.encoders.resolve import encoder_card, find_file
+from unic_pipe.pipeline.encoders.resolve import ResolvedEncoder, encoder_card, find_file, resolve_encoder
 from unic_pipe.pipeline.storage import sha256_of_file
 from unic_pipe.schemas.config import EncoderConfig
 from unic_pipe.schemas.encoders import EncoderCard
@@ -33,6 +33,8 @@ class CatalogueRow:
     configured: bool
     card: EncoderCard | None
     """For `fetch_weights`; None where there is nothing to download."""
+    resolved: ResolvedEncoder | None = None
+    """A configured encoder whose weights are here and fit."""
 
 
 def catalogue(
@@ -40,9 +42,13 @@ def catalogue(
 ) -> list[CatalogueRow]:
     """Rows of the configured teachers, then of the named encoders that are not among them.
 
-    Found weights are hashed, which takes a second per gigabyte. Nothing is downloaded or loaded.
+    Found weights are hashed, which takes a second per gigabyte; those of configured teachers are loaded once, to say how
+    they are read. Nothing is downloaded.
     """
-    rows = [_configured(name, config, weights_dir, workdir) for name, config in teachers.items()]
+    rows = [
+        _resolved(_configured(name, config, weights_dir, workdir), config, weights_dir, workdir)
+        for name, config in teachers.items()
+    ]
     shown = {row.card.name for row in rows if row.card is not None}
     rows += [
         _row(name, card, f"{name}: {{}}", weights_dir, False) for name, card in REGISTRY.items() if name not in shown
@@ -74,6 +80,16 @@ def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Pa
         configured=True,
         card=None,
     )
+
+
+def _resolved(row: CatalogueRow, config: EncoderConfig, weights_dir: Path, workdir: Path | None) -> CatalogueRow:
+    """The row with how its encoder is read, or with why it cannot be."""
+    if row.problem is not None:
+        return row
+    try:
+        return replace(row, resolved=resolve_encoder(row.name, config, weights_dir, workdir))
+    except UserError as error:
+        return replace(row, problem=error.message)
 
 
 def _row(name: str, card: EncoderCard, yaml: str, weights_dir: Path, configured: bool) -> CatalogueRow:

@@ -12,15 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from unic_pipe.pipeline.encoders.sections import StateDict
 from unic_pipe.schemas.errors import UserError
-
-StateDict = dict[str, torch.Tensor]
-
-_SECTIONS = ("state_dict", "model", "teacher")
-"""Where training scripts put the weights beside optimizer state and counters, in the order of preference."""
-
-_PREFIXES = ("module.", "_orig_mod.", "backbone.")
-"""Wrappers: DistributedDataParallel, torch.compile, and DINO's and iBOT's multi-crop wrapper."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -37,39 +30,12 @@ def read_file(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def state_dict_of(content: Mapping[str, Any], path: Path) -> StateDict:
-    """The tensors of a file's content, out of their section and without wrappers' prefixes.
-
-    Raises:
-        UserError: there are no tensors.
-    """
-    for section in _SECTIONS:
-        inner = content.get(section)
-        if isinstance(inner, Mapping) and any(isinstance(v, torch.Tensor) for v in inner.values()):
-            content = inner
-            break
-    state = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if not state:
-        sections = ", ".join(map(str, list(content)[:6])) or "nothing"
-        raise UserError(f"{path}: no weights in it (it holds {sections}).", "Is this the checkpoint that you meant?")
-    return _unwrapped(state)
-
-
 def named_architecture(path: Path) -> str | None:
     """The architecture that timm's training script notes in its checkpoints, if there is one."""
     if path.suffix == ".safetensors":
         return None
     name = read_file(path).get("arch")
     return name if isinstance(name, str) else None
-
-
-def _unwrapped(state: StateDict) -> StateDict:
-    """Strip wrappers' prefixes; what stands beside a wrapped backbone (projection heads) is dropped."""
-    while True:
-        prefix = next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None)
-        if prefix is None:
-            return state
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _read_safetensors(path: Path) -> StateDict:

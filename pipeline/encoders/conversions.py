@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unic_pipe.pipeline.encoders.checkpoints import StateDict
+from unic_pipe.pipeline.encoders.sections import StateDict
 from unic_pipe.schemas.errors import UserError
 
 OFFICIAL = ("dino", "ibot", "deit3", "dbot-ft", "efficientnet-lite", "unic")

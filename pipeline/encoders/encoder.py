@@ -20,7 +20,7 @@ from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import ComputeDefinition, EncoderDefinition
 
-Readout = Literal["vit", "cnn", "fc-norm"]
+Readout = Literal["vit", "cnn", "fc-norm", "head"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,12 +37,12 @@ class Tokens(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """A timm model, frozen and in evaluation mode, with one of three ways to read its tokens.
+    """A timm model, frozen and in evaluation mode, with one of four ways to read its tokens.
 
     `vit`: all tokens after the final norm; cls is the class token, or the mean of the patch tokens where there is none;
     register and distillation tokens are dropped. `cnn`: patch tokens are the final feature map, row by row; cls is what
     the model's own head pools from it. `fc-norm`: patch tokens are those before any final norm, and cls is fc_norm of
-    their mean.
+    their mean. `head`: patch tokens as for `vit`; cls is what the model's own head pools from all tokens.
     """
 
     def __init__(self, model: nn.Module, definition: EncoderDefinition) -> None:
@@ -72,6 +72,9 @@ class Encoder(nn.Module):
         elif self.definition.readout == "fc-norm":
             patch_BPD = features[:, _prefix(self.model) :]
             cls_BD = self.model.fc_norm(patch_BPD.mean(dim=1))  # type: ignore[operator]
+        elif self.definition.readout == "head":
+            patch_BPD = features[:, _prefix(self.model) :]
+            cls_BD = own_pooling(self.model, features)
         else:
             patch_BPD = features[:, _prefix(self.model) :]
             cls_BD = features[:, 0] if _has_class_token(self.model) else patch_BPD.mean(dim=1)
@@ -142,11 +145,48 @@ def features_of(model: nn.Module, x_B3HW: torch.Tensor) -> torch.Tensor:
 
 
 def readout_of(model: nn.Module, features: torch.Tensor) -> Readout:
-    """Which readout fits a model, from what `features_of` gave."""
+    """Which readout fits a model, from what `features_of` gave for images that are not of one colour.
+
+    Attention pooling is the summary that its makers trained. A class token without one is, too, even where timm's head
+    would take a mean (DINOv3). Of a model with neither, cls is the mean of its patch tokens if its head agrees.
+    """
     if features.ndim == 4:
         return "cnn"
+    if getattr(model, "attn_pool", None) is not None:
+        return "head"
     fc_norm = getattr(model, "fc_norm", None)
-    return "vit" if fc_norm is None or isinstance(fc_norm, nn.Identity) else "fc-norm"
+    mean_BD = features[:, _prefix(model) :].mean(dim=1)
+    if isinstance(fc_norm, nn.Module) and not isinstance(fc_norm, nn.Identity):
+        return "fc-norm" if _pools_as(model, features, fc_norm(mean_BD)) else "head"
+    return "vit" if _has_class_token(model) or _pools_as(model, features, mean_BD) else "head"
+
+
+def own_pooling(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """(B, D): what a model's own head makes of its features before the classifier."""
+    pooled: torch.Tensor = model.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    return pooled
+
+
+def pooling_of(model: nn.Module, readout: Readout) -> str:
+    """What cls is, in words."""
+    if readout == "vit":
+        return "class token" if _has_class_token(model) else "mean of the patch tokens"
+    if readout == "head":
+        return "attention pooling" if getattr(model, "attn_pool", None) is not None else "the model's own head"
+    return "pooled map" if readout == "cnn" else "fc_norm of the mean patch token"
+
+
+def _pools_as(model: nn.Module, features: torch.Tensor, expected_BD: torch.Tensor) -> bool:
+    """Whether a model's own head gives this; also for heads that take something else than features."""
+    try:
+        pooled: object = own_pooling(model, features)
+    except (TypeError, AttributeError):
+        return True
+    if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2:
+        return True
+    if pooled.shape != expected_BD.shape:
+        return False
+    return torch.allclose(pooled, expected_BD, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def grid_of(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
@@ -166,7 +206,7 @@ def grid_of(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
 
 def _read_map(model: nn.Module, map_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     given = map_BDHW.permute(0, 2, 3, 1) if getattr(model, "output_fmt", "NCHW") == "NHWC" else map_BDHW
-    pooled: torch.Tensor = model.forward_head(given, pre_logits=True)  # type: ignore[operator]
+    pooled = own_pooling(model, given)
     cls_BD = pooled if pooled.ndim == 2 else map_BDHW.mean(dim=(2, 3))
     return cls_BD, map_BDHW.flatten(2).transpose(1, 2)
 

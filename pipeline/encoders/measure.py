@@ -7,19 +7,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unic_pipe.pipeline.encoders.encoder import Encoder, features_of, grid_of, readout_of
+from unic_pipe.pipeline.encoders.choose import Chosen, choose_weights
+from unic_pipe.pipeline.encoders.encoder import Encoder, features_of, grid_of, pooling_of, readout_of
 from unic_pipe.pipeline.encoders.models import build
+from unic_pipe.schemas.encoders import EncoderReading
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition
 
 
-def measured(draft: EncoderDefinition, path: Path | None) -> EncoderDefinition:
-    """Complete a definition with readout, token dimensions and grid, by one forward pass of the loaded encoder.
+def measured(
+    draft: EncoderDefinition, path: Path | None, prefix: str | None = None
+) -> tuple[EncoderDefinition, EncoderReading]:
+    """Complete a definition with section, readout, token dimensions and grid, by one forward pass of the encoder.
+
+    `prefix` is the one that the user gives.
 
     Raises:
-        UserError: the weights do not fit, or the model refuses images of this size.
+        UserError: the weights do not fit, or the model refuses colour images of this size.
     """
-    model = build(draft, path).eval()
+    chosen = Chosen(build(draft, None), None, "", ()) if path is None else choose_weights(draft, path, prefix)
+    model = chosen.model.eval()
     size = draft.image_size
     patch = _patch_size(model)
     if size % patch:
@@ -28,18 +35,32 @@ def measured(draft: EncoderDefinition, path: Path | None) -> EncoderDefinition:
             " would be cut off.",
             f"Use {max(patch, size // patch * patch)} or {(size // patch + 1) * patch}.",
         )
-    x_13HW = torch.zeros(1, 3, size, size)
+    # Of one colour all patches might be alike, and then every way of pooling them.
+    x_13HW = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         try:
             features = features_of(model, x_13HW)
         except (AssertionError, RuntimeError) as error:
+            if (channels := _input_channels(model)) != 3:
+                raise UserError(
+                    f"{draft.architecture} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",
+                    "Use weights that were trained on colour images, and leave in_chans out of model_args.",
+                ) from None
             raise UserError(
                 f"{draft.architecture} does not take images of {size} x {size} pixels: {error}.",
                 "Set image_size to one that it takes.",
             ) from None
-        definition = draft.model_copy(update={"readout": readout_of(model, features), "grid": grid_of(model, features)})
+        found = {"section": chosen.section, "readout": readout_of(model, features), "grid": grid_of(model, features)}
+        definition = draft.model_copy(update=found)
         tokens = Encoder(model, definition)(x_13HW)
-    return definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
+    definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
+    pooling = pooling_of(model, definition.readout)
+    return definition, EncoderReading(section=chosen.shown, beside=chosen.beside, pooling=pooling)
+
+
+def _input_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its first convolution, or else 3."""
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
 
 
 def _patch_size(model: nn.Module) -> int:

@@ -11,9 +11,10 @@ import timm
 import torch
 from torch import nn
 
-from unic_pipe.pipeline.encoders.checkpoints import StateDict, read_file, state_dict_of
+from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.conversions import OFFICIAL, load_official
 from unic_pipe.pipeline.encoders.registry import triple
+from unic_pipe.pipeline.encoders.sections import StateDict, state_dict_of
 from unic_pipe.schemas.arguments import require_arguments
 from unic_pipe.schemas.config import Scalar
 from unic_pipe.schemas.encoders import EncoderCard
@@ -97,17 +98,29 @@ def build(definition: EncoderDefinition, path: Path | None) -> nn.Module:
     Raises:
         UserError: the file cannot be read or does not fit.
     """
+    if path is not None:
+        return fill(definition, state_dict_of(read_file(path), path, definition.section), path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(definition.weights.removeprefix("random:")))
+        return create(definition.architecture, definition.model_args, definition.image_size)
+
+
+def fill(definition: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:
+    """The model of a definition without classifier, filled from a state dict of the file `path`.
+
+    The global random state is left as it was.
+
+    Raises:
+        UserError: the state dict does not fit.
+    """
     d = definition
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(d.weights.removeprefix("random:")) if path is None else 0)
-        if path is None:
-            return create(d.architecture, d.model_args, d.image_size)
-        state = state_dict_of(read_file(path), path)
-        if d.conversion in OFFICIAL:
-            model = create(d.architecture, d.model_args, d.image_size)
-            load_official(model, state, d.conversion, path)
-            return model
-        return _load_timm(d, state, path)
+        torch.manual_seed(0)
+        if d.conversion not in OFFICIAL:
+            return _load_timm(d, state, path)
+        model = create(d.architecture, d.model_args, d.image_size)
+        load_official(model, state, d.conversion, path)
+        return model
 
 
 def _load_timm(d: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:

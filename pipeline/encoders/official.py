@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from unic_pipe.pipeline.encoders.checkpoints import StateDict, read_file
+from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.registry import triple
+from unic_pipe.pipeline.encoders.sections import StateDict
 from unic_pipe.schemas.config import EncoderConfig, Scalar
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import UserError
@@ -30,6 +31,7 @@ CONVERSION = "unic"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The official code normalises every image with ImageNet's mean and standard deviation."""
 TOKENS = ("cls", "patch")
+_REQUIRED = ("pos_embed", "patch_embed.proj.weight", "norm.weight")
 
 SIZES: dict[int, tuple[str, int, int]] = {
     192: ("tiny", 12, 3),
@@ -73,6 +75,12 @@ def is_official(content: Mapping[str, Any]) -> bool:
     """Whether a weights file's content has the official layout."""
     model = content.get("model")
     return isinstance(model, Mapping) and any(re.match(r"(module\.)?encoder\.", str(key)) for key in model)
+
+
+def is_transformer(model: Mapping[str, Any]) -> bool:
+    """Whether an `encoder.` has what every official one has; others call theirs so, too."""
+    keys = {str(key).removeprefix("module.") for key in model}
+    return all(f"encoder.{key}" in keys for key in _REQUIRED)
 
 
 def read_official(path: Path) -> OfficialCheckpoint:
@@ -127,7 +135,7 @@ def official_card(path: Path, config: EncoderConfig) -> EncoderCard | None:
     if path.suffix == ".safetensors":
         return None
     content = read_file(path)
-    if not is_official(content):
+    if not is_official(content) or (config.architecture and not is_transformer(content["model"])):
         return None
     checkpoint = parse_official(content, path, encoder_only=True)
     architecture, model_args = described(checkpoint, config.model_args, path)
@@ -150,7 +158,7 @@ def described(checkpoint: OfficialCheckpoint, given: Mapping[str, Scalar], path:
         UserError: tensors are missing, or the number of heads is not known.
     """
     encoder = checkpoint.encoder
-    _require(encoder, ("pos_embed", "patch_embed.proj.weight", "norm.weight"), path)
+    _require(encoder, _REQUIRED, path)
     width, patch = encoder["pos_embed"].shape[-1], encoder["patch_embed.proj.weight"].shape[-1]
     numbers = [int(m[1]) for key in encoder if (m := re.match(r"blocks\.(?:\d+\.)?(\d+)\.norm1\.weight$", key))]
     depth = max(numbers, default=-1) + 1

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from unic_pipe.pipeline.encoders.checkpoints import StateDict
 from unic_pipe.pipeline.encoders.official import SIZES, TOKENS, OfficialCheckpoint, Statistics
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
+from unic_pipe.pipeline.encoders.sections import StateDict
 from unic_pipe.schemas.errors import UserError
 
 _STATISTICS, _LADDER, _MASK, _METADATA = "statistics.", "ladder.", "mask_token", "official"

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unic_pipe.pipeline.encoders.checkpoints import read_file, state_dict_of
+from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.resolve import ResolvedEncoder
+from unic_pipe.pipeline.encoders.sections import state_dict_of
 from unic_pipe.schemas.errors import UserError
 
 _ROWS_FIRST = ("head.weight", "visual.head.proj.weight")
@@ -43,7 +44,7 @@ def read_projection(encoder: ResolvedEncoder) -> Projection:
     """
     if encoder.weights_path is None:
         raise UserError(f"Encoder {encoder.name} has random weights, and so no projection into a space of texts.")
-    state = state_dict_of(read_file(encoder.weights_path), encoder.weights_path)
+    state = state_dict_of(read_file(encoder.weights_path), encoder.weights_path, encoder.definition.section)
     weight_FE = next((state[key] for key in _ROWS_FIRST if key in state), None)
     if weight_FE is None:
         weight_FE = next((state[key].T for key in _COLUMNS_FIRST if key in state), None)

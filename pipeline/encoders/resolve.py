@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +13,16 @@ from unic_pipe.pipeline.encoders.locate import find_path, require_weights, weigh
 from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.schemas.arguments import require_arguments
-from unic_pipe.schemas.base import PROGRAM_VERSION, digest_of, json_digest
+from unic_pipe.schemas.base import PROGRAM_VERSION, Model, digest_of, json_digest
 from unic_pipe.schemas.config import EncoderConfig
-from unic_pipe.schemas.encoders import EncoderCache, EncoderCard
+from unic_pipe.schemas.encoders import EncoderCache, EncoderCard, EncoderReading
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import EncoderDefinition
 
 _CACHE_FILE = "encoders.json"
+_READING = 2
+"""Goes up when files or models are read in another way: what was kept before is then worked out again."""
+ASSUMED = "timm's default"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class ResolvedEncoder:
     """None for random weights."""
     source: str
     licence: str
+    reading: EncoderReading
+    normalisation: str
+    """Where mean and std come from."""
 
     @property
     def digest(self) -> str:
@@ -99,6 +106,8 @@ class _Resolver:
         card = None if kind == "checkpoint" else REGISTRY[target] if kind == "registry" else self.timm_card(target)
         if card is None and config.weights is not None and seed is None:
             raise UserError(f"{name}: checkpoint:{target} already names the weights.", "Remove `weights`.")
+        if seed is not None and config.prefix is not None:
+            raise UserError(f"{name}: random weights have no prefix.", "Remove `prefix`.")
         named = target if card is None else config.weights if seed is None else None
         path = folder = None
         if named is not None:
@@ -114,16 +123,18 @@ class _Resolver:
         card, path = found.card, found.path
         files = [p for p in (path, found.folder / "config.json" if found.folder else None) if p is not None]
         key = _key(config.encoder or name, config, files)
-        definition = self.cache.definitions.get(key)
-        if definition is None:
-            definition = _define(card or self._checkpoint_card(found, config), config, path, found.seed)
-            self._remember(definitions={key: definition})
+        definition, reading = self.cache.definitions.get(key), self.cache.readings.get(key)
+        if definition is None or reading is None:
+            definition, reading = _define(card or self._checkpoint_card(found, config), config, path, found.seed)
+            self._remember(definitions={key: definition}, readings={key: reading})
         return ResolvedEncoder(
             name=name,
             definition=definition,
             weights_path=path.absolute() if path else None,
             source=card.source if card and config.weights is None else config.weights or found.target,
             licence=card.licence if card and config.weights is None else "unknown",
+            reading=reading,
+            normalisation=_normalisation(found, config, definition),
         )
 
     def _export_of(self, student: str) -> str:
@@ -174,13 +185,12 @@ class _Resolver:
         except (OSError, UnicPipeError):  # absent, damaged, or written by another version
             return EncoderCache()
 
-    def _remember(
-        self, cards: dict[str, EncoderCard] | None = None, definitions: dict[str, EncoderDefinition] | None = None
-    ) -> None:
+    def _remember(self, **more: Mapping[str, Model]) -> None:
+        """Add entries to the fields of the cache that `more` names."""
         latest = self._read_cache()
+        fields = EncoderCache.model_fields
         self.cache = EncoderCache(
-            cards={**latest.cards, **self.cache.cards, **(cards or {})},
-            definitions={**latest.definitions, **self.cache.definitions, **(definitions or {})},
+            **{f: {**getattr(latest, f), **getattr(self.cache, f), **more.get(f, {})} for f in fields}
         )
         if self.store is not None:
             try:
@@ -190,7 +200,9 @@ class _Resolver:
                 return
 
 
-def _define(card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None) -> EncoderDefinition:
+def _define(
+    card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None
+) -> tuple[EncoderDefinition, EncoderReading]:
     """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
     from unic_pipe.pipeline.encoders.measure import measured
 
@@ -216,7 +228,20 @@ def _define(card: EncoderCard, config: EncoderConfig, path: Path | None, seed: i
         patch_dim=0,
         grid=(0, 0),
     )
-    return measured(draft, path)
+    return measured(draft, path, config.prefix)
+
+
+def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDefinition) -> str:
+    """Where an encoder's mean and std come from; an assumption says so, and what to do."""
+    if config.mean and config.std:
+        return "as given"
+    if definition.conversion == "unic":
+        return "of the official UNIC file"
+    if found.folder is not None:
+        return "of config.json"
+    if found.card is not None and (config.weights is None or found.card.conversion != "timm"):
+        return f"of {found.card.name}"
+    return f"{ASSUMED} for {definition.architecture}; give mean and std if your weights were trained otherwise"
 
 
 def _random_seed(config: EncoderConfig) -> int | None:
@@ -229,11 +254,11 @@ def _random_seed(config: EncoderConfig) -> int | None:
 
 
 def _folder_card(folder: Path) -> EncoderCard:
-    """Read `config.json` of timm's local-dir layout."""
+    """Read `config.json` of timm's local-dir layout; in its older form the `pretrained_cfg` is the file itself."""
     try:
         body: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-        known: dict[str, Any] = body.get("pretrained_cfg", {})
-        arguments = body.get("model_args", {})
+        known: dict[str, Any] = body.get("pretrained_cfg", body)
+        arguments = body.get("model_args") or {}
         require_arguments(body["architecture"], arguments, f"{folder / 'config.json'}: model_args")
         return EncoderCard(
             name=str(folder),
@@ -256,7 +281,7 @@ def _folder_card(folder: Path) -> EncoderCard:
 
 def _key(choice: str, config: EncoderConfig, files: list[Path]) -> str:
     stats = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    body = [choice, config.model_dump(mode="json", exclude_defaults=True), stats, _versions()]
+    body = [_READING, choice, config.model_dump(mode="json", exclude_defaults=True), stats, _versions()]
     return json_digest(body)
 
 

@@ -31,6 +31,7 @@ from unic_pipe.pipeline.extraction.forward import (
     loaded_encoder,
     pick_device,
 )
+from unic_pipe.pipeline.extraction.unusable import NON_FINITE
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset, open_dataset
 from unic_pipe.pipeline.samples.places import Root
@@ -159,7 +160,7 @@ def usable_rows(dataset: Dataset, block: int, found: ViewFeatures, token: TokenT
     finite_N = np.isfinite(values).reshape(len(keys), -1).all(axis=1)
     if not finite_N.all():
         for offset in np.flatnonzero(~finite_N).tolist():
-            bad[offset] = BadRow(offset=offset, key=keys[offset], reason=f"non-finite {token} feature")
+            bad[offset] = BadRow(offset=offset, key=keys[offset], reason=f"{NON_FINITE} {token} feature")
         valid_N &= finite_N
         values[~valid_N] = 0.0
     return UsableRows(values, valid_N, dict(sorted(bad.items())))

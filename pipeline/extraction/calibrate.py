@@ -20,6 +20,7 @@ from unic_pipe.pipeline.cache.spec import row_shape
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.crew import crew_of
 from unic_pipe.pipeline.extraction.forward import EncoderRun, Features, features_of_rows, loaded_encoder, pick_device
+from unic_pipe.pipeline.extraction.unusable import broken
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
@@ -102,20 +103,22 @@ def sample_features(
 
     with torch_threads(compute.threads), ThreadPoolExecutor(crew.width) as pool:
         parts = list(pool.map(encode, range(0, len(rows), batch)))
-    return usable_features(parts, f"{need.name}: none of {len(rows)} sample rows can be used.")
+    return usable_features(parts, need, len(rows))
 
 
-def usable_features(parts: Sequence[Features], otherwise: str) -> dict[TokenType, NDArray[np.float32]]:
-    """The parts of each token type, one behind the other, without rows that are not finite in all of them.
+def usable_features(parts: Sequence[Features], need: FeatureNeed, rows: int) -> dict[TokenType, NDArray[np.float32]]:
+    """The parts of each token type, one behind the other, of `rows` rows, without those not finite in all of them.
 
     Raises:
-        StageError: nothing is left; `otherwise` says of what.
+        StageError: nothing is left, because of the encoder or of the images.
     """
     whole = {token: np.concatenate([part[token] for part in parts]) for token in parts[0]} if parts else {}
     finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in whole.values()]
     usable = np.logical_and.reduce(finite) if finite else np.zeros(0, bool)
+    if len(usable) and not usable.any():
+        raise broken(need.encoder)
     if not usable.any():
-        raise StageError(otherwise, "Check the images, and the encoder's weights.")
+        raise StageError(f"{need.name}: none of {rows} sample rows can be used.", "Check the images.")
     return {token: x[usable] for token, x in whole.items()}
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from unic_pipe.pipeline.cache.commit import prepare_view
-from unic_pipe.pipeline.cache.layout import LEDGER
 from unic_pipe.pipeline.cache.ledger import write_ledger
 from unic_pipe.pipeline.cache.losses import read_losses, write_losses
 from unic_pipe.pipeline.cache.needs import FeatureNeed
@@ -23,6 +22,7 @@ from unic_pipe.pipeline.extraction.calibrate import calibrate
 from unic_pipe.pipeline.extraction.executors import Executor, Threads
 from unic_pipe.pipeline.extraction.parts import Part, parts_missing
 from unic_pipe.pipeline.extraction.preflight import check_disk, check_time
+from unic_pipe.pipeline.extraction.unusable import too_many, unusable_rows
 from unic_pipe.pipeline.process.progress import Reporter, Task
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.dataset import Dataset
@@ -120,7 +120,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
             for folder in folders:
                 if read_losses(folder) is None:
                     write_losses(folder)
-        return Extraction(0, before, total, len(_bad_keys(work, folders)))
+        return Extraction(0, before, total, len(_bad_rows(work, folders)))
     device = executor.device(options.device)
     _check_views(work, folders, reporter, executor, device)
     if not options.force:
@@ -149,7 +149,7 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     if last:
         for folder in folders:
             write_losses(folder)
-    return Extraction(tally.done, before, total, len(_bad_keys(work, folders)))
+    return Extraction(tally.done, before, total, len(_bad_rows(work, folders)))
 
 
 def _check_room(
@@ -298,7 +298,7 @@ class _Tally:
     ) -> None:
         self._work, self._folders, self._tasks, self._options = work, folders, tasks, options
         self._units = {task.block: sum(map(len, task.planes)) for task in tasks}
-        self._bad = _bad_keys(work, folders)
+        self._bad = _bad_rows(work, folders)
         self._waits = Waits(device, options.executor)
         self.done = self._blocks = 0
 
@@ -325,7 +325,7 @@ class _Tally:
         if self._blocks % FOLD_EVERY == 0 and self._options.part is None:
             _fold(self._work, self._folders)
         progress.advance(result.forwards)
-        self._bad |= {row.key for row in result.bad}
+        self._bad |= {row.key: row.reason for row in result.bad}
         self._waits.add(result.seconds)
         unusable = f"{len(self._bad)} unusable rows" if self._bad else ""
         progress.note(" · ".join(filter(None, (self._waits.note(), unusable))))
@@ -336,12 +336,8 @@ class _Tally:
             reporter.say(remark)
         if self.too_many_bad:
             work = self._work
-            ledgers = ", ".join(f.store.describe(LEDGER) for f in self._folders)
-            raise StageError(
-                f"{len(self._bad):,} of {work.rows:,} rows of {work.dataset.manifest.name} cannot be used "
-                f"(limit {work.max_bad_fraction:.2%}, samples.max_bad_fraction).",
-                f"Which and why: {ledgers}. Mend the data, or raise the limit and run the same command again.",
-            )
+            caches = [(folder, need) for folder, (need, _) in zip(self._folders, work.jobs, strict=True)]
+            raise too_many(self._bad, work.rows, work.dataset.manifest.name, work.max_bad_fraction, caches, work.blocks)
 
 
 def _check_same_place(folders: Sequence[FeatureFolder], tasks: Sequence[BlockTask], block: int) -> None:
@@ -358,12 +354,8 @@ def _check_same_place(folders: Sequence[FeatureFolder], tasks: Sequence[BlockTas
         time.sleep(0.2)
 
 
-def _bad_keys(work: ExtractPass, folders: Sequence[FeatureFolder]) -> set[str]:
-    return {
-        row.key
-        for folder, (need, _) in zip(folders, work.jobs, strict=True)
-        for view, token in need.planes()
-        for record in folder.records(view, token).values()
-        if record.block < work.blocks
-        for row in record.bad
-    }
+def _bad_rows(work: ExtractPass, folders: Sequence[FeatureFolder]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for folder, (need, _) in zip(folders, work.jobs, strict=True):
+        found |= unusable_rows(folder, need, work.blocks)
+    return found

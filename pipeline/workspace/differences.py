@@ -9,6 +9,12 @@ from pydantic import BaseModel
 _SECRETIVE = {"weights", "dataset", "features", "parent"}
 """Fields that hold digests: people learn that they changed, not the 64 digits."""
 
+_MEANINGS = {
+    "section": "weights are read from there now; none: the first of state_dict, model, teacher",
+    "readout": "what cls is",
+}
+"""Fields of encoders that change without a line of the configuration: people learn what they are."""
+
 
 def differences(old: BaseModel, new: BaseModel) -> list[str]:
     """Each differing field as `a.b: old → new` (or `a.b changed` where the values are digests)."""
@@ -42,7 +48,8 @@ def _walk(path: str, old: Any, new: Any, found: list[str]) -> None:
     elif path.rpartition(".")[2] in _SECRETIVE:
         found.append(f"{path} digest changed")
     else:
-        found.append(f"{path}: {_show(old)} → {_show(new)}")
+        why = _MEANINGS.get(path.rpartition(".")[2], "")
+        found.append(f"{path}: {_show(old)} → {_show(new)}{f' ({why})' if why else ''}")
 
 
 def _by_name(value: Any) -> dict[str, Any] | None:

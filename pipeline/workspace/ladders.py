@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unic_pipe.pipeline.cache.statistics import standardization
-from unic_pipe.pipeline.encoders.checkpoints import StateDict, read_file
+from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.official import TOKENS, Statistics
 from unic_pipe.pipeline.encoders.official_export import official_ladder, official_names, read_folder
 from unic_pipe.pipeline.encoders.official_names import TEACHERS
+from unic_pipe.pipeline.encoders.sections import StateDict
 from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, last_entry, lost_ladder, read_document
 from unic_pipe.schemas.base import digest_of

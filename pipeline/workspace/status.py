@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
+from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document
@@ -188,6 +189,8 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
         old = inventory.pointed("features", need.pointer, FeatureManifest, need.folder_name)
         if old is not None:
             state, reason = "stale", f"differs: {describe(old.definition, need.definition)}"
+    if need.encoder in inventory.config.teachers:
+        reason = "; ".join(filter(None, (reason, assumption(inventory.teacher(need.encoder)))))
     return Artefact(
         name=need.name,
         stage="extract",

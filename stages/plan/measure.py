@@ -126,7 +126,7 @@ def _encode(
             parts += [f.features for f in features_of_rows(dataset, batch, [run], compute.batch, crew, clock)]
             if clock.seconds.get("render", 0.0) + clock.seconds.get("forward", 0.0) > seconds:
                 break
-    return usable_features(parts, f"{need.name}: none of {len(chosen)} sample rows can be used."), clock
+    return usable_features(parts, need, len(chosen)), clock
 
 
 class _Written:

@@ -16,10 +16,11 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from unic_pipe.pipeline.encoders import Encoder, ResolvedEncoder, load_encoder, resolve_encoder
-from unic_pipe.pipeline.encoders.checkpoints import read_file, state_dict_of
+from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.conversions import efficientnet_lite_to_timm
 from unic_pipe.pipeline.encoders.locate import find_weights
 from unic_pipe.pipeline.encoders.registry import REGISTRY
+from unic_pipe.pipeline.encoders.sections import state_dict_of
 from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.schemas.config import EncoderConfig
 from unic_pipe.schemas.errors import StageError
@@ -96,12 +97,6 @@ def test_maps_with_channels_last_are_read_row_by_row(tmp_path: Path) -> None:
     assert encoder.definition.grid == (2, 2)
     torch.testing.assert_close(patch_BPD, map_BHWD.flatten(1, 2))
     torch.testing.assert_close(cls_BD, map_BHWD.mean(dim=(1, 2)))
-
-
-def test_without_class_token_cls_is_the_mean_patch(tmp_path: Path) -> None:
-    cls_BD, patch_BPD = random_encoder(tmp_path, "timm:vit_base_patch16_siglip_224", **SMALL)(torch.rand(2, 3, 32, 32))
-    assert patch_BPD.shape == (2, 16, 24)
-    torch.testing.assert_close(cls_BD, patch_BPD.mean(dim=1))
 
 
 def test_distillation_token_is_dropped(tmp_path: Path) -> None:
