@@ -16,11 +16,11 @@ from unic_pipe.schemas.features import EncoderDefinition
 
 
 def measured(
-    draft: EncoderDefinition, path: Path | None, prefix: str | None = None
+    name: str, draft: EncoderDefinition, path: Path | None, prefix: str | None = None
 ) -> tuple[EncoderDefinition, EncoderReading]:
     """Complete a definition with section, readout, token dimensions and grid, by one forward pass of the encoder.
 
-    `prefix` is the one that the user gives.
+    `name` is the encoder's for messages, `prefix` the one that the user gives.
 
     Raises:
         UserError: the weights do not fit, or the model refuses colour images of this size.
@@ -43,7 +43,7 @@ def measured(
         except (AssertionError, RuntimeError) as error:
             if (channels := _input_channels(model)) != 3:
                 raise UserError(
-                    f"{draft.architecture} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",
+                    f"{name} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",
                     "Use weights that were trained on colour images, and leave in_chans out of model_args.",
                 ) from None
             raise UserError(

@@ -176,6 +176,11 @@ def _mismatch(error: BaseException) -> str:
             )
     if sizes := re.findall(r"size mismatch for (\S+):", text):
         parts.append(f"wrong shape: {', '.join(sizes[:3])}{f' and {len(sizes) - 3} more' if len(sizes) > 3 else ''}")
+    # PyTorch and timm both say the shape in the file first.
+    if grey := re.search(
+        r"(?:for|Pretrained) (\S+?):? .*?[\[(]\d+, 1, \d+, \d+[\])].*?(?:\[\d+, 3, |input_size\[0\]=3)", text
+    ):
+        parts.append(f"{grey[1]} takes 1 input channel, images have 3")
     return "; ".join(parts) or _short(error)
 
 

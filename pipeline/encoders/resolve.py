@@ -125,7 +125,7 @@ class _Resolver:
         key = _key(config.encoder or name, config, files)
         definition, reading = self.cache.definitions.get(key), self.cache.readings.get(key)
         if definition is None or reading is None:
-            definition, reading = _define(card or self._checkpoint_card(found, config), config, path, found.seed)
+            definition, reading = _define(name, card or self._checkpoint_card(found, config), config, path, found.seed)
             self._remember(definitions={key: definition}, readings={key: reading})
         return ResolvedEncoder(
             name=name,
@@ -201,7 +201,7 @@ class _Resolver:
 
 
 def _define(
-    card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None
+    name: str, card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None
 ) -> tuple[EncoderDefinition, EncoderReading]:
     """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
     from unic_pipe.pipeline.encoders.measure import measured
@@ -228,7 +228,7 @@ def _define(
         patch_dim=0,
         grid=(0, 0),
     )
-    return measured(draft, path, config.prefix)
+    return measured(name, draft, path, config.prefix)
 
 
 def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDefinition) -> str:
@@ -239,7 +239,7 @@ def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDe
         return "of the official UNIC file"
     if found.folder is not None:
         return "of config.json"
-    if found.card is not None and (config.weights is None or found.card.conversion != "timm"):
+    if found.card is not None and (found.path is None or config.weights is None or found.card.conversion != "timm"):
         return f"of {found.card.name}"
     return f"{ASSUMED} for {definition.architecture}; give mean and std if your weights were trained otherwise"
 

@@ -1,0 +1,43 @@
+"""Who is to blame for rows that cannot be used: a broken teacher, or images, which are named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import timm
+import torch
+
+from unic_pipe.schemas.errors import StageError
+
+if TYPE_CHECKING:
+    from conftest import Tools, Work
+
+
+@pytest.mark.parametrize("codec", ["float16", "klt"])
+def test_a_teacher_of_nan_is_blamed_itself(raw: Work, codec: str) -> None:
+    state = timm.create_model("test_vit", num_classes=0).state_dict()
+    state["norm.weight"] = state["norm.weight"] * float("nan")
+    torch.save(state, raw.folder / "nan.pth")
+    config = raw.folder / "unic-pipe.yaml"
+    text = config.read_text()
+    line = "  nan: {encoder: 'checkpoint:nan.pth', architecture: test_vit, image_size: 32}\n"
+    config.write_text(text.replace("teachers:\n", f"teachers:\n{line}"))
+    with pytest.raises(StageError, match=r"Teacher nan gives NaN for every image: check its weights or compute\.dtype"):
+        raw.extract(f"cache.codec={codec}", teachers=["nan"])
+
+
+def test_the_first_bad_images_are_named_with_reasons(raw: Work, tools: Tools) -> None:
+    members = tools.digit_members(0, 20)
+    broken = [(n, d[:60]) if n in {f"digit{i:04d}.png" for i in (3, 5, 7, 9)} else (n, d) for n, d in members]
+    for old in (raw.folder / "data").glob("train-*.tar"):
+        old.unlink()
+    tools.put_tar(raw.folder / "data" / "train-0000.tar", broken)
+    with pytest.raises(StageError) as caught:
+        raw.extract(teachers=["lite1"])
+    message = caught.value.message
+    assert "4 of 20 rows of train cannot be used" in message
+    for key in ("digit0003", "digit0005", "digit0007"):
+        assert f"{key}: undecodable: " in message
+    assert "; and 1 more." in message
+    assert "ledger.parquet" in (caught.value.hint or "")
