@@ -12,7 +12,7 @@ Role = Literal["teacher", "student", "baseline", "encoder"]
 """What an evaluated encoder is to the configuration."""
 
 CLASS_COLUMNS = (
-    "benchmark", "encoder", "probe", "class", "samples", "accuracy", "encoder_digest", "dataset_digest", "protocol",
+    "benchmark", "encoder", "probe", "class", "name", "samples", "accuracy", "encoder_digest", "dataset_digest", "protocol",
 )  # fmt: skip
 
 RESULT_COLUMNS = (
@@ -39,15 +39,18 @@ class ResultDefinition(Model):
     seeds: tuple[int, ...] = ()
     """All seeds, `seed` first, where there are several."""
     classes: Digest | None = None
-    """Of a test with another benchmark's probe: digest of which training class counts as which test class."""
+    """Digest of which training class counts as which test class: of a test with another benchmark's probe, and where
+    classes are matched by name and equal names have other numbers."""
 
 
 class ClassAccuracy(Model):
-    """Accuracy class by class; three tuples of equal length, in the order of the dataset's class numbers."""
+    """Accuracy class by class; tuples of equal length, in the order of the dataset's class numbers."""
 
     classes: tuple[int, ...]
     samples: tuple[int, ...]
     accuracy: tuple[float, ...]
+    names: tuple[str, ...] = ()
+    """The classes' names; a number where the dataset has none. Empty in records of earlier versions."""
 
 
 class ResultRecord(Document):

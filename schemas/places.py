@@ -27,11 +27,14 @@ class DatasetConfig(Model):
     folder of images; relative paths are searched in `samples.roots`. Tars may also be in an object store, as
     `s3://BUCKET/PREFIX/train-*.tar`."""
     labels: str | None = None
-    """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names (counted
-    from 1 if the smallest is 1), or with lines `FILENAME CLASS`. For ImageNet's validation ground truth, keep the
-    devkit's `meta.mat` beside it: it puts the devkit's numbers in the order of train's class folders."""
+    """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names, or with lines
+    `FILENAME CLASS` (tab, semicolon, comma or space; or more columns, named `filename` and `class` in the first line),
+    where a class is a number or a name. `-1`, `null` and nothing are no label. For ImageNet's validation ground truth,
+    keep the devkit's `meta.mat` beside it: it puts the devkit's numbers in the order of train's class folders."""
     label_field: str | None = None
     """Field of each sample's `.json` that holds the class number (tars without `.cls`)."""
+    first_class: Annotated[int, Field(ge=0)] = 0
+    """Number of the first class, where classes are numbers: 1 for lists that count from 1. It is subtracted."""
     rows: PositiveInt | None = None
     """The number of rows that this dataset must have; indexing stops when it differs."""
     reader: str | None = None

@@ -14,6 +14,9 @@ from unic_pipe.schemas.base import one_of
 
 PROTOCOL = "probes/2"
 """Version of the protocol of probes of labelled images; results of different versions are never compared."""
+BY_NAME = {PROTOCOL: "probes/3", "zero-shot/1": "zero-shot/2"}
+"""By protocol that of results whose classes are matched by name, where equal names have other numbers: before, numbers were
+compared all the same."""
 
 Settings = dict[str, tuple[float, ...] | float | int | str]
 Task = Literal["labelled", "zero-shot", "segmentation", "depth"]

@@ -53,15 +53,17 @@ class DatasetManifest(Document):
     layout: Literal["tars", "class-folders", "flat-folder", "listed"]
     block_rows: int
     classes: tuple[str, ...] | None
-    """Class names in label order, where the source has names."""
+    """Class names in label order, where the source has names; without them a class is known by its number."""
     labelled: bool
     permuted: bool
     """Whether rows were put in a seeded random order because the source was sorted by class."""
     prefixed: bool = False
     """Whether keys are `shard/key` because numbered keys repeat across tars."""
     label_source: str = "none"
-    """`cls`, `json:FIELD`, `folders`, `file:SHA-256` of the labels file, `BENCHMARK/SPLIT:XXH3` of names and sizes of a
-    benchmark's lists, or `none`: a change means new labels."""
+    """`cls`, `json:FIELD`, `folders` (`folders:numbers`: their names are the numbers; `folders:one`: no labels),
+    `list:SHA-256` of the labels file (`file:SHA-256`: as it was read before names and columns were checked),
+    `BENCHMARK/SPLIT:XXH3` of names and sizes of a benchmark's lists, or `none`; `-1` follows where 1 was subtracted. A
+    change means new labels."""
     segments: tuple[Segment, ...]
 
     @property

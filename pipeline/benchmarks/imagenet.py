@@ -39,10 +39,9 @@ def read_imagenet(place: Place) -> Listing:
     names = sorted(image_names(base))
     for folder in (base, place.folder, place.folder / "ILSVRC2012_devkit_t12/data"):
         if (folder / DEVKIT_FILE).is_file() and (folder / "meta.mat").is_file():
-            labels, classes, _ = read_labels(folder / DEVKIT_FILE, names)
-            return made(
-                place.folder, [(f"val/{n}", label) for n, label in zip(names, labels, strict=True)], classes or ()
-            )
+            found = read_labels(folder / DEVKIT_FILE, base, names)
+            pairs = [(f"val/{n}", label) for n, label in zip(names, found.numbers, strict=True) if label is not None]
+            return made(place.folder, pairs, found.classes or ())
     raise UserError(
         f"benchmark {place.name}: {base} is flat, and the devkit's {DEVKIT_FILE} and meta.mat are not beside it.",
         f"Put both into {place.folder}, or sort the images into WNID/ folders.",

@@ -51,6 +51,16 @@ def texts_digest(config: ZeroShotConfig, folder: Path) -> str:
     return json_digest(made)
 
 
+def text_names(config: ZeroShotConfig, folder: Path) -> tuple[str, ...]:
+    """The names of a zero-shot benchmark's classes, in the order of their embeddings; nothing is embedded.
+
+    Raises:
+        UserError: the file is missing or not of the described form.
+    """
+    file = _file(config, folder)
+    return read_texts(file).names if file.suffix in TEXT_FILES else tuple(_names(file))
+
+
 def class_texts(config: ZeroShotConfig, folder: Path, device: str = "cpu") -> ClassTexts:
     """The embeddings of a zero-shot benchmark; paths are relative to `folder`.
 
@@ -60,9 +70,7 @@ def class_texts(config: ZeroShotConfig, folder: Path, device: str = "cpu") -> Cl
     file = _file(config, folder)
     if file.suffix in TEXT_FILES:
         return read_texts(file)
-    names = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise UserError(f"{file}: no class names in it.", "One name a line, in the order of the class numbers.")
+    names = _names(file)
     assert config.text_model is not None
     assert config.text_weights is not None
     weights = config.text_weights
@@ -182,6 +190,13 @@ def _local_weights(open_clip: Any, model: str, weights: str) -> str:
             f"Download {url or f'one of {_CLIP_FILES} from {repository}'}, and name the file: text_weights: FILE",
         )
     return str(found)
+
+
+def _names(file: Path) -> list[str]:
+    names = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{file}: no class names in it.", "One name a line, in the order of the class numbers.")
+    return names
 
 
 def _file(config: ZeroShotConfig, folder: Path) -> Path:

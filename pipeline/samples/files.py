@@ -13,6 +13,11 @@ def is_image(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".") and "." in name
 
 
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Sorted names of the folders in a folder; hidden ones are not seen."""
+    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir()))
+
+
 def image_names(folder: Path) -> list[str]:
     """Paths of all images below a folder, relative to it, unsorted; hidden ones are not seen."""
     found, pending = [], [""]

@@ -1,8 +1,9 @@
-"""Folders of images as rows: class folders (sorted folder names are the labels), flat folders, and listed images."""
+"""Folders of images as rows: class folders, flat folders, and listed images."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import xxhash
 
-from unic_pipe.pipeline.samples.files import image_names, is_image
+from unic_pipe.pipeline.samples.classes import whole_numbers
+from unic_pipe.pipeline.samples.files import class_folders, image_names, is_image
 from unic_pipe.pipeline.samples.sources import Source
 from unic_pipe.pipeline.samples.table import make_rows
 from unic_pipe.schemas.errors import UserError
@@ -37,8 +39,11 @@ class ImageFolder:
         return f"{self.path}/{name}" if self.path else name
 
 
-def list_folders(source: Source) -> list[ImageFolder]:
+def list_folders(source: Source, by_place: bool = False) -> list[ImageFolder]:
     """What a folder source holds now: one `ImageFolder` per class, or a single one.
+
+    A class's number is its place among the sorted folder names. Names that are all whole numbers are the numbers
+    themselves, and a single folder is no class, unless `by_place` (indexes made before that).
 
     Raises:
         UserError: a class folder without images, file names that are not UTF-8, lists that do not hold.
@@ -49,9 +54,10 @@ def list_folders(source: Source) -> list[ImageFolder]:
     if source.layout == "flat-folder":
         names = tuple(sorted(e.name for e in os.scandir(source.folder) if is_image(e.name) and e.is_file()))
         return [ImageFolder(source.base, source.folder, "", None, _checked(names, source.folder))]
-    entries = [e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir()]
+    entries = class_folders(source.folder)
+    labels = range(len(entries)) if by_place else _folder_labels(entries)
     folders = []
-    for label, name in enumerate(sorted(entries)):
+    for label, name in zip(labels, entries, strict=True):
         folder = source.folder / name
         names = _checked(tuple(sorted(image_names(folder))), folder)
         if not names:
@@ -61,6 +67,10 @@ def list_folders(source: Source) -> list[ImageFolder]:
             )
         folders.append(ImageFolder(Path(source.base, name).as_posix(), folder, f"{name}/", label, names))
     return folders
+
+
+def _folder_labels(names: Sequence[str]) -> Sequence[int | None]:
+    return [None] if len(names) == 1 else whole_numbers(names) or range(len(names))
 
 
 def listed(source: Source) -> Listing:

@@ -6,14 +6,14 @@ spare the listing of folders that have the recorded one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unic_pipe.pipeline.samples.dataset import read_manifest
-from unic_pipe.pipeline.samples.folders import count_images
-from unic_pipe.pipeline.samples.labels import label_source
+from unic_pipe.pipeline.samples.dataset import Dataset, open_dataset
+from unic_pipe.pipeline.samples.files import class_folders
+from unic_pipe.pipeline.samples.folders import count_images, list_folders
+from unic_pipe.pipeline.samples.labels import OLD_FOLDERS, find_labels, label_source, read_labels
 from unic_pipe.pipeline.samples.places import Root, stamp
 from unic_pipe.pipeline.samples.sources import Source, find_source, relative_source
 from unic_pipe.pipeline.storage import Store
@@ -46,6 +46,36 @@ def compare(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Ch
     return _compare_folders(manifest, source, trust_mtimes)
 
 
+def labels_changed(old: Dataset, now: str, source: Source, config: DatasetConfig, roots: Sequence[Root]) -> str | None:
+    """Why an index has other labels than its source gives now (`now`: `label_source`); None if it has not.
+
+    Indexes of earlier versions hold where they say the same: class folders are then numbered by place, and a labels file
+    is read again.
+    """
+    recorded = old.manifest.label_source
+    if recorded == now or (
+        recorded == OLD_FOLDERS and now in (OLD_FOLDERS, f"{OLD_FOLDERS}:one", f"{OLD_FOLDERS}:numbers")
+    ):
+        return None
+    if recorded.replace("file:", "list:", 1) != now:
+        return "labels changed"
+    (folder,) = list_folders(source)
+    path = find_labels(config, roots)
+    assert path is not None
+    found = read_labels(path, folder.folder, folder.names)
+    by_shard = {
+        folder.shard(n): -1 if label is None else label for n, label in zip(folder.names, found.numbers, strict=True)
+    }
+    same = found.classes == old.manifest.classes and all(
+        by_shard.get(shard) == label
+        for table in old.segments
+        for shard, label in zip(table.shards.to_pylist(), table.labels.tolist(), strict=True)
+    )
+    return (
+        None if same else f"{path.name} is read differently now: columns are checked, numbers are never shifted unasked"
+    )
+
+
 def recorded_counts(manifest: DatasetManifest) -> dict[str, tuple[int, int]]:
     """Images and last recorded mtime of each folder, over all segments."""
     counts: dict[str, tuple[int, int]] = {}
@@ -65,14 +95,16 @@ def dataset_state(
     if index is None:
         return "missing", _why_missing(config, roots)
     try:
-        manifest = read_manifest(index)
+        indexed = open_dataset(index, roots)
+        manifest = indexed.manifest
         source = find_source(manifest.name, config, roots)
         if block_rows is not None and manifest.block_rows != block_rows:
             return "stale", f"samples.block_rows is {block_rows}, indexed with {manifest.block_rows}"
         if source.layout != manifest.layout:
             return "stale", f"the source holds {source.layout}, indexed were {manifest.layout}"
-        if label_source(config, source.layout, roots) != manifest.label_source:
-            return "stale", "labels changed"
+        why = labels_changed(indexed, label_source(config, source, roots), source, config, roots)
+        if why is not None:
+            return "stale", why
         changes = compare(manifest, source, trust_mtimes=True)
     except UserError as error:
         return "stale", error.message.removeprefix(f"dataset {index.name[:-9]}: ")
@@ -134,7 +166,7 @@ def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bo
     elif source.layout == "flat-folder":
         present = {source.base: source.folder}
     else:
-        names = sorted(e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir())
+        names = class_folders(source.folder)
         present = {Path(source.base, name).as_posix(): source.folder / name for name in names}
     recorded = {} if source.layout == "listed" else recorded_counts(manifest)
     missing = [path for path in recorded if path not in present]

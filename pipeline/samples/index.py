@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import pyarrow as pa
 from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, find_dataset, open_dataset, read_manifest
-from unic_pipe.pipeline.samples.folders import ImageFolder, list_folders, listed
-from unic_pipe.pipeline.samples.freshness import Changes, compare
+from unic_pipe.pipeline.samples.folders import ImageFolder, list_folders
+from unic_pipe.pipeline.samples.freshness import Changes, compare, labels_changed
 from unic_pipe.pipeline.samples.keys import class_sorted, random_order, unique_keys
-from unic_pipe.pipeline.samples.labels import find_labels, label_source, read_labels
+from unic_pipe.pipeline.samples.labels import OLD_FOLDERS, label_source
 from unic_pipe.pipeline.samples.places import Root, where
+from unic_pipe.pipeline.samples.relabel import SourceLabels, relabelled, source_labels
 from unic_pipe.pipeline.samples.scan import Piece, TarPiece, entries_of, folder_pieces, scan_pieces
 from unic_pipe.pipeline.samples.sources import Source, data_roots, find_source
 from unic_pipe.pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
@@ -60,25 +61,25 @@ def index_dataset(
     """
     roots = data_roots(workdir, config, samples, options)
     source = find_source(name, config, roots)
-    labels = label_source(config, source.layout, roots)
+    labels = label_source(config, source, roots)
     place = LocalStore(workdir / FOLDER) if place is None else place
     scratch = LocalStore(workdir / "runs" / "index" / name)
     reporter = progress or SilentReporter()
     work = _Work(place, scratch, name, config, samples.block_rows, roots, source, labels, reporter, stop)
     found = _existing(work)
     if found is None:
-        return _build(work, (), [_all_pieces(work)], None)
+        return _build(work, _all_pieces(work), None)
     old, changes = found
     old = _compared(work, old, changes.rewritten)
+    same = labels_changed(old, labels, source, config, roots) is None
+    work = replace(work, label_source=old.manifest.label_source) if same else work
     new = _new_pieces(work, old, changes)
-    same = old.manifest.label_source == labels
     if same and not new:
         _expect_rows(work, old.manifest.rows)
         point(place, name, old.store.name)
         shutil.rmtree(scratch.root, ignore_errors=True)
         return _described(old, source=source.text)
-    groups = ([] if same else _old_pieces(work, old)) + ([new] if new else [])
-    return _build(work, old.manifest.segments if same else (), groups, old)
+    return _build(work, new, old, relabel=not same)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,15 @@ class _Work:
     label_source: str
     progress: Reporter
     stop: Stop | None
+
+    @property
+    def named(self) -> bool:
+        """Whether class folders are numbered by place and known by name."""
+        return self.label_source.partition("-")[0] == OLD_FOLDERS
+
+    def folders(self) -> list[ImageFolder]:
+        """The source's folders; none for tars."""
+        return [] if self.source.layout == "tars" else list_folders(self.source, by_place=self.named)
 
 
 def _existing(work: _Work) -> tuple[Dataset, Changes] | None:
@@ -181,7 +191,7 @@ def _other_block_rows(work: _Work, indexed: int) -> UserError:
 def _all_pieces(work: _Work) -> list[Piece]:
     if work.source.layout == "tars":
         return _tar_pieces(work, list(work.source.tars))
-    return folder_pieces(list_folders(work.source))
+    return folder_pieces(work.folders())
 
 
 def _tar_pieces(work: _Work, shards: Sequence[str]) -> list[Piece]:
@@ -194,11 +204,11 @@ def _new_pieces(work: _Work, old: Dataset, changes: Changes) -> list[Piece]:
         return _tar_pieces(work, changes.added)
     if not changes.added:
         return []
-    folders = list_folders(work.source)
+    folders = work.folders()
     names = tuple(folder.folder.name for folder in folders)
-    known_classes = old.manifest.classes
-    if work.source.layout == "class-folders" and known_classes != names[: len(known_classes or ())]:
-        first = next(name for name in names if name not in (known_classes or ()))
+    known_classes = old.manifest.classes or ()
+    if work.named and old.manifest.label_source == OLD_FOLDERS and known_classes != names[: len(known_classes)]:
+        first = next(name for name in names if name not in known_classes)
         raise UserError(
             f"dataset {work.name}: the new class folder {first} would change the numbers of classes after it.",
             f"Name it so that it sorts last. Or: {_NEW_NAME}",
@@ -217,51 +227,50 @@ def _without(folder: ImageFolder, known: set[str]) -> ImageFolder:
     return ImageFolder(folder.path, folder.folder, folder.key, folder.label, names)
 
 
-def _old_pieces(work: _Work, old: Dataset) -> list[list[Piece]]:
-    """The pieces of each recorded segment: new labels for the same rows."""
+def _relabelled(work: _Work, old: Dataset, found: SourceLabels) -> tuple[list[Segment], dict[int, bytes], int]:
+    """The recorded segments with the labels that the source gives now, their files, and rows without a label."""
+    scanned = None
     if work.source.layout == "tars":
-        return [_tar_pieces(work, [entry.path for entry in s.shards]) for s in old.manifest.segments]
-    folders, groups = list_folders(work.source), []
-    everything = {folder.shard(name) for folder in folders for name in folder.names}
-    for table in old.segments:
-        others = everything - set(table.shards.to_pylist())
-        groups.append(folder_pieces([_without(folder, others) for folder in folders]))
-    return groups
+        pieces = _tar_pieces(work, [entry.path for s in old.manifest.segments for entry in s.shards])
+        tables = scan_pieces(pieces, work.scratch, work.progress, f"labels of {work.name}", work.stop)
+        scanned = pa.concat_tables(tables)
+    parts = relabelled(old, found, scanned)
+    files = {number: data for number, (_, data, _) in enumerate(parts)}
+    return [segment for segment, _, _ in parts], files, sum(nulls for _, _, nulls in parts)
 
 
-def _build(work: _Work, kept: tuple[Segment, ...], groups: Sequence[Sequence[Piece]], old: Dataset | None) -> Dataset:
-    """Scan groups of pieces into segments after the `kept` ones, and write the index."""
-    pieces = [piece for group in groups for piece in group]
-    scanned = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
-    earlier = [table.keys for table in old.segments] if kept and old else []
-    segments, files = list(kept), {}
-    classes, sources = _classes(work)
-    permuted = bool(kept and old and old.manifest.permuted)
-    prefixed = bool(kept and old and old.manifest.prefixed)
-    unlabelled = 0 if not (kept and old) else int(np.count_nonzero(old.labels() < 0))
-    at = 0
-    for group in groups:
-        tables = scanned[at : at + len(group)]
-        at += len(group)
-        table, prefixed_now = unique_keys(pa.concat_tables(tables), work.source.layout, earlier, prefixed)
-        table = table if sources is None else _with_labels(table, sources)
+def _build(work: _Work, pieces: Sequence[Piece], old: Dataset | None, relabel: bool = False) -> Dataset:
+    """Scan pieces into a segment after those of an old index, if any, and write the index."""
+    found = source_labels(work.name, work.config, work.source, work.folders(), work.roots, work.named)
+    for remark in found.remarks:
+        work.progress.say(remark)
+    segments: list[Segment] = [] if old is None else list(old.manifest.segments)
+    files: dict[int, bytes] = {}
+    unlabelled = 0
+    if old is not None and relabel:
+        segments, files, unlabelled = _relabelled(work, old, found)
+    elif old is not None:
+        unlabelled = int(np.count_nonzero(old.labels() < 0))
+    permuted, prefixed = (old.manifest.permuted, old.manifest.prefixed) if old is not None else (False, False)
+    if pieces:
+        tables = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
+        earlier = [] if old is None else [table.keys for table in old.segments]
+        table, now_prefixed = unique_keys(pa.concat_tables(tables), work.source.layout, earlier, prefixed)
+        table = found.apply(table, one_array(table["label"]), work.name)
         if work.source.layout in ("class-folders", "listed") or class_sorted(table):
             table, permuted = random_order(table), True
-        prefixed = prefixed or prefixed_now
-        segment, data = _segment(table, segments, work.block_rows, entries_of(group, tables))
+        prefixed = prefixed or now_prefixed
+        segment, files[len(segments)] = _segment(table, segments, work.block_rows, entries_of(pieces, tables))
         segments.append(segment)
-        files[len(segments) - 1] = data
-        earlier.append(one_array(table["key"]))
         unlabelled += table["label"].null_count
     rows = sum(s.rows for s in segments)
     _expect_rows(work, rows)
-    _remark(work, permuted and not kept, rows, unlabelled)
     manifest = DatasetManifest(
         name=work.name,
         source=work.source.text,
         layout=work.source.layout,
         block_rows=work.block_rows,
-        classes=classes,
+        classes=found.classes,
         labelled=unlabelled == 0,
         permuted=permuted,
         prefixed=prefixed,
@@ -269,6 +278,7 @@ def _build(work: _Work, kept: tuple[Segment, ...], groups: Sequence[Sequence[Pie
         segments=tuple(segments),
     )
     dataset = _write(work, manifest, files)
+    _remark(work, dataset, permuted and old is None, unlabelled)
     shutil.rmtree(work.scratch.root, ignore_errors=True)
     return dataset
 
@@ -313,30 +323,6 @@ def _write(work: _Work, manifest: DatasetManifest, files: dict[int, bytes]) -> D
     return Dataset(store, work.roots, manifest)
 
 
-def _classes(work: _Work) -> tuple[tuple[str, ...] | None, dict[str, int] | None]:
-    """Class names, and the label of each shard path where a labels file gives them."""
-    if work.source.layout == "tars":
-        return None, None
-    folders = list_folders(work.source)
-    if work.source.layout == "class-folders":
-        return tuple(folder.folder.name for folder in folders), None
-    if work.source.layout == "listed":
-        lists = listed(work.source)
-        return lists.classes, dict(zip(lists.files, lists.labels, strict=True))
-    path = find_labels(work.config, work.roots)
-    if path is None:
-        return None, None
-    labels, classes, remark = read_labels(path, folders[0].names)
-    if remark:
-        work.progress.say(remark)
-    return classes, {f"{folders[0].path}/{n}": label for n, label in zip(folders[0].names, labels, strict=True)}
-
-
-def _with_labels(table: pa.Table, labels: dict[str, int]) -> pa.Table:
-    values = pa.array([labels[shard] for shard in table["shard"].to_pylist()], pa.int32())
-    return table.set_column(table.schema.get_field_index("label"), table.schema.field("label"), values)
-
-
 def _expect_rows(work: _Work, rows: int) -> None:
     if work.config.rows is not None and rows != work.config.rows:
         raise UserError(
@@ -345,11 +331,25 @@ def _expect_rows(work: _Work, rows: int) -> None:
         )
 
 
-def _remark(work: _Work, permuted: bool, rows: int, unlabelled: int) -> None:
+def _remark(work: _Work, dataset: Dataset, permuted: bool, unlabelled: int) -> None:
+    say, name, rows = work.progress.say, work.name, dataset.manifest.rows
     if permuted:
-        work.progress.say(
-            f"dataset {work.name}: sorted by class or by name; its rows are put in a fixed random order, so that the first "
+        say(
+            f"dataset {name}: sorted by class or by name; its rows are put in a fixed random order, so that the first "
             "blocks are a random sample."
         )
     if 0 < unlabelled < rows:
-        work.progress.say(f"dataset {work.name}: {unlabelled:,} of {rows:,} rows have no label.")
+        say(f"dataset {name}: {unlabelled:,} of {rows:,} rows have no label.")
+    if work.label_source.startswith(f"{OLD_FOLDERS}:one"):
+        say(f"dataset {name}: a single folder is no class, so its images have no labels.")
+    if dataset.manifest.classes is not None or unlabelled == rows:
+        return
+    numbers = np.unique(dataset.labels())
+    first, last, shift = int(numbers[numbers >= 0][0]), int(numbers[-1]), work.config.first_class
+    if shift:
+        say(f"dataset {name}: classes count from {shift}, so {shift} is subtracted: {first:,} to {last:,}.")
+    elif first == 1:
+        say(
+            f"dataset {name}: class numbers {first:,} to {last:,} are kept as they are. If they count from 1 where other "
+            f"datasets count from 0: samples.datasets.{name}.first_class: 1"
+        )

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unic_pipe.pipeline.samples.classes import whole_numbers
+from unic_pipe.pipeline.samples.files import class_folders
+from unic_pipe.pipeline.samples.lists import listed_classes, read_text
 from unic_pipe.pipeline.samples.places import Root, where
-from unic_pipe.pipeline.samples.shards import LARGEST_LABEL
+from unic_pipe.pipeline.samples.shards import LARGEST_LABEL, no_label
+from unic_pipe.pipeline.samples.sources import Source
 from unic_pipe.pipeline.storage import sha256_of_file
 from unic_pipe.schemas.config import DatasetConfig
 from unic_pipe.schemas.errors import UserError
 
 DEVKIT_FILE = "ILSVRC2012_validation_ground_truth.txt"
+OLD_FOLDERS = "folders"
+"""The label source of class folders by name; before numbers were kept, of all class folders."""
+_NUMBER = re.compile(r"[0-9]{1,10}(\.0+)?")
+"""A class number; pandas writes `3.0` where a column has gaps."""
+_NUMERIC = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 
 def find_labels(config: DatasetConfig, roots: Sequence[Root]) -> Path | None:
@@ -34,54 +45,84 @@ def find_labels(config: DatasetConfig, roots: Sequence[Root]) -> Path | None:
     )
 
 
-def label_source(config: DatasetConfig, layout: str, roots: Sequence[Root]) -> str:
+def label_source(config: DatasetConfig, source: Source, roots: Sequence[Root]) -> str:
     """Where labels come from, as manifests record it (`DatasetManifest.label_source`)."""
-    if layout == "tars":
-        return "cls" if config.label_field is None else f"json:{config.label_field}"
+    shift = f"-{config.first_class}" if config.first_class else ""
+    if source.layout == "tars":
+        return ("cls" if config.label_field is None else f"json:{config.label_field}") + shift
     if config.reader is not None:
         from unic_pipe.pipeline.benchmarks.locate import locate, split_of
 
         (folder,) = (root for root in roots if isinstance(root, Path))
         return f"{config.reader}:{locate(*split_of(config.reader), folder).signature()}"
-    if layout == "class-folders":
-        return "folders"
+    if source.layout == "class-folders":
+        assert source.folder is not None
+        names = class_folders(source.folder)
+        kind = "folders:one" if len(names) == 1 else "folders:numbers" if whole_numbers(names) else OLD_FOLDERS
+        return kind + shift
     path = find_labels(config, roots)
     if path is None:
         return "none"
     mapping = path.with_name("meta.mat")
-    return f"file:{sha256_of_file(path)}" + (f"+{sha256_of_file(mapping)}" if mapping.is_file() else "")
+    digests = sha256_of_file(path) + (f"+{sha256_of_file(mapping)}" if mapping.is_file() else "")
+    return f"list:{digests}{shift}"
 
 
-def read_labels(path: Path, names: Sequence[str]) -> tuple[list[int], tuple[str, ...] | None, str | None]:
-    """Labels of the sorted image file `names`: class numbers, class names if known, and a remark if one is due.
+@dataclass(frozen=True)
+class Labels:
+    """Labels of images, in their order; None where an image has none."""
 
-    Two forms: one class number per line in the order of the sorted names (counted from 1 if the smallest is 1; with
-    the ImageNet devkit's `meta.mat` beside it, put in the order of the sorted WordNet ids, as class folders have it),
-    or lines `FILENAME CLASS` (space, tab or comma; a number as it is, or a name: then classes are the sorted names).
+    numbers: tuple[int | None, ...]
+    classes: tuple[str, ...] | None
+    """Class names in the order of the numbers; None where the file has numbers."""
+    remarks: tuple[str, ...] = ()
+
+
+def read_labels(path: Path, folder: Path, names: Sequence[str]) -> Labels:
+    """Labels of the images `names` (sorted) of a folder.
+
+    Two forms: one class number per line in the order of the names (with the ImageNet devkit's `meta.mat` beside it, put
+    in the order of the sorted WordNet ids, as class folders have it), or lines `FILENAME CLASS` (`listed_classes`), where
+    a class is a number as it is, or a name: then numbers follow the sorted names. `-1`, `null` and nothing are no label.
 
     Raises:
-        UserError: another number of lines, a file without a label, something that is not a class.
+        UserError: another number of lines, a file without a line or with two, something that is not a class.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error}).", "Check `labels`.") from None
-    lines = [line for line in lines if line]
-    if lines and all(re.fullmatch(r"[0-9]{1,10}", line) for line in lines):
-        return _numbered(path, [int(line) for line in lines], names)
-    return (*_named(path, lines, names), None)
+    text = read_text(path)
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if len(lines) != len(names):
+        lines = [line for line in lines if line]
+    if any(lines) and all(_NUMBER.fullmatch(line) or no_label(line) for line in lines):
+        return _numbered(path, lines, names)
+    found, remark = listed_classes(path, text, folder, names)
+    remarks = () if remark is None else (remark,)
+    known = [line for line in found if not no_label(line.value)]
+    if known and all(_NUMERIC.fullmatch(line.value) for line in known):
+        odd = next((line for line in known if not _NUMBER.fullmatch(line.value)), None)
+        if odd is not None:
+            raise UserError(f"{path}: line {odd.number}: {odd.value!r} is no class number.", "Check `labels`.")
+        return Labels(tuple(_class_numbers(path, [line.value for line in found])), None, remarks)
+    values = [None if no_label(line.value) else unicodedata.normalize("NFC", line.value) for line in found]
+    classes = tuple(sorted({value for value in values if value is not None}))
+    position = {value: i for i, value in enumerate(classes)}
+    return Labels(tuple(None if value is None else position[value] for value in values), classes, remarks)
 
 
-def _numbered(
-    path: Path, numbers: list[int], names: Sequence[str]
-) -> tuple[list[int], tuple[str, ...] | None, str | None]:
-    if len(numbers) != len(names):
+def _class_numbers(path: Path, values: Sequence[str]) -> list[int | None]:
+    numbers = [None if no_label(value) else int(value.partition(".")[0]) for value in values]
+    largest = max(number for number in numbers if number is not None)
+    if largest > LARGEST_LABEL:
+        raise UserError(f"{path}: {largest:,} is too large for a class number.", "Check `labels`.")
+    return numbers
+
+
+def _numbered(path: Path, lines: Sequence[str], names: Sequence[str]) -> Labels:
+    if len(lines) != len(names):
         raise UserError(
-            f"{path}: {len(numbers):,} labels for {len(names):,} images.",
+            f"{path}: {len(lines):,} labels for {len(names):,} images.",
             "One line per image is needed, in the order of the sorted file names.",
         )
-    if max(numbers) > LARGEST_LABEL:
-        raise UserError(f"{path}: {max(numbers):,} is too large for a class number.", "Check `labels`.")
+    numbers = _class_numbers(path, lines)
     mapping = path.with_name("meta.mat")
     if mapping.is_file():
         order = _devkit_order(mapping)
@@ -90,37 +131,12 @@ def _numbered(
             raise UserError(f"{path}: class {unknown} is not in {mapping}.", "Use both files of one devkit.")
         wnids = tuple(sorted(order.values()))
         position = {wnid: i for i, wnid in enumerate(wnids)}
-        return [position[order[n]] for n in numbers], wnids, None
-    remark = None
-    if path.name == DEVKIT_FILE:
-        remark = (
-            f"{path}: the devkit's class numbers are not in the order of train's class folders; "
-            f"put the devkit's meta.mat beside it ({mapping})."
-        )
-    start = 1 if min(numbers) == 1 else 0
-    return [n - start for n in numbers], None, remark
-
-
-def _named(path: Path, lines: list[str], names: Sequence[str]) -> tuple[list[int], tuple[str, ...] | None]:
-    classes: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        fields = re.split(r"[\s,]+", line)
-        if len(fields) < 2:
-            raise UserError(
-                f"{path}: line {number} ({line[:40]!r}) is neither a class number nor `FILENAME CLASS`.",
-                "Every line needs the same form.",
-            )
-        classes[fields[0]] = fields[1]
-    found = [classes.get(name, classes.get(name.rpartition(".")[0])) for name in names]
-    for name, value in zip(names, found, strict=True):
-        if value is None:
-            raise UserError(f"{path}: no label for {name}.", "Add the line, or remove the image.")
-    values = [value for value in found if value is not None]
-    if all(re.fullmatch(r"[0-9]{1,9}", value) for value in values):
-        return [int(value) for value in values], None
-    known = tuple(sorted(set(values)))
-    position = {value: i for i, value in enumerate(known)}
-    return [position[value] for value in values], known
+        return Labels(tuple(position[order[n]] for n in numbers if n is not None), wnids)
+    remark = (
+        f"{path}: the devkit's class numbers are not in the order of train's class folders; "
+        f"put the devkit's meta.mat beside it ({mapping})."
+    )
+    return Labels(tuple(numbers), None, (remark,) if path.name == DEVKIT_FILE else ())
 
 
 def _devkit_order(mapping: Path) -> dict[int, str]:

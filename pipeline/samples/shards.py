@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from unic_pipe.schemas.errors import UserError
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
 """Lower-case file name extensions of images."""
 LARGEST_LABEL = 2**31 - 1
+_NO_LABEL = frozenset({"", "-1", "-1.0", "null", "nan"})
 _MAX_LABEL_BYTES = 16 << 20
 
 
@@ -112,7 +114,7 @@ def _add_label(sample: _Sample, key: str, member: Member, tar: Ranged, shard: st
     sample.label_member = member
     value: Any = data
     try:
-        value = int(data) if field is None else json.loads(data)[field]
+        value = data.decode("utf-8-sig") if field is None else json.loads(data)[field]
         sample.label = class_number(value)
     except KeyError:
         raise UserError(
@@ -123,18 +125,31 @@ def _add_label(sample: _Sample, key: str, member: Member, tar: Ranged, shard: st
         shown = repr(value)[:40]
         raise UserError(
             f"{shard}: {where} holds no class number (found {shown}).",
-            "Labels are whole numbers from 0, as text in KEY.cls or in a field of KEY.json (`label_field`).",
+            "In tars, labels are whole numbers from 0 (text in KEY.cls, or a field of KEY.json: `label_field`); -1, null and "
+            "nothing are no label. Names are read from class folders and labels files.",
         ) from None
 
 
-def class_number(value: Any) -> int:
-    """A label as int. Raises ValueError for anything but a whole number (or its text) from 0 to 2^31 - 1."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
+def no_label(text: str) -> bool:
+    """Whether a text says that there is no label: nothing, `-1`, or what programs write for nothing."""
+    return text.strip().casefold() in _NO_LABEL
+
+
+def class_number(value: Any) -> int | None:
+    """A label as int; None where there is none (nothing, `-1`, null).
+
+    Raises:
+        ValueError: anything but a whole number (or its text) from 0 to 2^31 - 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise ValueError(value)
-    number = int(value)
-    if not 0 <= number <= LARGEST_LABEL:
+    text = "" if value is None else str(value).strip()
+    if no_label(text):
+        return None
+    found = re.fullmatch(r"([0-9]{1,10})(\.0)?", text)
+    if found is None or int(found[1]) > LARGEST_LABEL:
         raise ValueError(value)
-    return number
+    return int(found[1])
 
 
 def _content(tar: Ranged, member: Member, shard: str) -> bytes:

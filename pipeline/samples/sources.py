@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unic_pipe.pipeline.samples.files import is_image
+from unic_pipe.pipeline.samples.files import class_folders, is_image
 from unic_pipe.pipeline.samples.objects import Listings
 from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
 from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS
@@ -219,7 +219,7 @@ def _folder_source(
     entries = sorted(os.scandir(folder), key=lambda e: e.name)
     if any(is_image(entry.name) for entry in entries):
         return Source(text, "flat-folder", {}, folder, base)
-    classes = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    classes = class_folders(folder)
     _refuse_compressed(name, [entry.name for entry in entries])
     if not classes:
         raise UserError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import xxhash
 
-from unic_pipe.pipeline.samples.files import is_image
+from unic_pipe.pipeline.samples.files import class_folders, is_image
 from unic_pipe.pipeline.samples.folders import count_images
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
 from unic_pipe.pipeline.samples.objects import Listings
@@ -139,8 +139,8 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
     if source.layout == "flat-folder":
         folders, classes = [source.folder], None
     else:
-        names = sorted(e.name for e in os.scandir(source.folder) if not e.name.startswith(".") and e.is_dir())
-        folders, classes = [source.folder / name for name in names], len(names)
+        names = class_folders(source.folder)
+        folders, classes = [source.folder / name for name in names], len(names) if len(names) > 1 else None
     started, counts = time.monotonic(), []
     for folder in folders:
         counts.append(count_images(folder, source.layout))

@@ -11,7 +11,8 @@ from unic_pipe.pipeline.benchmarks.label_maps import maps_digest
 from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need, compute_definition
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
-from unic_pipe.pipeline.encoders.texts import texts_digest
+from unic_pipe.pipeline.encoders.texts import text_names, texts_digest
+from unic_pipe.pipeline.samples.classes import match_classes, match_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, last_entry
@@ -22,7 +23,7 @@ from unic_pipe.schemas.benchmarks import SOURCE, cards
 from unic_pipe.schemas.chains import named_student
 from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.evaluations import ResultDefinition, Role
-from unic_pipe.schemas.probes import PROBES
+from unic_pipe.schemas.probes import BY_NAME, PROBES
 from unic_pipe.schemas.protocols import DenseConfig, ZeroShotConfig
 from unic_pipe.schemas.recipes import CENTER
 
@@ -102,15 +103,21 @@ def evaluation_plans(inventory: Inventory) -> Plans:
 
 def benchmark_pairs(inventory: Inventory) -> tuple[dict[str, Pair], dict[str, str]]:
     """The benchmarks of labelled images that can be run now, and why the others cannot: not indexed, data missing, other
-    data than the name promises."""
+    data than the name promises, no class in common."""
     pairs: dict[str, Pair] = {}
     skipped: dict[str, str] = {}
     for name, benchmark in inventory.config.evaluate.benchmarks.items():
         try:
             train, test = _indexed(inventory, benchmark.train, benchmark.test)
             _check_counts(name, train, test)
-            transfer = name in cards() and cards()[name].kind == "transfer"
-            pairs[name] = Pair(train, test, counted_as(train.manifest, test.manifest) if transfer else None)
+            asked = None
+            if name in cards() and cards()[name].kind == "transfer":
+                asked = counted_as(train.manifest, test.manifest)
+            else:
+                match_classes(
+                    (train.manifest.name, train.manifest.classes), (test.manifest.name, test.manifest.classes)
+                )
+            pairs[name] = Pair(train, test, asked)
         except UserError as error:
             skipped[name] = error.message
     return pairs, skipped
@@ -180,16 +187,18 @@ def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig) -> list[
     """The students of the teacher, imported ones that have a ladder to it, and the teacher itself.
 
     Raises:
-        UnicPipeError: not indexed, no weights, no file of classes.
+        UnicPipeError: not indexed, no weights, no file of classes, classes that are not those of the texts.
     """
     (test,) = _indexed(inventory, config.test)
     texts, teacher = texts_digest(config, inventory.folder), inventory.teacher(config.teacher)
+    classes, protocol = test.manifest.classes, PROBES["zero-shot"].protocol
+    table = None if classes is None else match_texts(config.test, classes, text_names(config, inventory.folder))
     need = inventory.probe_need(test, teacher)
 
     def definition(features: str, encoder: ResolvedEncoder) -> ResultDefinition:
         # The texts stand in the training set's place, and the teacher, whose projection is used, in that of its features.
         return ResultDefinition(
-            protocol=PROBES["zero-shot"].protocol,
+            protocol=protocol if table is None else BY_NAME[protocol],
             benchmark_train=texts,
             benchmark_test=benchmark_digest(test.manifest),
             features_train=teacher.digest,
@@ -198,6 +207,7 @@ def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig) -> list[
             probe="zero-shot",
             settings={},
             seed=0,
+            classes=None if table is None else json_digest(list(table)),
         )
 
     plans = []

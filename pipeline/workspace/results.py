@@ -11,13 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from unic_pipe.pipeline.cache.tables import read_table
+from unic_pipe.pipeline.samples.classes import match_classes
 from unic_pipe.pipeline.workspace.documents import head_of, read_document
 from unic_pipe.schemas.base import digest_of, json_digest, short
 from unic_pipe.schemas.benchmarks import cards
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import DamagedError, UserError
 from unic_pipe.schemas.evaluations import ResultDefinition, ResultRecord
-from unic_pipe.schemas.probes import PROBES, PROTOCOL
+from unic_pipe.schemas.probes import BY_NAME, PROBES, PROTOCOL
 from unic_pipe.schemas.samples import DatasetManifest
 
 FOLDER = "evaluations"
@@ -56,11 +57,18 @@ def result_definition(
 ) -> ResultDefinition:
     """What one result is made from: the datasets, the definition digests of both feature sets and of the encoder.
 
-    `asked`: for each training class the test class that it counts as, where those are not the same numbers.
+    `asked`: for each training class the test class that it counts as, in a test with another benchmark's probe; else
+    classes are matched by name.
+
+    Raises:
+        UserError: the sides have no class in common.
     """
-    card = PROBES[probe]
+    card, table = PROBES[probe], None
+    if asked is None:
+        table = match_classes((train.name, train.classes), (test.name, test.classes)).table
+    pairs = asked if table is None else table
     return ResultDefinition(
-        protocol=card.protocol,
+        protocol=card.protocol if table is None else BY_NAME.get(card.protocol, card.protocol),
         benchmark_train=benchmark_digest(train),
         benchmark_test=benchmark_digest(test),
         features_train=features_train,
@@ -70,7 +78,7 @@ def result_definition(
         settings=card.settings(config),
         seed=0 if card.seeds == "none" else config.seeds[0],
         seeds=config.seeds if card.seeds == "all" and len(config.seeds) > 1 else (),
-        classes=None if asked is None else json_digest(list(asked)),
+        classes=None if pairs is None else json_digest(list(pairs)),
     )
 
 
@@ -148,6 +156,15 @@ def current_record(folder: Path, benchmark: str, encoder: str, definition: Resul
     return record if record.status == "failed" or in_force(record, benchmark, encoder, definition) else None
 
 
+def was_by_number(folder: Path, benchmark: str, encoder: str, definition: ResultDefinition) -> bool:
+    """Whether a result that is matched by name now is there as it was before, with equal numbers for equal classes."""
+    protocol = PROBES[definition.probe].protocol
+    if definition.protocol == protocol:
+        return False
+    before = definition.model_copy(update={"protocol": protocol, "classes": None})
+    return current_record(folder, benchmark, encoder, before) is not None
+
+
 def equal_results(workdir: Path, digests: Iterable[str]) -> dict[str, ResultRecord]:
     """Finished results of any evaluation in the working folder that have one of these definition digests.
 
@@ -163,9 +180,15 @@ def equal_results(workdir: Path, digests: Iterable[str]) -> dict[str, ResultReco
     return found
 
 
-def no_labels(name: str) -> UserError:
-    """The error for a dataset without any label."""
+def no_labels(name: str, missing: int = 0, rows: int = 0) -> UserError:
+    """The error for a dataset without any label, or with labels `missing` for some of its `rows`."""
+    if missing < rows:
+        return UserError(
+            f"Dataset {name}: {missing:,} of {rows:,} samples have no label.",
+            "Label all of them, or leave the others out of the dataset: scores over a part do not compare.",
+        )
     return UserError(
         f"Dataset {name} has no labels to evaluate with.",
-        f"Give its samples a .cls member, or set samples.datasets.{name}.labels or .label_field.",
+        f"Sort its images into class folders, give its samples a .cls member, or set samples.datasets.{name}.labels or "
+        ".label_field.",
     )

@@ -16,7 +16,13 @@ from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan, benchmark_pairs, evaluation_plans, other_datasets
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.results import benchmark_digest, current_record, evaluation_digest, evaluation_folder
+from unic_pipe.pipeline.workspace.results import (
+    benchmark_digest,
+    current_record,
+    evaluation_digest,
+    evaluation_folder,
+    was_by_number,
+)
 from unic_pipe.pipeline.workspace.seals import unsealed
 from unic_pipe.pipeline.workspace.students import student_folder, student_order, student_teachers
 from unic_pipe.schemas.base import digest_of
@@ -258,7 +264,7 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     try:
         found = evaluation_plans(inventory)
         folder = evaluation_path(inventory)
-        done = 0 if folder is None else _done(folder, found.plans)
+        todo = found.plans if folder is None else _todo(folder, found.plans)
     except UnicPipeError as error:
         yield _blocked(name, "evaluate", error, command)
         return
@@ -266,10 +272,14 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
         why = next(iter(found.skipped.values()))
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
+    done = len(found.plans) - len(todo)
+    keys = [(p.benchmark, p.encoder.name, p.definition) for p in todo]
+    by_number = dict.fromkeys(key[0] for key in keys if was_by_number(folder, *key))
     reason = "; ".join(
         [
             *([f"waits for {', '.join(found.waiting)}"] if found.waiting else []),
             *(f"{b} is skipped: {why}" for b, why in found.skipped.items()),
+            *(f"{b}: classes are matched by name now, results by number are stale" for b in by_number),
         ]
     )
     state = _progress_state(done, found.total)
@@ -304,9 +314,10 @@ def evaluates(inventory: Inventory) -> bool:
     return bool(inventory.config.evaluate.benchmarks or other_datasets(inventory))
 
 
-def _done(folder: Path, plans: Iterable[Plan]) -> int:
-    records = (current_record(folder, p.benchmark, p.encoder.name, p.definition) for p in plans)
-    return sum(record is not None and record.status == "done" for record in records)
+def _todo(folder: Path, plans: Iterable[Plan]) -> list[Plan]:
+    """Those without a finished result. Raises DamagedError."""
+    found = [(plan, current_record(folder, plan.benchmark, plan.encoder.name, plan.definition)) for plan in plans]
+    return [plan for plan, record in found if record is None or record.status != "done"]
 
 
 def _progress_state(done: int, total: int) -> State:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unic_pipe.pipeline.samples.classes import Names, listed_names, match_classes, named, whole_numbers
 from unic_pipe.pipeline.workspace.results import no_labels
 from unic_pipe.schemas.config import Scalar
 from unic_pipe.schemas.errors import UserError
@@ -20,7 +21,7 @@ UNSEEN = -1
 class Task:
     """A checked benchmark: N training and M test samples of D dimensions, C classes.
 
-    Labels are renumbered 0 to C - 1 in the order of the dataset's class numbers; test samples of a class that
+    Labels are renumbered 0 to C - 1 in the order of the training set's class numbers; test samples of a class that
     training never shows have the label `UNSEEN`, which nothing predicts.
     """
 
@@ -30,6 +31,8 @@ class Task:
     test_labels_M: NDArray[np.int64]
     test_classes_M: NDArray[np.int64]
     """The dataset's own class numbers of the test samples, by which per-class accuracy is averaged."""
+    test_names: Names
+    """The test set's class names in the order of those numbers, where it has names."""
     classes: int
     remarks: tuple[str, ...]
     """What a reader of the scores has to know, a sentence each."""
@@ -46,8 +49,8 @@ class Task:
 def check_task(train: Features, test: Features, asked: Sequence[int] | None = None) -> Task:
     """Check both sides of a benchmark and renumber the labels.
 
-    `asked`: for each class number of the training set the test set's class that it counts as, or -1; None: the numbers
-    are the same.
+    `asked`: for each class number of the training set the test set's class that it counts as, or -1; None: classes are
+    matched by name (`match_classes`).
 
     Raises:
         UserError: nothing to score, labels missing, a single class, sides that do not fit, features not finite.
@@ -67,7 +70,7 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
         )
     counts_as_C = None
     if asked is None:
-        test_labels = _renumbered(train, test, classes)
+        test_labels, said = _matched(train, test, classes)
     else:
         if len(asked) <= int(classes[-1]):
             raise UserError(
@@ -76,34 +79,66 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
             )
         counts_as_C = np.asarray(asked, np.int64)[classes]
         test_labels = np.where(np.isin(test.labels_N, counts_as_C), test.labels_N, UNSEEN).astype(np.int64)
+        said = _unseen(test, test_labels)
     return Task(
         train_ND=train.x_ND,
         train_labels_N=np.searchsorted(classes, train.labels_N).astype(np.int64),
         test_MD=test.x_ND,
         test_labels_M=test_labels,
         test_classes_M=test.labels_N,
+        test_names=test.classes,
         classes=len(classes),
-        remarks=(*_unseen(test, test_labels), *train.remarks, *test.remarks),
+        remarks=(*said, *train.remarks, *test.remarks),
         counts_as_C=counts_as_C,
     )
 
 
-def _renumbered(train: Features, test: Features, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Test labels (M,) as places in the training set's `classes`."""
+def _matched(train: Features, test: Features, classes: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    """Test labels (M,) as places in the training set's `classes`, and what there is to say about them."""
     in_test = np.unique(test.labels_N)
     if len(in_test) > len(classes):
         raise UserError(
             f"Test set {test.name} has {len(in_test)} classes, training set {train.name} only {len(classes)}.",
             "Check the benchmark's train and test: are they swapped, or from different datasets?",
         )
-    if not np.isin(in_test, classes).any():
+    matched = match_classes((train.name, train.classes), (test.name, test.classes))
+    said = _as_places(train, test) if matched.how == "places" else _counted(train, test, matched.how)
+    wanted_M = matched.in_training(test.labels_N)
+    places = np.searchsorted(classes, wanted_M).clip(max=len(classes) - 1)
+    found_M: NDArray[np.int64] = np.where(classes[places] == wanted_M, places, UNSEEN).astype(np.int64)
+    if (found_M == UNSEEN).all():
         raise UserError(
-            f"Test set {test.name} and training set {train.name} have no class in common.",
-            "Check that both use the same class numbers.",
+            f"Test set {test.name} and training set {train.name} have no class in common: "
+            f"{_some(test.classes, in_test)} there, {_some(train.classes, classes)} here.",
+            "Check that both use the same class numbers, or name their classes.",
         )
-    places = np.searchsorted(classes, test.labels_N).clip(max=len(classes) - 1)
-    found: NDArray[np.int64] = np.where(classes[places] == test.labels_N, places, UNSEEN).astype(np.int64)
-    return found
+    return found_M, [*said, *_unseen(test, found_M), *_not_asked(train, test, classes, found_M)]
+
+
+def _as_places(train: Features, test: Features) -> list[str]:
+    """What to say where one side has class names and the other numbers, which are then places among the names.
+
+    Raises:
+        UserError: a number beyond the names, or a training set without the number of some name.
+    """
+    names, numbered = (test, train) if train.classes is None else (train, test)
+    if names.classes is None or numbered.classes is not None:  # numbers that an earlier index has as names
+        names, numbered = (train, test) if whole_numbers(test.classes or ()) else (test, train)
+    assert names.classes is not None
+    numbers = np.unique(numbered.labels_N)
+    if numbered.classes is not None:
+        numbers = np.array(sorted(whole_numbers(numbered.classes) or ()))
+    known = names.classes
+    if numbers[-1] >= len(known) or (numbered is train and len(numbers) < len(known)):
+        raise UserError(
+            f"Dataset {names.name} has the {len(known):,} class names {listed_names(known)}; {numbered.name} has "
+            f"{len(numbers):,} class numbers, {numbers[0]} to {numbers[-1]}, which cannot be places among them.",
+            f"Give {numbered.name} class names: class folders, or a labels file with names. Or, if its numbers count from 1: "
+            f"samples.datasets.{numbered.name}.first_class: 1",
+        )
+    first, last = named(known, (int(numbers[0]), int(numbers[-1])))
+    taken = f"The class numbers of {numbered.name} are taken as places among the sorted class names of {names.name}"
+    return [f"{taken}: {numbers[0]} is {first}, {numbers[-1]} is {last}."]
 
 
 def check_side(side: Features) -> None:
@@ -119,13 +154,8 @@ def check_side(side: Features) -> None:
             "The ledger in its feature folder names each unusable row and why.",
         )
     missing = int((side.labels_N < 0).sum())
-    if missing == len(side.labels_N):
-        raise no_labels(side.name)
     if missing:
-        raise UserError(
-            f"Dataset {side.name}: {missing:,} of {len(side.labels_N):,} samples have no label.",
-            "Label all of them, or leave the others out of the dataset: scores over a part do not compare.",
-        )
+        raise no_labels(side.name, missing, len(side.labels_N))
     finite = np.asarray(np.isfinite(side.x_ND).all(axis=1))
     if not finite.all():
         raise UserError(
@@ -134,11 +164,39 @@ def check_side(side: Features) -> None:
         )
 
 
+def _counted(train: Features, test: Features, how: str) -> list[str]:
+    """What to say where one side's class numbers may count from 1 and the other's from 0."""
+    starts = {side.name: int(side.labels_N.min()) for side in (train, test)}
+    if how != "numbers" or set(starts.values()) != {0, 1}:
+        return []
+    later = max(starts, key=lambda name: starts[name])
+    setting = f"samples.datasets.{later}.first_class: 1"
+    return [f"The class numbers of {later} begin at 1, those of the other side at 0: if they count from 1, {setting}."]
+
+
 def _unseen(test: Features, test_labels_M: NDArray[np.int64]) -> list[str]:
+    """Test classes without a counterpart: their samples stay in the score, which then never flatters."""
     unseen = test.labels_N[test_labels_M == UNSEEN]
     if not len(unseen):
         return []
-    number = len(np.unique(unseen))
-    classes = "1 class" if number == 1 else f"{number} classes"
+    numbers = np.unique(unseen)
+    classes = "1 class" if len(numbers) == 1 else f"{len(numbers)} classes"
     samples = f"{len(unseen):,} of {len(test_labels_M):,} samples of {test.name}"
-    return [f"{samples} belong to {classes} that training never shows: counted as wrong."]
+    most = f"so {100 * (1 - len(unseen) / len(test_labels_M)):.1f} % is the most that can be right"
+    names = _some(test.classes, numbers)
+    return [f"{samples} belong to {classes} that training never shows ({names}): counted as wrong, {most}."]
+
+
+def _not_asked(
+    train: Features, test: Features, classes: NDArray[np.int64], test_labels_M: NDArray[np.int64]
+) -> list[str]:
+    """Training classes of which the test set has no sample."""
+    missing = np.setdiff1d(np.arange(len(classes)), test_labels_M)
+    if not len(missing):
+        return []
+    have, names = "has" if len(missing) == 1 else "have", _some(train.classes, classes[missing])
+    return [f"{len(missing)} of {len(classes)} classes {have} no sample in {test.name} ({names})."]
+
+
+def _some(classes: Names, numbers: NDArray[np.int64]) -> str:
+    return listed_names(named(classes, map(int, numbers)))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from unic_pipe.pipeline.samples.classes import Names
 from unic_pipe.pipeline.workspace.results import no_labels
-from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.errors import StageError, UserError
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.cache.reader import FeatureCache
@@ -27,6 +28,8 @@ class Features:
     """Class numbers >= 0; -1 where a sample has none."""
     left_out: int = 0
     """Rows without features: their images could not be decoded, or their features were not finite."""
+    classes: Names = None
+    """Class names in the order of the numbers, where the dataset has them."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -42,9 +45,9 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
         StageError: a unit is missing or damaged, or its rows are not the dataset's.
     """
     name = dataset.manifest.name
-    if not dataset.manifest.labelled:
-        raise no_labels(name)
     by_row = labels_by_row(dataset)
+    if not dataset.manifest.labelled:
+        raise unlabelled(dataset)
     x_ND = np.empty((dataset.manifest.rows, cache.dims["cls"]), dtype=np.float32)
     labels_N = np.empty(dataset.manifest.rows, dtype=np.int64)
     end = 0
@@ -60,7 +63,12 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
         start, end = end, end + int(valid.sum())
         x_ND[start:end] = values[valid]
         labels_N[start:end] = by_row[first : first + count][valid]
-    return Features(name, x_ND[:end], labels_N[:end], left_out=dataset.manifest.rows - end)
+    return Features(name, x_ND[:end], labels_N[:end], dataset.manifest.rows - end, dataset.manifest.classes)
+
+
+def unlabelled(dataset: Dataset) -> UserError:
+    """The error for a dataset whose samples do not all have labels."""
+    return no_labels(dataset.manifest.name, int((dataset.labels() < 0).sum()), dataset.manifest.rows)
 
 
 def left_out_remarks(dataset: str, rows: int) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def run(task: Task, setting: Setting) -> Outcome:
     )
     above = [str(k) for k in k_values if k > samples]
     remarks = (f"k = {', '.join(above)}: only {samples:,} training samples, so all of them vote.",) if above else ()
-    classes = class_scores(predicted_M, task.test_labels_M, task.test_classes_M)
+    classes = class_scores(predicted_M, task.test_labels_M, task.test_classes_M, task.test_names)
     return Outcome({0: metrics}, task.sizes, remarks, classes)
 
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.evaluations import ClassAccuracy
 from unic_pipe.stages.evaluate import sgd as sgd_fit
 from unic_pipe.stages.evaluate import trials
 from unic_pipe.stages.evaluate.checks import Task
 from unic_pipe.stages.evaluate.logistic import MAX_ITERATIONS, Probe
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 from unic_pipe.stages.evaluate.paths import FastProbe, Search
-from unic_pipe.stages.evaluate.scoring import ClassScores, accuracy, class_scores
+from unic_pipe.stages.evaluate.scoring import accuracy, class_scores
 
 _ROWS = 4096
 """Test samples at a time, so that the logits of 1,000 classes stay small."""
@@ -71,18 +72,18 @@ def _linear(
     per_seed: dict[int, dict[str, float]] = {}
     chosen: dict[str, Scalar] = task.sizes
     remarks: dict[str, None] = {}
-    each: list[ClassScores] = []
+    each: list[ClassAccuracy] = []
     for place, seed in enumerate(setting.config.seeds):
         if (name, seed) not in setting.fits:
             setting.fits[name, seed] = fit_on(task.train_ND, task.train_labels_N, setting, seed)
         fit: Fit = setting.fits[name, seed]
         predicted_M = _predict(fit.probe, task)
         per_seed[seed] = accuracy(predicted_M, task.test_labels_M, task.test_classes_M)
-        each.append(class_scores(predicted_M, task.test_labels_M, task.test_classes_M))
+        each.append(class_scores(predicted_M, task.test_labels_M, task.test_classes_M, task.test_names))
         chosen |= {k if place == 0 else f"{k}_seed{seed}": v for k, v in fit.chosen.items()}
         remarks |= dict.fromkeys(fit.remarks)
     means = np.mean([scores.accuracy for scores in each], axis=0)
-    classes = ClassScores(each[0].classes, each[0].samples, tuple(means.tolist()))
+    classes = each[0].model_copy(update={"accuracy": tuple(means.tolist())})
     return Outcome(per_seed, chosen, tuple(remarks), classes)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.config import EvaluateConfig, Scalar
+from unic_pipe.schemas.evaluations import ClassAccuracy
 from unic_pipe.schemas.probes import PROBES
-from unic_pipe.stages.evaluate.scoring import ClassScores
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Outcome:
     """What a search chose, and notes such as the number of samples."""
     remarks: tuple[str, ...] = ()
     """What a reader of the scores has to know, a sentence each."""
-    classes: ClassScores | None = None
+    classes: ClassAccuracy | None = None
     """Class by class, the mean over the seeds."""
     metrics: dict[str, float] = field(init=False)
     """Means over the seeds."""

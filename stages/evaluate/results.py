@@ -47,13 +47,17 @@ def write_table(store: Store, records: Iterable[ResultRecord]) -> None:
 
 
 def write_classes(store: Store, records: Iterable[ResultRecord]) -> None:
-    """Write `classes.parquet`: accuracy class by class (the dataset's numbers), means over the seeds."""
+    """Write `classes.parquet`: accuracy class by class (the test set's numbers and names), means over the seeds."""
     rows = [
-        _common(record) | {"class": number, "samples": samples, "accuracy": accuracy}
+        _common(record) | {"class": number, "name": name, "samples": samples, "accuracy": accuracy}
         for record in sorted(records, key=lambda r: (r.benchmark, r.encoder, r.definition.probe))
         if record.status == "done" and record.classes is not None
-        for number, samples, accuracy in zip(
-            record.classes.classes, record.classes.samples, record.classes.accuracy, strict=True
+        for number, name, samples, accuracy in zip(
+            record.classes.classes,
+            record.classes.names or map(str, record.classes.classes),
+            record.classes.samples,
+            record.classes.accuracy,
+            strict=True,
         )
     ]
     _put(store, CLASS_TABLE, rows, _CLASS_SCHEMA)

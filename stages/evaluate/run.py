@@ -16,7 +16,7 @@ from unic_pipe.pipeline.workspace.results import FOLDER, RUNS, current_record, e
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
-from unic_pipe.schemas.evaluations import ClassAccuracy, ResultDefinition, ResultRecord, Role
+from unic_pipe.schemas.evaluations import ResultDefinition, ResultRecord, Role
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting, code_of
 from unic_pipe.stages.evaluate.results import write_classes, write_record, write_table
 from unic_pipe.stages.evaluate.tasks import Load
@@ -168,7 +168,7 @@ def _record(job: Job, outcome: Outcome | None, message: str) -> ResultRecord:
         "spread": outcome.spread,
         "per_seed": {str(s): m for s, m in outcome.per_seed.items()} if outcome.spread else {},
         "chosen": outcome.chosen,
-        "classes": None if outcome.classes is None else ClassAccuracy(**vars(outcome.classes)),
+        "classes": outcome.classes,
     }
     return record.model_copy(update=found)
 

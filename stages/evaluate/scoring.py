@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from unic_pipe.pipeline.samples.classes import Names, named
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.evaluations import ClassAccuracy
 
 
 def validation_split(labels_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
@@ -32,23 +32,19 @@ def validation_split(labels_N: NDArray[np.int64], fraction: float, seed: int) ->
     return validation_N
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """Accuracy class by class, in the order of the dataset's class numbers."""
-
-    classes: tuple[int, ...]
-    samples: tuple[int, ...]
-    accuracy: tuple[float, ...]
-
-
 def class_scores(
-    predicted_M: NDArray[np.int64], labels_M: NDArray[np.int64], classes_M: NDArray[np.int64]
-) -> ClassScores:
-    """Accuracy of each of the test set's classes (`classes_M`: the dataset's own numbers)."""
+    predicted_M: NDArray[np.int64], labels_M: NDArray[np.int64], classes_M: NDArray[np.int64], names: Names = None
+) -> ClassAccuracy:
+    """Accuracy of each of the test set's classes (`classes_M`: the dataset's own numbers; `names`: in their order)."""
     numbers, inverse_M = np.unique(classes_M, return_inverse=True)
     samples = np.bincount(inverse_M)
     right = np.bincount(inverse_M, weights=predicted_M == labels_M)
-    return ClassScores(tuple(numbers.tolist()), tuple(samples.tolist()), tuple((right / samples).tolist()))
+    return ClassAccuracy(
+        classes=tuple(numbers.tolist()),
+        samples=tuple(samples.tolist()),
+        accuracy=tuple((right / samples).tolist()),
+        names=named(names, numbers.tolist()),
+    )
 
 
 def accuracy(

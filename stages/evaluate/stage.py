@@ -13,10 +13,10 @@ from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.workspace.evaluation_plans import benchmark_pairs, evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.results import no_labels
 from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path, labelled_datasets
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.stages.evaluate.features import unlabelled
 from unic_pipe.stages.evaluate.run import Job, evaluate
 from unic_pipe.stages.evaluate.tasks import Kept, loader_of
 
@@ -44,7 +44,7 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
     for name in labelled_datasets(inventory):
         dataset = inventory.dataset(name).dataset
         if dataset is not None and not dataset.manifest.labelled:
-            raise no_labels(name)
+            raise unlabelled(dataset)
     for name in found.waiting:
         reporter.say(f"evaluate: {name} is not finished, so it is left out for now (unic-pipe distill)")
     needed = [(need, dataset, plan.encoder) for plan in found.plans for need, dataset in plan.needs]

@@ -30,7 +30,7 @@ from unic_pipe.stages.evaluate.dense import DenseTask
 from unic_pipe.stages.evaluate.dense_data import DenseData, Labels
 from unic_pipe.stages.evaluate.features import Features, read_features
 from unic_pipe.stages.evaluate.outcome import Setting
-from unic_pipe.stages.evaluate.zero_shot import ZeroShotTask, check_order, predicted_features
+from unic_pipe.stages.evaluate.zero_shot import ZeroShotTask, in_order_of_texts, predicted_features
 
 Load = Callable[[Setting], tuple[Any, Setting] | None]
 """Loads a task, and completes the setting; None after a stop."""
@@ -105,7 +105,6 @@ def _dense(inventory: Inventory, plan: Plan, setting: Setting) -> tuple[DenseTas
 def _zero_shot(inventory: Inventory, plan: Plan, setting: Setting) -> tuple[ZeroShotTask, Setting] | None:
     config = inventory.config.evaluate.zero_shot[plan.benchmark]
     texts = class_texts(config, inventory.folder, setting.device)
-    check_order(texts, plan.test)
     projection = read_projection(inventory.teacher(config.teacher))
     if plan.ladder is None:
         # The teacher's own features come from the cache, a student's predictions of them are computed.
@@ -121,4 +120,5 @@ def _zero_shot(inventory: Inventory, plan: Plan, setting: Setting) -> tuple[Zero
         remarks = [f"Predicted by its ladder to {config.teacher}."]
     if setting.stop.requested:
         return None
+    features = in_order_of_texts(features, texts)
     return ZeroShotTask(features, projection, texts, (*remarks, *features.remarks)), setting

@@ -8,7 +8,7 @@ Shapes: N samples, C classes, E dimensions of the teacher's cls feature, F dimen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
 from unic_pipe.pipeline.extraction.render import Rendering
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.pipeline.samples.classes import ClassMap, match_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.workspace.ladders import TeacherPrediction
 from unic_pipe.schemas.errors import UserError
@@ -95,20 +96,16 @@ def _check(features: Features, projection: Projection, texts: ClassTexts) -> Non
         )
 
 
-def check_order(texts: ClassTexts, dataset: Dataset) -> None:
-    """Compare the texts with the names that a dataset's classes have, where both have the same names.
+def in_order_of_texts(features: Features, texts: ClassTexts) -> Features:
+    """The features with each class's place among the texts as its label: by name, where texts and classes have the same.
 
     Raises:
-        UserError: the same names in another order: every score would be that of shuffled labels.
+        UserError: only some of the names are the same.
     """
-    classes = dataset.manifest.classes
-    if classes is not None and classes != texts.names and sorted(classes) == sorted(texts.names):
-        place = next(i for i, (a, b) in enumerate(zip(classes, texts.names, strict=True)) if a != b)
-        raise UserError(
-            f"The text embeddings are in another order than the classes of {dataset.manifest.name}: class {place} is "
-            f"{classes[place]!r} there and {texts.names[place]!r} in the texts.",
-            "Sort the embeddings by class number.",
-        )
+    table = match_texts(features.name, features.classes, texts.names)
+    if table is None:
+        return features
+    return replace(features, labels_N=ClassMap("names", table).in_training(features.labels_N))
 
 
 def predicted_features(
@@ -139,7 +136,8 @@ def predicted_features(
     x_NE = np.concatenate([none, *found])
     finite = np.isfinite(x_NE).all(axis=1)
     x_NE, usable = x_NE[finite], np.asarray(kept, np.int64)[finite]
-    return Features(dataset.manifest.name, x_NE, labels[usable], left_out=dataset.manifest.rows - len(usable))
+    manifest = dataset.manifest
+    return Features(manifest.name, x_NE, labels[usable], manifest.rows - len(usable), manifest.classes)
 
 
 class _Predictor(Encoder):

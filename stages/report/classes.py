@@ -41,6 +41,7 @@ def class_tables(view: ProbeView, student: str) -> list[ClassTable]:
         best, score = view.best_teacher(bench.name), view.scores.get((bench.name, student))
         if best is None or score is None:
             continue
+        names = dict(zip((number for number, _, _ in score.classes), score.class_names, strict=False))
         theirs = {number: value for number, _, value in view.scores[bench.name, best[0]].classes}
         each = sorted(
             (value - theirs[number], number, samples, value)
@@ -50,7 +51,7 @@ def class_tables(view: ProbeView, student: str) -> list[ClassTable]:
         shown = each if len(each) <= 2 * SHOWN else [*each[:SHOWN], *each[-SHOWN:]]
         rows = tuple(
             ClassRow(
-                str(number),
+                names.get(number, str(number)),
                 f"{samples:,}",
                 percent(value),
                 percent(theirs[number]),

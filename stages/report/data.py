@@ -61,6 +61,8 @@ class Score:
     pairs (training images per class, top-1)."""
     classes: tuple[tuple[int, int, float], ...] = ()
     """Class by class: the dataset's number, test images, accuracy."""
+    class_names: tuple[str, ...] = ()
+    """Their names; empty where results of an earlier version have none."""
     encoder_digest: str = ""
     dataset_digest: str = ""
 

@@ -69,6 +69,7 @@ def score_of(record: ResultRecord) -> Score:
         seeds=len(record.per_seed) or 1,
         curves={} if failed else curves,
         classes=tuple(zip(each.classes, each.samples, each.accuracy, strict=True)) if each and not failed else (),
+        class_names=each.names if each and not failed else (),
         encoder_digest=record.definition.encoder,
         dataset_digest=dataset_digest(record.definition),
     )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,42 @@ def test_other_dimensions():
 def test_unseen_classes_are_counted_and_said():
     task = check_task(features([0, 1, 2, 0], "train"), features([0, 5, 5, 2]))
     assert task.test_labels_M.tolist() == [0, -1, -1, 2]
-    assert task.remarks == ("2 of 4 samples of val belong to 1 class that training never shows: counted as wrong.",)
+    unseen = "2 of 4 samples of val belong to 1 class that training never shows (5): counted as wrong"
+    most = "so 50.0 % is the most that can be right."
+    assert task.remarks == (f"{unseen}, {most}", "1 of 3 classes has no sample in val (1).")
+
+
+def named(labels, classes, name="val"):
+    return replace(features(labels, name), classes=classes)
+
+
+def test_classes_are_matched_by_name():
+    train = named([0, 1, 2, 3], ("ant", "bee", "cat", "dog"), "train")
+    task = check_task(train, named([0, 1, 2], ("ant", "cat", "dog")))
+    assert task.test_labels_M.tolist() == [0, 2, 3]
+    assert task.test_classes_M.tolist() == [0, 1, 2]
+    assert task.remarks == ("1 of 4 classes has no sample in val (bee).",)
+    task = check_task(train, named([0, 1, 2], ("bee", "cat", "elk")))
+    assert task.test_labels_M.tolist() == [1, 2, -1]
+    assert "never shows (elk)" in task.remarks[0]
+    with pytest.raises(UserError, match="no class in common"):
+        check_task(train, named([0, 1], ("elk", "fox")))
+
+
+def test_numbers_are_places_among_names_and_that_is_said():
+    train = named([0, 1, 2], ("ant", "bee", "cat"), "train")
+    task = check_task(train, features([2, 1]))
+    assert task.test_labels_M.tolist() == [2, 1]
+    assert "1 is bee, 2 is cat" in task.remarks[0]
+    with pytest.raises(UserError, match="cannot be places among them"):
+        check_task(train, features([1, 2, 3]))
+    with pytest.raises(UserError, match="cannot be places among them"):
+        check_task(features([0, 1], "train"), named([0, 1], ("ant", "bee", "cat")))
+
+
+def test_numbers_that_begin_at_one_and_at_zero_are_said():
+    task = check_task(features([1, 2, 3], "train"), features([0, 1, 2]))
+    assert any("samples.datasets.train.first_class: 1" in remark for remark in task.remarks)
 
 
 def test_rows_without_features_are_counted_and_said():

@@ -227,14 +227,16 @@ def test_rows_are_grouped_by_axis_and_other_measures_are_not_averaged() -> None:
 def test_classes_with_the_largest_differences_are_shown() -> None:
     def with_classes(score: Score) -> Score:
         student = score.encoder == "main"
-        return replace(score, classes=tuple((n, 36, n / 100 if student else 0.1) for n in range(20)))
+        names = tuple(f"kind {n}" for n in range(20))
+        each = tuple((n, 36, n / 100 if student else 0.1) for n in range(20))
+        return replace(score, classes=each, class_names=names)
 
     data = replace(report_data(), scores=tuple(map(with_classes, report_data().scores)))
     page = Page(render(data))
     table = next(t for t in page.tables if t[0][0] == "Class")
     assert table[0] == ["Class", "Test images", "main", "lite0", "Difference"]
-    assert [row[0] for row in table[1:]] == [str(n) for n in (0, 1, 2, 3, 4, 15, 16, 17, 18, 19)]
-    assert table[1] == ["0", "36", "0.0", "10.0", "−10.0"]
+    assert [row[0] for row in table[1:]] == [f"kind {n}" for n in (0, 1, 2, 3, 4, 15, 16, 17, 18, 19)]
+    assert table[1] == ["kind 0", "36", "0.0", "10.0", "−10.0"]
     assert "digits: 10 of 20 classes" in page.text
 
 

@@ -154,10 +154,20 @@ def test_flat_folder_without_labels(flat, picture):
     assert dataset.manifest.layout == "flat-folder"
 
 
-def test_numbers_per_line_count_from_one_or_zero(flat):
+def test_numbers_per_line_are_kept_unless_the_first_class_is_said(flat):
     (flat / "one.txt").write_text("3\n1\n2\n3\n1\n2\n")
     (flat / "zero.txt").write_text("3\n0\n2\n3\n1\n2\n")
-    assert index(flat, "val", labels="one.txt").labels().tolist() == [2, 0, 1, 2, 0, 1]
+    told = Told()
+    assert index(flat, "val", labels="one.txt", progress=told).labels().tolist() == [3, 1, 2, 3, 1, 2]
+    assert "1 to 3 are kept as they are" in told.lines[-1]
+    told = Told()
+    shifted = index(flat, "val", "s", labels="one.txt", first_class=1, progress=told)
+    assert shifted.labels().tolist() == [2, 0, 1, 2, 0, 1]
+    assert "1 is subtracted: 0 to 2" in told.lines[-1]
+    config = DatasetConfig(source="val", labels="one.txt")
+    assert dataset_state(shifted.store, shifted.roots, config) == ("stale", "labels changed")
+    with pytest.raises(UserError, match=r"class 0 is below first_class"):
+        index(flat, "val", "z", labels="zero.txt", first_class=1)
     assert index(flat, "val", "u", labels="zero.txt").labels().tolist() == [3, 0, 2, 3, 1, 2]
 
 
@@ -169,7 +179,8 @@ def test_changed_labels_keep_the_identity(flat):
     assert dataset_state(old.store, old.roots, config) == ("stale", "labels changed")
     new = index(flat, "val", labels="l.txt")
     assert new.digest == old.digest
-    assert new.labels()[0] == 0
+    assert new.labels()[0] == 1
+    assert [s.rows_digest for s in new.manifest.segments] == [s.rows_digest for s in old.manifest.segments]
     assert dataset_state(new.store, new.roots, config)[0] == "fresh"
 
 
@@ -228,3 +239,74 @@ def test_a_labels_file_that_is_not_there(flat, classes):
     classes()
     with pytest.raises(UserError, match="is for a flat folder"):
         index(flat, "train", labels="x.txt")
+
+
+def test_numbered_folders_keep_their_numbers(classes):
+    work = classes(names=("0", "2", "10", "007"), count=2)
+    dataset = index(work, "train")
+    assert {key.split("/")[0]: n for key, n in labels_by_key(dataset).items()} == {"0": 0, "2": 2, "10": 10, "007": 7}
+    assert dataset.manifest.classes is None
+    classes(names=("5",), count=2)
+    grown = index(work, "train")
+    assert labels_by_key(grown)["5/5_0"] == 5
+    assert labels_by_key(grown).items() >= labels_by_key(dataset).items()
+
+
+def test_numbered_folders_of_an_earlier_index_stay(classes):
+    work = classes(names=("0", "2", "10"), count=2)
+    dataset = index(work, "train")
+    earlier = dataset.manifest.model_copy(update={"classes": ("0", "10", "2"), "label_source": "folders"})
+    dataset.store.put("manifest.json", earlier.to_bytes())
+    assert dataset_state(dataset.store, dataset.roots, DatasetConfig(source="train"))[0] == "fresh"
+    assert index(work, "train").manifest == earlier
+    classes(names=("3",), count=2)
+    grown = index(work, "train")
+    assert grown.manifest.classes == ("0", "10", "2", "3")
+    assert labels_by_key(grown)["3/3_0"] == 3
+
+
+def test_a_single_folder_is_no_class_until_there_are_two(classes):
+    work = classes(names=("all",))
+    told = Told()
+    one = index(work, "train", progress=told)
+    assert not one.manifest.labelled
+    assert one.manifest.classes is None
+    assert "a single folder is no class" in told.lines[-1]
+    classes(names=("more",), count=2)
+    assert dataset_state(one.store, one.roots, DatasetConfig(source="train")) == ("stale", "labels changed")
+    two = index(work, "train")
+    assert two.manifest.classes == ("all", "more")
+    assert two.manifest.segments[0].rows_digest == one.manifest.segments[0].rows_digest
+    assert {key.split("/")[0]: n for key, n in labels_by_key(two).items()} == {"all": 0, "more": 1}
+
+
+def test_names_are_not_shifted(classes):
+    with pytest.raises(UserError, match="first_class is for classes that are numbers"):
+        index(classes(), "train", first_class=1)
+
+
+def test_labels_that_an_earlier_version_read_differently_are_taken_again(flat):
+    (flat / "l.txt").write_text("1\n2\n3\n2\n1\n2\n")
+    config = DatasetConfig(source="val", labels="l.txt")
+    dataset = index(flat, "val", labels="l.txt")
+    earlier = dataset.manifest.model_copy(
+        update={"label_source": dataset.manifest.label_source.replace("list:", "file:")}
+    )
+    dataset.store.put("manifest.json", earlier.to_bytes())
+    assert dataset_state(dataset.store, dataset.roots, config)[0] == "fresh"
+    named = earlier.model_copy(update={"classes": ("a", "b", "c")})
+    dataset.store.put("manifest.json", named.to_bytes())
+    assert "read differently now" in dataset_state(dataset.store, dataset.roots, config)[1]
+    again = index(flat, "val", labels="l.txt")
+    assert again.digest == dataset.digest
+    assert again.labels().tolist() == [1, 2, 3, 2, 1, 2]
+    assert again.manifest.classes is None
+
+
+def test_rows_keep_their_order_when_new_labels_are_sorted_by_class(flat):
+    (flat / "l.txt").write_text("2\n0\n2\n0\n2\n0\n")
+    old = index(flat, "val", labels="l.txt")
+    (flat / "l.txt").write_text("0\n0\n0\n2\n2\n2\n")
+    new = index(flat, "val", labels="l.txt")
+    assert new.digest == old.digest
+    assert new.labels().tolist() == [0, 0, 0, 2, 2, 2]

@@ -136,7 +136,7 @@ def test_survey_finds_imagenets_pieces(tmp_path, picture):
     assert splits["val"].config.labels == "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
     config = splits["val"].config
     samples = SamplesConfig(datasets={"val": config}, roots=(str(splits["val"].root),))
-    assert index_dataset(tmp_path, "val", config, samples).labels().tolist() == [0, 1, 2]
+    assert index_dataset(tmp_path, "val", config, samples).labels().tolist() == [1, 2, 3]
 
 
 def test_survey_tells_splits_apart_in_one_folder_of_tars(shards, tmp_path):
