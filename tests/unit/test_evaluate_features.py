@@ -3,7 +3,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from builders import bad_rows, encoder_definition, feature_definition, feature_manifest
+from builders import encoder_definition, feature_definition, feature_manifest
 
 from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
 from unic_pipe.pipeline.cache.reader import FeatureCache
