@@ -26,7 +26,7 @@ LONGEST = 400
 LIGHT = (
     "unic_pipe",
     "unic_pipe.cli.main",
-    "unic_pipe.cli.show",
+    "unic_pipe.cli.show.status",
     "unic_pipe.pipeline.workspace.status",
     "unic_pipe.pipeline.workspace.run_log",
     "unic_pipe.stages.run",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unic_pipe.cli.work import Where
+from unic_pipe.cli.running import Where
 from unic_pipe.pipeline.extraction.bottleneck import Waits
 from unic_pipe.pipeline.extraction.crew import blocks_in_flight, crew_of, crew_of_one, results
 from unic_pipe.pipeline.extraction.executors import Threads
