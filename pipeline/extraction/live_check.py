@@ -20,10 +20,10 @@ from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.spec import Decoded
 from unic_pipe.pipeline.cache.statistics import merge_statistics
 from unic_pipe.pipeline.encoders import ResolvedEncoder
-from unic_pipe.pipeline.extraction.crew import crew_of_one
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
-from unic_pipe.pipeline.extraction.render import require_readable
+from unic_pipe.pipeline.process.crew import crew_of_one
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.views.rows import require_readable
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.status import LiveFinding
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from unic_pipe.pipeline.extraction.crew import Crew, results
+from unic_pipe.pipeline.process.crew import Crew, results
 from unic_pipe.pipeline.process.stopwatch import UNTIMED, Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
