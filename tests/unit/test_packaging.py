@@ -16,7 +16,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("cli", "stages", "pipeline", "schemas")
-ROOMS = ("benchmarks", "cache", "encoders", "extraction", "process", "samples", "storage", "views", "workspace")
+BELOW = {
+    "process": "",
+    "storage": "process",
+    "samples": "process storage benchmarks",
+    "benchmarks": "storage samples",
+    "views": "process storage samples",
+    "encoders": "storage views",
+    "cache": "process storage samples views",
+    "extraction": "process storage samples views encoders cache",
+    "workspace": "process storage samples benchmarks encoders cache",
+}
+"""The rooms of `pipeline`, and what each may import of the others; a benchmark's own lists are a source of samples."""
 MODULES = {
     ".".join(("unic_pipe", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
     for layer in LAYERS
@@ -110,17 +121,16 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 
 
 def test_the_rooms_of_pipeline() -> None:
+    """The plan of the house, as ARCHITECTURE.md draws it. What is planned (workspace) imports nothing that executes."""
     here = {path.name for path in (ROOT / "pipeline").iterdir() if path.name != "__pycache__"}
-    assert here == {*ROOMS, "__init__.py"}
-
-
-def test_what_is_planned_imports_nothing_that_executes() -> None:
+    assert here == {*BELOW, "__init__.py"}
     wrong = [
         f"{module} imports {name}"
         for module, path in MODULES.items()
-        if module.startswith("unic_pipe.pipeline.workspace")
+        if module.startswith("unic_pipe.pipeline.")
         for name in imported_files(path)
-        if name.startswith("unic_pipe.pipeline.extraction")
+        if name.startswith("unic_pipe.pipeline.")
+        and name.split(".")[2] not in (module.split(".")[2], *BELOW[module.split(".")[2]].split())
     ]
     assert wrong == []
 
