@@ -192,3 +192,10 @@ def test_the_console_script_is_installed() -> None:
     [script] = importlib.metadata.distribution("unic-pipe").entry_points.select(group="console_scripts")
     assert (script.name, script.value) == ("unic-pipe", "unic_pipe.cli.main:main")
     assert callable(script.load())
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_the_map_names_files_that_exist(name: str) -> None:
+    named = set(re.findall(r"`((?:cli|stages|pipeline|schemas|tests|src)/[\w/.-]+)`", (ROOT / name).read_text()))
+    assert len(named) > 5
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
