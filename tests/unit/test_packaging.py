@@ -142,6 +142,11 @@ def test_files_are_short_and_say_what_they_are_for() -> None:
         assert ast.get_docstring(ast.parse(text)), path
 
 
+def test_files_of_tests_are_short_too() -> None:
+    long = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert [path for path, lines in long.items() if lines > LONGEST] == []
+
+
 def test_tests_are_no_packages_and_have_names_of_their_own() -> None:
     """Equal base names confuse test runners."""
     assert list((ROOT / "tests").rglob("__init__.py")) == []
