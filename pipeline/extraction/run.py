@@ -26,7 +26,8 @@ from unic_pipe.pipeline.extraction.unusable import too_many, unusable_rows
 from unic_pipe.pipeline.process.progress import Reporter, Task
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.dataset import Dataset
-from unic_pipe.pipeline.samples.images import DELETED, UndecodableImage, decode_image
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.samples.undecodable import DELETED, UndecodableImage
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.locks import try_lock
 from unic_pipe.pipeline.storage.pointers import point

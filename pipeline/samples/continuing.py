@@ -39,7 +39,8 @@ def existing(work: Work) -> tuple[Dataset, Changes] | None:
             continue  # other lists are other data
         changes = compare(old.manifest, work.source, trust_mtimes=False)
         own = store == current and old.manifest.source == work.source.text
-        lost = changes.lost > (MOST_GONE * old.manifest.rows if own else 0)
+        gone = changes.lost and changes.lost + len(old.manifest.gone)
+        lost = gone > (MOST_GONE * old.manifest.rows if own else 0)
         if not changes.missing and not changes.resized and not lost:
             work.expect_same_settings(old.manifest)
             return old, changes

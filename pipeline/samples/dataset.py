@@ -21,9 +21,9 @@ import xxhash
 
 from unic_pipe.pipeline.samples.ahead import ReadAhead
 from unic_pipe.pipeline.samples.descriptors import ShardFiles
-from unic_pipe.pipeline.samples.images import DELETED, UndecodableImage
 from unic_pipe.pipeline.samples.places import Root, as_root, where
 from unic_pipe.pipeline.samples.table import hashes_of, labels_of, one_array, rows_digest
+from unic_pipe.pipeline.samples.undecodable import DELETED, UndecodableImage
 from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.storage.pointers import pointed
 from unic_pipe.schemas.errors import StageError, UserError

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from unic_pipe.pipeline.samples.undecodable import UndecodableImage as UndecodableImage
 from unic_pipe.schemas.samples import Decoding
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
@@ -29,21 +30,8 @@ _TURN = {
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
-class UndecodableImage(Exception):
-    """Bytes that are not an image that can be used. `reason` is short and the same for the same bytes."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[UndecodableImage], tuple[str]]:
-        return type(self), (self.reason,)
-
-
 MAX_PIXELS = 178_956_970
 """Images with more pixels are void: Pillow's own limit of errors, half a gigabyte of RGB."""
-DELETED = "deleted after it was indexed"
-"""The reason of rows whose image was deleted; they are no fault of the data."""
 _GROUNDS = {"white": 255, "grey": 128, "black": 0}
 
 
@@ -107,13 +95,13 @@ def _to_rgb(image: Image.Image, ground: int | None) -> Image.Image:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which are stored inverted
     if mode in ("F", "LAB"):
         raise UndecodableImage(f"unsupported pixel format {mode}")
+    if mode in ("La", "RGBa"):
+        image = image.convert("LA" if mode == "La" else "RGBA")
     if ground is not None and image.has_transparency_data:
         image = image.convert("RGBA")
         below = Image.new("RGBA", image.size, (ground, ground, ground, 255))
         return Image.alpha_composite(below, image).convert("RGB")
     image.info.pop("transparency", None)
-    if mode in ("La", "RGBa"):
-        image = image.convert("LA" if mode == "La" else "RGBA")
     return image.convert("RGB")
 
 

@@ -26,16 +26,17 @@ def only_layout(
         UserError: several are, and nothing decides: tars or images beside folders of images, folders of tars.
     """
     images, classes = [file for file in files if is_image(file)], class_folders(folder)
-    here: list[Layout] = ["tars"] * bool(tars) + ["flat-folder"] * bool(images and not tars)
-    if known in (*here, *(["class-folders"] if classes else [])):
+    here: Layout | None = "tars" if tars else "flat-folder" if images else None
+    possible = {"tars": tars, "flat-folder": images, "class-folders": classes}
+    if known is not None and possible.get(known):
         return known
-    if not here and {c.lower() for c in classes} <= SPLITS:
+    if here is None and {c.lower() for c in classes} <= SPLITS:
         return "class-folders" if classes else None
     # A thousand class folders are not all looked into: the first that holds something tells.
     looked = ((below, peek(folder / below)) for below in classes)
     below, inside = next(((below, what) for below, what in looked if what), ("", None))
-    if inside is None or (inside == "images" and not here):
-        return here[0] if here else "class-folders"
+    if inside is None or (inside == "images" and here is None):
+        return here or "class-folders"
     within = "" if base == "." else f"{base}/"
     ways = {
         "tars": f'`source: "{within}*.tar"` for {shown(Path(tars[0]).name)} and the like' if tars else "",

@@ -105,8 +105,9 @@ class FolderPiece:
         """Path, size and mtime of every image."""
         parts = [f"{self.folder.path}\0{self.folder.label}\0{self.rule}"]
         for name in self.names:
-            status = (self.folder.folder / name).stat()
-            parts.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
+            path = self.folder.folder / name
+            if path.exists():  # what is missing is an error of the scan
+                parts.append(f"{name}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}")
         return "\0".join(parts)
 
     def scan(self) -> pa.Table:

@@ -99,7 +99,7 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Root], known: 
         raise UserError(
             f"dataset {name}: {config.source!r} matches the folder {found[folders[0]] or folders[0]} and "
             f"{len(found) - 1} more paths.",
-            "Give one folder, or a pattern that matches tars only.",
+            "Give one folder, a pattern that matches tars only, or FOLDER/*/ for all class folders in one.",
         )
     return _tar_source(name, text, {path: file for path, file in found.items() if file is not None})
 
