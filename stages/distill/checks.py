@@ -88,4 +88,5 @@ def _images_named(dataset: Dataset, keys: set[str]) -> list[tuple[str, NDArray[n
     """Probe samples are the first readable ones of the dataset."""
     first, _ = dataset.block_range(0)
     rows = [first + offset for offset, key in enumerate(dataset.block_keys(0)) if key in keys]
-    return [(dataset.key(row), decode_image(dataset.read(row))) for row in rows]
+    decoding = dataset.manifest.decoding
+    return [(dataset.key(row), decode_image(dataset.read(row), decoding)) for row in rows if not dataset.deleted(row)]

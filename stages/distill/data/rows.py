@@ -55,7 +55,8 @@ def usable_rows(
     blocks: int,
     patch_views: int | None = None,
 ) -> NDArray[np.int64]:
-    """Row numbers, ascending, of blocks 0 to `blocks` - 1 that are valid in every cache, view and token type.
+    """Row numbers, ascending, of blocks 0 to `blocks` - 1 that are valid in every cache, view and token type, and not
+    deleted since.
 
     `patch_views`: number of views that carry patches, all if None.
 
@@ -70,6 +71,8 @@ def usable_rows(
             for token in tokens:
                 if token == "cls" or patch_views is None or view < patch_views:
                     _restrict(valid, digests, teacher, cache, view, token)
+    for (first, _), bits in zip(ranges, valid, strict=True) if dataset.manifest.gone else ():
+        bits &= [not dataset.deleted(first + offset) for offset in range(len(bits))]
     rows = [first + np.flatnonzero(bits) for (first, _), bits in zip(ranges, valid, strict=True)]
     return np.concatenate([np.empty(0, dtype=np.int64), *rows])
 
@@ -136,7 +139,7 @@ def freeze(
     if manifest.rows_digest != rows_digest(rows_N):
         raise StageError(
             f"Student {name} began with {manifest.rows:,} usable rows; now other rows are usable ({len(rows_N):,}).",
-            f"Features were repaired differently. Start again: mv {store.root} {store.root}.old",
+            f"Images were deleted, or features repaired differently. Start again: mv {store.root} {store.root}.old",
         )
     statistics = {teacher: _reread(store, manifest, teacher, caches[teacher]) for teacher in manifest.statistics}
     return Frozen(manifest, statistics or None)
