@@ -209,14 +209,14 @@ def _check_views(
 
     The kept pictures are the CPU's. Those of a device may differ from them by rounding as a rule, so that goes unsaid.
     """
-    images = probe_images(work.dataset)
+    images, deleted = probe_images(work.dataset), work.dataset.deleted_keys(0)
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
         for view in range(max(need.views.values())):
-            remark = check_probes(folder.store, *_probed(need, view), images)
+            remark = check_probes(folder.store, *_probed(need, view), images, deleted=deleted)
             if remark:
                 reporter.say(f"{need.name}: {remark}")
             if need.definition.compute.views == "device":
-                executor.call(check_probes, folder.store, *_probed(need, view), images, device)
+                executor.call(check_probes, folder.store, *_probed(need, view), images, device, deleted)
 
 
 def _probed(need: FeatureNeed, view: int) -> tuple[Recipe, int, int, int]:

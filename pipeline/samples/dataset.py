@@ -211,9 +211,16 @@ class Dataset:
             "Restore the file from its source; or index the changed data as another dataset (a new name).",
         )
 
-    def deleted(self, row: int) -> bool:
-        """Whether the index says that a row's image was deleted: the row is void, whatever was made of it before."""
-        return bool(self._gone) and self.shard(row) in self._gone
+    def kept(self, block: int) -> npt.NDArray[np.bool_]:
+        """Which of a block's rows still have their image, bool (rows,): the others are void, whatever was made of them."""
+        segment, start, count = self._block(block)
+        if not self._gone:
+            return np.ones(count, np.bool_)
+        return np.array([path not in self._gone for path in segment.shards.slice(start, count).to_pylist()], np.bool_)
+
+    def deleted_keys(self, block: int) -> tuple[str, ...]:
+        """Keys of a block's rows whose image was deleted."""
+        return tuple(key for key, kept in zip(self.block_keys(block), self.kept(block), strict=True) if not kept)
 
     def read_many(self, rows: Iterable[int]) -> list[Callable[[], bytes]]:
         """One function per row, in order; each gives what `read` gives, is called once, and from any thread.

@@ -99,7 +99,7 @@ def _continue(work: Work, old: Dataset, changes: Changes) -> Dataset:
     if gone:
         work.progress.say(
             f"dataset {work.name}: {len(gone):,} of {old.manifest.rows:,} indexed images were deleted (first: "
-            f"{shown(gone[0])}); their rows are void. Restored images are used again."
+            f"{shown(gone[0])}); their rows are void."
         )
     if not same or new:
         return _build(work, new, old, gone, relabel=not same)

@@ -64,15 +64,13 @@ def usable_rows(
         StageError: a cache lacks a unit, or was made from other rows than the dataset holds.
     """
     ranges = [dataset.block_range(block) for block in range(blocks)]
-    valid = [np.ones(count, dtype=np.bool_) for _, count in ranges]
+    valid = [dataset.kept(block) for block in range(blocks)]
     digests = [dataset.block_digest(block) for block in range(blocks)]
     for teacher, cache in caches.items():
         for view in range(views):
             for token in tokens:
                 if token == "cls" or patch_views is None or view < patch_views:
                     _restrict(valid, digests, teacher, cache, view, token)
-    for (first, _), bits in zip(ranges, valid, strict=True) if dataset.manifest.gone else ():
-        bits &= [not dataset.deleted(first + offset) for offset in range(len(bits))]
     rows = [first + np.flatnonzero(bits) for (first, _), bits in zip(ranges, valid, strict=True)]
     return np.concatenate([np.empty(0, dtype=np.int64), *rows])
 
