@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unic_pipe.cli import bench, benchmarks, convert, examine, report, setup, work
-from unic_pipe.cli.errors import guarded
+from unic_pipe.cli.errors import guarded, require_streams
 from unic_pipe.cli.options import NO_VALUE
 from unic_pipe.schemas.base import PROGRAM_VERSION
 
@@ -53,6 +53,7 @@ def about(
 
 def main() -> None:
     """Entry point of the console script."""
+    require_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

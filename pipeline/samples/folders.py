@@ -15,6 +15,7 @@ from unic_pipe.pipeline.samples.classes import whole_numbers
 from unic_pipe.pipeline.samples.files import class_folders, image_names, is_image
 from unic_pipe.pipeline.samples.sources import Source
 from unic_pipe.pipeline.samples.table import make_rows
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def scan_folder(folder: ImageFolder, names: tuple[str, ...]) -> pa.Table:
     hashes, sizes = [], []
     for name in names:
         try:
-            data = (folder.folder / name).read_bytes()
+            data = require_regular(folder.folder / name).read_bytes()
         except OSError as error:
             raise UserError(
                 f"{folder.shard(name)}: cannot be read ({error.strerror}).", "Check the file, or remove it."

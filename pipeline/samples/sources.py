@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
+_MOST_PATHS = 500_000
+"""Paths that one `source` may be written out to."""
 _DECOMPRESS = {
     ".tar.gz": "gunzip -k",
     ".tgz": "gunzip -k -S .tgz",
@@ -113,18 +115,35 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Root]) -> Sour
 
 
 def expand_braces(text: str) -> list[str]:
-    """`a{00..02}` and `a{x,y}` written out, in order; numbers keep their leading zeros."""
-    pieces: list[list[str]] = []
+    """`a{00..02}` and `a{x,y}` written out, in order; numbers keep their leading zeros.
+
+    Raises:
+        UserError: more than `_MOST_PATHS`.
+    """
+    pieces: list[Sequence[str]] = []
+    count = 1
     for literal, brace in re.findall(r"([^{]*)(?:\{([^{}]*)\})?", text):
         pieces.append([literal])
-        span = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", brace)
+        span = re.fullmatch(r"([0-9]{1,18})\.\.([0-9]{1,18})", brace)
         if span:
             low, high = int(span[1]), int(span[2])
+            count *= max(1, high - low + 1)
+            _require_few(text, count)
             width = len(span[1]) if span[1].startswith("0") else 0
             pieces.append([f"{n:0{width}d}" for n in range(low, high + 1)])
         elif brace:
             pieces.append(brace.split(","))
+            count *= len(pieces[-1])
+            _require_few(text, count)
     return ["".join(parts) for parts in itertools.product(*pieces)]
+
+
+def _require_few(text: str, count: int) -> None:
+    if count > _MOST_PATHS:
+        raise UserError(
+            f"source {text[:80]!r} stands for {count:,} paths; at most {_MOST_PATHS:,} are written out.",
+            "Shorten the range, or use a pattern such as train-*.tar.",
+        )
 
 
 _Found = Shard | None

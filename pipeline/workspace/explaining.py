@@ -17,6 +17,8 @@ from unic_pipe.schemas.errors import did_you_mean
 Place = tuple[int | str, ...]
 """Keys that lead to a value: `("students", "main", "seed")`."""
 
+_MOST = 200
+"""Problems that are explained; in thousands of lines nobody finds the first."""
 _FIELDS = "`key: value` fields"
 _KINDS = {
     "bool_type": "true or false",
@@ -38,7 +40,7 @@ def explain(error: ValidationError, tree: CommentedMap, set_by_hand: Sequence[Pl
     names = reference_problems(tree)
     unknown = ValidationError.from_exception_data("Config", names).errors() if names else []
     found: dict[Place, list[ErrorDetails]] = {}
-    for problem in (*error.errors(), *unknown):
+    for problem in [*error.errors()[:_MOST], *unknown[:_MOST]]:
         found.setdefault(_place(tree, problem), []).append(problem)
     lines = []
     for place, here in found.items():

@@ -17,7 +17,7 @@ from unic_pipe.pipeline.samples.dataset import read_manifest
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
 from unic_pipe.pipeline.workspace.ablation import ablation
-from unic_pipe.pipeline.workspace.documents import finished_student, read_document, stored_document
+from unic_pipe.pipeline.workspace.documents import finished_student, stored_document, usable_document
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.leftovers import MANIFEST, REMOVED, REMOVING, cut_off, leftovers, temporary_files
@@ -207,8 +207,8 @@ class Garbage:
 
     def _runs(self) -> Iterator[GarbageItem]:
         """Provenance of runs that ended long ago."""
-        for path in sorted((self.base / "runs").glob("*.json")):
-            run = read_document(path, RunDocument)
+        for path in sorted((self.base / "runs").glob("*-*.json")):
+            run = usable_document(LocalStore(path.parent), path.name, RunDocument)
             if run is not None and time.time() - path.stat().st_mtime > OLD_S:
                 yield self._file(path, "run", f"{run.stage}, ended over 30 days ago")
 
