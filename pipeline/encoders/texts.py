@@ -108,7 +108,7 @@ _FORM = (
 )
 
 
-_MOST_BYTES = 1 << 31
+_MOST_BYTES = 1 << 30
 
 
 def _read_npz(file: Path) -> tuple[list[str], NDArray[Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -145,6 +146,8 @@ def _read(path: Path) -> CommentedMap:
 
 
 def _parse(text: str, source: str) -> Any:
+    if _open_brackets(text) > 2 * _DEEPEST:
+        raise UserError(f"{source}: {_TOO_DEEP}.")
     yaml = YAML()
     yaml.version = (1, 2)
     try:
@@ -164,6 +167,12 @@ def _parse(text: str, source: str) -> Any:
     except Exception as error:  # impossible dates, numbers and tags: the parser lets through what Python says
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{source}: not valid YAML ({reason}).") from None
+
+
+def _open_brackets(text: str) -> int:
+    """About how deep brackets stand in brackets: the parser takes half a minute for thousands."""
+    steps = np.array([0, *((char in "[{") - (char in "]}") for char in text if char in "[]{}")])
+    return int((steps.cumsum() - np.minimum.accumulate(steps.cumsum())).max())
 
 
 def _require_plain(value: Any, source: str, left: list[int], depth: int = 0) -> None:

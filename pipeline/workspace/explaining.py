@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def _text(place: Place, here: list[ErrorDetails]) -> str:
         case "missing":
             return "missing"
         case "extra_forbidden":
-            return f"unknown field{did_you_mean(str(place[-1]), _fields_at(problem['loc'][:-1]))}"
+            return f"unknown field{did_you_mean(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
         case "string_pattern_mismatch":
             return "not a usable name: letters, digits and . _ + - (the first a letter or digit)"
         case "too_long":
@@ -105,7 +106,7 @@ def _place(tree: Any, problem: ErrorDetails) -> Place:
 
 def _known_key(node: CommentedMap, key: int | str) -> Any:
     """The key as it stands in the file, where it may be a number."""
-    return next((known for known in node if str(known) == str(key)), None)
+    return next((known for known in node if str(key) in (str(known), json.dumps(known))), None)
 
 
 def _line(tree: Any, place: Place) -> int:
