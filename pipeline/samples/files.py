@@ -15,7 +15,7 @@ def is_image(name: str) -> bool:
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     """Sorted names of the folders in a folder; hidden ones are not seen."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir()))
+    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and os.path.isdir(e)))
 
 
 def image_names(folder: Path) -> list[str]:

@@ -53,7 +53,7 @@ def list_folders(source: Source, by_place: bool = False) -> list[ImageFolder]:
     if source.layout == "listed":
         return [ImageFolder("", source.folder, "", None, _checked(listed(source).files, source.folder))]
     if source.layout == "flat-folder":
-        names = tuple(sorted(e.name for e in os.scandir(source.folder) if is_image(e.name) and e.is_file()))
+        names = tuple(sorted(e.name for e in os.scandir(source.folder) if is_image(e.name) and os.path.isfile(e)))
         return [ImageFolder(source.base, source.folder, "", None, _checked(names, source.folder))]
     entries = class_folders(source.folder)
     labels = range(len(entries)) if by_place else _folder_labels(entries)
