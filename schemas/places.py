@@ -13,7 +13,11 @@ from unic_pipe.schemas.base import Model, Name
 from unic_pipe.schemas.benchmarks import check_reader
 from unic_pipe.schemas.samples import Background, Decoding
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of epochs, trials, images in a batch: more is a slip of the finger, and would be an hour of waiting or no memory."""
+Pixels = Annotated[int, Field(ge=1, le=16_384)]
+Threads = Annotated[int, Field(ge=1, le=1_024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
 CONSISTENCY = "consistency"

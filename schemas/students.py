@@ -89,3 +89,12 @@ class ExportManifest(Document):
     """SHA-256 of `model.safetensors`."""
     config: Digest
     """SHA-256 of `config.json`."""
+
+
+class ImportManifest(Document):
+    """`encoders/<name>/manifest.json`: an official checkpoint as it was brought in. Folders of versions before it have none."""
+
+    KIND: ClassVar[str] = "import"
+
+    files: dict[InsidePath, Digest]
+    """SHA-256 of every file of the folder."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import UserError
 
@@ -74,7 +75,7 @@ def find_path(path: str, places: Sequence[Path], suffixes: Sequence[str] = ("",)
     for candidate in candidates:
         for suffix in suffixes:
             if (found := candidate.with_name(candidate.name + suffix)).exists():
-                return found
+                return found if found.is_dir() else require_regular(found)
     where = ", ".join(dict.fromkeys(str(c.parent) for c in candidates))
     raise UserError(f"There is no weights file {path} (searched in {where}).", "Give its path from the working folder.")
 

@@ -46,7 +46,8 @@ class SegmentTable:
 
     def check(self) -> None:
         """Compare the file with the manifest. Raises StageError."""
-        self._checked()
+        with self._lock:
+            self._content = self._checked()
 
     def _checked(self) -> Path | bytes:
         """What Parquet is read from: the file, or an object's bytes."""
@@ -247,6 +248,11 @@ class Dataset:
         """Whether bytes are those of a row's image when it was indexed."""
         segment, at = self._locate(row)
         return len(data) == int(segment.sizes[at]) and xxhash.xxh3_128_digest(data) == segment.hashes[at].tobytes()
+
+    def check(self) -> None:
+        """Compare all segment files with the manifest. Raises StageError."""
+        for table in self.segments:
+            table.check()
 
     def damaged(self) -> tuple[str, ...]:
         """Segment files that are missing or changed; hashes all of them."""

@@ -44,7 +44,7 @@ def is_image(name: str, rule: ImageNames = NAMES) -> bool:
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     """Sorted names of the folders in a folder; hidden ones and those of storage devices are not seen."""
-    return tuple(sorted(e.name for e in _entries(folder) if _is_data(e.name) and e.is_dir()))
+    return tuple(sorted(e.name for e in _entries(folder) if _is_data(e.name) and os.path.isdir(e)))
 
 
 def image_names(folder: Path) -> list[str]:

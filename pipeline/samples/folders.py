@@ -15,6 +15,7 @@ from unic_pipe.pipeline.samples.files import NAMES, class_folders, list_images
 from unic_pipe.pipeline.samples.left_out import LeftOut
 from unic_pipe.pipeline.samples.sources import Source
 from unic_pipe.pipeline.samples.table import make_rows
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.samples import ImageNames
 
@@ -115,7 +116,7 @@ def scan_folder(folder: ImageFolder, names: tuple[str, ...], rule: ImageNames = 
     hashes, sizes = [], []
     for name in names:
         try:
-            data = (folder.folder / name).read_bytes()
+            data = require_regular(folder.folder / name).read_bytes()
         except OSError as error:
             raise UserError(
                 f"{folder.shard(name)}: cannot be read ({error.strerror}).", "Check the file, or remove it."

@@ -186,6 +186,11 @@ def _say_left(work: Work, left: LeftOut) -> None:
 
 
 def _expect_rows(work: Work, rows: int) -> None:
+    if not rows:
+        raise UserError(
+            f"dataset {work.name}: no image in {work.config.source} is a file (links lead nowhere, or it is something else).",
+            f"Set samples.datasets.{work.name}.source to the folder that holds them.",
+        )
     if work.config.rows is not None and rows != work.config.rows:
         raise UserError(
             f"dataset {work.name}: {rows:,} rows, expected {work.config.rows:,}: are train and val swapped?",

@@ -68,8 +68,10 @@ class Inventory:
             dataset = None
             if index is not None and state != "missing":
                 try:
-                    dataset = open_dataset(index, roots)
-                except UserError as error:
+                    found = open_dataset(index, roots)
+                    found.check()
+                    dataset = found
+                except UnicPipeError as error:
                     state, reason = "stale", error.message
             self._datasets[name] = DatasetView(name, dataset, state, reason)
         return self._datasets[name]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from unic_pipe.pipeline.cache.layout import DAMAGED
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.storage import Store
@@ -273,16 +274,18 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
     done = len(found.plans) - len(todo)
+    lacking = _set_aside(inventory, found.plans) if done == found.total else []
     keys = [(p.benchmark, p.encoder.name, p.definition) for p in todo]
     by_number = dict.fromkeys(key[0] for key in keys if was_by_number(folder, *key))
     reason = "; ".join(
         [
             *([f"waits for {', '.join(found.waiting)}"] if found.waiting else []),
             *(f"{b} is skipped: {why}" for b, why in found.skipped.items()),
+            *(f"verify set aside damaged {name}" for name in lacking[:1]),
             *(f"{b}: classes are matched by name now, results by number are stale" for b in by_number),
         ]
     )
-    state = _progress_state(done, found.total)
+    state = "partial" if lacking else _progress_state(done, found.total)
     yield Artefact(
         name=name,
         stage="evaluate",
@@ -294,6 +297,17 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
         next=None if state == "fresh" else command,
         path=_relative(inventory, folder),
     )
+
+
+def _set_aside(inventory: Inventory, plans: Iterable[Plan]) -> list[str]:
+    """Features of finished results of which `verify` has set something aside, and which are not made again yet."""
+    found = {need.folder_name: (need, dataset) for plan in plans for need, dataset in plan.needs}
+    damaged = {name: each for name, each in found.items() if DAMAGED in inventory.own_features(each[0]).folders()}
+    return [
+        need.name
+        for need, dataset in damaged.values()
+        if inventory.borrowed(need) is None and len(set(inventory.coverage(need, dataset.blocks))) == 2
+    ]
 
 
 def evaluation_path(inventory: Inventory) -> Path | None:

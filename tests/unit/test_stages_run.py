@@ -84,5 +84,7 @@ def test_pointers_move_in_one_step_and_respect_what_is_in_the_way(tmp_path):
     point(tmp_path, "a", "a-00000001")
     point(tmp_path, "a", "a-00000002")
     assert (tmp_path / "a").readlink().name == "a-00000002"
-    with pytest.raises(UserError, match=r"(?s)a-00000001 is in the way of the pointer to a-00000002.*mv .*a-00000001.old"):
+    with pytest.raises(
+        UserError, match=r"(?s)a-00000001 is in the way of the pointer to a-00000002.*mv .*a-00000001.old"
+    ):
         point(tmp_path, "a-00000001", "a-00000002")
