@@ -7,7 +7,7 @@ import pytest
 from unic_pipe.pipeline.samples.classes import match_classes, match_texts, named
 from unic_pipe.pipeline.samples.labels import read_labels
 from unic_pipe.pipeline.samples.shards import class_number
-from unic_pipe.pipeline.workspace.results import result_definition, result_key, was_by_number
+from unic_pipe.pipeline.workspace.results import result_definition, result_key, why_stale
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import UserError
@@ -166,5 +166,5 @@ def test_only_results_whose_mapping_changes_have_the_new_protocol(tmp_path):
     path = tmp_path / result_key("b", "e", same)
     path.parent.mkdir()
     path.write_bytes(record.to_bytes())
-    assert was_by_number(tmp_path, "b", "e", changed)
-    assert not was_by_number(tmp_path, "b", "e", same)
+    assert why_stale(tmp_path, "b", "e", changed)
+    assert not why_stale(tmp_path, "b", "e", same)
