@@ -26,18 +26,18 @@ class Overlaps:
         test, found = plan.test, []
         train = plan.needs[0][1] if len(plan.needs) > 1 else None
         if train is not None and benchmark_digest(train.manifest) != benchmark_digest(test.manifest):
-            found.append((self._count(train, test, train.blocks), "the training set"))
+            found.append((self._count(train, test, train.blocks), "in the training set"))
         student = self._inventory.finished_students.get(plan.encoder.name) if plan.role == "student" else None
         if student is not None:
             made = student.manifest.definition
             for data in map(self._inventory.dataset, self._inventory.config.samples.datasets):
                 if data.dataset is not None and data.dataset.digest == made.dataset:
                     count = self._count(data.dataset, test, made.blocks)
-                    found.append((count, "the images that the student was distilled from"))
+                    found.append((count, "among the images that the student was distilled from"))
                     break
         total = test.manifest.rows
         return tuple(
-            f"{count:,} of {total:,} test images {'is' if count == 1 else 'are'} in {where}."
+            f"{count:,} of {total:,} test images {'is' if count == 1 else 'are'} {where}."
             for count, where in found
             if count
         )
