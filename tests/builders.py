@@ -34,7 +34,7 @@ def encoder_definition(cls_dim: int, patch_dim: int, grid: tuple[int, int], **ch
     return EncoderDefinition(**{**ENCODER, **changes}, cls_dim=cls_dim, patch_dim=patch_dim, grid=grid)
 
 
-def feature_definition(encoder: EncoderDefinition, block_rows: int, codec: str, **changes: Any) -> FeatureDefinition:
+def feature_definition(encoder: EncoderDefinition, block_rows: int, codec: str, /, **changes: Any) -> FeatureDefinition:
     """Centre crops of a dataset that does not exist, in batches of 8, unless `changes` say otherwise."""
     fields = {
         "dataset": "0" * 64,
