@@ -9,9 +9,15 @@ from typing import Any
 
 import pytest
 
+from unic_pipe.pipeline.workspace.results import CLASS_TABLE, TABLE
+
 CODECS = ("int8", "klt", "auto", "float16")
-CHANGED: dict[tuple[str, str], str] = {}
-"""(folder, artefact) that this version reads differently on purpose: the reason that `status` gives."""
+TIES = "digits: of equally good values a search takes the middle one now, not the first"
+CHANGED: dict[tuple[str, str], tuple[int, str]] = {
+    (folder, "evaluations/main"): (kept, TIES) for folder, kept in zip(CODECS, (8, 2, 2, 1), strict=True)
+}
+"""(folder, artefact) that this version reads differently on purpose: how much of it stays in force, and the reason that
+`status` gives."""
 
 
 @pytest.fixture(params=CODECS)
@@ -29,11 +35,13 @@ def test_every_artefact_is_what_it_was(released: Any, released_template: Path) -
     then = {a["name"]: a for a in expected(released_template, "status", released)["artefacts"]}
     assert list(found) == list(then)
     for name, artefact in then.items():
-        reason = CHANGED.get((released.folder.name, name))
-        if reason is None:
+        changed = CHANGED.get((released.folder.name, name))
+        if changed is None:
             assert {key: found[name][key] for key in artefact} == artefact
         else:
-            assert (found[name]["state"], found[name]["reason"]) == ("stale", reason)
+            kept, reason = changed
+            same = {"state": "partial", "done": kept, "reason": reason, "next": "unic-pipe evaluate"}
+            assert {key: found[name][key] for key in artefact} == artefact | same
 
 
 def test_nothing_is_damaged_and_the_same_is_garbage(released: Any, released_template: Path, tools: Any) -> None:
@@ -48,10 +56,11 @@ def test_nothing_is_damaged_and_the_same_is_garbage(released: Any, released_temp
     assert ({item.path for item in garbage.items}, garbage.unknown) == (then, ())
 
 
-def test_nothing_is_done_again(released: Any) -> None:
-    times = released.times()
+def test_nothing_is_done_again_but_what_is_read_differently(released: Any) -> None:
+    times = {name: at for name, at in released.times().items() if not name.endswith((TABLE, CLASS_TABLE))}
     assert all(passed.complete for passed in released.extract().values())
     for student in released.inventory().config.students:
         released.distill(student=student)
     released.evaluate()
+    assert released.artefact("evaluations/main").state == "fresh"
     assert {name: found for name, found in released.times().items() if name in times} == times
