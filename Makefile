@@ -50,11 +50,13 @@ types: .venv/.test
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-floors/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_packages.pth"
 	.venv-floors/bin/python -m pip install --quiet --requirement tests/floors.txt
+	.venv-floors/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 floors: .venv-floors/.test
 	.venv-floors/bin/python -m pytest -m "not faults and not slow" tests/unit tests/golden
 
+# Each environment takes PyTorch anew: several gigabytes where pip chooses its CUDA build.
 pythons:
 	@for minor in 11 12 13; do \
 	  python=$$(command -v python3.$$minor) && $$python -c "" 2>/dev/null || { echo "python3.$$minor is not installed"; continue; }; \

@@ -12,7 +12,6 @@ from unic_pipe.cli.options import (
     DeviceOption,
     JsonOption,
     SetOption,
-    add_command,
     open_inventory,
     print_json,
 )
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
 PAGE = "bench.html"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    add_command(app, "Looking", bench, "bench --quick", "bench --student main --repeats 9")
+EXAMPLES = (
+    "bench --quick",
+    "bench --student main --repeats 9",
+)
 
 
 def bench(
@@ -59,7 +59,7 @@ def bench(
     """
     from rich.console import Console
 
-    from unic_pipe.cli.show_bench import bench_lines
+    from unic_pipe.cli.show.bench import bench_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.storage import LocalStore

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, add_command, open_inventory, print_json
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -15,17 +15,12 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.benchmarks.catalogue import BenchmarkRow
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    add_command(
-        app,
-        "Looking",
-        benchmarks,
-        "benchmarks",
-        "benchmarks dtd pets",
-        "benchmarks dtd --download",
-        "benchmarks nyud --unpack",
-    )
+EXAMPLES = (
+    "benchmarks",
+    "benchmarks dtd pets",
+    "benchmarks dtd --download",
+    "benchmarks nyud --unpack",
+)
 
 
 def benchmarks(

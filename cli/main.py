@@ -7,9 +7,29 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli import bench, benchmarks, convert, examine, report, setup, work
+from unic_pipe.cli import (
+    bench,
+    benchmarks,
+    demo,
+    distill,
+    doctor,
+    evaluate,
+    export,
+    extract,
+    gc,
+    import_,
+    index,
+    init,
+    pack,
+    plan,
+    report,
+    run,
+    status,
+    teachers,
+    verify,
+)  # fmt: skip
 from unic_pipe.cli.errors import guarded
-from unic_pipe.cli.options import NO_VALUE
+from unic_pipe.cli.options import NO_VALUE, add_command
 from unic_pipe.schemas.base import PROGRAM_VERSION
 
 app = typer.Typer(
@@ -21,8 +41,19 @@ app = typer.Typer(
     epilog="""Exit codes: 0 done (or stopped by SIGTERM), 1 failed, 2 the input is wrong, 130 Ctrl-C.
 With any command, --debug shows a traceback. Machines read --json.""",
 )
-for module in (setup, work, examine, benchmarks, bench, report, convert):
-    module.register(app)
+PANELS = {
+    "Beginning": (demo.demo, init.init, pack.pack),
+    "Stages": (run.run, extract.extract, distill.distill, evaluate.evaluate, index.index),
+    "Looking": (
+        status.status, plan.plan, verify.verify, gc.gc, teachers.teachers, doctor.doctor, benchmarks.benchmarks, bench.bench,
+    ),
+    "Exchanging": (import_.import_, export.export),
+}  # fmt: skip
+"""The commands, as `--help` groups them. Each has a module of its name, with `EXAMPLES` of what to type."""
+for panel, commands in PANELS.items():
+    for command in commands:
+        add_command(app, panel, command, *sys.modules[command.__module__].EXAMPLES)
+report.register(app)
 
 
 def _show_version(wanted: bool) -> None:

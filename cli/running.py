@@ -1,4 +1,4 @@
-"""Running a stage as a command does: with signals, progress and provenance."""
+"""What commands that run stages share: signals, progress, provenance, and where frozen encoders run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unic_pipe.pipeline.extraction.parts import parse_part
+from unic_pipe.schemas.errors import UserError
+
 if TYPE_CHECKING:
+    from unic_pipe.pipeline.extraction.run import ExtractOptions
     from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -26,3 +31,43 @@ def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
         log.stopped(stop)
     if stop.requested:
         log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where frozen encoders run, as the command line says; refused here if that makes no sense."""
+
+    device: str | None = None
+    workers: int = 0
+    scheduler: str | None = None
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers and self.scheduler:
+            raise UserError(
+                "--workers starts processes here, --scheduler uses those of a Dask cluster.", "Give one of the two."
+            )
+        if self.part is not None:
+            parse_part(self.part)
+
+
+@contextmanager
+def extract_options(
+    inventory: Inventory, where: Where, reporter: Reporter, stop: Stop, force: bool = False, batch: int | None = None
+) -> Iterator[ExtractOptions]:
+    """Options of the command line over those of the configuration, with one executor for the whole command."""
+    from unic_pipe.pipeline.extraction.executors import Executor, Threads
+    from unic_pipe.pipeline.extraction.run import ExtractOptions
+
+    device = where.device or inventory.config.compute.device
+    executor: Executor = Threads()
+    if where.workers or where.scheduler:
+        from unic_pipe.pipeline.extraction.dask import Processes, Scheduler
+
+        if where.scheduler:
+            executor = Scheduler(where.scheduler, stop, reporter.say)
+        else:
+            executor = Processes(where.workers, device, stop, reporter.say)
+    part = parse_part(where.part) if where.part is not None else None
+    with executor:
+        yield ExtractOptions(device=device, executor=executor, part=part, force=force, batch=batch)

@@ -13,7 +13,7 @@ import xxhash
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import PydanticKnownError
 
-from unic_pipe.schemas.errors import DamagedError, UserError
+from unic_pipe.schemas.errors import DamagedError, ForeignError, UserError
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 as 64 lower-case hexadecimal digits: definitions, weights, small files."""
@@ -143,7 +143,8 @@ class Document(Model):
         Raises:
             DamagedError: not what was written: another checksum, none where the version has one, not JSON, or invalid
                 fields (all listed).
-            UserError: another kind of document, or a newer version.
+            ForeignError: another kind of document.
+            UserError: a newer version.
         """
         try:
             body = json.loads(raw)
@@ -157,7 +158,7 @@ class Document(Model):
         if sealed and not seal_holds(raw):
             raise DamagedError(f"{source}: the checksum does not match the content.", _DAMAGED)
         if version is None:
-            raise UserError(f"{source}: expected a {cls.KIND} document, found schema {schema!r}.")
+            raise ForeignError(f"{source}: expected a {cls.KIND} document, found schema {schema!r}.")
         if version > cls.VERSION:
             raise UserError(
                 f"{source}: written by a newer unic-pipe ({schema}; {PROGRAM_VERSION} reads up to version {cls.VERSION}).",

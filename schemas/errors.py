@@ -37,6 +37,10 @@ class DamagedError(UserError):
     """A file of this program's own is not what it wrote: edited, damaged, or without the seal that it should have."""
 
 
+class ForeignError(UserError):
+    """A file of another kind stands where one of this program's own was looked for."""
+
+
 class StageError(UnicPipeError, RuntimeError):
     """The work could not be done (exit code 1): disk full, damaged artefact, device failure."""
 

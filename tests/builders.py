@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from unic_pipe.schemas.features import (
 )
 from unic_pipe.schemas.recipes import CENTER
 
+Codec = Literal["float16", "int8", "klt", "auto"]
 ENCODER: Mapping[str, Any] = {
     "architecture": "vit_tiny_patch16_224",
     "weights": "random:0",
@@ -34,13 +35,15 @@ def encoder_definition(cls_dim: int, patch_dim: int, grid: tuple[int, int], **ch
     return EncoderDefinition(**{**ENCODER, **changes}, cls_dim=cls_dim, patch_dim=patch_dim, grid=grid)
 
 
-def feature_definition(encoder: EncoderDefinition, block_rows: int, codec: str, /, **changes: Any) -> FeatureDefinition:
+def feature_definition(
+    encoder: EncoderDefinition, block_rows: int, codec: Codec | CodecDefinition, **changes: Any
+) -> FeatureDefinition:
     """Centre crops of a dataset that does not exist, in batches of 8, unless `changes` say otherwise."""
     fields = {
         "dataset": "0" * 64,
         "recipe": CENTER,
         "view_seed": 0,
-        "codec": CodecDefinition(name=codec),
+        "codec": codec if isinstance(codec, CodecDefinition) else CodecDefinition(name=codec),
         "compute": ComputeDefinition(dtype="float32", batch=8, threads=1),
         **changes,
     }

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from unic_pipe.pipeline.extraction.crew import crew_of_one
-from unic_pipe.pipeline.extraction.render import Rendering, finished_views
+from unic_pipe.pipeline.process.crew import crew_of_one
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.order import epoch_order
+from unic_pipe.pipeline.views.rows import Rendering, finished_views
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.features import FeatureDefinition
 
@@ -120,6 +120,7 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         for block in range(self.blocks):
             first, _ = self.dataset.block_range(block)
             valid = np.logical_and.reduce([self.cache.valid(self.view, token, block) for token in self.tokens])
+            valid &= self.dataset.kept(block)
             found.append(first + np.flatnonzero(valid))
         return np.concatenate(found)
 

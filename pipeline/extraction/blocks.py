@@ -21,7 +21,6 @@ from unic_pipe.pipeline.cache.commit import commit_unit
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder
-from unic_pipe.pipeline.extraction.crew import crew_of, results
 from unic_pipe.pipeline.extraction.forward import (
     STAGES,
     EncoderRun,
@@ -32,6 +31,7 @@ from unic_pipe.pipeline.extraction.forward import (
     pick_device,
 )
 from unic_pipe.pipeline.extraction.unusable import NON_FINITE
+from unic_pipe.pipeline.process.crew import crew_of, results
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset, open_dataset
 from unic_pipe.pipeline.samples.places import Root

@@ -18,9 +18,9 @@ from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.spec import row_shape
 from unic_pipe.pipeline.encoders import ResolvedEncoder
-from unic_pipe.pipeline.extraction.crew import crew_of
 from unic_pipe.pipeline.extraction.forward import EncoderRun, Features, features_of_rows, loaded_encoder, pick_device
 from unic_pipe.pipeline.extraction.unusable import broken
+from unic_pipe.pipeline.process.crew import crew_of
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset

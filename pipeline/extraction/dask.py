@@ -26,9 +26,9 @@ from distributed.scheduler import KilledWorker
 from distributed.system import MEMORY_LIMIT
 
 from unic_pipe.pipeline.extraction.blocks import BlockResult, BlockTask, ExtractJob
-from unic_pipe.pipeline.extraction.crew import blocks_in_flight
 from unic_pipe.pipeline.extraction.dask_worker import Expected, call_here, run_here, versions
 from unic_pipe.pipeline.extraction.executors import Executor
+from unic_pipe.pipeline.process.crew import blocks_in_flight
 from unic_pipe.pipeline.process.stopping import SIGNALS, Stop
 from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError

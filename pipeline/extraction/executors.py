@@ -13,7 +13,7 @@ from itertools import islice
 from typing import ParamSpec, Self, TypeVar
 
 from unic_pipe.pipeline.extraction.blocks import BlockResult, BlockTask, ExtractJob, pick_device, run_block
-from unic_pipe.pipeline.extraction.crew import blocks_in_flight
+from unic_pipe.pipeline.process.crew import blocks_in_flight
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import usable_cores
 

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.encoders import ResolvedEncoder
-from unic_pipe.pipeline.extraction.crew import Crew, results
-from unic_pipe.pipeline.extraction.render import Rendering, views_of_rows
 from unic_pipe.pipeline.extraction.sizes import VIEWS_AT_ONCE
+from unic_pipe.pipeline.process.crew import Crew, results
 from unic_pipe.pipeline.process.stopwatch import UNTIMED, Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.views.rows import Rendering, views_of_rows
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import BadRow, ComputeDefinition, FeatureDefinition

@@ -20,10 +20,10 @@ from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.spec import Decoded
 from unic_pipe.pipeline.cache.statistics import merge_statistics
 from unic_pipe.pipeline.encoders import ResolvedEncoder
-from unic_pipe.pipeline.extraction.crew import crew_of_one
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
-from unic_pipe.pipeline.extraction.render import require_readable
+from unic_pipe.pipeline.process.crew import crew_of_one
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.views.rows import require_readable
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.status import LiveFinding
 
@@ -63,7 +63,7 @@ def live_check(
     from unic_pipe.pipeline.encoders import load_encoder
 
     definition, found = cache.definition, dict[TokenType, _Errors]()
-    pairs = _pairs(cache, views, blocks, samples, np.random.default_rng())
+    pairs = _pairs(cache, dataset, views, blocks, samples, np.random.default_rng())
     model = load_encoder(encoder, device=device)
     scales = {token: _scales(cache, token, blocks) for token, count in views.items() if count}
     with crew_of_one(definition.compute.threads) as crew:
@@ -79,7 +79,12 @@ def live_check(
 
 
 def _pairs(
-    cache: FeatureCache, views: Mapping[TokenType, int], blocks: int, samples: int, random: np.random.Generator
+    cache: FeatureCache,
+    dataset: Dataset,
+    views: Mapping[TokenType, int],
+    blocks: int,
+    samples: int,
+    random: np.random.Generator,
 ) -> dict[tuple[int, int], list[int]]:
     """Offsets of usable rows by (block, view); views with patches come first, so that a few samples see both types."""
     patch_views = views.get("patch", 0)
@@ -88,6 +93,7 @@ def _pairs(
         most = patch_views if patch_views and sample % 2 == 0 else max(views.values())
         block, view = int(random.integers(blocks)), int(random.integers(most))
         valid = np.logical_and.reduce([cache.valid(view, t, block) for t, count in views.items() if view < count])
+        valid &= dataset.kept(block)
         if valid.any():
             offset = int(random.choice(np.flatnonzero(valid)))
             if offset not in found.setdefault((block, view), []):

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import xxhash
 
-from unic_pipe.pipeline.samples.files import class_folders, is_image
+from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
 from unic_pipe.pipeline.samples.folders import count_images
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
+from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, SPLITS, Layout
 from unic_pipe.pipeline.samples.objects import Listings
 from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads
-from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS, split_name
-from unic_pipe.pipeline.samples.sources import SPLITS, Layout, Source, find_source, split_url
+from unic_pipe.pipeline.samples.shards import split_name
+from unic_pipe.pipeline.samples.sources import Source, find_source, split_url
 from unic_pipe.pipeline.samples.tars import walk
 from unic_pipe.pipeline.storage import is_remote
 from unic_pipe.schemas.config import DatasetConfig
@@ -68,11 +69,13 @@ def survey(path: str | Path) -> Survey:
         root = as_root(folder)
         config = DatasetConfig(source=text)
         return _measure(find_source(path.rstrip("/").rpartition("/")[2], config, [root]), config, root)
-    path = Path(os.path.abspath(path))
+    ending = CLASSES_ONLY if str(path).endswith(CLASSES_ONLY) else ""
+    path = Path(os.path.abspath(str(path).removesuffix(ending)))
     root, text = path.parent, path.name
     while re.search(r"[*?{\[]", root.name):
         text, root = f"{root.name}/{text}", root.parent
     labels: str | None = None
+    text += ending
     source = find_source(path.name, DatasetConfig(source=text), [root])
     if source.layout == "flat-folder":
         found = _devkit_labels(path)
@@ -181,7 +184,7 @@ def _some_images(folders: Sequence[Path]) -> list[Path]:
     """Up to 200 images from folders spread over all."""
     chosen: list[Path] = []
     for folder in folders[:: max(1, len(folders) // 20)]:
-        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name)]
+        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name) and e.is_file()]
         chosen += here[: max(10, 200 // max(1, len(folders)))]
     return chosen[:200]
 

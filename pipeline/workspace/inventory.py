@@ -62,7 +62,9 @@ class Inventory:
             config = self.config.samples.datasets[name]
             roots = data_roots(self.folder, config, self.config.samples, self.config.storage.options)
             index = find_dataset(self.workspace.samples, name)
-            state, reason = dataset_state(index, roots, config, self.config.samples.block_rows)
+            state, reason = dataset_state(
+                index, roots, config, self.config.samples.block_rows, self.config.samples.decoding
+            )
             dataset = None
             if index is not None and state != "missing":
                 try:

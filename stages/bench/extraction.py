@@ -15,10 +15,10 @@ from unic_pipe.pipeline.cache.commit import encode_unit
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.extraction.blocks import commit_features, usable_rows
-from unic_pipe.pipeline.extraction.crew import Crew, crew_of_one
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
 from unic_pipe.pipeline.extraction.run import ExtractOptions, ExtractPass, extract_features
 from unic_pipe.pipeline.extraction.sizes import VIEWS_AT_ONCE
+from unic_pipe.pipeline.process.crew import Crew, crew_of_one
 from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import Stopwatch

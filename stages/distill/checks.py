@@ -79,7 +79,9 @@ def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> No
         keys = {probe.key for probe in probes.probes} if probes is not None else set()
         images = _images_named(dataset, keys)
         size = feature.encoder.image_size
-        remark = check_probes(store, feature.recipe, feature.view_seed, view, size, images)
+        remark = check_probes(
+            store, feature.recipe, feature.view_seed, view, size, images, deleted=dataset.deleted_keys(0)
+        )
         if remark is not None:
             reporter.say(f"{teacher}: {remark}")
 
@@ -87,5 +89,7 @@ def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> No
 def _images_named(dataset: Dataset, keys: set[str]) -> list[tuple[str, NDArray[np.uint8]]]:
     """Probe samples are the first readable ones of the dataset."""
     first, _ = dataset.block_range(0)
-    rows = [first + offset for offset, key in enumerate(dataset.block_keys(0)) if key in keys]
-    return [(dataset.key(row), decode_image(dataset.read(row))) for row in rows]
+    wanted = keys - set(dataset.deleted_keys(0))
+    rows = [first + offset for offset, key in enumerate(dataset.block_keys(0)) if key in wanted]
+    decoding = dataset.manifest.decoding
+    return [(dataset.key(row), decode_image(dataset.read(row), decoding)) for row in rows]

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
 from unic_pipe.pipeline.encoders.projection import Projection
 from unic_pipe.pipeline.encoders.texts import ClassTexts
-from unic_pipe.pipeline.extraction.crew import crew_of
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
-from unic_pipe.pipeline.extraction.render import Rendering
+from unic_pipe.pipeline.process.crew import crew_of
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.classes import ClassMap, match_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.views.rows import Rendering
 from unic_pipe.pipeline.workspace.ladders import TeacherPrediction
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import ComputeDefinition

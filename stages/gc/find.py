@@ -17,13 +17,13 @@ from unic_pipe.pipeline.samples.dataset import read_manifest
 from unic_pipe.pipeline.storage import LocalStore, Store, abandoned
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
 from unic_pipe.pipeline.workspace.ablation import ablation
-from unic_pipe.pipeline.workspace.documents import finished_student, read_document, stored_document
+from unic_pipe.pipeline.workspace.documents import D, finished_student, read_document, stored_document
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import RESULTS, read_record
 from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs
 from unic_pipe.schemas.base import short
-from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.errors import ForeignError, UnicPipeError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.garbage import GarbageItem
 from unic_pipe.schemas.runs import RunDocument
@@ -48,7 +48,11 @@ _FILES = {
 
 
 class Garbage:
-    """One look at a working folder."""
+    """One look at a working folder.
+
+    Raises:
+        DamagedError: a document is not what was written, so that nobody knows what it needs; also while looking.
+    """
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory, self.base = inventory, inventory.folder
@@ -56,8 +60,8 @@ class Garbage:
         self._folders: dict[str, list[Store]] = {}
         self.places: dict[str, Store] = {kind: LocalStore(self.base / kind) for kind in KINDS}
         self.places |= {"features": inventory.workspace.features, "samples": inventory.workspace.samples}
-        self._features = {f: stored_document(f, MANIFEST, FeatureManifest) for f in self._artefacts("features")}
-        self._students = {f: stored_document(f, MANIFEST, StudentManifest) for f in self._artefacts("students")}
+        self._features = {f: _manifest(f, FeatureManifest) for f in self._artefacts("features")}
+        self._students = {f: _manifest(f, StudentManifest) for f in self._artefacts("students")}
 
     def find(self) -> list[GarbageItem]:
         """Everything that could go, artefacts first."""
@@ -226,7 +230,7 @@ class Garbage:
 
     def _runs(self) -> Iterator[GarbageItem]:
         """Provenance of runs that ended long ago."""
-        for path in sorted((self.base / "runs").glob("*.json")):
+        for path in sorted((self.base / "runs").glob("*-*.json")):
             run = read_document(path, RunDocument)
             if run is not None and time.time() - path.stat().st_mtime > OLD_S:
                 yield self._file(path, "run", f"{run.stage}, ended over 30 days ago")
@@ -241,6 +245,14 @@ class Garbage:
         whole = path.is_dir() and not path.is_symlink()
         sizes = _sizes(LocalStore(path)) if whole else {"": path.lstat().st_size}
         return self._item(LocalStore(path), "", sizes, kind, why)
+
+
+def _manifest(folder: Store, kind: type[D]) -> D | None:
+    """A folder's manifest; None where it has none, or that of another program."""
+    try:
+        return stored_document(folder, MANIFEST, kind)
+    except ForeignError:
+        return None
 
 
 def _dataset_digest(folder: Store) -> str | None:

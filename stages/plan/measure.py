@@ -24,10 +24,10 @@ from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.calibrate import calibration_of, usable_features
-from unic_pipe.pipeline.extraction.crew import crew_of_one
 from unic_pipe.pipeline.extraction.forward import PIECES, EncoderRun, Features, features_of_rows
 from unic_pipe.pipeline.extraction.run import probe_images
 from unic_pipe.pipeline.extraction.sizes import codec_label, measurement_key, read_measurement
+from unic_pipe.pipeline.process.crew import crew_of_one
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore

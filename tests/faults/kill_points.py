@@ -28,9 +28,7 @@ from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.verify import verify_folder
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.errors import UnicPipeError
-from unic_pipe.schemas.features import (
-    FeatureManifest,
-)
+from unic_pipe.schemas.features import FeatureManifest
 
 KILLED = 9
 BLOCKS, ROWS = 1, 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unic_pipe.pipeline.extraction.crew import blocks_in_flight
+from unic_pipe.pipeline.process.crew import blocks_in_flight
 from unic_pipe.pipeline.storage.local import LocalStore
 from unic_pipe.pipeline.workspace.run_log import running, silent_for
 from unic_pipe.schemas.errors import StageError

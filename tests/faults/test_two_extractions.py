@@ -14,7 +14,7 @@ SCRIPT = """
 import sys
 import unic_pipe.pipeline.extraction.blocks as engine
 from unic_pipe.pipeline.process.threads import usable_cores
-from unic_pipe.pipeline.extraction.crew import blocks_in_flight
+from unic_pipe.pipeline.process.crew import blocks_in_flight
 whole, rows = engine.features_of_rows, 0
 def counted(*arguments):
     global rows

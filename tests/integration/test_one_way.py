@@ -13,10 +13,10 @@ from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.encoders import encoder
 from unic_pipe.pipeline.extraction import forward
 from unic_pipe.pipeline.extraction.live_check import live_check
-from unic_pipe.pipeline.extraction.render import Rendering, views_of_rows
 from unic_pipe.pipeline.process.progress import SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.views.photometric import finish
+from unic_pipe.pipeline.views.rows import Rendering, views_of_rows
 
 SETTINGS = (
     "views.recipe=unic", "views.count=1", "cache.codec=klt", "distill.validation=null", "students={}",

@@ -153,7 +153,7 @@ def test_what_cannot_be_planned_yet_is_named(raw: Any) -> None:
 
 
 def test_sizes_and_times_as_people_type_them() -> None:
-    from unic_pipe.cli.units import parse_bytes, parse_seconds
+    from unic_pipe.cli.show.plan import parse_bytes, parse_seconds
 
     assert [parse_bytes(t) for t in ("1TB", "200 gb", "1.5KiB", "12")] == [1e12, 2e11, 1536, 12]
     assert [parse_seconds(t) for t in ("48h", "30 min", "2d")] == [172_800, 1800, 172_800]

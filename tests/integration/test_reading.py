@@ -200,7 +200,7 @@ def pretend_to_be_random(work: Any) -> None:
 
 
 def test_status_shows_the_coverage_of_every_view(raw: Any) -> None:
-    from unic_pipe.cli.show import coverage_table
+    from unic_pipe.cli.show.status import coverage_table
 
     settings = ("views.count=3", "views.patch=1", "distill.validation=null")
     raw.extract(*settings, teachers=["lite0"])

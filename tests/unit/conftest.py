@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distill_world import BAD_ROW, TEACHERS, VIEWS, World, make_cache, make_dataset
 from PIL import Image
 
 from unic_pipe.pipeline.cache.layout import record_key, statistics_key
 from unic_pipe.pipeline.cache.records import FeatureFolder
-from unic_pipe.pipeline.samples import index_dataset
+from unic_pipe.pipeline.samples import dataset_state, index_dataset
+from unic_pipe.pipeline.samples.dataset import find_dataset
+from unic_pipe.pipeline.samples.sources import data_roots
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.pipeline.workspace.configuration import load_workspace
@@ -24,8 +27,15 @@ from unic_pipe.pipeline.workspace.results import result_key
 from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs, make_plan
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.benchmarks import cards
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.evaluations import ResultRecord
-from unic_pipe.schemas.features import FeatureManifest, FileEntry, UnitRecord
+from unic_pipe.schemas.features import (
+    FeatureManifest,
+    FileEntry,
+    UnitRecord,
+)
+from unic_pipe.schemas.recipes import CENTER, GENTLE
 from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, StudentManifest
 
 CONFIG = """\
@@ -203,3 +213,88 @@ def here(tmp_path: Path, answers: Path, shards: Callable[..., Path]) -> HandMade
     shutil.copytree(answers, tmp_path / "runs")
     (tmp_path / "unic-pipe.yaml").write_text(CONFIG)
     return HandMade(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Samples and features of the two made-up teachers of `distill_world`."""
+    folder = tmp_path_factory.mktemp("template")
+    train, val = make_dataset(folder, "train", 37, 0), make_dataset(folder, "val", 11, 1)
+    for teacher in TEACHERS:
+        make_cache(folder, train, teacher, GENTLE, VIEWS, BAD_ROW if teacher == "beta" else None)
+        make_cache(folder, val, teacher, CENTER, 1, None)
+    return World(folder)
+
+
+@pytest.fixture
+def world(template: World, tmp_path: Path) -> World:
+    """A copy to train in."""
+    shutil.copytree(template.folder, tmp_path / "work", symlinks=True)
+    return World(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def whole(template: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A student trained without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "work"
+    shutil.copytree(template.folder, folder, symlinks=True)
+    world = World(folder)
+    assert world.distill(validation=True)
+    return world
+
+
+@pytest.fixture
+def put(tmp_path, picture):
+    """Writes images; each one's pixels depend on its path."""
+
+    def write(*paths):
+        for path in paths:
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(picture(sum(path.encode()) * 7 + len(path), "JPEG"))
+
+    return write
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Writes a text file."""
+
+    def write(path, content):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+
+    return write
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """Gives a benchmark of the registry other numbers of images: those of a miniature."""
+
+    def change(name, train=None, test=0):
+        monkeypatch.setitem(cards(), name, cards()[name].model_copy(update={"train": train, "test": test}))
+
+    return change
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Indexes a split and gives {key: class name}, checking that each image is the file that the key names."""
+
+    def index(reader, source=".", name=None):
+        name = name or reader.replace("/", "-")
+        config = DatasetConfig(source=source, reader=reader)
+        samples = SamplesConfig(datasets={name: config}, block_rows=4)
+        dataset = index_dataset(tmp_path, name, config, samples)
+        assert dataset.manifest.labelled
+        assert dataset.manifest.layout == "listed"
+        found = {}
+        for row, label in zip(dataset.rows(), dataset.labels(), strict=True):
+            file = dataset.roots[0] / dataset.shard(int(row))
+            assert dataset.read(int(row)) == file.read_bytes()
+            assert dataset.shard(int(row)).rpartition(".")[0] == dataset.key(int(row))
+            found[dataset.key(int(row))] = dataset.manifest.classes[label]
+        roots = data_roots(tmp_path, config, samples)
+        assert dataset_state(find_dataset(LocalStore(tmp_path / "samples"), name), roots, config, 4) == ("fresh", "")
+        return found
+
+    return index

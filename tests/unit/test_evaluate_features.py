@@ -12,9 +12,7 @@ from unic_pipe.pipeline.samples import index_dataset
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import StageError, UserError
-from unic_pipe.schemas.features import (
-    BadRow,
-)
+from unic_pipe.schemas.features import BadRow
 from unic_pipe.stages.evaluate.features import read_features
 
 DIMS = 3

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unic_pipe.cli.work import Where
+from unic_pipe.cli.running import Where
 from unic_pipe.pipeline.extraction.bottleneck import Waits
-from unic_pipe.pipeline.extraction.crew import blocks_in_flight, crew_of, crew_of_one, results
 from unic_pipe.pipeline.extraction.executors import Threads
 from unic_pipe.pipeline.extraction.forward import STAGES
 from unic_pipe.pipeline.extraction.parts import Part, parse_part, part_of, parts_missing
+from unic_pipe.pipeline.process.crew import blocks_in_flight, crew_of, crew_of_one, results
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
 from unic_pipe.schemas.errors import StageError, UserError

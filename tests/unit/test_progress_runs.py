@@ -13,7 +13,8 @@ from rich.console import Console
 
 import unic_pipe.pipeline.process.progress
 import unic_pipe.pipeline.workspace.run_log
-from unic_pipe.cli.show import running_table, status_tree, verify_lines
+from unic_pipe.cli.show.status import running_table, status_tree
+from unic_pipe.cli.show.verify import verify_lines
 from unic_pipe.pipeline.process.progress import ConsoleReporter, SilentReporter, duration
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.workspace.run_log import RunLog, running, silent_for

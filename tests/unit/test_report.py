@@ -1,4 +1,4 @@
-"""The report: numbers equal the data, every name is escaped, odd inputs still give a readable page."""
+"""The report's page: its numbers are those of the data, and it says what they mean."""
 
 from __future__ import annotations
 
@@ -6,125 +6,26 @@ import io
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from builders import encoder_definition, feature_definition, feature_manifest
+from report_page import ENCODERS, VALUES, Page, curves, hex64, report_data, scores
 from rich.console import Console
 
-from unic_pipe.pipeline.cache.tables import sealed_table
-from unic_pipe.pipeline.process.svg import fit, nice_ticks, shorten, tick_labels
-from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.config import StudentConfig
-from unic_pipe.schemas.evaluations import ResultDefinition, ResultRecord
-from unic_pipe.schemas.probes import PROTOCOL
-from unic_pipe.schemas.students import StudentDefinition, StudentManifest, TeacherInput
-from unic_pipe.stages.report.charts import Axis, Polygon, radar, thin
+from unic_pipe.stages.report.charts import Axis, Polygon, radar
 from unic_pipe.stages.report.data import (
     BenchmarkEntry,
     EncoderEntry,
-    FeatureRow,
     Origin,
     ReportData,
     Score,
-    Series,
     Skipped,
-    StudentCurves,
 )
-from unic_pipe.stages.report.gather import gather
 from unic_pipe.stages.report.metrics import log_odds
 from unic_pipe.stages.report.render import render, write_report
 from unic_pipe.stages.report.styles import styles
 from unic_pipe.stages.report.summary import headline
 from unic_pipe.stages.report.text import results_table
-
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-VALUES = {
-    "digits": {"main": 0.9389, "lite0": 0.9500, "lite1": 0.9306, "main-random": 0.8028},
-    "shifted": {"main": 0.8917, "lite0": 0.8833, "lite1": 0.8750, "main-random": 0.6194},
-    "shapes": {"main": 0.9650, "lite0": 0.9900, "lite1": 0.9850, "main-random": 0.9125},
-}
-ENCODERS = (
-    EncoderEntry("main", "student", "main-random"),
-    EncoderEntry("lite0", "teacher"),
-    EncoderEntry("lite1", "teacher"),
-    EncoderEntry("main-random", "baseline"),
-)
-
-
-class Page(HTMLParser):
-    """Checks nesting while parsing, and collects tables, ids, links, texts and tags."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[str] = []
-        self.tables: list[list[list[str]]] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(html)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "td" in self.stack or "th" in self.stack:
-            self.tables[-1][-1][-1] += data
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, key, value in self.attributes if key == name]
-
-
-def hex64(text: str) -> str:
-    return (text.encode().hex() * 64)[:64]
-
-
-def scores(values: dict[str, dict[str, float]], probe: str = "logistic") -> tuple[Score, ...]:
-    return tuple(Score(b, e, probe, v, None, 360, {"C": 0.1}) for b, row in values.items() for e, v in row.items())
-
-
-def curves(name: str = "main", teachers: tuple[str, ...] = ("lite0", "lite1"), rows: int = 40) -> StudentCurves:
-    epochs = tuple((i + 1) / 10 for i in range(rows))
-    falling = Series(epochs, tuple(0.3 + 0.4 * math.exp(-e) for e in epochs))
-    columns = {"loss": falling, "val/loss": Series((1.0, 2.0, 3.0, 4.0), (0.5, 0.4, 0.36, 0.35)), "lr": falling}
-    for teacher in teachers:
-        columns |= {f"{teacher}/loss": falling, f"{teacher}/kept": Series(epochs, (0.75,) * rows)}
-    return StudentCurves(name, teachers, columns)
-
-
-def report_data() -> ReportData:
-    feature = FeatureRow(
-        "lite0", "teacher", "train", "tf_efficientnet_lite0", 96, "patch", 320, (3, 3), "int8", 3_000_000,
-        1078 * 320 * 9 * 2, 2, 1078, 1, True, hex64("f"),
-    )  # fmt: skip
-    return ReportData(
-        title="demo",
-        benchmarks=(BenchmarkEntry("digits"), BenchmarkEntry("shifted"), BenchmarkEntry("shapes", "synthetic")),
-        encoders=ENCODERS,
-        scores=scores(VALUES) + scores(VALUES, "knn"),
-        training=(curves(),),
-        features=(feature,),
-        origins=(Origin("student", "main", hex64("s")),),
-        protocol=PROTOCOL,
-        commands=("unic-pipe run",),
-    )
 
 
 def test_page_is_well_formed_and_loads_nothing() -> None:
@@ -382,29 +283,6 @@ def test_terminal_table_has_the_same_numbers() -> None:
     Console(file=io.StringIO()).print(results_table(ReportData("[bold]nothing[/nonsense]")))
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.301, 0.309), (-3, 17), (99.2, 101.1), (5, 5), (0, 2.5e-4), (0, 2e-3), (0, 118), (0, 0)]
-)
-def test_ticks_are_round_enclose_the_range_and_have_distinct_labels(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert 4 <= len(ticks) <= 8
-    assert ticks[0] <= low + 1e-9
-    assert ticks[-1] >= high - 1e-9
-    labels = tick_labels(ticks)
-    assert len(set(labels)) == len(labels)
-    assert max(map(len, labels)) <= 7
-
-
-def test_thinning_keeps_the_mean_and_the_range() -> None:
-    values = tuple(float(i % 7) for i in range(1003))
-    points = thin(Series(tuple(map(float, range(1003))), values), limit=100)
-    assert len(points) == 100
-    assert {(lo, hi) for _, _, lo, hi in points} == {(0.0, 6.0)}
-    assert points[0][0] < points[1][0]
-    assert thin(Series((1.0,), (2.0,))) == [(1.0, 2.0, 2.0, 2.0)]
-    assert thin(Series((), ())) == []
-
-
 def test_radar_leaves_out_a_baseline_far_below_instead_of_squeezing_the_rest() -> None:
     looks = styles(ENCODERS)
     axes = [Axis(b, "") for b in VALUES]
@@ -415,118 +293,3 @@ def test_radar_leaves_out_a_baseline_far_below_instead_of_squeezing_the_rest() -
     assert 90 <= plot.centre < 98
     gap = Polygon("lite0", "teacher", (100.0, None, 100.0), looks["lite0"])
     assert "no result" in radar(axes, [near, gap]).picture
-
-
-def test_names_are_shortened_in_the_middle() -> None:
-    assert shorten("short", 10) == "short"
-    assert shorten("imagenet-sketch-v2", 10) == "imagen…-v2"
-    assert len(shorten("x" * 99, 12)) == 12
-    assert fit("imagenet-1k", 100, 13) == "imagenet-1k"
-    assert len(fit("illicit-little-tilt", 100, 13)) > len(fit("MMMMMMMMMMMMMMMMMMM", 100, 13)) >= 4
-
-
-ENCODER = encoder_definition(4, 2, (3, 3), architecture="tf_efficientnet_lite0", weights=hex64("w"))
-
-
-def record(encoder: str, role: str, probe: str, metrics: dict[str, float], **changes: object) -> ResultRecord:
-    definition = ResultDefinition(
-        protocol=PROTOCOL, benchmark_train=hex64("1"), benchmark_test=hex64("2"), features_train=hex64("3"),
-        features_test=hex64("4"), encoder=hex64(encoder), probe=probe, settings={}, seed=0,
-    )  # fmt: skip
-    fields: dict[str, object] = {
-        "status": "done",
-        "chosen": {"test_samples": 360, "c": 0.1, "converged": True},
-        **changes,
-    }
-    return ResultRecord.model_validate(
-        {
-            "benchmark": "digits", "encoder": encoder, "role": role, "definition": definition,
-            "digest": digest_of(definition), "metrics": metrics, **fields,
-        }
-    )  # fmt: skip
-
-
-def write_student(folder: Path, features: str) -> StudentManifest:
-    teacher = TeacherInput(name="lite0", features=features, grid=(3, 3), cls_dim=4, patch_dim=2)
-    definition = StudentDefinition(
-        config=StudentConfig(), dataset=hex64("d"), blocks=1, views=2, teachers=(teacher,)
-    )  # fmt: skip
-    manifest = StudentManifest(
-        name="main", definition=definition, digest=digest_of(definition), statistics={"lite0": hex64("t")}, rows=10,
-        rows_digest=hex64("r"), steps=40,
-    )  # fmt: skip
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(manifest.to_bytes())
-    table = pa.table(
-        {
-            "step": [10, 20, 30],
-            "epoch": [0.25, 0.5, 0.75],
-            "loss": [0.7, float("nan"), 0.5],
-            "lite0/loss": [0.7, 0.6, 0.5],
-            "val/loss": [None, None, 0.55],
-        }
-    )
-    (folder / "metrics.parquet").write_bytes(sealed_table(table))
-    return manifest
-
-
-def test_gather_reads_a_working_folder(tmp_path: Path) -> None:
-    student = tmp_path / "students" / "main-12345678"
-    manifest = write_student(student, hex64("9"))
-    records = [
-        record("main", "student", "logistic", {"top1": 0.93, "per_class": 0.92}),
-        record("main", "student", "knn", {"top1_k10": 0.91, "top1_k20": 0.9, "top1_k100": 0.95, "top5_k20": 1.0}),
-        record("lite0", "teacher", "logistic", {"top1": 0.95}, message="Not converged."),
-        record("lite1", "teacher", "logistic", {}, status="failed", message="no labels"),
-        record("main-random", "baseline", "logistic", {"top1": 0.8}),
-    ]
-    folder = tmp_path / "evaluations" / "bench-abcdef01"
-    data = gather(tmp_path, folder, {"main": student, "gone": tmp_path / "no"}, records, notes={"digits": "real"})
-    assert data.title == "bench"
-    assert data.benchmarks == (BenchmarkEntry("digits", "real"),)
-    assert data.encoders[0] == EncoderEntry("main", "student", "main-random")
-    assert [s.value for s in data.scores] == [0.93, 0.9, 0.95, None, 0.8]
-    assert data.scores[0].per_class == 0.92
-    assert data.scores[0].samples == 360
-    assert data.scores[0].chosen == {"C": 0.1}
-    assert data.scores[1].chosen["k"] == 20, "one k for all, never the best on the test set"
-    assert data.training[0].curve("loss") == Series((0.25, 0.75), (0.7, 0.5)), "what is not finite is left out"
-    assert data.training[0].curve("val/loss") == Series((0.75,), (0.55,))
-    assert Origin("student", "main", manifest.digest) in data.origins
-    assert Origin("evaluation", "bench", "abcdef01") in data.origins
-    page = Page(render(data))
-    assert "digits, lite1, linear probe: no labels" in page.text
-
-
-def test_gather_measures_features(tmp_path: Path) -> None:
-    from unic_pipe.pipeline.cache.records import FeatureFolder
-    from unic_pipe.pipeline.storage import LocalStore
-    from unic_pipe.schemas.features import BadRow, FileEntry, UnitRecord
-    from unic_pipe.schemas.recipes import GENTLE
-
-    definition = feature_definition(ENCODER, 8, "int8", dataset=hex64("d"), recipe=GENTLE)
-    digest = digest_of(definition)
-    folder = FeatureFolder(LocalStore(tmp_path / "features" / f"train-lite0-{digest[:8]}"))
-    folder.create(feature_manifest(definition, encoder="lite0"))
-    for view in (0, 1):
-        for block, count in ((0, 8), (1, 2)):
-            files = (
-                FileEntry(path=f"view-{view:03d}/patch/c/{block}/0/0", size=100, xxh3="0" * 32),
-                FileEntry(path="statistics", size=7, xxh3="0" * 32),
-            )
-            unit = UnitRecord(
-                definition=digest, view=view, token="patch", block=block, rows=hex64("r"), valid="ff", count=count,
-                bad=(BadRow(offset=1, key="k", reason="truncated"),) if block else (), files=files, batch=8,
-            )  # fmt: skip
-            folder.store.put(f"records/view-{view:03d}/patch/{block:06d}.json", unit.to_bytes())
-    student = tmp_path / "students" / "main-12345678"
-    write_student(student, digest)
-    data = gather(tmp_path, tmp_path / "evaluations" / "bench-abcdef01", {"main": student}, [])
-    (row,) = data.features
-    assert (row.size, row.views, row.rows, row.bad_rows) == (400, 2, 10, 1)
-    assert row.values == 2 * 10 * 9 * 2
-    assert row.bits_per_value == pytest.approx(8 * 400 / 360)
-    assert row.training
-    assert Origin("weights", "lite0", hex64("w")) in data.origins
-    table = Page(render(data)).tables[-2]
-    assert table[1][:6] == ["lite0", "train", "tf_efficientnet_lite0", "patch", "2", "3 × 3"]

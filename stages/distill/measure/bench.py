@@ -19,14 +19,14 @@ from torch import Tensor
 
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
-from unic_pipe.pipeline.extraction.crew import Crew, crew_of_one
-from unic_pipe.pipeline.extraction.render import Rendering, finished_views
+from unic_pipe.pipeline.process.crew import Crew, crew_of_one
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.pipeline.views.rows import Rendering, finished_views
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.bench import Resource
 from unic_pipe.schemas.config import TokenType

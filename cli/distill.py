@@ -1,4 +1,4 @@
-"""The command that trains students, in one process or in several that train together."""
+"""The command `distill`: training in one process, or in several that train together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
+from unic_pipe.cli.options import (
+    NO_VALUE,
+    ConfigOption,
+    DeviceOption,
+    RowsOption,
+    SetOption,
+    open_inventory,
+)
 from unic_pipe.cli.running import staged
 
 if TYPE_CHECKING:
@@ -17,6 +24,14 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.stages.distill.parallel.members import Member
     from unic_pipe.stages.distill.parallel.world import World
+
+
+EXAMPLES = (
+    "distill",
+    "distill --student hot --set students.main.optimizer.lr=1e-3",
+    "distill --ablation",
+    "distill --devices 8",
+)
 
 
 def distill(

@@ -1,27 +1,29 @@
-"""How artefacts, problems and runs look on a terminal."""
+"""How artefacts and runs look on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from unic_pipe.pipeline.process.progress import duration, human_bytes
+from unic_pipe.pipeline.process.progress import duration
 from unic_pipe.pipeline.workspace.run_log import QUIET_S, silent_for
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.runs import RunDocument
-from unic_pipe.schemas.status import Artefact, LiveFinding, StatusReport, VerifyReport
+from unic_pipe.schemas.status import Artefact, StatusReport
 
 if TYPE_CHECKING:
-    from unic_pipe.pipeline.samples.survey import Survey
-    from unic_pipe.stages.doctor import Check
+    pass
+
 
 _MARKS = {"fresh": ("✔", "green"), "partial": ("◐", "yellow"), "stale": ("↻", "magenta"), "missing": ("·", "dim")}
 _UNITS = {"index": "rows", "extract": "units", "distill": "steps", "evaluate": "probes"}
+COVERAGE_WIDTH = 32
+"""Views that fit into a line of the coverage matrix; more are counted together."""
 
 
 def status_tree(report: StatusReport, title: str) -> RenderableType:
@@ -50,10 +52,6 @@ def unsealed_line(paths: Sequence[str]) -> Text:
     return Text.assemble(
         (f"{files} unsealed (older version), such as {paths[0]}: ", "dim"), ("unic-pipe verify --seal", "cyan")
     )
-
-
-COVERAGE_WIDTH = 32
-"""Views that fit into a line of the coverage matrix; more are counted together."""
 
 
 def coverage_table(report: StatusReport) -> RenderableType | None:
@@ -117,70 +115,3 @@ def running_table(runs: Sequence[RunDocument]) -> RenderableType:
             f"silent for {duration(quiet)}" if quiet > QUIET_S else run.note,
         )
     return table
-
-
-def _live_table(findings: Sequence[LiveFinding]) -> RenderableType:
-    """Errors of the teachers that were run again, relative to the spread of their features."""
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", title="live teachers: relative error", title_justify="left"
-    )
-    table.add_column("")
-    table.add_column("teacher", overflow="fold")
-    for column in ("token", "samples", "mean", "allowed", "max", "allowed"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for f in findings:
-        mark = Text("✔", style="green") if f.ok else Text("✘", style="bold red")
-        numbers = (f.mean_error, f.mean_allowed, f.max_error, f.max_allowed)
-        table.add_row(mark, f"{f.dataset}/{f.teacher}", f.token, str(f.samples), *(f"{n:.2g}" for n in numbers))
-    return table
-
-
-def verify_lines(report: VerifyReport) -> RenderableType:
-    """What was checked and what is wrong, grouped so that a person can act on it."""
-    live: list[RenderableType] = [_live_table(report.live)] if report.live else []
-    live += [Text(f"not run: {reason}", style="yellow") for reason in report.skipped]
-    live += [unsealed_line(report.unsealed)] if report.unsealed else []
-    live += (
-        [Text(f"{len(report.sealed):,} files of an older version are sealed now, as they are.")]
-        if report.sealed
-        else []
-    )
-    if report.ok:
-        return Group(*live, Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green"))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "file", "teacher", "view", "token", "block"):
-        table.add_column(column)
-    for problem in report.problems[:50]:
-        values = (problem.teacher, problem.view, problem.token, problem.block)
-        table.add_row(problem.kind, problem.path, *("" if v is None else str(v) for v in values))
-    more = len(report.problems) - 50
-    tail = [Text(f"... and {more:,} more (--json lists all)")] if more > 0 else []
-    count = len(report.problems)
-    head = Text(f"✘ {report.checked:,} files checked, {count:,} problem{'s' if count > 1 else ''}:", style="bold red")
-    return Group(*live, head, table, *tail)
-
-
-def survey_line(name: str, found: Survey) -> Text:
-    """What `init` found as one dataset."""
-    about = "" if found.exact else "about "
-    classes = (
-        f"{found.classes:,} classes" if found.classes else "labels from a file" if found.config.labels else "no labels"
-    )
-    time = f"about {duration(found.seconds)}" if found.seconds >= 1 else "a second"
-    return Text.assemble(
-        (name, "bold"),
-        f": {about}{found.rows:,} images in {found.layout.replace('-', ' ')}, {classes}, {human_bytes(found.bytes)};"
-        f" indexing takes {time}",
-    )
-
-
-def show_checks(checks: Sequence[Check], console: Console) -> None:
-    """What `doctor` found, a line a check; advice is not wrapped, so that it can be copied."""
-    width = max(len(check.name) for check in checks)
-    for check in checks:
-        mark = Text("✔", "green") if check.ok else Text("✘", "red")
-        table = Table.grid(padding=(0, 1))
-        table.add_row(mark, Text(f"{check.name:<{width}} ", "bold"), Text(check.finding))
-        console.print(table)
-        if not check.ok and check.advice:
-            console.print(Text.assemble((" " * (width + 4) + "→ ", "cyan"), check.advice), soft_wrap=True)

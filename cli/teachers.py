@@ -1,12 +1,21 @@
-"""Showing and fetching teachers."""
+"""The command `teachers`: weights found and missing, licences, downloads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from unic_pipe.cli.options import open_inventory, print_json
+import typer
+
+from unic_pipe.cli.options import (
+    NO_VALUE,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    open_inventory,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -15,20 +24,34 @@ if TYPE_CHECKING:
     from unic_pipe.schemas.config import EncoderConfig
 
 
-def show_teachers(fetch: bool, as_json: bool, config: Path | None, overrides: list[str] | None) -> int:
-    """Print the catalogue as text or as JSON; with `fetch`, download what configured teachers lack."""
+EXAMPLES = (
+    "teachers",
+    "teachers --fetch",
+)
+
+
+def teachers(
+    fetch: Annotated[bool, typer.Option("--fetch", metavar=NO_VALUE, help="Download what is missing.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """List configured and known teachers: their weights, found or missing, and their licences.
+
+    Nothing but --fetch touches the network: it downloads the missing weights of configured teachers into weights_dir.
+    """
     from unic_pipe.pipeline.encoders.catalogue import catalogue
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
 
-    teachers: dict[str, EncoderConfig] = {}
+    configured: dict[str, EncoderConfig] = {}
     folder, weights_dir = Path.cwd(), Path("weights")
     if fetch or config is not None or Path(CONFIG_NAME).exists():
         inventory = open_inventory(config, overrides)
-        teachers, folder, weights_dir = inventory.config.teachers, inventory.folder, inventory.workspace.weights_dir
-    rows = catalogue(teachers, weights_dir, folder)
+        configured, folder, weights_dir = inventory.config.teachers, inventory.folder, inventory.workspace.weights_dir
+    rows = catalogue(configured, weights_dir, folder)
     if fetch:
         _fetch([row for row in rows if row.configured], weights_dir)
-        rows = catalogue(teachers, weights_dir, folder)
+        rows = catalogue(configured, weights_dir, folder)
     if as_json:
         print_json({"teachers": [_as_dict(row) for row in rows]})
     else:

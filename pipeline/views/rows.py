@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from unic_pipe.pipeline.extraction.crew import Crew, results
+from unic_pipe.pipeline.process.crew import Crew, results
 from unic_pipe.pipeline.process.stopwatch import UNTIMED, Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
@@ -82,11 +82,11 @@ def views_of_rows(
     def render(places: range) -> None:
         for place in places:
             key = dataset.key(rows[place])
-            with clock.time("read"):
-                data = reads[place]()
             try:
+                with clock.time("read"):
+                    data = reads[place]()
                 with clock.time("decode"):
-                    image_HWC = decode_image(data)
+                    image_HWC = decode_image(data, dataset.manifest.decoding)
             except UndecodableImage as error:
                 unreadable[place] = BadRow(offset=place, key=key, reason=f"undecodable: {error}")
                 continue

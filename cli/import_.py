@@ -1,4 +1,4 @@
-"""The commands that exchange encoders with other programs: import and export."""
+"""The command `import`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import ConfigOption, SetOption, add_command, open_inventory
+from unic_pipe.cli.options import (
+    ConfigOption,
+    open_inventory,
+)
 
 if TYPE_CHECKING:
     from unic_pipe.schemas.config import Scalar
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    panel = "Exchanging"
-    add_command(app, panel, import_, "import unic.pth unic", "import checkpoint_teacher.pth my-ibot --layout ibot")
-    add_command(app, panel, export, "export main unic.pth")
+EXAMPLES = (
+    "import unic.pth unic",
+    "import checkpoint_teacher.pth my-ibot --layout ibot",
+)
 
 
 def import_(
@@ -59,36 +61,6 @@ def import_(
     console.print(f"Wrote [bold]{written}[/].")
     console.print(f"To use it: [bold cyan]{name}: {{encoder: checkpoint:encoders/{name}}}[/] under teachers:, or")
     console.print(f"           [bold cyan]unic-pipe evaluate --encoder {name}=encoders/{name}[/]")
-    return 0
-
-
-def export(
-    student: Annotated[str, typer.Argument(help="A finished student, or an imported folder.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="The checkpoint to write.", show_default=False)],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> int:
-    """Write a finished student as an official UNIC checkpoint: encoder, ladder and teachers' statistics.
-
-    The authors' code loads it. For timm, use the folder students/NAME/export as it is.
-    """
-    from rich.console import Console
-
-    from unic_pipe.schemas.errors import UserError, did_you_mean
-    from unic_pipe.stages.convert import export_imported, export_official
-
-    if (Path(student) / "config.json").is_file():
-        written = export_imported(Path(student), file)
-    else:
-        finished = open_inventory(config, overrides).finished_students
-        if student not in finished:
-            known = did_you_mean(student, list(finished))
-            raise UserError(f"No finished student is named {student!r}{known}", "To see all: unic-pipe status")
-        written = export_official(finished[student], file)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"Wrote [bold]{written.path}[/].")
-    for remark in written.remarks:
-        console.print(f"Note: {remark}.")
     return 0
 
 

@@ -1,0 +1,95 @@
+"""The command `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unic_pipe.cli.options import (
+    ConfigOption,
+    DeviceOption,
+    ForceOption,
+    SchedulerOption,
+    SetOption,
+    WorkersOption,
+    open_inventory,
+)
+from unic_pipe.cli.running import Where, extract_options, staged
+
+if TYPE_CHECKING:
+    from unic_pipe.pipeline.extraction.run import ExtractOptions
+    from unic_pipe.pipeline.process.progress import Reporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.schemas.evaluations import ResultRecord
+
+
+EXAMPLES = (
+    "evaluate",
+    "evaluate --encoder unic.pth --encoder rival=timm:vit_small_patch16_224.dino",
+)
+
+
+def evaluate(
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            metavar="[NAME=]FILE",
+            help="Probe this one too: a weights file, a folder, timm:NAME (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
+    device: DeviceOption = None,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Probe every finished student and every teacher on the benchmarks; write the report.
+
+    --encoder adds others for this time: an official UNIC checkpoint, any timm model, a weights file, an export folder.
+    Those under evaluate.encoders in the configuration are always there.
+    """
+    from unic_pipe.stages.evaluate.named import with_encoders
+
+    inventory = with_encoders(open_inventory(config, overrides), encoder or ())
+    where = Where(device, workers, scheduler)
+    with (
+        staged(inventory, "evaluate") as (reporter, stop),
+        extract_options(inventory, where, reporter, stop, force) as options,
+    ):
+        evaluate_step(inventory, options, reporter, stop)
+    return stop.exit_code
+
+
+def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:
+    """Index the benchmarks, probe, write the report, show the table."""
+    from unic_pipe.pipeline.workspace.status import benchmark_datasets
+    from unic_pipe.stages.evaluate.run import failures
+    from unic_pipe.stages.evaluate.stage import evaluate_all, skipped_error
+    from unic_pipe.stages.indexing import index as index_stage
+
+    datasets = benchmark_datasets(inventory)
+    index_stage(inventory, datasets, reporter, stop, optional=datasets)
+    records = [] if stop.requested else evaluate_all(inventory, options, reporter, stop)
+    if stop.requested:
+        return
+    show_results(inventory, records, reporter)
+    failed = failures(records) or skipped_error(inventory)
+    if failed is not None:
+        raise failed
+
+
+def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter) -> None:
+    """Write the report (an equal one is left alone), show its main table, and say where it is."""
+    from rich.console import Console
+
+    from unic_pipe.stages.report.stage import report
+
+    path, table = report(inventory, records)
+    Console(stderr=True, highlight=False).print(table)
+    reporter.say(f"report: {path}")

@@ -1,0 +1,81 @@
+"""The command `extract`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unic_pipe.cli.options import (
+    ConfigOption,
+    DeviceOption,
+    ForceOption,
+    PartOption,
+    RowsOption,
+    SchedulerOption,
+    SetOption,
+    WorkersOption,
+    open_inventory,
+)
+from unic_pipe.cli.running import Where, extract_options, staged
+
+if TYPE_CHECKING:
+    from unic_pipe.pipeline.extraction.run import ExtractOptions
+    from unic_pipe.pipeline.process.progress import Reporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+
+
+EXAMPLES = (
+    "extract --teacher dino",
+    "extract --workers 4",
+    "extract --part 1/8",
+)
+
+
+def extract(
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option("--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
+    ] = None,
+    workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
+    part: PartOption = None,
+    rows: RowsOption = None,
+    device: DeviceOption = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="A smaller batch than configured, after running out of memory."),
+    ] = None,
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Run frozen teachers over the views of every sample, once, and cache the features.
+
+    Only what is missing is extracted. Killed at any moment, it loses what was in flight and nothing else.
+    """
+    inventory = open_inventory(config, overrides, rows)
+    where = Where(device, workers, scheduler, part)
+    with (
+        staged(inventory, "extract") as (reporter, stop),
+        extract_options(inventory, where, reporter, stop, force, batch) as options,
+    ):
+        extract_step(inventory, teacher or (), options, reporter, stop)
+    return stop.exit_code
+
+
+def extract_step(
+    inventory: Inventory, teachers: Sequence[str], options: ExtractOptions, reporter: Reporter, stop: Stop
+) -> None:
+    """Index what extraction needs, then extract."""
+    from unic_pipe.pipeline.workspace.status import training_datasets
+    from unic_pipe.stages.extract import extract as extract_stage
+    from unic_pipe.stages.indexing import index as index_stage
+
+    for name in teachers:
+        inventory.teacher(name)
+    index_stage(inventory, training_datasets(inventory), reporter, stop)
+    if not stop.requested:
+        extract_stage(inventory, teachers, options, reporter, stop)

@@ -1,0 +1,43 @@
+"""The command `index`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unic_pipe.cli.options import (
+    ConfigOption,
+    SetOption,
+    open_inventory,
+)
+from unic_pipe.cli.running import staged
+
+if TYPE_CHECKING:
+    pass
+
+
+EXAMPLES = (
+    "index",
+    "index train val",
+)
+
+
+def index(
+    datasets: Annotated[list[str] | None, typer.Argument(help="Which (default: all that are used).")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Index samples: where each image is, a hash of its bytes, its label.
+
+    The other stages do this by themselves for what they need. New tars and images are added as new rows.
+    """
+    from unic_pipe.pipeline.workspace.status import only_evaluated, used_datasets
+    from unic_pipe.stages.indexing import index as index_stage
+
+    inventory = open_inventory(config, overrides)
+    with staged(inventory, "index") as (reporter, stop):
+        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
+        if inventory.refused:  # of several, the first: the others' data are indexed all the same
+            raise next(iter(inventory.refused.values()))
+    return stop.exit_code

@@ -1,0 +1,64 @@
+"""The command `status`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unic_pipe.cli.options import (
+    NO_VALUE,
+    ConfigOption,
+    JsonOption,
+    SetOption,
+    open_inventory,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+EXAMPLES = (
+    "status",
+    "status --watch",
+)
+
+
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", metavar=NO_VALUE, help="Keep showing it, and what runs now.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> int:
+    """Show every artefact: fresh, partial, stale (and why) or missing; and the next command."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from unic_pipe.cli.show.status import running_table, status_tree
+    from unic_pipe.pipeline.workspace.run_log import running
+    from unic_pipe.pipeline.workspace.status import make_plan
+
+    inventory = open_inventory(config, overrides)
+    if as_json:
+        print_json(make_plan(inventory))
+        return 0
+
+    def picture() -> Group:
+        fresh = open_inventory(config, overrides)
+        tree = status_tree(make_plan(fresh), str(fresh.folder))
+        runs = running(fresh.folder)
+        return Group(tree, Text(), running_table(runs)) if runs or watch else Group(tree)
+
+    console = Console(highlight=False)
+    if not watch:
+        console.print(picture())
+        return 0
+    with Live(picture(), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(2)
+            live.update(picture(), refresh=True)
