@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Lines that the suite has to run, in per cent; commands that tests start as processes of their own are not counted.
 COVERED := 85
 
-.PHONY: demo test check lint types faults floors pythons coverage clean
+.PHONY: demo test check lint types faults floors pythons coverage pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
 	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
 	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
+	@echo "make pictures  the demo and its ablation again, and from them the tables and pictures of README (needs Chromium)"
 	@echo "make check   lint, types, make test and make faults: exactly what CI runs"
 
 .venv/.run: pyproject.toml
@@ -66,6 +67,9 @@ pythons:
 
 coverage: .venv/.test
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=$(COVERED)
+
+pictures: .venv/.test
+	$(BIN)/python tests/pictures.py demo
 
 check: lint types test faults
 

@@ -22,7 +22,7 @@ from unic_pipe.pipeline.workspace.results import (
     current_record,
     evaluation_digest,
     evaluation_folder,
-    was_by_number,
+    why_stale,
 )
 from unic_pipe.pipeline.workspace.seals import unsealed
 from unic_pipe.pipeline.workspace.students import student_folder, student_order, student_teachers
@@ -276,13 +276,15 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     done = len(found.plans) - len(todo)
     lacking = _set_aside(inventory, found.plans) if done == found.total else []
     keys = [(p.benchmark, p.encoder.name, p.definition) for p in todo]
-    by_number = dict.fromkeys(key[0] for key in keys if was_by_number(folder, *key))
+    stale: dict[str, dict[str, None]] = {}
+    for benchmark, encoder, definition in keys:
+        stale.setdefault(why_stale(folder, benchmark, encoder, definition), {})[benchmark] = None
     reason = "; ".join(
         [
             *([f"waits for {', '.join(found.waiting)}"] if found.waiting else []),
             *(f"{b} is skipped: {why}" for b, why in found.skipped.items()),
             *(f"verify set aside damaged {name}" for name in lacking[:1]),
-            *(f"{b}: classes are matched by name now, results by number are stale" for b in by_number),
+            *(f"{', '.join(benchmarks)}: {why}" for why, benchmarks in stale.items() if why),
         ]
     )
     state = "partial" if lacking else _progress_state(done, found.total)

@@ -13,11 +13,12 @@ CODECS = ("int8", "klt", "auto", "float16")
 READ_DIFFERENTLY = ("klt", "auto", "float16")
 """Folders with a SigLIP teacher, whose summary is now what its own head pools."""
 _HEAD = "differs: encoder.readout: vit → head (what cls is)"
+TIES = ("partial", "digits: of equally good values a search takes the middle one now, not the first")
+"""Of every folder: linear probes search again, and choose otherwise among equally good values."""
 CHANGED = {
     "features/train/siglip": ("stale", _HEAD),
     "features/val/siglip-center": ("stale", _HEAD),
     "students/small": ("stale", "differs: teachers.siglip.features digest changed"),
-    "evaluations/main": ("partial", ""),
 }
 """Artefacts of those that this version reads differently on purpose: the state and the reason that `status` gives."""
 WRITTEN_AGAIN = ("results.parquet", "classes.parquet")
@@ -40,6 +41,7 @@ def test_every_artefact_is_what_it_was(released: Any, released_template: Path) -
     assert list(found) == list(then)
     for name, artefact in then.items():
         changed = CHANGED.get(name) if released.folder.name in READ_DIFFERENTLY else None
+        changed = TIES if name == "evaluations/main" else changed
         if changed is None:
             assert {key: found[name][key] for key in artefact} == artefact
         else:
