@@ -67,6 +67,7 @@ def plan(
     from unic_pipe.cli.show.plan import parse_bytes, parse_seconds, plan_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.process.threads import usable_cores
+    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.distill.measure.cost import step_cost
     from unic_pipe.stages.plan.cluster import Cluster
     from unic_pipe.stages.plan.stage import PlanOptions
@@ -80,6 +81,7 @@ def plan(
         deadline=parse_seconds(deadline) if deadline is not None else None,
         cluster=Cluster(nodes, gpus, cores or usable_cores()) if nodes is not None else None,
     )
+    check_students(inventory)
     report = plan_stage(inventory, options, step_cost, ConsoleReporter())
     if as_json:
         print_json(report)

@@ -43,7 +43,14 @@ def status(
     from unic_pipe.pipeline.workspace.run_log import running
     from unic_pipe.pipeline.workspace.status import make_plan
 
+    from unic_pipe.pipeline.workspace.trainable import unjudged
+
     inventory = open_inventory(config, overrides)
+    if unjudged(inventory):
+        # Once for every new architecture: building it takes PyTorch.
+        from unic_pipe.stages.distill.blueprint import judge_students
+
+        judge_students(inventory)
     if as_json:
         print_json(make_plan(inventory))
         return 0

@@ -36,7 +36,9 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
             folders[top] = tree.add(Text(f"{top}/", style="bold"))
         folders[top].add(_line(artefact, name, _width(report.artefacts, top)))
     matrix = coverage_table(report)
-    if report.next is None:
+    if report.next is None and any(a.state != "fresh" for a in report.artefacts):
+        following = Text("Correct unic-pipe.yaml first, as the line above says.", style="bold red")
+    elif report.next is None:
         following = Text("Everything is fresh.", style="green")
     else:
         following = Text.assemble(
