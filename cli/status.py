@@ -42,7 +42,6 @@ def status(
     from unic_pipe.cli.show.status import running_table, status_tree
     from unic_pipe.pipeline.workspace.run_log import running
     from unic_pipe.pipeline.workspace.status import make_plan
-
     from unic_pipe.pipeline.workspace.trainable import unjudged
 
     inventory = open_inventory(config, overrides)

@@ -78,6 +78,17 @@ class CheckpointEntry(Document):
     """CPU threads of the training, with which it goes on; None: those of the student's definition."""
 
 
+class StudentShape(Model):
+    """What `init` knows of a student's network when it fits a training to the data."""
+
+    architecture: str
+    image_size: int
+    patch: int
+    """Pixels of the side of a patch."""
+    width: int
+    """Dimensions of its last rung."""
+
+
 class StudentVerdict(Model):
     """Whether a student's settings make a network that can be trained, as building it once has shown."""
 

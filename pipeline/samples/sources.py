@@ -15,6 +15,7 @@ from unic_pipe.pipeline.samples.files import class_folders, is_image
 from unic_pipe.pipeline.samples.objects import Listings
 from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
 from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS
+from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.pipeline.storage import Store, is_remote
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.benchmarks.locate import Place
 
 Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 _DECOMPRESS = {
     ".tar.gz": "gunzip -k",
     ".tgz": "gunzip -k -S .tgz",

@@ -28,7 +28,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import ready_teachers
-from unic_pipe.pipeline.workspace.students import student_teachers
+from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
 from unic_pipe.schemas.bench import BenchReport, BenchRow, Resource
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
 from unic_pipe.schemas.students import StudentDefinition

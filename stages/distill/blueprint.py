@@ -5,16 +5,17 @@ Shapes: B images, S image side in pixels, U residual branches with drop path.
 
 from __future__ import annotations
 
+import timm
 import torch
 
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.trainable import keep_verdicts, refuse_untrainable, shape_digest, unjudged
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.students import StudentVerdict
+from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.model.distiller import build_ladder
-from unic_pipe.stages.distill.model.student import build_student
+from unic_pipe.stages.distill.model.student import Student, build_student
 
 IMAGES = 2
 
@@ -48,8 +49,22 @@ def judge(config: StudentConfig) -> StudentVerdict:
     return StudentVerdict()
 
 
-def build(config: StudentConfig) -> None:
-    """Build a student and its ladder without memory, and pass images through both.
+def shape_of(architecture: str, image_size: int | None) -> StudentShape:
+    """What a student of this architecture looks like, at an image size or its own.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    known = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    size = image_size or (known.input_size[-1] if known is not None else StudentConfig().image_size)
+    student = build(StudentConfig(architecture=architecture, image_size=size))
+    return StudentShape(
+        architecture=architecture, image_size=size, patch=size // student.grid[0], width=student.widths[-1]
+    )
+
+
+def build(config: StudentConfig) -> Student:
+    """Build a student and its ladder without memory, and pass images through both; the student, on the meta device.
 
     Raises:
         UserError: it cannot be built, does not take images of this size, or has nothing to learn.
@@ -69,3 +84,4 @@ def build(config: StudentConfig) -> None:
                 f"{reason}.",
                 "Check students.NAME.image_size and model_args.",
             ) from None
+    return student
