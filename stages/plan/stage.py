@@ -114,6 +114,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     result.rows += _student_rows(inventory, device, step_cost, jobs, cores, result, reporter)
     disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
     report = _report(result, total, disk, features.remote, device, cores)
+    if report.unknown:
+        return report.model_copy(update={"fits": False})
     if options.cluster is not None:
         measured = Measured(device, total, report.stages["extract"].bytes, disk_rate, options.throughput)
         sizes = {job.need.dataset: _image_bytes(inventory, job.need.dataset) for job in jobs}
