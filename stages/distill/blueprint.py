@@ -74,8 +74,8 @@ def build(config: StudentConfig) -> Student:
         # Whatever a teacher gives, its projector is a linear layer.
         sizes: dict[TokenType, dict[str, int]] = {token: {"teacher": 1} for token in trained_tokens(config)}
         ladder = build_ladder(config, sizes, student.widths)
-        x_B3SS = torch.empty(IMAGES, 3, config.image_size, config.image_size)
         try:
+            x_B3SS = torch.empty(IMAGES, 3, config.image_size, config.image_size)
             ladder(*student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths))))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
