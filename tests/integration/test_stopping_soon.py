@@ -82,3 +82,31 @@ def test_blocks_in_flight_end_at_their_next_batch(raw: Any) -> None:
     assert not found.complete
     later = run(raw, Asking("nothing", 1, Stop()), Stop())
     assert all(p.complete for p in later.values())
+
+
+def test_status_shows_students_that_the_configuration_does_not_name(trained: Any) -> None:
+    """Made by `--student hot --set …`: half-trained with the command that goes on, and then finished."""
+    import shlex
+
+    from unic_pipe.pipeline.workspace.other_students import other_students
+
+    change = "students.tiny.optimizer.lr=0.01"
+
+    def shown() -> Any:
+        [found] = other_students(trained.inventory())
+        return found
+
+    assert list(other_students(trained.inventory())) == []
+    inventory = trained.inventory(change)
+    stop = Stop()
+    from unic_pipe.stages.distill.parallel.world import Context
+    from unic_pipe.stages.distill.stage import distill_students, named_students
+
+    chosen = named_students(inventory, ["hot"])
+    distill_students(chosen, ["hot"], Context(Asking("", 2, stop), stop), device="cpu", live_check=False)
+    half = shown()
+    assert (half.name, half.state, half.total) == ("students/hot", "partial", 33)
+    assert 0 < half.done < 33
+    assert shlex.split(half.next) == ["unic-pipe", "distill", "--student", "hot", "--set", change]
+    distill_students(chosen, ["hot"], Context(Asking("nothing", 1, Stop()), Stop()), device="cpu", live_check=False)
+    assert (shown().state, shown().next, shown().reason) == ("fresh", None, "not in the configuration")
