@@ -17,6 +17,7 @@ from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_stu
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan, benchmark_pairs, evaluation_plans, other_datasets
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import (
+    RESULTS,
     benchmark_digest,
     current_record,
     evaluation_digest,
@@ -294,13 +295,17 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
             *(f"{b}: classes are matched by name now, results by number are stale" for b in by_number),
         ]
     )
-    state = _progress_state(done, found.total)
+    state, total = _progress_state(done, found.total), found.total
+    if not total and not found.waiting:
+        # Nothing is configured; what `--encoder` was given stays, and is counted as it is.
+        done = total = len(list((folder / RESULTS).glob("*.json")))
+        reason = reason or "no encoder is configured; these were given by --encoder"
     yield Artefact(
         name=name,
         stage="evaluate",
         state=state,
         done=done,
-        total=found.total,
+        total=total,
         reason=reason,
         digest=_evaluation_digest(inventory),
         next=None if state == "fresh" else command,

@@ -106,3 +106,86 @@ def test_status_needs_no_torch_once_the_network_was_built(raw: Any) -> None:
     codes = [subprocess.run([sys.executable, "-c", code], cwd=raw.folder, check=False).returncode for _ in range(2)]
     assert codes == [1, 0], "teachers and students are built once"
     assert judge(TINY).problem is None
+
+
+def test_threads_alone_train_nothing_again(trained: Any) -> None:
+    """A finished student stays what it is, whatever number of threads is configured now; status says which it had."""
+    before = trained.inventory().student_definition("tiny")
+    for change in ("students.tiny.threads=3", "distill.threads=3"):
+        now = trained.inventory(change)
+        assert now.student_definition("tiny") == before
+        [student] = [a for a in make_plan(now).artefacts if a.stage == "distill"]
+        assert (student.state, student.reason) == ("fresh", "trained with 1 threads")
+    other = trained.inventory("students.tiny.threads=3", "students.tiny.seed=4").student_definition("tiny")
+    assert other is not None
+    assert (other.config.threads, other.config.seed) == (3, 4), "what is trained anew takes the new number"
+
+
+def test_a_training_goes_on_with_the_threads_of_its_first_checkpoint(tmp_path: Path) -> None:
+    from unic_pipe.pipeline.workspace.documents import step_threads
+    from unic_pipe.schemas.config import DistillConfig
+    from unic_pipe.schemas.students import CheckpointEntry
+
+    entry = CheckpointEntry(file="checkpoints/step-00000001.pt", step=1, size=1, digest="0" * 64, student="0" * 64)
+    wanted = DistillConfig(threads=5)
+    assert step_threads(tmp_path, TINY, wanted) == 5
+    assert step_threads(tmp_path, TINY, DistillConfig()) == TINY.threads
+    for recorded, used in ((None, TINY.threads), (3, 3)):
+        (tmp_path / "latest.json").write_bytes(entry.model_copy(update={"threads": recorded}).to_bytes())
+        assert step_threads(tmp_path, TINY, wanted) == used
+
+
+def test_nothing_is_locked_before_the_first_step(trained: Any) -> None:
+    """A training at step 0 may be corrected; after a step it is not abandoned silently."""
+    import shutil
+
+    from unic_pipe.schemas.students import CheckpointEntry
+
+    [folder] = [f for f in (trained.folder / "students").glob("tiny-*") if f.is_dir()]
+    shutil.rmtree(folder / "export")
+    inventory = trained.inventory("students.tiny.seed=5")
+    assert inventory.unfinished_student("tiny") is not None
+    latest = CheckpointEntry.from_bytes((folder / "latest.json").read_bytes(), "latest.json")
+    (folder / "latest.json").write_bytes(latest.model_copy(update={"step": 0}).to_bytes())
+    assert inventory.unfinished_student("tiny") is None
+    (folder / "latest.json").unlink()
+    assert inventory.unfinished_student("tiny") is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "timm:vit_tiny_patch16_224.augreg_in21k"),
+        ("timm/vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"),
+        ("weights/mine.pth", "checkpoint:weights/mine.pth"),
+        ("dinno", "dino"),
+    ],
+)
+def test_unknown_encoders_are_told_what_was_meant(typed: str, meant: str) -> None:
+    from unic_pipe.pipeline.encoders.registry import parse_choice
+
+    with pytest.raises(UserError, match=rf"did you mean {meant}\?"):
+        parse_choice(typed)
+
+
+def test_what_is_missing_is_downloaded_by_the_command_that_is_named(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--encoder` names an encoder that no configuration has: the hint configures it for the download."""
+    import shlex
+
+    from unic_pipe.pipeline.encoders.catalogue import catalogue
+    from unic_pipe.stages.evaluate.named import with_encoders
+
+    for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(raw.folder / "nowhere"))
+    with pytest.raises(UserError) as raised:
+        with_encoders(raw.inventory(), ["a=timm:tf_efficientnet_lite2"])
+    assert raised.value.hint is not None
+    words = shlex.split(raised.value.hint)
+    assert words[:4] == ["unic-pipe", "teachers", "--fetch", "--set"]
+    config = raw.inventory(words[4]).config.evaluate.encoders
+    [row] = [row for row in catalogue(config, raw.folder / "weights", raw.folder) if row.configured]
+    assert (row.name, row.unknown, row.card is not None) == ("a", False, True)
+    [wrong] = [
+        r for r in catalogue({"x": config["a"].model_copy(update={"encoder": "dinno"})}, raw.folder) if r.configured
+    ]
+    assert wrong.unknown
