@@ -58,6 +58,8 @@ def plan(
 ) -> int:
     """Say what extract, distill and evaluate will take: bytes, files, hours, and what they wait for.
 
+    Datasets have to be indexed, and weights to be here: what is not known yet is named, and the exit code is 1.
+
     A short measurement of each encoder on your own images is kept in runs/, and makes the disk check of extract exact.
     --disk and --deadline print the lines of unic-pipe.yaml that fit. --nodes 16 --gpus 8 says what the same takes on a
     cluster; --throughput is then that of one GPU (without GPUs, of one node).
@@ -67,6 +69,7 @@ def plan(
     from unic_pipe.cli.show.plan import parse_bytes, parse_seconds, plan_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.process.threads import usable_cores
+    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.distill.measure.cost import step_cost
     from unic_pipe.stages.plan.cluster import Cluster
     from unic_pipe.stages.plan.stage import PlanOptions
@@ -80,6 +83,7 @@ def plan(
         deadline=parse_seconds(deadline) if deadline is not None else None,
         cluster=Cluster(nodes, gpus, cores or usable_cores()) if nodes is not None else None,
     )
+    check_students(inventory)
     report = plan_stage(inventory, options, step_cost, ConsoleReporter())
     if as_json:
         print_json(report)
@@ -87,4 +91,4 @@ def plan(
         Console(highlight=False).print(plan_lines(report))
         if report.advice is not None:
             print(report.advice)
-    return 0
+    return 1 if report.unknown else 0

@@ -186,7 +186,7 @@ class StudentConfig(Model):
     window_blocks: Count = 8
     """Blocks that are decoded at a time and shuffled together, per stream."""
     threads: Threads = 2
-    """CPU threads of a training step on a CPU; fixed, so that a resumed run gives the same bits."""
+    """CPU threads of a training step on a CPU (or `distill.threads`). Another number alone trains nothing again."""
 
     @model_validator(mode="after")
     def _streams_divide_batch(self) -> StudentConfig:
@@ -209,6 +209,9 @@ class DistillConfig(Model):
     keep_checkpoints: Count = 2
     log_every: Count = 10
     """Steps between rows of the metrics table."""
+    threads: Threads | None = None
+    """CPU threads of a training step on a CPU, instead of `students.NAME.threads`. Sums change with them in their last
+    bits, so a training goes on with the number that its first checkpoint recorded."""
     micro_batch: Count | None = None
     """At most so many images at a time and process: what a larger share of the batch adds up to is the same step."""
     compile: bool = False

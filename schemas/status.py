@@ -37,6 +37,8 @@ class StatusReport(Model):
 
     artefacts: tuple[Artefact, ...]
     next: str | None
+    others: tuple[Artefact, ...] = ()
+    """Students in the working folder that the configuration does not ask for; `run` leaves them alone."""
     unsealed: tuple[str, ...] = ()
     """Files of an older version, which carry no checksum of themselves: read, and sealed by `verify --seal`."""
 

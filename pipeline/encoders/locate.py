@@ -11,6 +11,7 @@ from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import UserError
 
+FETCH = "unic-pipe teachers --fetch"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
@@ -47,7 +48,7 @@ def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
         *([str(hub_cache())] if card.hub_id else []),
         *([str(torch_cache())] if card.url else []),
     ]
-    hint = "unic-pipe teachers --fetch downloads it"
+    hint = f"{FETCH} downloads it"
     if card.url:
         hint += f", or put {card.url} into {weights_dir} yourself"
     raise UserError(

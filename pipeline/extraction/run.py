@@ -24,7 +24,7 @@ from unic_pipe.pipeline.extraction.parts import Part, parts_missing
 from unic_pipe.pipeline.extraction.preflight import check_disk, check_time
 from unic_pipe.pipeline.extraction.unusable import too_many, unusable_rows
 from unic_pipe.pipeline.process.progress import Reporter, Task
-from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopping import Stop, Stopped
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import decode_image
 from unic_pipe.pipeline.samples.undecodable import DELETED, UndecodableImage
@@ -111,8 +111,13 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     )
     folders = [_open_folder(work, need) for need, _ in work.jobs]
     batch = options.batch or work.jobs[0][0].definition.compute.batch
-    for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
-        calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter, executor.call)
+    try:
+        for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
+            stop.check()
+            calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter, executor.call, stop)
+    except Stopped:
+        _, before, total = _missing(work, folders)
+        return Extraction(0, before, total, 0)
     _prepare(work, folders)
     tasks, before, total = _missing(work, folders)
     mine = [task for task in tasks if options.part is None or options.part.has(task.block)]

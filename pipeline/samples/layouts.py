@@ -8,10 +8,10 @@ from typing import Literal
 
 from unic_pipe.pipeline.samples.files import class_folders, is_image, peek
 from unic_pipe.pipeline.samples.left_out import shown
+from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.schemas.errors import UserError
 
 Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 CLASSES_ONLY = "/*/"
 """How a source ends that means the class folders in a folder, whatever else is there."""
 

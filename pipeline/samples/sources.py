@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
-from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, SPLITS, Layout, only_layout
+from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, Layout, only_layout
 from unic_pipe.pipeline.samples.objects import Listings
 from unic_pipe.pipeline.samples.patterns import matches
 from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
+from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.pipeline.storage import Store, is_remote
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError

@@ -24,7 +24,13 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.schemas.plans import Measurement
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.samples import DatasetManifest
-from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, ImportManifest, StudentManifest
+from unic_pipe.schemas.students import (
+    CheckpointEntry,
+    ExportManifest,
+    ImportManifest,
+    StudentManifest,
+    StudentVerdicts,
+)
 
 _HEAD_BYTES = 100
 _FILES: dict[str, type[Document] | None] = {
@@ -37,6 +43,7 @@ _FILES: dict[str, type[Document] | None] = {
     "students/*-????????/export/manifest.json": ExportManifest,
     f"evaluations/*-????????/{RESULTS}/*.json": ResultRecord,
     "runs/encoders.json": EncoderCache,
+    "runs/students.json": StudentVerdicts,
     "runs/*-*.json": RunDocument,
     "runs/measurements/*.json": Measurement,
 }

@@ -14,10 +14,11 @@ from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.pipeline.workspace.differences import describe
-from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document
+from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document, step_threads
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan, benchmark_pairs, evaluation_plans, other_datasets
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import (
+    RESULTS,
     benchmark_digest,
     current_record,
     evaluation_digest,
@@ -26,10 +27,11 @@ from unic_pipe.pipeline.workspace.results import (
 )
 from unic_pipe.pipeline.workspace.seals import unsealed
 from unic_pipe.pipeline.workspace.students import student_folder, student_order, student_teachers
+from unic_pipe.pipeline.workspace.trainable import refuse_untrainable
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.chains import named_student
 from unic_pipe.schemas.config import Config
-from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError
+from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.status import Artefact, Stage, State, StatusReport
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
@@ -47,7 +49,9 @@ def make_plan(inventory: Inventory) -> StatusReport:
         *(_student(inventory, name) for name in student_order(inventory.config)),
         *_evaluation(inventory),
     ]
-    following = next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
+    # Before a student's settings are corrected, every command that leads to its training refuses to begin.
+    wrong = any(a.stage == "distill" and a.state != "fresh" and a.next is None for a in artefacts)
+    following = None if wrong else next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
     return StatusReport(artefacts=tuple(artefacts), next=following, unsealed=unsealed(inventory.workspace))
 
 
@@ -218,16 +222,22 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     label = inventory.student_name(name)
     command = f"unic-pipe distill --student {name}"
     try:
+        refuse_untrainable(inventory, name)
+    except UserError as error:
+        blocked = _blocked(f"students/{label}", "distill", error, command)
+        return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": None})
+    try:
         _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)
         if definition is None:
             return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
-        return _defined_student(inventory, label, definition, command)
+        return _defined_student(inventory, name, definition, command)
     except UnicPipeError as error:
         return _blocked(f"students/{label}", "distill", error, command)
 
 
-def _defined_student(inventory: Inventory, label: str, definition: StudentDefinition, command: str) -> Artefact:
+def _defined_student(inventory: Inventory, name: str, definition: StudentDefinition, command: str) -> Artefact:
+    label, config = inventory.student_name(name), inventory.config
     folder = student_folder(inventory.folder, label, definition)
     manifest = read_document(folder / "manifest.json", StudentManifest)
     step = checkpoint_step(folder) or 0
@@ -245,6 +255,9 @@ def _defined_student(inventory: Inventory, label: str, definition: StudentDefini
             reason = f"a training with other settings is unfinished; differs: {describe(begun.definition, definition)}"
         elif old is not None:
             state, reason = "stale", f"differs: {describe(old.definition, definition)}"
+    threads = step_threads(folder, definition.config, config.distill)
+    if manifest is not None and threads != (config.distill.threads or config.students[name].threads):
+        reason = f"{'trained' if state == 'fresh' else 'goes on'} with {threads} threads"
     return Artefact(
         name=f"students/{label}",
         stage="distill",
@@ -287,13 +300,17 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
             *(f"{', '.join(benchmarks)}: {why}" for why, benchmarks in stale.items() if why),
         ]
     )
-    state = "partial" if lacking else _progress_state(done, found.total)
+    state, total = "partial" if lacking else _progress_state(done, found.total), found.total
+    if not total and not found.waiting:
+        # Nothing is configured; what `--encoder` was given stays, and is counted as it is.
+        done = total = len(list((folder / RESULTS).glob("*.json")))
+        reason = reason or "no encoder is configured; these were given by --encoder"
     yield Artefact(
         name=name,
         stage="evaluate",
         state=state,
         done=done,
-        total=found.total,
+        total=total,
         reason=reason,
         digest=_evaluation_digest(inventory),
         next=None if state == "fresh" else command,

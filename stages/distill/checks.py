@@ -14,6 +14,7 @@ from unic_pipe.pipeline.process.progress import Reporter, human_bytes
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import decode_image
 from unic_pipe.pipeline.views.probes import check_probes, read_probes
+from unic_pipe.pipeline.workspace.ablation import setting_of
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.rows import Source
@@ -38,10 +39,10 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
     name = students[0].name
     what = f"The shuffle window of student {name}" if len(students) == 1 else f"Training {len(students)} students"
     parts = f" ({human_bytes(window)} of them for the shuffle window)" if state else ""
-    alone = f", or train one at a time (--student {name})" if len(students) > 1 else ""
+    alone = f", or train one at a time (--student {setting_of(name)})" if len(students) > 1 else ""
     raise StageError(
         f"{what} needs {human_bytes(window + state)} of memory{parts}; {human_bytes(free)} are free.",
-        f"Set students.{name}.window_blocks or streams lower, or cache.codec: int8{alone}.",
+        f"Set students.{setting_of(name)}.window_blocks or streams lower, or cache.codec: int8{alone}.",
     )
 
 
@@ -54,10 +55,10 @@ def memory_words(names: Sequence[str]) -> Iterator[None]:
         # The CPU's allocator raises a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        alone = f" Or train one at a time (--student {names[0]})." if len(names) > 1 else ""
+        alone = f" Or train one at a time (--student {setting_of(names[0])})." if len(names) > 1 else ""
         raise StageError(
             f"Out of memory while training student {', '.join(names)}. Finished checkpoints are kept.",
-            f"Set students.{names[0]}.optimizer.batch lower, or a smaller ladder (ladder.hidden, ladder.last_hidden)."
+            f"Set students.{setting_of(names[0])}.optimizer.batch lower, or a smaller ladder (ladder.hidden, ladder.last_hidden)."
             f"{alone}",
         ) from error
 

@@ -17,6 +17,7 @@ from unic_pipe.pipeline.cache.reader import FeatureCache, valid_rows
 from unic_pipe.pipeline.cache.statistics import merge_statistics
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.ablation import setting_of
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import StageError, UserError
@@ -154,7 +155,7 @@ def _begin(
     if len(rows_N) < optimizer.batch:
         raise UserError(
             f"Student {name}: {len(rows_N):,} usable rows are fewer than one batch ({optimizer.batch:,}).",
-            f"Set students.{name}.optimizer.batch lower, or train on more rows.",
+            f"Set students.{setting_of(name)}.optimizer.batch lower, or train on more rows.",
         )
     statistics: dict[str, StatisticsDocument] = {}
     if definition.config.loss.standardize == "exact":
