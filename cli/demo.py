@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,10 +12,6 @@ from unic_pipe.cli.options import (
 )
 from unic_pipe.cli.run import run_everything
 from unic_pipe.cli.running import Where, extract_options, staged
-
-if TYPE_CHECKING:
-    pass
-
 
 EXAMPLES = (
     "demo",

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from unic_pipe.cli.options import (
     ConfigOption,
     JsonOption,
     SetOption,
     print_json,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 EXAMPLES = ("doctor",)
 

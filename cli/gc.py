@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,6 @@ from unic_pipe.cli.options import (
     open_inventory,
     print_json,
 )
-
-if TYPE_CHECKING:
-    pass
-
 
 EXAMPLES = (
     "gc",

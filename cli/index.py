@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,10 +12,6 @@ from unic_pipe.cli.options import (
     open_inventory,
 )
 from unic_pipe.cli.running import staged
-
-if TYPE_CHECKING:
-    pass
-
 
 EXAMPLES = (
     "index",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,6 @@ from unic_pipe.cli.options import (
     open_inventory,
 )
 from unic_pipe.cli.running import staged
-
-if TYPE_CHECKING:
-    pass
-
 
 EXAMPLES = ("pack train shards/",)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,14 +16,9 @@ from unic_pipe.cli.options import (
     print_json,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
 EXAMPLES = (
     "plan",
     "plan --disk 1TB --deadline 48h",
-    "plan --nodes 16 --gpus 8",
 )
 
 
@@ -42,14 +37,6 @@ def plan(
             metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring.", show_default=False
         ),
     ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Also plan for a cluster of N machines.", show_default=False)
-    ] = None,
-    gpus: Annotated[int, typer.Option(metavar="N", min=0, help="GPUs of each (0: its cores do it all).")] = 0,
-    cores: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Cores of each (default: as many as here).", show_default=False),
-    ] = None,
     rows: RowsOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -61,17 +48,14 @@ def plan(
     Datasets have to be indexed, and weights to be here: what is not known yet is named, and the exit code is 1.
 
     A short measurement of each encoder on your own images is kept in runs/, and makes the disk check of extract exact.
-    --disk and --deadline print the lines of unic-pipe.yaml that fit. --nodes 16 --gpus 8 says what the same takes on a
-    cluster; --throughput is then that of one GPU (without GPUs, of one node).
+    --disk and --deadline print the lines of unic-pipe.yaml that fit.
     """
     from rich.console import Console
 
     from unic_pipe.cli.show.plan import parse_bytes, parse_seconds, plan_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
-    from unic_pipe.pipeline.process.threads import usable_cores
     from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.distill.measure.cost import step_cost
-    from unic_pipe.stages.plan.cluster import Cluster
     from unic_pipe.stages.plan.stage import PlanOptions
     from unic_pipe.stages.plan.stage import plan as plan_stage
 
@@ -81,7 +65,6 @@ def plan(
         throughput=throughput,
         disk=parse_bytes(disk) if disk is not None else None,
         deadline=parse_seconds(deadline) if deadline is not None else None,
-        cluster=Cluster(nodes, gpus, cores or usable_cores()) if nodes is not None else None,
     )
     check_students(inventory)
     report = plan_stage(inventory, options, step_cost, ConsoleReporter())

@@ -91,37 +91,6 @@ class StagePlan(Model):
     hours: float | None
 
 
-class ClusterRow(Model):
-    """The extraction, or one student, on a cluster; bandwidths are those of a node, in MB/s."""
-
-    name: str
-    processes: int
-    """That work on it."""
-    hours: float
-    bytes: int
-    """Still to be written."""
-    read_mb_per_s: float
-    write_mb_per_s: float
-    network_mb_per_s: float = 0.0
-    """Gradients."""
-    bottleneck: str | None
-    """What it waits for first: `encoders`, `decoding`, `rendering`, `encoding`, `disk`, `student` or `views`."""
-    note: str = ""
-
-
-class ClusterPlan(Model):
-    """The plan for `nodes` equal machines."""
-
-    nodes: int
-    gpus: int
-    """Of a node."""
-    cores: int
-    """Of a node."""
-    hours: float
-    """Of the extraction and all students, one after the other."""
-    rows: tuple[ClusterRow, ...]
-
-
 class PlanReport(Model):
     """`unic-pipe plan --json`."""
 
@@ -144,8 +113,6 @@ class PlanReport(Model):
     rows: tuple[PlanRow, ...]
     advice: str | None = None
     """The lines of unic-pipe.yaml that fit `--disk` and `--deadline`."""
-    cluster: ClusterPlan | None = None
-    """With `--nodes`."""
 
     @property
     def unknown(self) -> tuple[PlanRow, ...]:

@@ -89,8 +89,6 @@ class CacheLoss(Model):
     """Values per CPU second from features to the bytes of shards."""
     decode_values_s: float
     """Values per CPU second from files to verified stored numbers, as training reads them."""
-    features_values_s: float
-    """Values per CPU second from files to float32 features, as `FeatureCache.read_block` gives them."""
 
 
 class RatePoint(Model):

@@ -88,7 +88,7 @@ def curves(name: str = "main", teachers: tuple[str, ...] = ("lite0", "lite1"), r
 
 def report_data() -> ReportData:
     feature = FeatureRow(
-        "lite0", "teacher", "train", "tf_efficientnet_lite0", 96, "patch", 320, (3, 3), "int8", 3_000_000,
+        "lite0", "train", "tf_efficientnet_lite0", 96, "patch", 320, (3, 3), "int8", 3_000_000,
         1078 * 320 * 9 * 2, 2, 1078, 1, True, hex64("f"),
     )  # fmt: skip
     return ReportData(

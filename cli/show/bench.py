@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.schemas.bench import BenchReport, BenchRow
 from unic_pipe.stages.bench.words import TITLES, conditions, headlines
-
-if TYPE_CHECKING:
-    pass
 
 
 def bench_lines(report: BenchReport) -> RenderableType:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.pipeline.process.progress import human_bytes
 from unic_pipe.schemas.garbage import GarbageReport
-
-if TYPE_CHECKING:
-    pass
 
 
 def garbage_lines(report: GarbageReport, yes: bool) -> RenderableType:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,11 +11,7 @@ from rich.text import Text
 
 from unic_pipe.pipeline.process.progress import duration, human_bytes
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.plans import ClusterPlan, PlanReport, PlanRow
-
-if TYPE_CHECKING:
-    pass
-
+from unic_pipe.schemas.plans import PlanReport, PlanRow
 
 HOUR_S = 3600.0
 _BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15} | {
@@ -56,24 +51,7 @@ def plan_lines(report: PlanReport) -> RenderableType:
     fits = (
         Text(f"✔ fits: {total}", style="green") if report.fits else Text(f"✘ does not fit: {total}", style="bold red")
     )
-    return Group(*parts, fits, *([] if report.cluster is None else _cluster_lines(report.cluster)))
-
-
-def _cluster_lines(cluster: ClusterPlan) -> list[RenderableType]:
-    """A line for the extraction and for every student, with what a node has to move."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("on the cluster", no_wrap=True, max_width=24)
-    for name in ("processes", "time", "to write", "read", "write", "network", "waits for"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in cluster.rows:
-        rates = (row.read_mb_per_s, row.write_mb_per_s, row.network_mb_per_s)
-        table.add_row(
-            row.name, str(row.processes), duration(row.hours * HOUR_S), human_bytes(row.bytes),
-            *(f"{rate:,.3g}" for rate in rates), row.bottleneck or "nothing",
-        )  # fmt: skip
-    machines = f"{cluster.nodes} nodes with {cluster.gpus} GPUs and {cluster.cores} cores each; MB/s of a node"
-    notes = [Text(f"{row.name}: {row.note}", style="yellow") for row in cluster.rows if row.note]
-    return [Text(), table, *notes, Text(f"{machines}; {duration(cluster.hours * HOUR_S)} in all", style="dim")]
+    return Group(*parts, fits)
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:

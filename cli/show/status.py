@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,10 +14,6 @@ from unic_pipe.pipeline.workspace.run_log import QUIET_S, silent_for
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.status import Artefact, StatusReport
-
-if TYPE_CHECKING:
-    pass
-
 
 _MARKS = {"fresh": ("✔", "green"), "partial": ("◐", "yellow"), "stale": ("↻", "magenta"), "missing": ("·", "dim")}
 _UNITS = {"index": "rows", "extract": "units", "distill": "steps", "evaluate": "probes"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,9 +10,6 @@ from rich.text import Text
 
 from unic_pipe.cli.show.status import unsealed_line
 from unic_pipe.schemas.status import LiveFinding, VerifyReport
-
-if TYPE_CHECKING:
-    pass
 
 
 def verify_lines(report: VerifyReport) -> RenderableType:

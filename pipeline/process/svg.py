@@ -1,8 +1,9 @@
-"""Small pieces of SVG: escaped elements, labels, round ticks, markers."""
+"""Small pieces of SVG and HTML: escaped elements, tables, labels, round ticks, markers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -16,6 +17,12 @@ def element(tag: str, *children: str, **attributes: str | float | None) -> Marku
     ]
     inside = "".join(escape(child) for child in children)
     return Markup(f"<{tag}{''.join(parts)}>{inside}</{tag}>")
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Markup:
+    """An HTML table of texts under a row of heads."""
+    rows = (element("tr", *(element("td", cell) for cell in cells)) for cells in body)
+    return element("table", element("tr", *(element("th", name) for name in head)), *rows)
 
 
 def number(value: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from unic_pipe.pipeline.process.svg import element, fit, nice_ticks, picture, text, tick_labels
+from unic_pipe.pipeline.process.svg import element, fit, nice_ticks, picture, table, text, tick_labels
 from unic_pipe.schemas.bench import BenchReport, BenchRow, Bound
 from unic_pipe.stages.bench.words import TITLES, conditions, headlines
 
@@ -114,8 +114,4 @@ def _table(rows: Sequence[BenchRow]) -> Markup:
         times = (row.seconds, row.low_seconds, row.high_seconds, row.cpu_seconds)
         share = "" if row.bound_share is None else f"{row.bound_share:.1%}"
         body.append((row.name, *(f"{1000 * s / row.images:,.3f}" for s in times), share, row.resource or ""))
-    return element(
-        "table",
-        element("tr", *(element("th", name) for name in head)),
-        *(element("tr", *(element("td", cell) for cell in cells)) for cells in body),
-    )
+    return table(head, body)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.cache.reader import FeatureCache
-from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.run import ExtractPass
 from unic_pipe.pipeline.process.progress import Reporter
@@ -31,7 +30,6 @@ from unic_pipe.pipeline.workspace.status import ready_teachers
 from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
 from unic_pipe.schemas.bench import BenchReport, BenchRow, Resource
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
-from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
 from unic_pipe.stages.bench.extraction import PIECES, ExtractBench, watch_for
 from unic_pipe.stages.bench.machine import Elsewhere, load_average, machine_name
@@ -65,28 +63,12 @@ class StudentTrial(Protocol):
         """Give back what it holds."""
 
 
-class MakeStudent(Protocol):
-    """Makes a trial; arguments as of `stages.distill.measure.bench.StudentBench`."""
-
-    def __call__(
-        self,
-        label: str,
-        definition: StudentDefinition,
-        dataset: Dataset,
-        features: Mapping[str, Path],
-        teachers: Mapping[str, ResolvedEncoder],
-        device: str,
-        folder: Path,
-        stop: Stop,
-    ) -> StudentTrial:
-        """The trial, ready to be prepared."""
-
-
 @dataclass(frozen=True)
 class Parts:
     """What other stages lend: they do not import each other."""
 
-    student: MakeStudent
+    student: Callable[..., StudentTrial]
+    """Makes a trial; arguments as of `stages.distill.measure.bench.StudentBench`."""
     student_pieces: Mapping[str, Resource]
     fit_probe: Callable[[NDArray[np.float32], NDArray[np.int64]], None]
 
@@ -99,13 +81,6 @@ class BenchOptions:
     student: str | None = None
     repeats: int = 5
     quick: bool = False
-
-
-@dataclass
-class _Found:
-    rows: list[BenchRow] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    threads: dict[str, int] = field(default_factory=dict)
 
 
 def chosen_student(inventory: Inventory, name: str | None) -> str | None:
@@ -142,28 +117,27 @@ def bench(
     dataset = inventory.dataset(measured_dataset(inventory, student)).dataset
     if dataset is None:
         raise StageError("The samples are not indexed.", "Run: unic-pipe index")
-    found = _Found()
     repeats = min(options.repeats, QUICK_REPEATS) if options.quick else options.repeats
     seconds = QUICK_SECONDS if options.quick else SECONDS
     with exclusive(inventory.folder / "runs" / "bench.lock", "A bench"), _workplace(inventory.folder) as folder:
-        run = _Run(inventory, dataset, student, device, cores, repeats, seconds, folder, found, reporter, stop)
+        run = _Run(inventory, dataset, student, device, cores, repeats, seconds, folder, reporter, stop)
         elsewhere = Elsewhere()
         features = run.extraction()
         if student is not None and not stop.requested:
             run.student(student, features, parts)
         elif student is None:
-            found.notes.append("No student is configured: distillation was not measured.")
+            run.notes.append("No student is configured: distillation was not measured.")
         if not stop.requested:
             run.probe(features, parts)
         busy = elsewhere.cores()
     if stop.requested:
         return None
     if busy > BUSY * cores:
-        found.notes.append(
+        run.notes.append(
             f"Other programs kept {busy:.1f} of {cores} cores busy meanwhile, so walls are too long and ratios too low; "
             "CPU times, and what they say of each other, suffer less."
         )
-    return _report(found, device, cores, repeats, load, busy)
+    return _report(run, load, busy)
 
 
 @contextmanager
@@ -179,7 +153,7 @@ def _workplace(folder: Path) -> Iterator[Path]:
 
 @dataclass
 class _Run:
-    """One run: what every part needs."""
+    """One run: what every part needs, and what was found."""
 
     inventory: Inventory
     dataset: Dataset
@@ -189,9 +163,11 @@ class _Run:
     repeats: int
     seconds: float
     folder: Path
-    found: _Found
     reporter: Reporter
     stop: Stop
+    rows: list[BenchRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    threads: dict[str, int] = field(default_factory=dict)
 
     def extraction(self) -> dict[str, Path]:
         """Measure extraction; every teacher's features of the measured blocks."""
@@ -218,10 +194,10 @@ class _Run:
         trial.prepare(self.cores, self.seconds, self.reporter)
         watch = watch_for(self.device)
         self._repeat("extract", watch, trial.lap, trial.forwards)
-        self.found.threads["extract"] = needs[0].definition.compute.threads
+        self.threads["extract"] = needs[0].definition.compute.threads
         note = f"{trial.images:,} images, {trial.forwards:,} forward passes"
         if not self.stop.requested:
-            self.found.rows += rows_of("extract", watch, trial.forwards, PIECES, {"wall": note})
+            self.rows += rows_of("extract", watch, trial.forwards, PIECES, {"wall": note})
         self.blocks = trial.dataset_pass.blocks
         return {need.encoder: need.folder(trial.last) for need in needs}
 
@@ -248,23 +224,23 @@ class _Run:
             self._repeat("distill", watch, trial.lap, trial.images)
             if self.stop.requested:
                 return
-            self.found.threads["distill"] = config.threads
+            self.threads["distill"] = config.threads
             rows = rows_of("distill", watch, trial.images, parts.student_pieces)
-            self.found.rows += _sorted_out(rows, f"{trial.steps} steps of {trial.batch} images")
+            self.rows += _sorted_out(rows, f"{trial.steps} steps of {trial.batch} images")
             if trial.batch != config.optimizer.batch:
-                self.found.notes.append(
+                self.notes.append(
                     f"Steps of {trial.batch} images were measured; the student is trained with {config.optimizer.batch}."
                 )
 
     def probe(self, features: Mapping[str, Path], parts: Parts) -> None:
         """Measure one fit of a linear probe on the first teacher's features."""
         if not self.dataset.manifest.labelled:
-            self.found.notes.append("The samples have no labels: no probe was fitted.")
+            self.notes.append("The samples have no labels: no probe was fitted.")
             return
         cache, labels_N = FeatureCache.open(next(iter(features.values()))), self.dataset.labels()
         x_ND, chosen_N = _labelled(cache, self.dataset, labels_N, self.blocks)
         if len(np.unique(chosen_N)) < 2:
-            self.found.notes.append("The measured samples are of one class: no probe was fitted.")
+            self.notes.append("The measured samples are of one class: no probe was fitted.")
             return
         watch = Stopwatch(device=self.device)
 
@@ -276,7 +252,7 @@ class _Run:
         if not self.stop.requested:
             classes = len(np.unique(chosen_N))
             note = f"logistic regression, {x_ND.shape[1]} dimensions, {classes} classes, C = 1"
-            self.found.rows += rows_of("probe", watch, len(x_ND), {}, {"fit": note})
+            self.rows += rows_of("probe", watch, len(x_ND), {}, {"fit": note})
 
     def _repeat(self, title: str, watch: Stopwatch, lap: Callable[[Stopwatch], object], images: int) -> None:
         with self.reporter.task(f"bench {title}", self.repeats * images) as task:
@@ -319,18 +295,18 @@ def _sorted_out(rows: Sequence[BenchRow], note: str) -> list[BenchRow]:
     return found
 
 
-def _report(found: _Found, device: str, cores: int, repeats: int, load: float, busy: float) -> BenchReport:
-    on_gpu = device != "cpu"
-    bounds = [b for part in ("extract", "distill") if (b := bound_of(part, found.rows, cores, on_gpu)) is not None]
+def _report(run: _Run, load: float, busy: float) -> BenchReport:
+    on_gpu = run.device != "cpu"
+    bounds = [b for part in ("extract", "distill") if (b := bound_of(part, run.rows, run.cores, on_gpu)) is not None]
     ratio: dict[str, float] = {bound.part: bound.ratio for bound in bounds}
-    seconds = {(row.part, row.name): row.seconds for row in found.rows}
+    seconds = {(row.part, row.name): row.seconds for row in run.rows}
     live, step = seconds.get(("live", "wall")), seconds.get(("distill", "student step"))
     return BenchReport(
-        device=device,
-        machine=machine_name(device),
-        cores=cores,
-        repeats=repeats,
-        threads=found.threads,
+        device=run.device,
+        machine=machine_name(run.device),
+        cores=run.cores,
+        repeats=run.repeats,
+        threads=run.threads,
         load=load,
         others_cores=busy,
         extract_ratio=ratio.get("extract"),
@@ -338,6 +314,6 @@ def _report(found: _Found, device: str, cores: int, repeats: int, load: float, b
         live_speedup=live / seconds["distill", "wall"] if live is not None else None,
         live_bound=1 + seconds["live", "teachers"] / step if step is not None else None,
         bounds=tuple(bounds),
-        rows=tuple(with_shares(found.rows, on_gpu)),
-        notes=tuple(found.notes),
+        rows=tuple(with_shares(run.rows, on_gpu)),
+        notes=tuple(run.notes),
     )

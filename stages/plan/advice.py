@@ -17,15 +17,22 @@ HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A feature folder as planned: what it needs, its measurement, and how much of it is still missing."""
+class Job:
+    """One feature folder of the plan: what it needs, what it was measured with, and how much of it is there."""
 
     need: FeatureNeed
     measured: Measurement
     extent: Extent
-    forwards: int
-    stage: Stage
     missing: Mapping[TokenType, int]
+    """Units still to be made by token type."""
+    forwards: int
+    """Images × views still to be encoded."""
+    stage: Stage
+
+    def left(self, token: TokenType) -> float:
+        """Fraction of a token type that is still to be made."""
+        views = self.need.views.get(token, 0)
+        return self.missing[token] / max(1, views * self.extent.blocks)
 
     @property
     def trains(self) -> bool:
@@ -42,16 +49,14 @@ class Setting:
     codec: str
 
 
-def advise(
-    config: Config, choices: Sequence[Choice], report: PlanReport, disk: float | None, deadline: float | None
-) -> str:
+def advise(config: Config, jobs: Sequence[Job], report: PlanReport, disk: float | None, deadline: float | None) -> str:
     """The lines of `unic-pipe.yaml` under which everything fits, with what they take, as YAML.
 
     A smaller codec goes first, then views with patches, then views, then patches altogether.
     """
     least: tuple[float, float] | None = None
-    for setting in _settings(config, choices):
-        size, hours = _cost(config, setting, choices, report)
+    for setting in _settings(config, jobs):
+        size, hours = _cost(config, setting, jobs, report)
         if (disk is None or size <= disk) and (deadline is None or hours * HOUR_S <= deadline):
             return _yaml(config, setting, size, hours)
         least = min(least or (size, hours), (size, hours))
@@ -61,9 +66,9 @@ def advise(
     return f"# Nothing fits: the least is {what}. Use fewer rows (--rows 10%), or fewer teachers."
 
 
-def _settings(config: Config, choices: Sequence[Choice]) -> Iterator[Setting]:
+def _settings(config: Config, jobs: Sequence[Job]) -> Iterator[Setting]:
     """From the configured settings down."""
-    labels = _codecs(config, choices)
+    labels = _codecs(config, jobs)
     count, patch = config.views.count, config.views.patch_views
     for codec in labels:
         yield Setting(count, patch, codec)
@@ -76,9 +81,9 @@ def _settings(config: Config, choices: Sequence[Choice]) -> Iterator[Setting]:
         yield Setting(fewer, 0, smallest)
 
 
-def _codecs(config: Config, choices: Sequence[Choice]) -> list[str]:
+def _codecs(config: Config, jobs: Sequence[Job]) -> list[str]:
     """Codecs that were measured for all training features: the configured one, then smaller ones."""
-    training = [choice for choice in choices if choice.trains]
+    training = [job for job in jobs if job.trains]
     if not training:
         return []
     common = set.intersection(*(set(tokens) for c in training for tokens in c.measured.codecs.values()))
@@ -88,41 +93,41 @@ def _codecs(config: Config, choices: Sequence[Choice]) -> list[str]:
     return [own, *smaller]
 
 
-def _cost(config: Config, setting: Setting, choices: Sequence[Choice], report: PlanReport) -> tuple[float, float]:
+def _cost(config: Config, setting: Setting, jobs: Sequence[Job], report: PlanReport) -> tuple[float, float]:
     """Bytes still to be written, and hours still to be worked, under a setting."""
     size, forwards, before = float(report.stages["distill"].bytes), 0.0, 0
-    for choice in choices:
-        own = codec_label(choice.need.definition.codec)
-        if choice.stage == "extract":
-            before += choice.forwards
-        if not choice.trains:
+    for job in jobs:
+        own = codec_label(job.need.definition.codec)
+        if job.stage == "extract":
+            before += job.forwards
+        if not job.trains:
             label = "float16" if "@" in setting.codec else setting.codec
-            label = label if all(label in codecs for codecs in choice.measured.codecs.values()) else own
-            left = 1.0 if label != own else _missing(choice)
-            size += left * _folder(choice, choice.need.views, label).bytes
-            forwards += choice.forwards if choice.stage == "extract" else 0
+            label = label if all(label in codecs for codecs in job.measured.codecs.values()) else own
+            left = 1.0 if label != own else _missing(job)
+            size += left * _folder(job, job.need.views, label).bytes
+            forwards += job.forwards if job.stage == "extract" else 0
             continue
         views: dict[TokenType, int] = {"cls": setting.count, "patch": setting.patch}
-        total = _folder(choice, views, setting.codec).bytes
-        there = (1 - _missing(choice)) * _folder(choice, choice.need.views, own).bytes if setting.codec == own else 0.0
+        total = _folder(job, views, setting.codec).bytes
+        there = (1 - _missing(job)) * _folder(job, job.need.views, own).bytes if setting.codec == own else 0.0
         size += max(0.0, total - there)
-        rows = choice.extent.rows
-        done = max(choice.need.views.values()) * rows - choice.forwards if setting.codec == own else 0
+        rows = job.extent.rows
+        done = max(job.need.views.values()) * rows - job.forwards if setting.codec == own else 0
         forwards += max(0, setting.count * rows - done)
     hours = {stage: plan.hours or 0.0 for stage, plan in report.stages.items()}
     scale = forwards / before if before else 1.0
     return size, sum(hours.values()) + hours["extract"] * (scale - 1)
 
 
-def _missing(choice: Choice) -> float:
-    units = choice.extent.blocks * sum(choice.need.views.values())
-    return sum(choice.missing.values()) / max(1, units)
+def _missing(job: Job) -> float:
+    units = job.extent.blocks * sum(job.need.views.values())
+    return sum(job.missing.values()) / max(1, units)
 
 
-def _folder(choice: Choice, views: Mapping[TokenType, int], label: str) -> Size:
-    total = shared_size(choice.measured, max(views.values()))
-    for token in choice.measured.codecs:
-        total += token_size(choice.measured, token, label, views.get(token, 0), choice.extent)
+def _folder(job: Job, views: Mapping[TokenType, int], label: str) -> Size:
+    total = shared_size(job.measured, max(views.values()))
+    for token in job.measured.codecs:
+        total += token_size(job.measured, token, label, views.get(token, 0), job.extent)
     return total
 
 

@@ -8,9 +8,10 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders import ResolvedEncoder
@@ -32,11 +33,10 @@ from unic_pipe.schemas.features import CodecDefinition
 from unic_pipe.schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
 from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.schemas.status import Stage
-from unic_pipe.stages.plan.advice import Choice, advise
-from unic_pipe.stages.plan.cluster import Cluster, Measured, StepCost, StudentWork, plan_cluster
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.plan.advice import HOUR_S, Job, advise
 from unic_pipe.stages.plan.measure import measure
 
-HOUR_S = 3600.0
 DISK_PROBE_BYTES = 32_000_000
 CANDIDATES = (
     *(CodecDefinition(name=name) for name in plain_codecs()),
@@ -58,27 +58,25 @@ class PlanOptions:
     """Image-forwards per second, instead of the measured ones."""
     disk: float | None = None
     deadline: float | None = None
-    cluster: Cluster | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """One feature folder of the plan: what it needs, what it was measured with, and how much of it is there."""
+class Cost(Protocol):
+    """What a training step costs: `stages.distill.measure.cost.StepCost`."""
 
-    need: FeatureNeed
-    encoder: ResolvedEncoder
-    measured: Measurement
-    extent: Extent
-    missing: Mapping[TokenType, int]
-    """Units still to be made by token type."""
-    forwards: int
-    """Images × views still to be encoded."""
-    stage: Stage
+    @property
+    def seconds(self) -> float:
+        """Seconds of a step."""
 
-    def left(self, token: TokenType) -> float:
-        """Fraction of a token type that is still to be made."""
-        views = self.need.views.get(token, 0)
-        return self.missing[token] / max(1, views * self.extent.blocks)
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint."""
+
+    @property
+    def export_bytes(self) -> int:
+        """Bytes of the exported encoder."""
+
+
+StepCost = Callable[[StudentDefinition, str], Cost]
 
 
 @dataclass
@@ -86,7 +84,6 @@ class _Plan:
     rows: list[PlanRow] = field(default_factory=list)
     work: dict[Stage, float] = field(default_factory=dict)
     folders: int = 0
-    students: list[StudentWork] = field(default_factory=list)
 
 
 def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, reporter: Reporter) -> PlanReport:
@@ -116,13 +113,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     report = _report(result, total, disk, features.remote, device, cores)
     if report.unknown:
         return report.model_copy(update={"fits": False})
-    if options.cluster is not None:
-        measured = Measured(device, total, report.stages["extract"].bytes, disk_rate, options.throughput)
-        sizes = {job.need.dataset: _image_bytes(inventory, job.need.dataset) for job in jobs}
-        cluster = plan_cluster(options.cluster, measured, jobs, result.students, sizes)
-        report = report.model_copy(update={"cluster": cluster})
     if options.disk or options.deadline:
-        advice = advise(inventory.config, [_choice(j) for j in jobs], report, options.disk, options.deadline)
+        advice = advise(inventory.config, jobs, report, options.disk, options.deadline)
         report = report.model_copy(update={"advice": advice})
     return report
 
@@ -201,7 +193,6 @@ def _job(
     missing, forwards = inventory.missing_units(need, blocks)
     return Job(
         need=need,
-        encoder=encoder,
         measured=measured,
         extent=Extent(sum(counts), blocks),
         missing=missing,
@@ -307,7 +298,6 @@ def _student_rows(
         seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
         size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
         total += 0.0 if finished else seconds
-        result.students += [] if finished else [StudentWork(label, definition, steps, cost, render_s)]
         rows.append(
             PlanRow(
                 name=f"students/{label}",
@@ -358,13 +348,6 @@ def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, co
     )
 
 
-def _image_bytes(inventory: Inventory, name: str) -> float:
-    """Mean size of a dataset's encoded images."""
-    dataset = inventory.dataset(name).dataset
-    assert dataset is not None, "its features were planned"
-    return sum(float(s.sizes.sum()) for s in dataset.segments) / max(1, dataset.manifest.rows)
-
-
 def _free_inodes(folder: Path) -> float:
     """Files that the file system still has room for; some do not count them."""
     found = os.statvfs(folder)
@@ -387,7 +370,3 @@ def _disk_rate(store: Store) -> float:
         handle.flush()
         os.fsync(handle.fileno())
         return len(data) / (time.perf_counter() - started)
-
-
-def _choice(job: Job) -> Choice:
-    return Choice(job.need, job.measured, job.extent, job.forwards, job.stage, job.missing)

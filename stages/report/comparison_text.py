@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -12,54 +12,38 @@ from rich.text import Text
 
 from unic_pipe.schemas.comparisons import ComparedCell, ComparedTable, RunComparison
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.stages.report.files import escaped
+from unic_pipe.stages.report.files import escaped, markdown_score, markdown_table
 from unic_pipe.stages.report.metrics import Metric, named_metric, signed
 from unic_pipe.stages.report.render import fill
 from unic_pipe.stages.report.summary import capital, probe_name
-from unic_pipe.stages.report.tables import NONE, Cell, Row, direction
-from unic_pipe.stages.report.text import WIDE, cell_text, row_name
+from unic_pipe.stages.report.tables import NONE, Cell, Column, Row, ScoreTable, direction
+from unic_pipe.stages.report.text import filled
 
 MARK = "†"
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One table as finished text: columns are encoders, grouped by run; the last row may be the mean."""
-
-    title: str
-    groups: tuple[tuple[str, int], ...]
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    mean: Row | None
-    reference: str
-    """What the differences are to; empty for a single run."""
-    notes: tuple[str, ...]
-    """Why marked scores are not compared."""
-
-
-def shown(table: ComparedTable) -> Shown:
-    """A table with its best scores, differences and marks as text."""
+def shown(table: ComparedTable) -> ScoreTable:
+    """A table with its best scores, differences and marks as text; groups are runs."""
     metric = named_metric(table.metric)
-    groups: dict[str, int] = {}
-    for column in table.columns:
-        groups[column.run] = groups.get(column.run, 0) + 1
     rows = tuple(Row(row.benchmark, "", "", _cells(row.cells, metric)) for row in table.rows)
-    mean = Row("Mean", f"of {table.mean_of} benchmarks", "", _cells(table.mean, metric)) if table.mean else None
+    mean = Row("Mean", f"of {table.mean_of} benchmarks", "", _cells(table.mean, metric))
     unit = f" in {metric.unit}" if metric.unit else ""
     better = "" if metric.higher else ", lower is better"
-    notes: dict[str, None] = {}
-    for row in table.rows:
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            if cell.problem:
-                notes[f"{row.benchmark}, {column.run}: {cell.problem}"] = None
-    return Shown(
-        f"{capital(probe_name(table.probe))}: {metric.title}{unit}{better}",
-        tuple(groups.items()),
-        tuple(column.encoder for column in table.columns),
-        rows,
-        mean,
-        _reference(table),
-        tuple(notes),
+    notes = dict.fromkeys(
+        f"{row.benchmark}, {column.run}: {cell.problem}"
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        if cell.problem
+    )
+    return ScoreTable(
+        title=f"{capital(probe_name(table.probe))}: {metric.title}{unit}{better}",
+        columns=tuple(Column(column.encoder) for column in table.columns),
+        sections=(("", rows),),
+        means=(mean,) if table.mean else (),
+        groups=tuple(Counter(column.run for column in table.columns).items()),
+        of_runs=True,
+        reference=_reference(table),
+        notes=tuple(notes),
     )
 
 
@@ -103,60 +87,19 @@ def for_terminal(comparison: RunComparison) -> RenderableType:
     """All tables, one below the other, with the reasons for marks."""
     parts: list[RenderableType] = []
     for table in map(shown, comparison.tables):
-        parts += [_wide(table) if len(table.columns) > WIDE else _table(table), *_remarks(table)]
+        parts.append(filled(Table(title=Text(table.title), title_justify="left"), table))
+        parts += [Text(f"Differences: to {table.reference}.", "dim")] if table.reference else []
+        parts += [*(Text(f"{MARK} not compared: {note}", "yellow") for note in table.notes), Text("")]
     return Group(*parts)
-
-
-def _remarks(table: Shown) -> list[Text]:
-    lines = [Text(f"Differences: to {table.reference}.", "dim")] if table.reference else []
-    lines += [Text(f"{MARK} not compared: {note}", "yellow") for note in table.notes]
-    return [*lines, Text("")]
-
-
-def _runs(table: Shown) -> list[str]:
-    return [run for run, span in table.groups for _ in range(span)]
-
-
-def _rows(table: Shown) -> list[Row]:
-    return [*table.rows, *([table.mean] if table.mean else [])]
-
-
-def _table(table: Shown) -> Table:
-    found = Table(title=Text(table.title), title_justify="left")
-    found.add_column("benchmark", overflow="fold")
-    for run, encoder in zip(_runs(table), table.columns, strict=True):
-        found.add_column(Text(f"{run}\n{encoder}"), justify="right", overflow="fold")
-    for row in _rows(table):
-        last = table.mean is not None and row is table.rows[-1]
-        found.add_row(row_name(row), *(cell_text(cell, failed="yellow") for cell in row.cells), end_section=last)
-    return found
-
-
-def _wide(table: Shown) -> Table:
-    """Many encoders stand one below the other: their names would not fit side by side."""
-    found = Table(title=Text(table.title), title_justify="left")
-    found.add_column("run", overflow="fold")
-    found.add_column("encoder", overflow="fold")
-    for row in _rows(table):
-        found.add_column(Text(row.name), justify="right", overflow="fold")
-    runs = _runs(table)
-    for place, encoder in enumerate(table.columns):
-        last = place + 1 == len(runs) or runs[place + 1] != runs[place]
-        first = place == 0 or runs[place - 1] != runs[place]
-        cells = (cell_text(row.cells[place], " ", "yellow") for row in _rows(table))
-        found.add_row(Text(runs[place] if first else ""), Text(encoder), *cells, end_section=last)
-    return found
 
 
 def for_markdown(comparison: RunComparison) -> str:
     """All tables in Markdown: benchmarks down, encoders by run across, differences in brackets."""
     parts = []
     for table in map(shown, comparison.tables):
-        heads = [f"{run}: {encoder}" for run, encoder in zip(_runs(table), table.columns, strict=True)]
-        lines = ["| | " + " | ".join(map(escaped, heads)) + " |", "|---|" + "---:|" * len(heads)]
-        rows = ((row.name, " | ".join(map(_markdown_cell, row.cells))) for row in _rows(table))
-        lines += [f"| {escaped(name)} | {cells} |" for name, cells in rows]
-        parts += [f"**{table.title}**", "\n".join(lines)]
+        heads = [f"{run}: {column.name}" for run, column in zip(table.group_names, table.columns, strict=True)]
+        rows = ((escaped(row.name), map(_markdown_cell, row.cells)) for row in (*table.rows, *table.means))
+        parts += [f"**{table.title}**", "\n".join(markdown_table(map(escaped, heads), rows))]
         if table.reference:
             parts.append(f"In brackets: difference to {escaped(table.reference)}.")
         if table.notes:
@@ -167,8 +110,7 @@ def for_markdown(comparison: RunComparison) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
-    return " ".join(part for part in (text, cell.spread, f"({cell.difference})" if cell.difference else "") if part)
+    return markdown_score(cell) + (f" ({cell.difference})" if cell.difference else "")
 
 
 def write_page(file: Path, comparison: RunComparison) -> None:

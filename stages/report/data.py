@@ -109,7 +109,6 @@ class FeatureRow:
     """One token type of one feature folder: what it holds, and what it takes on disk."""
 
     encoder: str
-    role: Role
     dataset: str
     architecture: str
     image_size: int

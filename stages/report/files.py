@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unic_pipe.pipeline.workspace.results import dataset_digest
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.evaluations import ResultRecord
-from unic_pipe.stages.report.data import EncoderEntry, ReportData
+from unic_pipe.stages.report.data import ReportData
 from unic_pipe.stages.report.render import put_text
 from unic_pipe.stages.report.scores import seeds_of
 from unic_pipe.stages.report.summary import headline
-from unic_pipe.stages.report.tables import NONE, Cell, ScoreTable, failures, score_table
+from unic_pipe.stages.report.tables import NONE, Cell, Column, ScoreTable, failures, score_table
 
 MARKDOWN, CSV = "report.md", "results.csv"
 CSV_COLUMNS = (
@@ -55,17 +55,21 @@ def markdown(data: ReportData) -> str:
 
 def encoders_by_benchmarks(table: ScoreTable) -> str:
     """A score table as papers print it: encoders down, benchmarks across, then the means."""
-    rows = [*table.rows, *table.means]
-    lines = [
-        "| | " + " | ".join(_heading(row.name, row.detail) for row in rows) + " |",
-        "|---|" + "---:|" * len(rows),
-    ]
+    across = [*table.rows, *table.means]
+    rows: list[tuple[str, Iterable[str]]] = []
     for place, encoder in enumerate(table.columns):
-        cells = [row.cells[place] for row in rows]
-        lines.append(f"| {_encoder(encoder)} | " + " | ".join(map(_score, cells)) + " |")
+        cells = [row.cells[place] for row in across]
+        rows.append((_encoder(encoder), map(markdown_score, cells)))
         if any(cell.difference for cell in cells):
-            lines.append("| Δ best teacher | " + " | ".join(cell.difference or "" for cell in cells) + " |")
-    return "\n".join(lines)
+            rows.append(("Δ best teacher", [cell.difference for cell in cells]))
+    return "\n".join(markdown_table((_heading(row.name, row.detail) for row in across), rows))
+
+
+def markdown_table(heads: Iterable[str], rows: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """The lines of a table of numbers under heads; names and texts as they are to stand there."""
+    columns = list(heads)
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]
 
 
 def _heading(name: str, detail: str) -> str:
@@ -73,12 +77,13 @@ def _heading(name: str, detail: str) -> str:
     return escaped(name) + (f" ({measure})" if " in " in measure else "")
 
 
-def _encoder(encoder: EncoderEntry) -> str:
+def _encoder(encoder: Column) -> str:
     role = ROLES[encoder.role]
     return escaped(encoder.name) + (f" ({role})" if role else "")
 
 
-def _score(cell: Cell) -> str:
+def markdown_score(cell: Cell) -> str:
+    """A score with its spread; the best in bold."""
     text = f"**{cell.text}**" if cell.best else cell.text or NONE
     return f"{text} {cell.spread}".rstrip()
 

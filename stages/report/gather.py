@@ -44,8 +44,6 @@ def gather(
     axes: Mapping[str, str] | None = None,
     skipped: Sequence[Skipped] = (),
     commands: Sequence[str] = (),
-    evaluation_digest: str = "",
-    title: str = "",
     features: Store | None = None,
     pictures: Pictures | None = None,
 ) -> ReportData:
@@ -54,15 +52,13 @@ def gather(
     Args:
         workdir: the working folder.
         features: where feature folders are looked up by digest; by default `features/` of the working folder.
-        evaluation_folder: `evaluations/<name>-<8>`; its name stands in the provenance.
+        evaluation_folder: `evaluations/<name>-<8>`; its name is the title, and stands with the digits in the provenance.
         students: folder of each student whose training is shown, by name.
         results: the records in force, in the order of the configuration.
         notes: remarks on benchmarks, for instance that the data are synthetic.
         axes: the group that a benchmark belongs to, such as `fine-grained`.
         skipped: what was asked for and has no result, and why.
         commands: what to type to make the results again.
-        evaluation_digest: of the evaluation; by default the eight digits at the end of its folder's name.
-        title: of the report; by default the evaluation's name.
         pictures: patch tokens as colours.
 
     Raises:
@@ -79,18 +75,18 @@ def gather(
     evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
     places = features or LocalStore(workdir / "features")
     folders = [f for d in sorted(trained_on | evaluated) if (f := _feature_folder(places, d)) is not None]
-    rows = [row for folder in folders for row in feature_rows(folder, roles, trained_on)]
+    rows = [row for folder in folders for row in feature_rows(folder, trained_on)]
     order = {name: place for place, name in enumerate(roles)}
     rows.sort(key=lambda f: (f.dataset, order.get(f.encoder, len(order)), f.encoder, f.token))
     name, _, digits = evaluation_folder.name.rpartition("-")
     return ReportData(
-        title=title or name or evaluation_folder.name,
+        title=name or evaluation_folder.name,
         benchmarks=tuple(BenchmarkEntry(b, remarks.get(b, ""), groups.get(b, "")) for b in benchmarks),
         encoders=tuple(EncoderEntry(n, role, _baseline_of(n, roles)) for n, role in roles.items()),
         scores=scores_of(results),
         training=tuple(training_curves(manifests[n], students[n], n) for n in manifests),
         features=tuple(rows),
-        origins=tuple(_origins(manifests, folders, results, trained_on, evaluation_digest or digits, name)),
+        origins=tuple(_origins(manifests, folders, results, trained_on, digits, name)),
         protocol=", ".join(sorted({record.definition.protocol for record in results})),
         commands=tuple(commands),
         skipped=tuple(skipped),
@@ -139,9 +135,7 @@ def _feature_folder(features: Store, digest: str) -> tuple[FeatureManifest, Feat
     return None
 
 
-def feature_rows(
-    found: tuple[FeatureManifest, FeatureFolder], roles: Mapping[str, Role], trained_on: set[str]
-) -> list[FeatureRow]:
+def feature_rows(found: tuple[FeatureManifest, FeatureFolder], trained_on: set[str]) -> list[FeatureRow]:
     """One row per token type that the folder has records of."""
     manifest, folder = found
     encoder = manifest.definition.encoder
@@ -156,7 +150,6 @@ def feature_rows(
         rows.append(
             FeatureRow(
                 encoder=manifest.encoder,
-                role=roles.get(manifest.encoder, "teacher"),
                 dataset=manifest.dataset,
                 architecture=encoder.architecture,
                 image_size=encoder.image_size,

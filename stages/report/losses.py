@@ -93,7 +93,7 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
     size = sum(entry.size for record in records for entry in record.files[:-1])
     values = sum(record.count for record in records) * back[0].size
     codec = bound_codec(cache.folder, token)
-    speeds = _speeds(cache, codec, token, found.blocks[0], stored[found.blocks[0]])
+    encoded, decoded = _speeds(cache, codec, token, found.blocks[0], stored[found.blocks[0]])
     return CacheLoss(
         teacher=cache.manifest.encoder,
         dataset=cache.manifest.dataset,
@@ -105,9 +105,8 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
         cosine_mean=float(cosine.mean()),
         cosine_min=float(cosine.min()),
         gaussian_rd_bits=gaussian_bits(sample.principal_variances(), snr_db),
-        encode_values_s=speeds[0],
-        decode_values_s=speeds[1],
-        features_values_s=speeds[2],
+        encode_values_s=encoded,
+        decode_values_s=decoded,
     )
 
 
@@ -130,10 +129,8 @@ def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
         yield RatePoint(codec="Gaussian R(D)", bits_per_value=gaussian_bits(variance_D, target), snr_db=target)
 
 
-def _speeds(
-    cache: FeatureCache, codec: TokenCodec, token: TokenType, block: int, stored: Block
-) -> tuple[float, float, float]:
-    """Values per CPU second of encoding, of decoding to stored numbers and to features; the best of three."""
+def _speeds(cache: FeatureCache, codec: TokenCodec, token: TokenType, block: int, stored: Block) -> tuple[float, float]:
+    """Values per CPU second of encoding, and of decoding to stored numbers; the best of three."""
     rows = np.ascontiguousarray(stored.values[stored.valid])
 
     def encode() -> None:
@@ -141,14 +138,10 @@ def _speeds(
         for spec, part in zip(codec.arrays, parts, strict=True):
             encode_part(spec, part)
 
-    works = (
-        encode,
-        lambda: cache.read_block_raw(0, token, block),
-        lambda: cache.read_block(0, token, block),
-    )
+    works = (encode, lambda: cache.read_block_raw(0, token, block))
     with torch_threads(1):
-        encoded, decoded, features = (rows.size / min(_seconds(work) for _ in range(3)) for work in works)
-    return encoded, decoded, features
+        encoded, decoded = (rows.size / min(_seconds(work) for _ in range(3)) for work in works)
+    return encoded, decoded
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from unic_pipe.pipeline.process.svg import element, marker, nice_ticks, number, picture, text
+from unic_pipe.pipeline.process.svg import element, marker, nice_ticks, number, picture, table, text
 from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve, RatePoint
 from unic_pipe.stages.report.styles import Style
 
@@ -76,11 +76,6 @@ def write_cache_report(path: Path, report: CacheReport) -> bytes:
          f"{row.snr_db:.1f}", f"{row.cosine_mean:.4f}", f"{row.cosine_min:.4f}", f"{row.gaussian_rd_bits:.3f}")
         for row in report.rows
     ]  # fmt: skip
-    table = element(
-        "table",
-        element("tr", *(element("th", name) for name in head)),
-        *(element("tr", *(element("td", cell) for cell in cells)) for cells in body),
-    )
     style = (
         f"{css}\nsvg .tick,svg .label{{font-size:12px;fill:var(--soft)}}td,th{{padding:.25rem .75rem;text-align:left}}"
     )
@@ -88,7 +83,7 @@ def write_cache_report(path: Path, report: CacheReport) -> bytes:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Cache report</title>'
         f"<style>{style}</style></head><body><h1>What compression cost</h1>"
         "<p>Measured on features standardized per dimension, read back from the cache, against the teacher run again. "
-        f"Report of {escape(path.parent.parent.name)}.</p>{table}{''.join(charts)}</body></html>\n"
+        f"Report of {escape(path.parent.parent.name)}.</p>{table(head, body)}{''.join(charts)}</body></html>\n"
     ).encode()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from unic_pipe.pipeline.process.progress import human_bytes
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.base import PROGRAM_VERSION, short
 from unic_pipe.stages.report import details, tables
@@ -22,6 +23,7 @@ from unic_pipe.stages.report.summary import (
     main_view,
     mean_points,
     mean_ratio,
+    mean_text,
     percent,
     plural,
     probe_name,
@@ -83,7 +85,7 @@ def render(data: ReportData) -> str:
         losses=details.loss_rows(data.training),
         feature_columns=details.FEATURE_COLUMNS,
         feature_cells=details.feature_cells,
-        feature_total=details.size_text(sum(f.size for f in data.features if f.training)),
+        feature_total=human_bytes(sum(f.size for f in data.features if f.training)),
     )
 
 
@@ -110,7 +112,7 @@ def _tiles(data: ReportData) -> list[Tile]:
     if student is None:
         return []
     found = []
-    values = [v for b in view.accuracies if (v := view.value(b.name, student.name)) is not None]
+    values = view.accuracy_values(student.name)
     probe = probe_name(view.probe)
     over = f"mean over {plural(len(values), 'benchmark')}" if len(values) > 1 else "one benchmark"
     if values:
@@ -134,7 +136,6 @@ def _other_students(data: ReportData) -> list[str]:
         compared = view.comparisons(student.name)
         if lead is None or student.name == lead.name or not compared:
             continue
-        reached, mean = sum(c.reached for c in compared), mean_points(compared)
-        points = "" if mean is None else f" (mean {signed(mean)} points)"
-        lines.append(f"`{student.name}` reaches the best teacher on {reached} of {len(compared)}{points}")
+        reached = f"{sum(c.reached for c in compared)} of {len(compared)}{mean_text(compared)}"
+        lines.append(f"`{student.name}` reaches the best teacher on {reached}")
     return lines

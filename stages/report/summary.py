@@ -40,6 +40,12 @@ def mean_ratio(compared: Sequence[Comparison]) -> float | None:
     return average(r for c in compared if (r := c.ratio) is not None)
 
 
+def mean_text(compared: Sequence[Comparison]) -> str:
+    """` (mean +1.2 points)`; empty where no accuracy is compared."""
+    mean = mean_points(compared)
+    return "" if mean is None else f" (mean {signed(mean)} points)"
+
+
 def main_view(data: ReportData) -> ProbeView:
     """The scores that the headline speaks of: the linear probe where there is one."""
     return ProbeView(data, data.probes[0] if data.probes else "logistic")
@@ -63,9 +69,7 @@ def headline(data: ReportData) -> str:
     else:
         reached = sum(c.reached for c in compared)
         share = "all" if reached == len(compared) else "none of" if reached == 0 else f"{reached} of"
-        mean = mean_points(compared)
-        points = "" if mean is None else f" (mean {signed(mean)} points)"
-        text = f"{subject} matches or beats the best teacher on {share} {len(compared)} benchmarks{points}"
+        text = f"{subject} matches or beats the best teacher on {share} {len(compared)} benchmarks{mean_text(compared)}"
     if gain is not None:
         verb = "gains" if round(gain, 1) >= 0 else "loses"
         text += f" and {verb} {abs(gain):.1f} points over random initialisation"
@@ -78,8 +82,7 @@ def best_student(view: ProbeView) -> EncoderEntry | None:
 
     def quality(student: EncoderEntry) -> tuple[int, float, float]:
         compared = view.comparisons(student.name)
-        values = [v for b in view.accuracies if (v := view.value(b.name, student.name)) is not None]
-        return len(compared), mean_points(compared) or 0.0, average(values) or 0.0
+        return len(compared), mean_points(compared) or 0.0, average(view.accuracy_values(student.name)) or 0.0
 
     return max(scored, key=quality, default=None)
 
@@ -89,7 +92,7 @@ def _has_score(view: ProbeView, encoder: EncoderEntry) -> bool:
 
 
 def _mean_text(view: ProbeView, encoder: str) -> str:
-    values = [v for b in view.accuracies if (v := view.value(b.name, encoder)) is not None]
+    values = view.accuracy_values(encoder)
     where = f" on average over {len(values)} benchmarks" if len(values) > 1 else ""
     return f"{percent(average(values) or 0.0)} %{where}"
 

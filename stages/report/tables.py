@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -44,33 +45,50 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ScoreTable:
-    """One probe's table: columns are encoders, grouped by role; rows are benchmarks, grouped by axis."""
+class Column:
+    """An encoder at the head of a table; `role` is empty where it makes no difference."""
 
-    probe: str
+    name: str
+    role: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Benchmarks x encoders as finished text, for the page, for Markdown and for a terminal."""
+
     title: str
-    groups: tuple[tuple[str, int], ...]
-    columns: tuple[EncoderEntry, ...]
+    columns: tuple[Column, ...]
     sections: tuple[tuple[str, tuple[Row, ...]], ...]
     """Axis (empty when benchmarks have none) and its benchmarks."""
     means: tuple[Row, ...]
     """The mean accuracy and the mean log-odds; empty for one benchmark."""
-    mixed: bool
+    groups: tuple[tuple[str, int], ...] = ()
+    """Names of neighbouring columns together, and how many they are: roles, or the runs that they are from."""
+    of_runs: bool = False
+    """Whether the groups are runs."""
+    mixed: bool = False
     """Whether some scores are not top-1; their rows say what they measure."""
+    reference: str = ""
+    """What the differences between runs are to; empty for a single run."""
+    notes: tuple[str, ...] = ()
+    """Why marked scores are not compared."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """The benchmarks of all sections."""
         return tuple(row for _, rows in self.sections for row in rows)
 
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The group of each column."""
+        return tuple(name for name, span in self.groups for _ in range(span))
+
 
 def score_table(data: ReportData, probe: str) -> ScoreTable:
     """Benchmarks x encoders for one probe; the best of each row is marked, ties at the shown precision too."""
     view = ProbeView(data, probe)
     columns = tuple(e for e in data.ordered() if any(key[1] == e.name for key in view.scores))
-    groups: dict[str, int] = {}
-    for encoder in columns:
-        groups[GROUPS[encoder.role]] = groups.get(GROUPS[encoder.role], 0) + 1
+    groups = Counter(GROUPS[encoder.role] for encoder in columns)
     others = "other" if any(b.axis for b in view.benchmarks) else ""
     sections = tuple(
         (axis or others, tuple(_row(view, bench, columns) for bench in found))
@@ -78,7 +96,8 @@ def score_table(data: ReportData, probe: str) -> ScoreTable:
     )
     means = _mean_rows(view, columns) if len(view.accuracies) > 1 else ()
     mixed = any(view.metric(b.name) is not METRICS["top1"] for b in view.benchmarks)
-    return ScoreTable(probe, probe_title(view), tuple(groups.items()), columns, sections, means, mixed)
+    heads = tuple(Column(encoder.name, encoder.role) for encoder in columns)
+    return ScoreTable(probe_title(view), heads, sections, means, tuple(groups.items()), mixed=mixed)
 
 
 def probe_title(view: ProbeView) -> str:

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from unic_pipe.stages.report.tables import NONE, Cell, Row, difference, mean_difference
+from unic_pipe.stages.report.tables import NONE, Cell, Column, Row, ScoreTable, difference, mean_difference
 from unic_pipe.stages.report.view import Comparison, ProbeView
 
 
-@dataclass(frozen=True)
-class VersusTable:
-    """One student's differences to every teacher, and to the best teacher of each benchmark (the first column)."""
-
-    student: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    mean: Row | None
-
-
-def versus_tables(view: ProbeView) -> list[VersusTable]:
+def versus_tables(view: ProbeView) -> list[ScoreTable]:
     """For every student with a result: a row per benchmark, a column per teacher, and the best teacher."""
     teachers = [
         t.name
@@ -43,8 +31,9 @@ def versus_tables(view: ProbeView) -> list[VersusTable]:
             full = [c for c in column.values() if c.metric.accuracy]
             text, relative, way = mean_difference(full if len(full) == len(view.accuracies) else [])
             means.append(Cell(text or NONE, False, False, "", relative, way))
-        mean = Row("Mean", "", "", tuple(means)) if len(view.accuracies) > 1 else None
-        found.append(VersusTable(student.name, ("best teacher", *teachers), tuple(rows), mean))
+        mean = (Row("Mean", "", "", tuple(means)),) if len(view.accuracies) > 1 else ()
+        heads = tuple(map(Column, ("best teacher", *teachers)))
+        found.append(ScoreTable(student.name, heads, (("", tuple(rows)),), mean))
     return found
 
 

@@ -78,6 +78,10 @@ class ProbeView:
         score = self.scores.get((benchmark, encoder))
         return None if score is None else score.value
 
+    def accuracy_values(self, encoder: str) -> list[float]:
+        """The encoder's accuracies, wherever it has one."""
+        return [v for b in self.accuracies if (v := self.value(b.name, encoder)) is not None]
+
     def best_teacher(self, benchmark: str) -> tuple[str, float] | None:
         """Name and score of the best teacher of a benchmark; None when no teacher has a result."""
         found = [(v, t.name) for t in self.data.named("teacher") if (v := self.value(benchmark, t.name)) is not None]

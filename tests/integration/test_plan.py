@@ -175,33 +175,3 @@ def test_a_calibrated_codec_is_predicted_from_other_rows_than_it_is_measured_on(
         assert {row.codec for row in mine} == {"klt@15dB"}
         assert sum(row.bytes for row in mine) == pytest.approx(size, rel=0.10)
         assert sum(row.files for row in mine) == files
-
-
-def test_a_cluster_divides_the_work_and_keeps_the_bytes(planned: tuple[Any, PlanReport]) -> None:
-    from unic_pipe.stages.plan.cluster import Cluster
-
-    work, _ = planned
-    settings = ("views.count=3", "views.seed=3", "distill.validation=null")
-    one, two, four = (plan(work, *settings, throughput=5.0, cluster=Cluster(n, 2, 64)).cluster for n in (1, 2, 4))
-    assert one is not None
-    assert two is not None
-    assert four is not None
-    assert [row.name for row in two.rows] == ["extract", "students/tiny"]
-    # 90 rows × 3 views × 2 teachers, on 2 nodes with 2 GPUs each; nothing else is as slow as 5 forward passes a second.
-    assert two.rows[0].hours == pytest.approx(90 * 3 * 2 / 5 / 4 / 3600) == one.rows[0].hours / 2
-    assert two.rows[0].bytes == one.rows[0].bytes
-    assert two.rows[0].bottleneck == "encoders"
-    assert two.rows[0].write_mb_per_s == pytest.approx(two.rows[0].bytes / 2 / 1e6 / (two.rows[0].hours * 3600))
-    assert (one.rows[1].network_mb_per_s, two.rows[1].network_mb_per_s > 0) == (0, True)
-    # The student has four sample streams, so no more than four processes can share its batches.
-    assert [(c.rows[1].processes, bool(c.rows[1].note)) for c in (one, two, four)] == [
-        (2, False),
-        (4, False),
-        (4, True),
-    ]
-    assert "students.tiny.streams: 8" in four.rows[1].note
-    with pytest.raises(UserError, match="measured on a CPU"):
-        plan(work, *settings, cluster=Cluster(2, 8, 64))
-    cores = plan(work, *settings, cluster=Cluster(2, 0, 4)).cluster
-    assert cores is not None
-    assert cores.hours == pytest.approx(sum(row.hours for row in cores.rows))

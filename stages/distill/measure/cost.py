@@ -26,12 +26,11 @@ CPU_IMAGES = 32
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a training step, and bytes of a checkpoint, of the exported encoder and of all gradients."""
+    """Seconds of a training step, and bytes of a checkpoint and of the exported encoder."""
 
     seconds: float
     checkpoint_bytes: int
     export_bytes: int
-    gradient_bytes: int
 
 
 def step_cost(definition: StudentDefinition, device: str) -> StepCost:
@@ -55,7 +54,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
-    return StepCost(seconds * config.optimizer.batch / count, copies * (student + ladder), student, student + ladder)
+    return StepCost(seconds * config.optimizer.batch / count, copies * (student + ladder), student)
 
 
 def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
