@@ -17,14 +17,14 @@ from unic_pipe.pipeline.samples.dataset import read_manifest
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
 from unic_pipe.pipeline.workspace.ablation import ablation
-from unic_pipe.pipeline.workspace.documents import finished_student, stored_document, usable_document
+from unic_pipe.pipeline.workspace.documents import D, finished_student, stored_document, usable_document
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.leftovers import MANIFEST, REMOVED, REMOVING, cut_off, leftovers, temporary_files
 from unic_pipe.pipeline.workspace.results import RESULTS, read_record
 from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs
 from unic_pipe.schemas.base import short
-from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.garbage import GarbageItem
 from unic_pipe.schemas.runs import RunDocument
@@ -52,8 +52,8 @@ class Garbage:
         self._folders: dict[str, list[Store]] = {}
         self.places: dict[str, Store] = {kind: LocalStore(self.base / kind) for kind in KINDS}
         self.places |= {"features": inventory.workspace.features, "samples": inventory.workspace.samples}
-        self._features = {f: stored_document(f, MANIFEST, FeatureManifest) for f in self._artefacts("features")}
-        self._students = {f: stored_document(f, MANIFEST, StudentManifest) for f in self._artefacts("students")}
+        self._features = {f: _manifest(f, FeatureManifest) for f in self._artefacts("features")}
+        self._students = {f: _manifest(f, StudentManifest) for f in self._artefacts("students")}
 
     def find(self) -> list[GarbageItem]:
         """Everything that could go, artefacts first."""
@@ -222,6 +222,17 @@ class Garbage:
         whole = path.is_dir() and not path.is_symlink()
         sizes = _sizes(LocalStore(path)) if whole else {"": path.lstat().st_size}
         return self._item(LocalStore(path), "", sizes, kind, why)
+
+
+def _manifest(folder: Store, kind: type[D]) -> D | None:
+    """An artefact's manifest; None where there is none, or it is somebody else's. One of ours that cannot be read is an
+    error: what it was made from must not be taken for garbage."""
+    try:
+        return stored_document(folder, MANIFEST, kind)
+    except UserError:
+        if f'"{kind.KIND}/'.encode() not in folder.get(MANIFEST)[:200]:
+            return None
+        raise
 
 
 def _dataset_digest(folder: Store) -> str | None:
