@@ -24,7 +24,7 @@ from unic_pipe.pipeline.workspace.leftovers import MANIFEST, REMOVED, REMOVING, 
 from unic_pipe.pipeline.workspace.results import RESULTS, read_record
 from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs
 from unic_pipe.schemas.base import short
-from unic_pipe.schemas.errors import ForeignError, UnicPipeError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.garbage import GarbageItem
 from unic_pipe.schemas.runs import RunDocument
@@ -229,11 +229,14 @@ class Garbage:
 
 
 def _manifest(folder: Store, kind: type[D]) -> D | None:
-    """A folder's manifest; None where it has none, or that of another program."""
+    """An artefact's manifest; None where there is none, or it is somebody else's. One of ours that cannot be read is an
+    error: what it was made from must not be taken for garbage."""
     try:
         return stored_document(folder, MANIFEST, kind)
-    except ForeignError:
-        return None
+    except UserError:
+        if f'"{kind.KIND}/'.encode() not in folder.get(MANIFEST)[:200]:
+            return None
+        raise
 
 
 def _dataset_digest(folder: Store) -> str | None:

@@ -97,9 +97,8 @@ def test_ranges_of_any_number_of_tars(text: str) -> None:
     assert expand_braces("{" + "9" * 30 + "..1}") == ["9" * 30 + "..1"]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["status"], ["status", "--json"], ["--help"], ["teachers"], ["verify"], ["plan"]]
-)
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["--help"]])
 def test_terminals_of_any_encoding_and_none(raw: Any, arguments: list[str]) -> None:
     """Names that are no UTF-8, a terminal of ASCII, output that is closed, or whose reader has gone."""
     odd = os.fsencode(raw.folder / "data" / "é") + b"\xff"

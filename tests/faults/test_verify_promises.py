@@ -146,7 +146,8 @@ def alarms(work: Any) -> list[str]:
     return [p.path for p in report.problems] + [a.reason for a in work.status().artefacts if "damaged" in a.reason]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", [("index",), ("distill",), ("gc", "--yes")])
 def test_killed_before_every_kind_of_change(
     zygote: Any, finished_template: Any, raw_template: Any, tmp_path: Path, command: tuple[str, ...]
