@@ -67,7 +67,8 @@ def _c(config: Any) -> Settings:
 
 
 def _several_c(config: Any) -> bool:
-    return len(set(_c(config).get("c_values", (0, 1)))) > 1
+    listed = config.c_values if config.search == "fast" else None
+    return listed is None or len(set(listed)) > 1
 
 
 def _classes(config: Any) -> Settings:
