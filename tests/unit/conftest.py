@@ -50,7 +50,7 @@ teachers:
   dino: {encoder: timm:vit_tiny_patch16_224, model_args: {depth: 1}, weights: "random:0", image_size: 32}
   ibot: {encoder: timm:vit_tiny_patch16_224, model_args: {depth: 1}, weights: "random:1", image_size: 32}
 students:
-  main: {architecture: vit_tiny_patch16_224, model_args: {depth: 1}, image_size: 32}
+  main: {architecture: vit_tiny_patch16_224, model_args: {depth: 1}, image_size: 32, streams: 1, optimizer: {batch: 2}}
 evaluate:
   benchmarks: {bench: {train: train, test: test}}
   probes: [knn]
