@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Lines that the suite has to run, in per cent; commands that tests start as processes of their own are not counted.
 COVERED := 85
 
-.PHONY: demo test check lint types faults floors pythons coverage clean
+.PHONY: demo test check lint types faults floors pythons coverage pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
 	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
 	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
+	@echo "make pictures  the demo and its ablation again, and from them the tables and pictures of README (needs Chromium)"
 	@echo "make check   lint, types, make test and make faults: exactly what CI runs"
 
 .venv/.run: pyproject.toml
@@ -49,11 +50,13 @@ types: .venv/.test
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.venv-floors/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_packages.pth"
 	.venv-floors/bin/python -m pip install --quiet --requirement tests/floors.txt
+	.venv-floors/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 floors: .venv-floors/.test
 	.venv-floors/bin/python -m pytest -m "not faults and not slow" tests/unit tests/golden
 
+# Each environment takes PyTorch anew: several gigabytes where pip chooses its CUDA build.
 pythons:
 	@for minor in 11 12 13; do \
 	  python=$$(command -v python3.$$minor) && $$python -c "" 2>/dev/null || { echo "python3.$$minor is not installed"; continue; }; \
@@ -64,6 +67,9 @@ pythons:
 
 coverage: .venv/.test
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=$(COVERED)
+
+pictures: .venv/.test
+	$(BIN)/python tests/pictures.py demo
 
 check: lint types test faults
 

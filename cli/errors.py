@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -30,8 +31,9 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
     except KeyboardInterrupt:
         _say("Stopped. Finished work is kept; the same command goes on.")
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away (`unic-pipe status | head`); say nothing, also not at exit.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output went away (`unic-pipe status | head`), and rich ends so when it notices; say nothing,
+        # also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except UnicPipeError as error:
@@ -54,6 +56,19 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
             debug,
         )
     return result if isinstance(result, int) else 0
+
+
+def require_streams() -> None:
+    """Output that can be written whatever it is: to a terminal of any encoding, and where there is none (`>&-`).
+
+    Names that are not UTF-8, and signs that a terminal lacks, are escaped.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _next_step(error: OSError) -> str:

@@ -71,11 +71,15 @@ def extract_step(
 ) -> None:
     """Index what extraction needs, then extract."""
     from unic_pipe.pipeline.workspace.status import training_datasets
+    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.extract import extract as extract_stage
     from unic_pipe.stages.indexing import index as index_stage
 
+    reporter.say("extract: looking at students, samples, weights and what is there already")
     for name in teachers:
         inventory.teacher(name)
+    check_students(inventory)
     index_stage(inventory, training_datasets(inventory), reporter, stop)
     if not stop.requested:
+        check_students(inventory)  # now the rows are counted
         extract_stage(inventory, teachers, options, reporter, stop)

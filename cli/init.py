@@ -42,35 +42,58 @@ def init(
         str | None,
         typer.Option("--student", metavar="NAME", help="The student's architecture in timm.", show_default=STUDENT),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", metavar="N", min=1, help="The student's, in pixels.", show_default="fits"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, show_default="fits")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1, show_default="fits")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Views: unic, gentle or center.", show_default="fits"),
+    ] = None,
     views: Annotated[
         int, typer.Option("--views", metavar="N", min=1, help="Cached views of every training sample.")
     ] = 2,
 ) -> int:
     """Look at your data and write a commented unic-pipe.yaml here.
 
-    Shows what was found and how long indexing will take; reads only a little of the data.
+    Shows what was found and how long indexing will take; reads only a little of the data. What is not given fits what
+    was found: batch, epochs, image size and blocks, and a validation set and benchmarks from the splits that there are.
     """
     from rich.console import Console
 
-    from unic_pipe.cli.show.init import survey_line
+    from unic_pipe.cli.show.init import survey_line, training_line
     from unic_pipe.schemas.errors import UserError
-    from unic_pipe.stages.init.stage import look, missing_weights, write_config, write_preset
+    from unic_pipe.stages.distill.blueprint import build, shape_of
+    from unic_pipe.stages.init.fit import STUDENT as NAME
+    from unic_pipe.stages.init.fit import Wishes
+    from unic_pipe.stages.init.stage import fitted, look, missing_weights, write_config, write_preset
 
     surveys = look(data)
     console = Console(highlight=False, soft_wrap=True)
     for name, found in surveys.items():
         console.print(survey_line(name, found))
     if preset is not None:
-        if teachers is not None or student is not None:
+        if any(given is not None for given in (teachers, student, image_size, epochs, batch, recipe)):
             raise UserError(
-                f"--preset {preset} names its teachers and its student.", "Leave out --teachers and --student."
+                f"--preset {preset} says itself which teachers, which student and how it is trained.",
+                "Leave the other options out (all but --data and --views), and edit what it writes.",
             )
         path, names = write_preset(Path.cwd(), surveys, preset, views)
+        missing = missing_weights(Path.cwd(), names)
     else:
         names = [name.strip() for name in (teachers or TEACHERS).split(",") if name.strip()]
-    missing = missing_weights(Path.cwd(), names)
-    if preset is None:
-        path = write_config(Path.cwd(), surveys, names, student or STUDENT, views, _has_gpu())
+        missing = missing_weights(Path.cwd(), names)
+        wishes = Wishes(image_size, epochs, batch, recipe, views)
+        try:
+            config = fitted(Path.cwd(), surveys, names, shape_of(student or STUDENT, image_size), wishes, _has_gpu())
+            build(config.students[NAME])
+        except UserError as error:
+            hint = (error.hint or "").replace("students.NAME.architecture", "--student")
+            raise UserError(error.message, hint.replace("students.NAME.image_size", "--image-size") or None) from None
+        path = write_config(Path.cwd(), config, surveys)
+        console.print(training_line(config.students[NAME], surveys))
     console.print(f"Wrote [bold]{path.name}[/].")
     if missing:
         console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")

@@ -28,7 +28,7 @@ from unic_pipe.cli import (
     teachers,
     verify,
 )  # fmt: skip
-from unic_pipe.cli.errors import guarded
+from unic_pipe.cli.errors import guarded, require_streams
 from unic_pipe.cli.options import NO_VALUE, add_command
 from unic_pipe.schemas.base import PROGRAM_VERSION
 
@@ -84,6 +84,7 @@ def about(
 
 def main() -> None:
     """Entry point of the console script."""
+    require_streams()
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

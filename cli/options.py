@@ -108,4 +108,5 @@ def open_inventory(config: Path | None, overrides: list[str] | None, rows: str |
 def print_json(document: BaseModel | dict[str, object]) -> None:
     """One JSON object on stdout; everything else a command says goes to stderr."""
     body = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
-    sys.stdout.write(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    plain = "utf" not in (sys.stdout.encoding or "").lower()
+    sys.stdout.write(json.dumps(body, indent=1, ensure_ascii=plain) + "\n")

@@ -45,6 +45,8 @@ def plan(
 ) -> int:
     """Say what extract, distill and evaluate will take: bytes, files, hours, and what they wait for.
 
+    Datasets have to be indexed, and weights to be here: what is not known yet is named, and the exit code is 1.
+
     A short measurement of each encoder on your own images is kept in runs/, and makes the disk check of extract exact.
     --disk and --deadline print the lines of unic-pipe.yaml that fit.
     """
@@ -52,6 +54,7 @@ def plan(
 
     from unic_pipe.cli.show.plan import parse_bytes, parse_seconds, plan_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.distill.measure.cost import step_cost
     from unic_pipe.stages.plan.stage import PlanOptions
     from unic_pipe.stages.plan.stage import plan as plan_stage
@@ -63,6 +66,7 @@ def plan(
         disk=parse_bytes(disk) if disk is not None else None,
         deadline=parse_seconds(deadline) if deadline is not None else None,
     )
+    check_students(inventory)
     report = plan_stage(inventory, options, step_cost, ConsoleReporter())
     if as_json:
         print_json(report)
@@ -70,4 +74,4 @@ def plan(
         Console(highlight=False).print(plan_lines(report))
         if report.advice is not None:
             print(report.advice)
-    return 0
+    return 1 if report.unknown else 0

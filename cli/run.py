@@ -73,6 +73,7 @@ def run_everything(
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
     from unic_pipe.pipeline.workspace.status import only_evaluated
+    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.indexing import index as index_stage
     from unic_pipe.stages.report.stage import records_in_force
     from unic_pipe.stages.run import run as run_stages
@@ -91,6 +92,7 @@ def run_everything(
         shown = True
         evaluate_step(inventory, options, reporter, stop)
 
+    check_students(look())
     run_stages(
         look,
         {

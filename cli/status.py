@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,11 @@ from unic_pipe.cli.options import (
     open_inventory,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.schemas.status import StatusReport
+
 
 EXAMPLES = (
     "status",
@@ -36,17 +41,28 @@ def status(
     from rich.text import Text
 
     from unic_pipe.cli.show.status import running_table, status_tree
+    from unic_pipe.pipeline.workspace.other_students import other_students
     from unic_pipe.pipeline.workspace.run_log import running
     from unic_pipe.pipeline.workspace.status import make_plan
+    from unic_pipe.pipeline.workspace.trainable import unjudged
 
     inventory = open_inventory(config, overrides)
+    if unjudged(inventory):
+        # Once for every new architecture: building it takes PyTorch.
+        from unic_pipe.stages.distill.blueprint import judge_students
+
+        judge_students(inventory)
+
+    def look(inventory: Inventory) -> StatusReport:
+        return make_plan(inventory).model_copy(update={"others": tuple(other_students(inventory))})
+
     if as_json:
-        print_json(make_plan(inventory))
+        print_json(look(inventory))
         return 0
 
     def picture() -> Group:
         fresh = open_inventory(config, overrides)
-        tree = status_tree(make_plan(fresh), str(fresh.folder))
+        tree = status_tree(look(fresh), str(fresh.folder))
         runs = running(fresh.folder)
         return Group(tree, Text(), running_table(runs)) if runs or watch else Group(tree)
 

@@ -38,7 +38,8 @@ def teachers(
 ) -> int:
     """List configured and known teachers: their weights, found or missing, and their licences.
 
-    Nothing but --fetch touches the network: it downloads the missing weights of configured teachers into weights_dir.
+    Nothing but --fetch touches the network: it downloads the missing weights of configured teachers, and of encoders
+    under evaluate.encoders, into weights_dir. The exit code is 1 where a name means no encoder.
     """
     from unic_pipe.pipeline.encoders.catalogue import catalogue
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
@@ -47,7 +48,8 @@ def teachers(
     folder, weights_dir = Path.cwd(), Path("weights")
     if fetch or config is not None or Path(CONFIG_NAME).exists():
         inventory = open_inventory(config, overrides)
-        configured, folder, weights_dir = inventory.config.teachers, inventory.folder, inventory.workspace.weights_dir
+        configured = {**inventory.config.evaluate.encoders, **inventory.config.teachers}
+        folder, weights_dir = inventory.folder, inventory.workspace.weights_dir
     rows = catalogue(configured, weights_dir, folder)
     if fetch:
         _fetch([row for row in rows if row.configured], weights_dir)
@@ -56,7 +58,7 @@ def teachers(
         print_json({"teachers": [_as_dict(row) for row in rows]})
     else:
         _print(rows, weights_dir)
-    return 0
+    return 1 if any(row.configured and row.unknown for row in rows) else 0
 
 
 def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
@@ -66,7 +68,8 @@ def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
     say = ConsoleReporter().say
     missing = [row.card for row in rows if row.path is None and row.card is not None]
     if not missing:
-        say("Nothing to download: the weights of all configured teachers are here.")
+        known = all(row.path is not None or row.card is not None or row.problem is None for row in rows)
+        say(f"Nothing to download{': the weights of all configured teachers are here' if known else ''}.")
     for card in missing:
         fetch_weights(card, weights_dir, say)
 

@@ -15,8 +15,8 @@ from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
+from unic_pipe.schemas.places import Count, Fraction, Pixels, Threads
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
-from unic_pipe.schemas.places import Fraction, PositiveInt
 from unic_pipe.schemas.places import SamplesConfig as SamplesConfig
 from unic_pipe.schemas.places import StorageConfig as StorageConfig
 from unic_pipe.schemas.probes import LabelledProbe
@@ -32,11 +32,11 @@ class ViewsConfig(Model):
     """How many views of each training sample are cached, and what they look like."""
 
     recipe: str | Recipe = "unic"
-    count: PositiveInt = 1
+    count: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Views of each sample; all of them carry `cls` tokens."""
     patch: Annotated[int, Field(ge=0)] | None = None
     """Views 0 to `patch` - 1 carry patch tokens as well; all of them by default. Patches are most of a cache."""
-    patch_every: PositiveInt | None = None
+    patch_every: Count | None = None
     """Every so many epochs train on a view with patches, those between on one without, by the cls loss alone. By
     default all views take equal turns."""
     seed: int = 0
@@ -82,7 +82,7 @@ class EncoderConfig(Model):
     """timm architecture of a `checkpoint:` file that does not say it itself."""
     model_args: dict[str, Scalar] = {}
     """Keyword arguments for `timm.create_model`."""
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     """Input height and width in pixels; the encoder's own by default."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -107,9 +107,9 @@ class ComputeConfig(Model):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of the forward pass."""
     tf32: bool = False
-    batch: PositiveInt = 64
+    batch: Count = 64
     """Images per forward pass; batches are cut inside a block."""
-    threads: PositiveInt = 1
+    threads: Threads = 1
     """CPU threads of one forward pass: fixed, because sums change with it. Parallelism comes from blocks."""
     channels_last: bool = True
     views: Literal["host", "device"] = "host"
@@ -123,8 +123,8 @@ class LadderConfig(Model):
 
     blocks: Literal["all", "last"] | tuple[int, ...] = "all"
     """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
-    hidden: PositiveInt = 768
-    last_hidden: PositiveInt = 3072
+    hidden: Count = 768
+    last_hidden: Count = 3072
     """Hidden width of the projector on the last block."""
 
 
@@ -145,12 +145,12 @@ class LossConfig(Model):
 class OptimizerConfig(Model):
     """AdamW with linear warm-up and cosine decay."""
 
-    epochs: PositiveInt = 200
-    batch: PositiveInt = 512
+    epochs: Count = 200
+    batch: Count = 512
     lr: Annotated[float, Field(gt=0)] = 3e-4
     """Learning rate per 256 images: the peak is lr * batch / 256."""
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    warmup_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 10
     weight_decay: Annotated[float, Field(ge=0)] = 0.03
     """Not applied to biases and other one-dimensional parameters."""
     beta1: Fraction = 0.9
@@ -163,7 +163,7 @@ class StudentConfig(Model):
 
     architecture: str = "vit_small_patch16_224"
     model_args: dict[str, Scalar] = {}
-    image_size: PositiveInt = 224
+    image_size: Pixels = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     drop_path: Fraction = 0.1
@@ -181,12 +181,12 @@ class StudentConfig(Model):
     optimizer: OptimizerConfig = OptimizerConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
-    streams: PositiveInt = 8
+    streams: Count = 8
     """Canonical sample streams; divides the batch. World sizes that divide it see the same global batches."""
-    window_blocks: PositiveInt = 8
+    window_blocks: Count = 8
     """Blocks that are decoded at a time and shuffled together, per stream."""
-    threads: PositiveInt = 2
-    """CPU threads of a training step on a CPU; fixed, so that a resumed run gives the same bits."""
+    threads: Threads = 2
+    """CPU threads of a training step on a CPU (or `distill.threads`). Another number alone trains nothing again."""
 
     @model_validator(mode="after")
     def _streams_divide_batch(self) -> StudentConfig:
@@ -206,10 +206,13 @@ class DistillConfig(Model):
     """Dataset of the validation loss (view recipe `center`, no dropping, no drop path)."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A checkpoint is written at least this often, and after every epoch."""
-    keep_checkpoints: PositiveInt = 2
-    log_every: PositiveInt = 10
+    keep_checkpoints: Count = 2
+    log_every: Count = 10
     """Steps between rows of the metrics table."""
-    micro_batch: PositiveInt | None = None
+    threads: Threads | None = None
+    """CPU threads of a training step on a CPU, instead of `students.NAME.threads`. Sums change with them in their last
+    bits, so a training goes on with the number that its first checkpoint recorded."""
+    micro_batch: Count | None = None
     """At most so many images at a time and process: what a larger share of the batch adds up to is the same step."""
     compile: bool = False
     """Compile the student's blocks and its ladder (`torch.compile`; on a CPU this needs a C++ compiler)."""
@@ -239,18 +242,18 @@ class EvaluateConfig(Model):
     """How hyper-parameters are chosen on the validation split. `fast`: all values fitted together on the device.
     `optuna`: the papers' protocol, one independent fit after the other, chosen by TPE (extra `optuna`); goes on after a
     kill."""
-    trials: PositiveInt = 40
+    trials: Count = 40
     """Fits of a search by `optuna`."""
     c_range: tuple[Positive, Positive] = (1e-5, 1e6)
     """Inverse regularisation strengths that the search of `logistic` covers."""
     c_values: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     """For `fast`: search these values instead of the range; of equally good ones the first wins."""
-    sgd_epochs: PositiveInt = 100
-    k_values: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
+    sgd_epochs: Count = 100
+    k_values: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
     """The papers' 10, 20, 100 and 200, and what a curve needs besides."""
-    shots: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 5, 10)
+    shots: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10)
     """Training samples a class of `fewshot`."""
-    draws: PositiveInt = 5
+    draws: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Random choices of those samples, averaged."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)

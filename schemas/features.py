@@ -8,6 +8,7 @@ from unic_pipe.schemas.base import Digest, Document, FastHash, InsidePath, Model
 from unic_pipe.schemas.codecs import CodecChoice, CodecName, is_calibrated
 from unic_pipe.schemas.config import Scalar, TokenType
 from unic_pipe.schemas.recipes import Recipe
+from unic_pipe.schemas.samples import Decoding
 
 """How a token type is stored in the end; `auto` chooses among them."""
 
@@ -79,6 +80,7 @@ class FeatureDefinition(Model):
     view_seed: int
     codec: CodecDefinition
     compute: ComputeDefinition
+    decoding: Decoding = Decoding()
 
 
 class FeatureManifest(Document):

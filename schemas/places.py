@@ -6,13 +6,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from unic_pipe.schemas.base import Model, Name
 from unic_pipe.schemas.benchmarks import check_reader
+from unic_pipe.schemas.samples import Background, Decoding
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of epochs, trials, images in a batch: more is a slip of the finger, and would be an hour of waiting or no memory."""
+Pixels = Annotated[int, Field(ge=1, le=16_384)]
+Threads = Annotated[int, Field(ge=1, le=1_024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
 CONSISTENCY = "consistency"
@@ -25,7 +30,8 @@ class DatasetConfig(Model):
     source: str
     """Tars (`train-*.tar`, `train-{0000..0146}.tar`, a folder of tars, one tar), a folder of class folders, or a flat
     folder of images; relative paths are searched in `samples.roots`. Tars may also be in an object store, as
-    `s3://BUCKET/PREFIX/train-*.tar`."""
+    `s3://BUCKET/PREFIX/train-*.tar`. Where a folder holds several of these, `FOLDER/*.tar` means its tars and
+    `FOLDER/*/` its class folders. A path that is there is taken as it is, braces or not."""
     labels: str | None = None
     """Labels of a flat folder: a file with one class number per line, in the order of the sorted file names, or with lines
     `FILENAME CLASS` (tab, semicolon, comma or space; or more columns, named `filename` and `class` in the first line),
@@ -33,6 +39,9 @@ class DatasetConfig(Model):
     keep the devkit's `meta.mat` beside it: it puts the devkit's numbers in the order of train's class folders."""
     label_field: str | None = None
     """Field of each sample's `.json` that holds the class number (tars without `.cls`)."""
+    image: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+(\.[a-z0-9_-]+)*$")] | None = None
+    """The ending of the images that are used (`jpg`, `left.png`), where samples hold others beside them: a mask, a second
+    size. By default every ending that is an image's."""
     first_class: Annotated[int, Field(ge=0)] = 0
     """Number of the first class, where classes are numbers: 1 for lists that count from 1. It is subtracted."""
     rows: PositiveInt | None = None
@@ -53,8 +62,19 @@ class SamplesConfig(Model):
     datasets: dict[Name, DatasetConfig]
     block_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     """Rows per block: the grain of work, of resume and of Zarr sharding."""
+    background: Background = "none"
+    """What transparent images lie on: `white`, `grey` or `black`. `none`: their alpha is dropped, as by most data loaders,
+    and the colours that are stored under it show."""
+    max_pixels: PositiveInt | None = None
+    """Images with more pixels cannot be used (a small file may claim any number of them); 178,956,970 by default, which
+    take half a gigabyte. This and `background` are part of a feature's definition: another value extracts anew."""
     max_bad_fraction: Fraction = 0.001
     """A stage stops when more than this fraction of rows cannot be used."""
+
+    @property
+    def decoding(self) -> Decoding:
+        """How images become pixels."""
+        return Decoding(background=self.background, max_pixels=self.max_pixels)
 
 
 class StorageConfig(Model):

@@ -113,3 +113,8 @@ class PlanReport(Model):
     rows: tuple[PlanRow, ...]
     advice: str | None = None
     """The lines of unic-pipe.yaml that fit `--disk` and `--deadline`."""
+
+    @property
+    def unknown(self) -> tuple[PlanRow, ...]:
+        """What the sums lack: datasets that are not indexed, and teachers without weights."""
+        return tuple(row for row in self.rows if row.stage in ("index", "extract") and not row.images)

@@ -18,6 +18,10 @@ BY_NAME = {PROTOCOL: "probes/3", "zero-shot/1": "zero-shot/2"}
 """By protocol that of results whose classes are matched by name, where equal names have other numbers: before, numbers were
 compared all the same."""
 
+SEARCHED = "probes/4"
+"""Of linear probes that choose among several values: of equally good ones the middle is taken. Before (`PROTOCOL`) it was
+the first, mostly the most strongly regularised. Classes were matched by name from the beginning."""
+
 Settings = dict[str, tuple[float, ...] | float | int | str]
 Task = Literal["labelled", "zero-shot", "segmentation", "depth"]
 
@@ -38,10 +42,18 @@ class Probe:
     option: str = ""
     """Of a dense probe: its name under `probes` of the benchmark."""
     protocol: str = PROTOCOL
+    chooses: Callable[[Any], bool] = lambda config: False
+    """Whether it searches among several values, of which some may be equally good."""
     seeds: Literal["none", "first", "all"] = "none"
     """Of `evaluate.seeds`, those that its result depends on."""
     linear: bool = False
     """Whether it is a linear probe of labelled images. Benchmarks of the registry choose their own of these."""
+
+    def protocol_of(self, config: Any, by_name: bool) -> str:
+        """Version of the protocol of a result; `by_name`: its classes are matched by name, and have other numbers."""
+        if self.chooses(config):
+            return SEARCHED
+        return BY_NAME.get(self.protocol, self.protocol) if by_name else self.protocol
 
 
 def _search(config: Any) -> Settings:
@@ -52,6 +64,10 @@ def _search(config: Any) -> Settings:
 def _c(config: Any) -> Settings:
     listed = config.search == "fast" and config.c_values is not None
     return {"c_values": config.c_values} if listed else {"c_range": config.c_range}
+
+
+def _several_c(config: Any) -> bool:
+    return len(set(_c(config).get("c_values", (0, 1)))) > 1
 
 
 def _classes(config: Any) -> Settings:
@@ -75,9 +91,13 @@ def _shots(config: Any) -> Settings:
 
 
 PROBES: dict[str, Probe] = {
-    "logistic": Probe(".linear:logistic", "linear probe", lambda c: _search(c) | _c(c), seeds="all", linear=True),
+    "logistic": Probe(
+        ".linear:logistic", "linear probe", lambda c: _search(c) | _c(c),
+        chooses=_several_c, seeds="all", linear=True,
+    ),
     "sgd": Probe(
-        ".linear:sgd", "linear probe (SGD)", lambda c: _search(c) | {"epochs": c.sgd_epochs}, seeds="all", linear=True
+        ".linear:sgd", "linear probe (SGD)", lambda c: _search(c) | {"epochs": c.sgd_epochs},
+        chooses=lambda config: True, seeds="all", linear=True,
     ),
     "knn": Probe(".knn:run", "k-NN", lambda c: {"k_values": tuple(float(k) for k in c.k_values)}),
     "fewshot": Probe(".fewshot:run", "few-shot probe", _shots, seeds="first"),

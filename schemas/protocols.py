@@ -64,17 +64,17 @@ class DenseConfig(Model):
     """Metres per unit of the depth maps; 0 is unknown."""
     max_depth: Annotated[float, Field(gt=0)] = 10.0
     """Metres; what is farther is not learnt and not scored."""
-    pixels: Annotated[int, Field(ge=8)] = 224
+    pixels: Annotated[int, Field(ge=8, le=16_384)] = 224
     """Side of the square at whose resolution everybody is trained and scored: the centre crop, whatever an encoder's input."""
     probes: Annotated[tuple[DenseOption, ...], Field(min_length=1)] = ("linear", "in-context")
     """A linear head, and (segmentation) retrieval without training."""
-    steps: Annotated[int, Field(ge=1)] = 40_000
+    steps: Annotated[int, Field(ge=1, le=100_000_000)] = 40_000
     """Optimizer steps of the linear head."""
-    batch: Annotated[int, Field(ge=1)] = 16
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    memory: Annotated[int, Field(ge=1)] = 1_024_000
+    memory: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_024_000
     """Training patches that are kept to look up in, at most."""
-    k: Annotated[int, Field(ge=1)] = 30
+    k: Annotated[int, Field(ge=1, le=1_000_000)] = 30
     temperature: Annotated[float, Field(gt=0)] = 0.02
     seed: int = 0
     note: str = ""

@@ -30,14 +30,14 @@ class Recipe(Model):
     jitter_probability: Probability = 0.8
     grayscale: Probability = 0.2
     blur_probability: Probability = 0.2
-    blur_kernel: Annotated[int, Field(ge=1)] = 9
+    blur_kernel: Annotated[int, Field(ge=1, le=1_023)] = 9
     """Side of the Gaussian kernel in reference pixels (odd)."""
     blur_sigma: Range = (0.1, 5.0)
     """Standard deviation of the blur in reference pixels."""
     solarize_probability: Probability = 0.2
     solarize_threshold: Probability = 0.5
     """Pixels at or above this fraction of 255 are inverted."""
-    reference_size: Annotated[int, Field(ge=8)] = 224
+    reference_size: Annotated[int, Field(ge=8, le=16_384)] = 224
     """The input size for which blur is stated; other sizes blur in proportion."""
 
     @property

@@ -11,6 +11,28 @@ INDEX_COLUMNS = ("row", "key", "shard", "offset", "size", "xxh3", "label")
 the image member inside the shard); xxh3 fixed 16 bytes (XXH3-128 of those bytes, big-endian digest); label int32 or null."""
 
 
+class ImageNames(Model):
+    """Which files and tar members are images, and their keys. Keys seed the views, so an index keeps its rule."""
+
+    version: Literal[1, 2] = 1
+    """1: no gif, jfif and jpe; keys of tar members end at the first dot; linked folders are not entered. 2: they are read,
+    keys end where the image's own ending begins, linked folders are entered."""
+    image: str | None = None
+    """The only ending that is an image, without its first dot (`jpg`, `left.png`); None: every known one."""
+
+
+Background = Literal["none", "white", "grey", "black"]
+
+
+class Decoding(Model):
+    """How images become pixels: part of what features are made from."""
+
+    background: Background = "none"
+    """What transparent images lie on. `none`: their alpha is dropped, and what is stored under it shows."""
+    max_pixels: int | None = None
+    """Images with more pixels are void; None: Pillow's own limit, 178,956,970."""
+
+
 class ShardEntry(Model):
     """What holds samples, a tar or a folder of images: path relative to a root, bytes, and mtime when indexed."""
 
@@ -64,6 +86,10 @@ class DatasetManifest(Document):
     `list:SHA-256` of the labels file (`file:SHA-256`: as it was read before names and columns were checked),
     `BENCHMARK/SPLIT:XXH3` of names and sizes of a benchmark's lists, or `none`; `-1` follows where 1 was subtracted. A
     change means new labels."""
+    names: ImageNames = ImageNames()
+    decoding: Decoding = Decoding()
+    gone: tuple[str, ...] = ()
+    """Paths (relative to a root) of images that were deleted after they were indexed: their rows are void."""
     segments: tuple[Segment, ...]
 
     @property

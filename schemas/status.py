@@ -37,6 +37,8 @@ class StatusReport(Model):
 
     artefacts: tuple[Artefact, ...]
     next: str | None
+    others: tuple[Artefact, ...] = ()
+    """Students in the working folder that the configuration does not ask for; `run` leaves them alone."""
     unsealed: tuple[str, ...] = ()
     """Files of an older version, which carry no checksum of themselves: read, and sealed by `verify --seal`."""
 
@@ -50,8 +52,8 @@ class Problem(Model):
     view: int | None
     block: int | None
     kind: str
-    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `pointer`, `live`, `unexpected` (a file that nothing
-    here wrote)."""
+    """`missing`, `size`, `content`, `record`, `metadata`, `document`, `pointer`, `live`, `unreadable` (the
+    disk refuses), `unexpected` (a file that nothing here wrote, which is no damage)."""
 
 
 class LiveFinding(Model):
@@ -125,5 +127,9 @@ class VerifyReport(Model):
     """With `--live`: teachers that could not be run, and why."""
     unsealed: tuple[str, ...] = ()
     """Files of an older version, which carry no checksum of themselves. They are no problems."""
+    quick: bool = False
+    """With `--quick`: shards, weights and checkpoints were not read."""
+    leftovers: tuple[str, ...] = ()
+    """What killed processes left, which `gc` removes. They are no problems."""
     sealed: tuple[str, ...] = ()
     """With `--seal`: files that were unsealed until now."""

@@ -74,6 +74,38 @@ class CheckpointEntry(Document):
     size: int
     digest: Digest
     student: Digest
+    threads: int | None = None
+    """CPU threads of the training, with which it goes on; None: those of the student's definition."""
+
+
+class StudentShape(Model):
+    """What `init` knows of a student's network when it fits a training to the data."""
+
+    architecture: str
+    image_size: int
+    patch: int
+    """Pixels of the side of a patch."""
+    width: int
+    """Dimensions of its last rung."""
+
+
+class StudentVerdict(Model):
+    """Whether a student's settings make a network that can be trained, as building it once has shown."""
+
+    problem: str | None = None
+    """Why not; None where nothing is wrong."""
+    hint: str | None = None
+
+
+class StudentVerdicts(Document):
+    """`runs/students.json`: answers that can be found again, so that `status` needs no PyTorch."""
+
+    KIND: ClassVar[str] = "student-verdicts"
+
+    versions: str
+    """Of the programs that gave them; with others they say nothing."""
+    verdicts: dict[Digest, StudentVerdict] = {}
+    """By the digest of the settings that shape the network."""
 
 
 class ExportManifest(Document):
@@ -89,3 +121,12 @@ class ExportManifest(Document):
     """SHA-256 of `model.safetensors`."""
     config: Digest
     """SHA-256 of `config.json`."""
+
+
+class ImportManifest(Document):
+    """`encoders/<name>/manifest.json`: an official checkpoint as it was brought in. Folders of versions before it have none."""
+
+    KIND: ClassVar[str] = "import"
+
+    files: dict[InsidePath, Digest]
+    """SHA-256 of every file of the folder."""

@@ -21,13 +21,15 @@ from unic_pipe.pipeline.encoders.official_export import (
     read_folder,
 )
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
-from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage import LocalStore, sha256
 from unic_pipe.pipeline.workspace.documents import FinishedStudent
 from unic_pipe.pipeline.workspace.ladders import ladder_state, last_checkpoint, rung_blocks, statistics_of
+from unic_pipe.pipeline.workspace.leftovers import MANIFEST
+from unic_pipe.pipeline.workspace.seals import IMPORTED
 from unic_pipe.schemas.config import EncoderConfig, LadderConfig, Scalar
 from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.students import ImportManifest
 
-FOLDER = "encoders"
 LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))
 """Official layouts that `import` reads. Only the first is also written; teachers' files are import-only."""
 
@@ -67,7 +69,7 @@ def import_encoder(
     choice, weights = (f"checkpoint:{path}", None) if layout == CONVERSION else (layout, path)
     config = EncoderConfig(encoder=choice, weights=weights, model_args=model_args or {}, image_size=image_size)
     encoder = load_encoder(resolve_encoder(name, config, weights_dir, None))
-    folder = workdir / FOLDER / name
+    folder = workdir / IMPORTED / name
     kept = _Kept(files)
     definition = encoder.definition
     export_student(
@@ -79,7 +81,8 @@ def import_encoder(
         mean=definition.mean,
         std=definition.std,
     )
-    _write_once(folder, kept.files)
+    manifest = ImportManifest(files={key: sha256(data) for key, data in sorted(kept.files.items())})
+    _write_once(folder, kept.files | {MANIFEST: manifest.to_bytes()})
     return folder
 
 

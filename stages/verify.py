@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 
 from unic_pipe.pipeline.cache.reader import FeatureCache
@@ -13,17 +12,18 @@ from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.verify import verify_folder
 from unic_pipe.pipeline.process.progress import Reporter, Task
 from unic_pipe.pipeline.samples import Dataset, open_dataset
-from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
+from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
 from unic_pipe.pipeline.workspace.documents import usable_document
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.integrity import import_findings, student_findings
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.seals import Sealed, sealed_files
+from unic_pipe.pipeline.workspace.leftovers import cut_off, leftovers, temporary_files
+from unic_pipe.pipeline.workspace.seals import IMPORTED, Sealed, sealed_files
 from unic_pipe.pipeline.workspace.status import extraction_needs
-from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.errors import DamagedError, StageError, UnicPipeError, UserError
-from unic_pipe.schemas.features import FeatureManifest, StatisticsDocument
+from unic_pipe.schemas.errors import DamagedError, UnicPipeError, UserError
+from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.status import LiveFinding, Problem, VerifyReport
-from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, StudentManifest
 
 
 @dataclass(frozen=True)
@@ -56,32 +56,12 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
         raise UserError(
             "--seal writes files again, and --read-only changes none.", "Choose one: unic-pipe verify --seal"
         )
-    problems: list[Problem] = []
-    checked = 0
-    features = _artefacts(inventory.workspace.features)
-    with reporter.task("verify", total=sum(map(_count_files, features)), unit="files") as task:
-        for folder in features:
-            dataset, inner = _dataset_of(inventory, folder), _Onto(task)
-            found, count = verify_folder(folder, dataset, options.read_only, inner, options.quick)
-            problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
-            checked += count
-            task.advance(max(0, _count_files(folder) - inner.done))
-    for index in _artefacts(inventory.workspace.samples):
-        count, wrong = _index_problems(index, options.quick)
-        checked += count
-        problems += [_problem(f"samples/{index.name}/{path}", what) for path, what in wrong]
-    for path in _folders(inventory.folder, "students"):
-        count, wrong = _student_problems(path, options.quick)
-        checked += count
-        problems += [_problem(f"students/{path.name}/{file}", what) for file, what in wrong]
-    files = list(sealed_files(inventory.workspace))
-    wrong = [*_unreadable(files, options.read_only), *_wrong_pointers(inventory)]
-    problems += [p for p in starmap(_problem, wrong) if p not in problems]
-    checked += len(files)
-    paths = {p.path for p in problems}
-    old = [file for file in files if file.path not in paths and file.unsealed]
-    for file in old if options.seal else ():
-        file.seal()
+    look = _Look(inventory, options)
+    look.indexes()
+    look.features(reporter)
+    look.folders()
+    old = look.sealed()
+    problems = look.problems
     live, skipped = run_live(inventory, options, reporter) if options.live else ([], [])
     problems += [
         Problem(
@@ -98,14 +78,119 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
     damaged = [p for p in problems if p.kind != "unexpected"]
     report = VerifyReport(
         ok=not damaged,
-        checked=checked,
+        checked=look.checked,
         problems=tuple(problems),
+        quick=options.quick,
+        leftovers=look.leftovers(),
         live=tuple(live),
         skipped=tuple(skipped),
         unsealed=() if options.seal else tuple(file.path for file in old),
         sealed=tuple(file.path for file in old) if options.seal else (),
     )
-    return report, _next(damaged)
+    return report, _next(damaged, inventory)
+
+
+class _Look:
+    """One look at a working folder: what was found, and how many files were checked."""
+
+    def __init__(self, inventory: Inventory, options: VerifyOptions) -> None:
+        self.inventory, self.options = inventory, options
+        self.workspace = inventory.workspace
+        self.problems: list[Problem] = []
+        self.checked = 0
+        self._sound: dict[str, Dataset] = {}
+        """Datasets whose index is as recorded, by digest."""
+        self._left: list[str] = []
+        local = {kind: LocalStore(inventory.folder / kind) for kind in ("students", "evaluations")}
+        self.places: dict[str, Store] = {
+            "samples": self.workspace.samples,
+            "features": self.workspace.features,
+            **local,
+        }
+
+    def indexes(self) -> None:
+        """Manifests and tables of samples. Both are read for the features' sake, so that `quick` is no difference."""
+        for folder in self._artefacts("samples"):
+            try:
+                dataset = open_dataset(folder, self.workspace.roots)
+            except UnicPipeError:
+                self._add(f"samples/{folder.name}/manifest.json", "document")
+                continue
+            damaged = dataset.damaged()
+            self.checked += len(dataset.segments)
+            for name in damaged:
+                self._add(f"samples/{folder.name}/{name}", "content")
+            if not damaged:
+                self._sound[dataset.digest] = dataset
+
+    def features(self, reporter: Reporter) -> None:
+        """Every file of the caches; records have to be of the rows of a dataset whose index is sound."""
+        folders = self._artefacts("features")
+        with reporter.task("verify", total=sum(map(_count_files, folders)), unit="files") as task:
+            for folder in folders:
+                inner = _Onto(task)
+                try:
+                    manifest = usable_document(folder, "manifest.json", FeatureManifest)
+                    dataset = self._sound.get(manifest.definition.dataset) if manifest is not None else None
+                    found, count = verify_folder(folder, dataset, self.options.read_only, inner, self.options.quick)
+                except (UnicPipeError, OSError):
+                    found, count = [_problem("manifest.json", "unreadable")], 1
+                self.problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
+                self.checked += count
+                task.advance(max(0, _count_files(folder) - inner.done))
+
+    def folders(self) -> None:
+        """Students, and checkpoints that were brought in."""
+        imported = LocalStore(self.inventory.folder / IMPORTED)
+        checks = [(f"students/{f.name}", student_findings, f) for f in self._artefacts("students")]
+        checks += [(f"{IMPORTED}/{name}", import_findings, imported.child(name)) for name in imported.folders()]
+        for path, check, folder in checks:
+            try:
+                count, wrong = check(Path(folder.location), self.options.quick)
+            except (UnicPipeError, OSError):
+                count, wrong = 1, [("manifest.json", "unreadable")]
+            self.checked += count
+            for file, kind in wrong:
+                self._add(f"{path}/{file}", kind)
+
+    def sealed(self) -> list[Sealed]:
+        """Documents and tables that carry a seal, and pointers; those files that are older than seals (now sealed, if
+        that was asked for)."""
+        files = list(sealed_files(self.workspace))
+        for path, kind in [*_unreadable(files, self.options.read_only), *_wrong_pointers(self.places)]:
+            self._add(path, kind)
+        self.checked += len(files)
+        named = {p.path for p in self.problems}
+        old = [file for file in files if file.path not in named and file.unsealed]
+        for file in old if self.options.seal else ():
+            file.seal()
+        return old
+
+    def leftovers(self) -> tuple[str, ...]:
+        """What killed processes left, from the working folder on."""
+        base = self.inventory.folder
+        found = [path for path, _ in leftovers(base, self.places.values())]
+        found += [
+            path
+            for place in self.places.values()
+            for name in place.folders()
+            if isinstance(place, LocalStore)
+            for path, _ in temporary_files(place.root / name)
+        ]
+        inside = [path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path) for path in found]
+        return tuple(sorted({*inside, *self._left}))
+
+    def _artefacts(self, kind: str) -> list[Store]:
+        place = self.places[kind]
+        names = [name for name in place.folders() if name[-9:-8] == "-"]
+        cut = [name for name in names if cut_off(kind, place, name) is not None]
+        self._left += [f"{kind}/{name}" for name in cut]
+        return [place.child(name) for name in names if name not in cut]
+
+    def _add(self, path: str, kind: str) -> None:
+        problem = _problem(path, kind)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -> tuple[list[LiveFinding], list[str]]:
@@ -118,23 +203,18 @@ def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -
     with reporter.task("verify --live", total=len(inventory.config.teachers), unit="teachers") as task:
         for name in inventory.config.teachers:
             try:
-                needs = extraction_needs(inventory, (name,))
-            except UnicPipeError as error:
-                skipped.append(f"{name}: {error.message}")
-                needs = []
-            for need in needs:
-                dataset = inventory.dataset(need.dataset).dataset
-                done, total = inventory.coverage(need, dataset.blocks if dataset is not None else 0)
-                if dataset is None or done < total:
-                    skipped.append(f"{name}: its features of {need.dataset} are not complete")
-                    continue
-                cache, encoder = FeatureCache(inventory.feature_folder(need)), inventory.teacher(name)
-                try:
+                for need in extraction_needs(inventory, (name,)):
+                    dataset = inventory.dataset(need.dataset).dataset
+                    done, total = inventory.coverage(need, dataset.blocks if dataset is not None else 0)
+                    if dataset is None or done < total:
+                        skipped.append(f"{name}: its features of {need.dataset} are not complete")
+                        continue
+                    cache, encoder = FeatureCache(inventory.feature_folder(need)), inventory.teacher(name)
                     findings += live_check(
                         cache, dataset, encoder, pick_device(options.device), options.live, need.views, dataset.blocks
                     )
-                except StageError as error:
-                    skipped.append(f"{name}: {error.message}")
+            except UnicPipeError as error:
+                skipped.append(f"{name}: {error.message}")
             task.advance()
     return findings, skipped
 
@@ -167,75 +247,6 @@ def _count_files(folder: Store) -> int:
     return sum(1 for _ in folder.keys())  # noqa: SIM118
 
 
-def _artefacts(place: Store) -> list[Store]:
-    return [place.child(name) for name in place.folders() if name[-9:-8] == "-"]
-
-
-def _folders(workdir: Path, kind: str) -> list[Path]:
-    base = workdir / kind
-    named = base.iterdir() if base.is_dir() else iter(())
-    return sorted(f for f in named if f.is_dir() and not f.is_symlink() and f.name[-9:-8] == "-")
-
-
-def _dataset_of(inventory: Inventory, folder: Store) -> Dataset | None:
-    """The indexed dataset of a feature folder, for checking that records are of its rows."""
-    manifest = usable_document(folder, "manifest.json", FeatureManifest)
-    if manifest is None:
-        return None
-    samples = inventory.workspace.samples
-    for name in [n for n in samples.folders() if n.endswith(f"-{manifest.definition.dataset[:8]}")]:
-        try:
-            dataset = open_dataset(samples.child(name), inventory.workspace.roots)
-        except UnicPipeError:
-            continue
-        if dataset.digest == manifest.definition.dataset:
-            return dataset
-    return None
-
-
-Findings = tuple[int, list[tuple[str, str]]]
-"""Number of files checked, and (path inside the folder, kind of problem)."""
-
-
-def _index_problems(folder: Store, quick: bool) -> Findings:
-    try:
-        dataset = open_dataset(folder, ())
-    except UnicPipeError:
-        return 0, [("manifest.json", "document")]
-    return len(dataset.manifest.segments), [] if quick else [(name, "content") for name in dataset.damaged()]
-
-
-def _student_problems(folder: Path, quick: bool) -> Findings:
-    """Frozen statistics, checkpoints and the exported files, by the digests in the student's documents."""
-    store, wrong = LocalStore(folder), list[tuple[str, str]]()
-    manifest = usable_document(store, "manifest.json", StudentManifest)
-    if not {"manifest.json", "checkpoints", "export"} & set(store.names()):
-        return 0, []  # a training that was killed before it began
-    if manifest is None or digest_of(manifest.definition) != manifest.digest:
-        return 0, [("manifest.json", "document")]
-    checked = len(manifest.statistics)
-    for teacher, digest in manifest.statistics.items():
-        key = f"statistics/{teacher}.json"
-        statistics = usable_document(store, key, StatisticsDocument)
-        if statistics is None or digest_of(statistics) != digest:
-            wrong.append((key, "missing" if store.size(key) is None else "content"))
-    names = ["latest.json", *(key for key in store.keys("checkpoints") if key.endswith(".json"))]
-    entries = [entry for name in names if (entry := usable_document(store, name, CheckpointEntry)) is not None]
-    for file, digest in {entry.file: entry.digest for entry in reversed(entries)}.items():
-        checked += 1
-        wrong += list(_differs(folder, file, digest, quick))
-    export = usable_document(store, "export/manifest.json", ExportManifest)
-    if export is not None:
-        checked += 2
-        if store.size("latest.json") is None:
-            wrong.append(("latest.json", "missing"))
-        if export.student != manifest.digest:
-            wrong.append(("export/manifest.json", "document"))
-        wrong += list(_differs(folder, "export/model.safetensors", export.weights, quick))
-        wrong += list(_differs(folder, "export/config.json", export.config, quick))
-    return checked, wrong
-
-
 def _unreadable(files: Sequence[Sealed], read_only: bool) -> Iterator[tuple[str, str]]:
     """Documents and tables that are not as written; results among them are set aside."""
     for file in files:
@@ -248,10 +259,8 @@ def _unreadable(files: Sequence[Sealed], read_only: bool) -> Iterator[tuple[str,
                 FeatureFolder(LocalStore(Path(file.store.location, top, folder))).set_aside("/".join(rest))
 
 
-def _wrong_pointers(inventory: Inventory) -> Iterator[tuple[str, str]]:
+def _wrong_pointers(places: Mapping[str, Store]) -> Iterator[tuple[str, str]]:
     """Names that lead to no folder, or to another name's."""
-    local = {kind: LocalStore(inventory.folder / kind) for kind in ("students", "evaluations")}
-    places = {"samples": inventory.workspace.samples, "features": inventory.workspace.features, **local}
     for kind, place in places.items():
         for name in pointers(place):
             try:
@@ -262,27 +271,32 @@ def _wrong_pointers(inventory: Inventory) -> Iterator[tuple[str, str]]:
                 yield f"{kind}/{name}", "pointer"
 
 
-def _differs(folder: Path, name: str, digest: str, quick: bool) -> Iterator[tuple[str, str]]:
-    path = folder / name
-    if not path.is_file():
-        yield name, "missing"
-    elif not quick and sha256_of_file(path) != digest:
-        yield name, "content"
-
-
 def _problem(path: str, kind: str) -> Problem:
     return Problem(path=path, teacher=None, token=None, view=None, block=None, kind=kind)
 
 
-def _next(problems: list[Problem]) -> str | None:
+def _next(problems: list[Problem], inventory: Inventory) -> str | None:
     """The command that repairs what can be repaired."""
     if problems and all(p.kind == "live" for p in problems):
         return "unic-pipe teachers   (a teacher's weights, or this machine's arithmetic, are not those of its features)"
     repairs: list[tuple[str, str]] = [
         ("samples/", "unic-pipe index   (after moving the damaged folder away)"),
-        ("features/", "unic-pipe extract   (makes again only what is damaged)"),
+        ("features/", f"{_extraction(problems, inventory)}   (makes again only what is damaged)"),
         ("students/", "unic-pipe distill   (goes on from the last good checkpoint; move a damaged export/ away)"),
         ("evaluations/", "unic-pipe evaluate"),
+        ("encoders/", "unic-pipe import   (again from the official file, after moving the damaged folder away)"),
         ("runs/", "unic-pipe status   (after removing the named files: what is needed is measured again)"),
     ]
     return next((command for top, command in repairs if any(p.path.startswith(top) for p in problems)), None)
+
+
+def _extraction(problems: Sequence[Problem], inventory: Inventory) -> str:
+    """The commands that make damaged features again: those that only probes read are made by `evaluate`."""
+    damaged = {p.path.split("/")[1] for p in problems if p.path.startswith("features/")}
+    try:
+        probed = {need.folder_name for plan in evaluation_plans(inventory).plans for need, _ in plan.needs}
+        probed -= {need.folder_name for need in extraction_needs(inventory)}
+    except UnicPipeError:
+        probed = set()
+    commands = ["unic-pipe extract"] * bool(damaged - probed) + ["unic-pipe evaluate"] * bool(damaged & probed)
+    return "; ".join(commands)

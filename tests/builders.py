@@ -35,13 +35,15 @@ def encoder_definition(cls_dim: int, patch_dim: int, grid: tuple[int, int], **ch
     return EncoderDefinition(**{**ENCODER, **changes}, cls_dim=cls_dim, patch_dim=patch_dim, grid=grid)
 
 
-def feature_definition(encoder: EncoderDefinition, block_rows: int, codec: Codec, **changes: Any) -> FeatureDefinition:
+def feature_definition(
+    encoder: EncoderDefinition, block_rows: int, codec: Codec | CodecDefinition, **changes: Any
+) -> FeatureDefinition:
     """Centre crops of a dataset that does not exist, in batches of 8, unless `changes` say otherwise."""
     fields = {
         "dataset": "0" * 64,
         "recipe": CENTER,
         "view_seed": 0,
-        "codec": CodecDefinition(name=codec),
+        "codec": codec if isinstance(codec, CodecDefinition) else CodecDefinition(name=codec),
         "compute": ComputeDefinition(dtype="float32", batch=8, threads=1),
         **changes,
     }

@@ -9,7 +9,10 @@ from rich.text import Text
 from unic_pipe.pipeline.process.progress import duration, human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from unic_pipe.pipeline.samples.survey import Survey
+    from unic_pipe.schemas.config import StudentConfig
 
 
 def survey_line(name: str, found: Survey) -> Text:
@@ -23,4 +26,14 @@ def survey_line(name: str, found: Survey) -> Text:
         (name, "bold"),
         f": {about}{found.rows:,} images in {found.layout.replace('-', ' ')}, {classes}, {human_bytes(found.bytes)};"
         f" indexing takes {time}",
+    )
+
+
+def training_line(student: StudentConfig, surveys: Mapping[str, Survey]) -> str:
+    """How long the training is that was written, in steps; `plan` says what that takes."""
+    optimizer = student.optimizer
+    steps = surveys[student.dataset].rows // optimizer.batch
+    return (
+        f"Student: {student.architecture} at {student.image_size} pixels, {optimizer.epochs * steps:,} steps of "
+        f"{optimizer.batch} images ({optimizer.epochs} epochs); what that takes here: unic-pipe plan, after index"
     )

@@ -32,6 +32,11 @@ def plan_lines(report: PlanReport) -> RenderableType:
             table.add_row(*_cells(row))
         else:
             notes.append(Text(f"{row.name}: {row.note}", style="yellow"))
+    if report.unknown:
+        step = "unic-pipe index" if report.unknown[0].stage == "index" else "unic-pipe teachers --fetch"
+        names = ", ".join(row.name for row in report.unknown)
+        notes += [Text(), Text(f"✘ not planned: without {names} there is no sum. Next: {step}", style="bold red")]
+        return Group(*([table] if table.row_count else []), *notes)
     parts: list[RenderableType] = [table, *notes, Text()]
     for stage, plan in report.stages.items():
         hours = "" if plan.hours is None else f", {duration(plan.hours * HOUR_S)}"

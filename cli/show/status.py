@@ -25,14 +25,22 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
     """The artefacts as a tree of stages, with the next command below."""
     tree = Tree(Text(title, style="bold"), guide_style="dim")
     folders: dict[str, Tree] = {}
-    for artefact in report.artefacts:
+    everything = (*report.artefacts, *report.others)
+    for artefact in everything:
         top, _, name = artefact.name.partition("/")
         if top not in folders:
             folders[top] = tree.add(Text(f"{top}/", style="bold"))
-        folders[top].add(_line(artefact, name, _width(report.artefacts, top)))
+        folders[top].add(_line(artefact, name, _width(everything, top)))
     matrix = coverage_table(report)
-    if report.next is None:
-        following = Text("Everything is fresh.", style="green")
+    if report.next is None and any(a.state != "fresh" for a in report.artefacts):
+        following = Text("Correct unic-pipe.yaml first, as the line above says.", style="bold red")
+    elif report.next is None:
+        begun = [a.next for a in report.others if a.next is not None]
+        following = Text(
+            "Everything that unic-pipe.yaml asks for is fresh." if begun else "Everything is fresh.", "green"
+        )
+        for command in begun:
+            following.append_text(Text.assemble("\nTo go on: ", (command, "bold cyan")))
     else:
         following = Text.assemble(
             "Next: ", (report.next, "bold cyan"), "   (or everything: ", ("unic-pipe run", "cyan"), ")"

@@ -22,6 +22,14 @@ def verify_lines(report: VerifyReport) -> RenderableType:
         if report.sealed
         else []
     )
+    live += [_leftovers_line(report.leftovers)] if report.leftovers else []
+    if report.ok and report.quick:
+        quick = (
+            f"✔ {report.checked:,} files looked at (--quick): documents as recorded, all others there in their size."
+        )
+        return Group(
+            *live, Text(quick, style="green"), Text("What is in shards, weights and checkpoints: unic-pipe verify")
+        )
     if report.ok:
         return Group(*live, Text(f"✔ {report.checked:,} files checked, all as recorded.", style="green"))
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -33,8 +41,16 @@ def verify_lines(report: VerifyReport) -> RenderableType:
     more = len(report.problems) - 50
     tail = [Text(f"... and {more:,} more (--json lists all)")] if more > 0 else []
     count = len(report.problems)
-    head = Text(f"✘ {report.checked:,} files checked, {count:,} problem{'s' if count > 1 else ''}:", style="bold red")
+    checked = "files looked at (--quick)" if report.quick else "files checked"
+    head = Text(f"✘ {report.checked:,} {checked}, {count:,} problem{'s' if count > 1 else ''}:", style="bold red")
     return Group(*live, head, table, *tail)
+
+
+def _leftovers_line(paths: Sequence[str]) -> Text:
+    count = "1 leftover" if len(paths) == 1 else f"{len(paths):,} leftovers"
+    return Text.assemble(
+        f"{count} of killed runs, such as {paths[0]}: harmless. To remove them: ", ("unic-pipe gc --yes", "bold cyan")
+    )
 
 
 def _live_table(findings: Sequence[LiveFinding]) -> RenderableType:

@@ -120,6 +120,7 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         for block in range(self.blocks):
             first, _ = self.dataset.block_range(block)
             valid = np.logical_and.reduce([self.cache.valid(self.view, token, block) for token in self.tokens])
+            valid &= self.dataset.kept(block)
             found.append(first + np.flatnonzero(valid))
         return np.concatenate(found)
 

@@ -88,6 +88,7 @@ def feature_definition(
         view_seed=view_seed,
         codec=codec_definition(config.cache, recipe),
         compute=compute_definition(config.compute, recipe),
+        decoding=dataset.decoding,
     )
 
 

@@ -218,7 +218,10 @@ class _Verification:
         if self.quick:
             size = self.sizes.get(entry.path)
             return "missing" if size is None else "size" if size != entry.size else None
-        raw = get_or_none(self.store, entry.path)
+        try:
+            raw = get_or_none(self.store, entry.path)
+        except OSError:
+            return "unreadable"
         if raw is None:
             return "missing"
         if len(raw) != entry.size:

@@ -33,6 +33,8 @@ class CatalogueRow:
     configured: bool
     card: EncoderCard | None
     """For `fetch_weights`; None where there is nothing to download."""
+    unknown: bool = False
+    """Whether a configured name means no encoder at all."""
     resolved: ResolvedEncoder | None = None
     """A configured encoder whose weights are here and fit."""
 
@@ -59,8 +61,10 @@ def catalogue(
 def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Path | None) -> CatalogueRow:
     fields = config.model_dump(mode="json", exclude_defaults=True)
     yaml = f"{name}: {{{', '.join(f'{k}: {v}' for k, v in fields.items())}}}"
+    unknown = True
     try:
         kind, target = parse_choice(config.encoder or name)
+        unknown = False
         card = None if kind == "checkpoint" or kind == "student" else encoder_card(kind, target, weights_dir, workdir)
         if card is not None and config.weights is None:
             return _row(name, card, yaml, weights_dir, True)
@@ -79,6 +83,7 @@ def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Pa
         yaml=yaml,
         configured=True,
         card=None,
+        unknown=unknown,
     )
 
 

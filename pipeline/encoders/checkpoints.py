@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unic_pipe.pipeline.encoders.sections import StateDict
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.errors import UserError
 
 
@@ -22,6 +23,7 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: damaged, not a weights file, or a pickle that holds other classes than tensors.
     """
+    require_regular(path)
     if path.suffix == ".safetensors":
         return dict(_read_safetensors(path))
     content = _read_pickle(path)
@@ -44,8 +46,9 @@ def _read_safetensors(path: Path) -> StateDict:
 
     try:
         return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, MemoryError) as error:
+        # The headers of damaged files may name types and shapes that nobody has.
+        raise _damaged(path, _first_line(error)) from None
 
 
 def _read_pickle(path: Path) -> Any:
@@ -61,9 +64,12 @@ def _read_pickle(path: Path) -> Any:
                 " because other classes can run code.",
                 "If you trust it, save its state_dict as safetensors and use that file.",
             ) from None
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-            # What PyTorch raises for truncated and foreign files depends on where they break off.
-            raise _damaged(path, (str(error).strip().splitlines() or [type(error).__name__])[0][:160]) from None
+        except Exception as error:  # what PyTorch raises for damaged and foreign files depends on where they break off
+            raise _damaged(path, _first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _damaged(path: Path, why: str) -> UserError:

@@ -7,9 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import UserError
 
+FETCH = "unic-pipe teachers --fetch"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
@@ -46,7 +48,7 @@ def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
         *([str(hub_cache())] if card.hub_id else []),
         *([str(torch_cache())] if card.url else []),
     ]
-    hint = "unic-pipe teachers --fetch downloads it"
+    hint = f"{FETCH} downloads it"
     if card.url:
         hint += f", or put {card.url} into {weights_dir} yourself"
     raise UserError(
@@ -74,7 +76,7 @@ def find_path(path: str, places: Sequence[Path], suffixes: Sequence[str] = ("",)
     for candidate in candidates:
         for suffix in suffixes:
             if (found := candidate.with_name(candidate.name + suffix)).exists():
-                return found
+                return found if found.is_dir() else require_regular(found)
     where = ", ".join(dict.fromkeys(str(c.parent) for c in candidates))
     raise UserError(f"There is no weights file {path} (searched in {where}).", "Give its path from the working folder.")
 

@@ -7,6 +7,7 @@ of the official repository (ibot, dbot-ft), the LICENSE file of the Python packa
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -161,6 +162,9 @@ def triple(values: Iterable[float]) -> tuple[float, float, float]:
 
 
 def _nearest(choice: str) -> str | None:
+    hub = re.fullmatch(r"(?:hf[-_]hub:)?timm/([A-Za-z0-9_.-]+)|hf[-_]hub:.*/([A-Za-z0-9_.-]+)", choice)
+    if hub is not None:
+        return f"timm:{hub[1] or hub[2]}"
     if "/" in choice or choice.endswith((".pth", ".pt", ".bin", ".safetensors")):
         return f"checkpoint:{choice.removeprefix('checkpoint:')}"
     plain = {_plain(name): name for name in (*ALIASES, *REGISTRY)}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from unic_pipe.pipeline.encoders.locate import find_path, require_weights, weights_in_folder
 from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.arguments import require_arguments
 from unic_pipe.schemas.base import PROGRAM_VERSION, Model, digest_of, json_digest
 from unic_pipe.schemas.config import EncoderConfig
@@ -256,7 +257,7 @@ def _random_seed(config: EncoderConfig) -> int | None:
 def _folder_card(folder: Path) -> EncoderCard:
     """Read `config.json` of timm's local-dir layout; in its older form the `pretrained_cfg` is the file itself."""
     try:
-        body: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+        body: dict[str, Any] = json.loads(require_regular(folder / "config.json").read_bytes())
         known: dict[str, Any] = body.get("pretrained_cfg", body)
         arguments = body.get("model_args") or {}
         require_arguments(body["architecture"], arguments, f"{folder / 'config.json'}: model_args")
@@ -272,7 +273,7 @@ def _folder_card(folder: Path) -> EncoderCard:
         )
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{folder / 'config.json'}: not a timm model configuration ({error!r}).",
             "Export the student again, or name the weights file and its architecture.",

@@ -42,7 +42,7 @@ def state_dict_of(content: Mapping[str, Any], path: Path, section: str | None = 
     if section is not None:
         return _unwrapped(below(spread(content), section))
     inner = content.get(usual_section(content), content)
-    state = {key: value for key, value in inner.items() if isinstance(value, torch.Tensor)}
+    state = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
     if not state:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise UserError(f"{path}: no weights in it (it holds {held}).", "Is this the checkpoint that you meant?")

@@ -6,6 +6,7 @@ Shapes: C classes, F dimensions, T templates.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from unic_pipe.pipeline.encoders.locate import cached_download
 from unic_pipe.pipeline.storage import sha256_of_file
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.base import json_digest
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.protocols import TEXT_FILES, ZeroShotConfig
@@ -86,8 +88,13 @@ def read_texts(file: Path) -> ClassTexts:
     """
     try:
         names, x_CF = _read_npz(file) if file.suffix == ".npz" else _read_safetensors(file)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: {error}.", _FORM) from None
+    except UserError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise many kinds on damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160].rstrip(".")
+        raise UserError(f"{file}: {reason}.", _FORM) from None
+    if x_CF.dtype.kind != "f":
+        raise UserError(f"{file}: embeddings of type {x_CF.dtype}, not floats.", _FORM)
     if x_CF.ndim != 2 or len(names) != len(x_CF) or len(names) < 2:
         raise UserError(f"{file}: {len(names)} names, and embeddings of shape {x_CF.shape}.", _FORM)
     if not np.isfinite(x_CF).all() or not np.abs(x_CF).max(axis=1).all():
@@ -101,19 +108,26 @@ _FORM = (
 )
 
 
+_MOST_BYTES = 1 << 30
+
+
 def _read_npz(file: Path) -> tuple[list[str], NDArray[Any]]:
+    with zipfile.ZipFile(require_regular(file)) as members:
+        held = sum(info.file_size for info in members.infolist())
+    if held > _MOST_BYTES:
+        raise ValueError(f"it unpacks to {held:,} bytes, more than any text embeddings take")
     with np.load(file, allow_pickle=False) as arrays:
         missing = {"embeddings", "names"} - set(arrays.files)
         if missing:
             raise ValueError(f"no array {' and '.join(sorted(missing))} in it")
-        return [str(name) for name in arrays["names"]], arrays["embeddings"]
+        return [str(name) for name in arrays["names"].reshape(-1)], arrays["embeddings"]
 
 
 def _read_safetensors(file: Path) -> tuple[list[str], NDArray[Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="np") as tensors:
+        with safe_open(require_regular(file), framework="np") as tensors:
             names = json.loads((tensors.metadata() or {})["names"])
             return [str(name) for name in names], tensors.get_tensor("embeddings")
     except SafetensorError as error:

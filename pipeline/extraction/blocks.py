@@ -32,6 +32,7 @@ from unic_pipe.pipeline.extraction.forward import (
 )
 from unic_pipe.pipeline.extraction.unusable import NON_FINITE
 from unic_pipe.pipeline.process.crew import crew_of, results
+from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset, open_dataset
 from unic_pipe.pipeline.samples.places import Root
@@ -84,7 +85,7 @@ class BlockResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run_block(job: ExtractJob, task: BlockTask, cores: int) -> BlockResult:
+def run_block(job: ExtractJob, task: BlockTask, cores: int, stop: Stop | None = None) -> BlockResult:
     """Extract and commit the missing units of one block. Idempotent: doing it twice writes the same bytes.
 
     The pieces of the block run on `cores` threads, which the blocks of a process share; `job.device` is a real device,
@@ -92,6 +93,7 @@ def run_block(job: ExtractJob, task: BlockTask, cores: int) -> BlockResult:
 
     Raises:
         StageError: samples that are not what was indexed, device out of memory, disk full.
+        Stopped: `stop` was requested; the units that were finished before are kept.
     """
     dataset = _dataset(job.dataset, job.roots, job.dataset.version("manifest.json"))
     first, count = dataset.block_range(task.block)
@@ -114,7 +116,7 @@ def run_block(job: ExtractJob, task: BlockTask, cores: int) -> BlockResult:
                 bad.update(unusable)
 
     try:
-        for found in features_of_rows(dataset, range(first, first + count), runs, job.batch, crew, clock):
+        for found in features_of_rows(dataset, range(first, first + count), runs, job.batch, crew, clock, stop):
             finish_writing()
             bad |= found.unreadable
             forwards += count - len(found.unreadable)

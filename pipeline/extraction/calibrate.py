@@ -22,6 +22,7 @@ from unic_pipe.pipeline.extraction.forward import EncoderRun, Features, features
 from unic_pipe.pipeline.extraction.unusable import broken
 from unic_pipe.pipeline.process.crew import crew_of
 from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.schemas.codecs import AUTO, CODECS
@@ -45,6 +46,7 @@ def calibrate(
     batch: int,
     reporter: Reporter,
     call: Callable[..., Any],
+    stop: Stop,
 ) -> None:
     """Create or repair what the folder's codec needs for the wanted token types; nothing for plain codecs.
 
@@ -53,15 +55,24 @@ def calibrate(
 
     Raises:
         StageError: no usable row, or samples that are not what was indexed.
+        Stopped: `stop` was requested; it is looked at after every few batches.
     """
     features: dict[TokenType, NDArray[np.float32]] = {}
+
+    # Batches stay as they would be cut from all rows at once.
+    together = batch * usable_cores()
 
     def make(token: TokenType) -> Proposal:
         if not features:
             rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))
             with reporter.task(f"calibrate {need.name}", total=len(rows_N)) as task:
-                features.update(call(sample_features, dataset, rows_N, need, encoder, device, batch))
-                task.advance(len(rows_N))
+                parts: list[Features] = []
+                for some_N in np.split(rows_N, range(together, len(rows_N), together)):
+                    stop.check()
+                    parts += call(sample_batches, dataset, some_N, need, encoder, device, batch)
+                    task.advance(len(some_N))
+                stop.check()
+            features.update(usable_features(parts, need, len(rows_N)))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
         return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
 
@@ -92,6 +103,19 @@ def sample_features(
     Raises:
         StageError: samples that are not what was indexed, or none of them is usable.
     """
+    parts = sample_batches(dataset, rows_N, need, encoder, device, batch)
+    return usable_features(parts, need, len(rows_N))
+
+
+def sample_batches(
+    dataset: Dataset,
+    rows_N: Sequence[int] | NDArray[np.int64],
+    need: FeatureNeed,
+    encoder: ResolvedEncoder,
+    device: str,
+    batch: int,
+) -> list[Features]:
+    """Features of view 0 of these rows, batch by batch, non-finite ones included."""
     compute, rows, device = need.definition.compute, np.asarray(rows_N).tolist(), pick_device(device)
     loaded = loaded_encoder(encoder, device, compute.channels_last)
     run = EncoderRun.of(loaded, need.definition, [(0, "cls"), (0, "patch")])
@@ -102,8 +126,7 @@ def sample_features(
         return found.features
 
     with torch_threads(compute.threads), ThreadPoolExecutor(crew.width) as pool:
-        parts = list(pool.map(encode, range(0, len(rows), batch)))
-    return usable_features(parts, need, len(rows))
+        return list(pool.map(encode, range(0, len(rows), batch)))
 
 
 def usable_features(parts: Sequence[Features], need: FeatureNeed, rows: int) -> dict[TokenType, NDArray[np.float32]]:

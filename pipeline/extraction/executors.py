@@ -14,7 +14,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from unic_pipe.pipeline.extraction.blocks import BlockResult, BlockTask, ExtractJob, pick_device, run_block
 from unic_pipe.pipeline.process.crew import blocks_in_flight
-from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopping import Stop, Stopped
 from unic_pipe.pipeline.process.threads import usable_cores
 
 P = ParamSpec("P")
@@ -29,7 +29,8 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, job: ExtractJob, tasks: Iterable[BlockTask], stop: Stop) -> Iterator[BlockResult]:
-        """Run tasks and yield results as they finish; after a stop request, only what is in flight still finishes.
+        """Run tasks and yield results as they finish. After a stop request no other begins; blocks in flight end at
+        their next batch here, and are finished where they run elsewhere.
 
         Raises:
             StageError: what `run_block` raises; a cluster's failures, in plain words. Finished blocks are kept.
@@ -66,14 +67,17 @@ class Threads(Executor):
         cores, left = usable_cores(), iter(tasks)
         width = blocks_in_flight(job.device, cores, job.encoders[0].need.definition.block_rows, job.batch)
         with ThreadPoolExecutor(width, thread_name_prefix="block") as pool:
-            running = {pool.submit(run_block, job, task, cores) for task in islice(left, width)}
+            running = {pool.submit(run_block, job, task, cores, stop) for task in islice(left, width)}
             try:
                 while running:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        yield future.result()
+                        try:
+                            yield future.result()
+                        except Stopped:
+                            continue
                         if not stop.requested:
-                            running |= {pool.submit(run_block, job, task, cores) for task in islice(left, 1)}
+                            running |= {pool.submit(run_block, job, task, cores, stop) for task in islice(left, 1)}
             finally:
                 for future in running:
                     future.cancel()

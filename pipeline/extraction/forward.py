@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.sizes import VIEWS_AT_ONCE
 from unic_pipe.pipeline.process.crew import Crew, results
+from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import UNTIMED, Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.views.rows import Rendering, views_of_rows
@@ -90,6 +91,7 @@ def features_of_rows(
     batch: int,
     crew: Crew,
     clock: Stopwatch = UNTIMED,
+    stop: Stop | None = None,
 ) -> Iterator[ViewFeatures]:
     """Features of some rows, view by view, and of a view encoder by encoder.
 
@@ -100,8 +102,10 @@ def features_of_rows(
         batch: rows of a forward pass.
         crew: the threads that do the work; an accelerator does its part in the caller's.
         clock: what may time `STAGES`; with a crew of one also `PIECES`.
+        stop: looked at before every batch.
 
     Raises:
+        Stopped: somebody asked for the end.
         StageError: samples that are not what was indexed, or the device ran out of memory.
     """
     views = sorted({view for run in runs for view, _ in run.planes})
@@ -114,17 +118,24 @@ def features_of_rows(
         for view in group:
             for number, run in enumerate(runs):
                 if tokens := run.tokens(view):
-                    features = encode_views(run, pixels[run.renderings[view]], tokens, batch, crew, clock)
+                    features = encode_views(run, pixels[run.renderings[view]], tokens, batch, crew, clock, stop)
                     yield ViewFeatures(number, view, features, unreadable)
 
 
 def encode_views(
-    run: EncoderRun, pixels: Pixels, tokens: Sequence[TokenType], batch: int, crew: Crew, clock: Stopwatch
+    run: EncoderRun,
+    pixels: Pixels,
+    tokens: Sequence[TokenType],
+    batch: int,
+    crew: Crew,
+    clock: Stopwatch,
+    stop: Stop | None = None,
 ) -> Features:
     """Features of views: batches in parallel on a CPU; on an accelerator one after the other, when it is their turn.
 
     Raises:
         StageError: the device ran out of memory.
+        Stopped: `stop` was requested; it is looked at before every batch.
     """
     import torch
 
@@ -138,6 +149,8 @@ def encode_views(
     slices = [slice(start, start + batch) for start in range(0, len(pixels), batch)]
 
     def encode(rows: slice) -> None:
+        if stop is not None:
+            stop.check()
         x_B3HW, plan = pixels.batch(rows)
         x_B3HW = x_B3HW.to(device)
         with clock.time("forward"):
@@ -155,7 +168,7 @@ def encode_views(
             with clock.time("device"):
                 # What is timed alone must not overlap with copies.
                 if device.type == "cuda" and not clock.times("forward"):
-                    _encode_on_cuda(run, pixels, slices, into)
+                    _encode_on_cuda(run, pixels, slices, into, stop)
                 else:
                     for rows in slices:
                         encode(rows)
@@ -165,7 +178,11 @@ def encode_views(
 
 
 def _encode_on_cuda(
-    run: EncoderRun, pixels: Pixels, slices: Sequence[slice], into: dict[TokenType, torch.Tensor]
+    run: EncoderRun,
+    pixels: Pixels,
+    slices: Sequence[slice],
+    into: dict[TokenType, torch.Tensor],
+    stop: Stop | None,
 ) -> None:
     """Batches on the current stream; on another one the next batch comes up and its views are finished, and the last
     one's features go down."""
@@ -187,6 +204,9 @@ def _encode_on_cuda(
     coming = upload(slices[0]) if slices else None
     for number, rows in enumerate(slices, 1):
         assert coming is not None
+        if stop is not None and stop.requested:
+            torch.cuda.synchronize(device)  # the rooms are still being written to
+            stop.check()
         forward.wait_stream(copies)
         x_B3HW = coming
         x_B3HW.record_stream(forward)

@@ -63,7 +63,7 @@ def live_check(
     from unic_pipe.pipeline.encoders import load_encoder
 
     definition, found = cache.definition, dict[TokenType, _Errors]()
-    pairs = _pairs(cache, views, blocks, samples, np.random.default_rng())
+    pairs = _pairs(cache, dataset, views, blocks, samples, np.random.default_rng())
     model = load_encoder(encoder, device=device)
     scales = {token: _scales(cache, token, blocks) for token, count in views.items() if count}
     with crew_of_one(definition.compute.threads) as crew:
@@ -79,7 +79,12 @@ def live_check(
 
 
 def _pairs(
-    cache: FeatureCache, views: Mapping[TokenType, int], blocks: int, samples: int, random: np.random.Generator
+    cache: FeatureCache,
+    dataset: Dataset,
+    views: Mapping[TokenType, int],
+    blocks: int,
+    samples: int,
+    random: np.random.Generator,
 ) -> dict[tuple[int, int], list[int]]:
     """Offsets of usable rows by (block, view); views with patches come first, so that a few samples see both types."""
     patch_views = views.get("patch", 0)
@@ -88,6 +93,7 @@ def _pairs(
         most = patch_views if patch_views and sample % 2 == 0 else max(views.values())
         block, view = int(random.integers(blocks)), int(random.integers(most))
         valid = np.logical_and.reduce([cache.valid(view, t, block) for t, count in views.items() if view < count])
+        valid &= dataset.kept(block)
         if valid.any():
             offset = int(random.choice(np.flatnonzero(valid)))
             if offset not in found.setdefault((block, view), []):

@@ -24,9 +24,10 @@ from unic_pipe.pipeline.extraction.parts import Part, parts_missing
 from unic_pipe.pipeline.extraction.preflight import check_disk, check_time
 from unic_pipe.pipeline.extraction.unusable import too_many, unusable_rows
 from unic_pipe.pipeline.process.progress import Reporter, Task
-from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopping import Stop, Stopped
 from unic_pipe.pipeline.samples.dataset import Dataset
-from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
+from unic_pipe.pipeline.samples.images import decode_image
+from unic_pipe.pipeline.samples.undecodable import DELETED, UndecodableImage
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.locks import try_lock
 from unic_pipe.pipeline.storage.pointers import point
@@ -110,8 +111,13 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
     )
     folders = [_open_folder(work, need) for need, _ in work.jobs]
     batch = options.batch or work.jobs[0][0].definition.compute.batch
-    for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
-        calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter, executor.call)
+    try:
+        for folder, (need, encoder) in zip(folders, work.jobs, strict=True):
+            stop.check()
+            calibrate(folder, work.dataset, need, encoder, options.device, batch, reporter, executor.call, stop)
+    except Stopped:
+        _, before, total = _missing(work, folders)
+        return Extraction(0, before, total, 0)
     _prepare(work, folders)
     tasks, before, total = _missing(work, folders)
     mine = [task for task in tasks if options.part is None or options.part.has(task.block)]
@@ -208,14 +214,14 @@ def _check_views(
 
     The kept pictures are the CPU's. Those of a device may differ from them by rounding as a rule, so that goes unsaid.
     """
-    images = probe_images(work.dataset)
+    images, deleted = probe_images(work.dataset), work.dataset.deleted_keys(0)
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
         for view in range(max(need.views.values())):
-            remark = check_probes(folder.store, *_probed(need, view), images)
+            remark = check_probes(folder.store, *_probed(need, view), images, deleted=deleted)
             if remark:
                 reporter.say(f"{need.name}: {remark}")
             if need.definition.compute.views == "device":
-                executor.call(check_probes, folder.store, *_probed(need, view), images, device)
+                executor.call(check_probes, folder.store, *_probed(need, view), images, device, deleted)
 
 
 def _probed(need: FeatureNeed, view: int) -> tuple[Recipe, int, int, int]:
@@ -261,7 +267,7 @@ def probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
     first, count = dataset.block_range(0)
     for row in range(first, first + count):
         try:
-            found.append((dataset.key(row), decode_image(dataset.read(row))))
+            found.append((dataset.key(row), decode_image(dataset.read(row), dataset.manifest.decoding)))
         except UndecodableImage:
             continue
         if len(found) == PROBE_SAMPLES:
@@ -314,7 +320,8 @@ class _Tally:
     @property
     def too_many_bad(self) -> bool:
         """Whether more rows cannot be used than the configuration allows."""
-        return len(self._bad) > self._work.max_bad_fraction * self._work.rows
+        faulty = sum(not reason.endswith(DELETED) for reason in self._bad.values())
+        return faulty > self._work.max_bad_fraction * self._work.rows
 
     def add(self, result: BlockResult, progress: Task) -> None:
         """Count a finished block, and now and then fold the records."""

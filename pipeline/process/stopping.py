@@ -18,6 +18,10 @@ _STDERR = 2
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
+class Stopped(Exception):
+    """Somebody asked for the end in the middle of a piece of work; nothing of that piece is written."""
+
+
 class Stop:
     """Poll `requested` between units of work. As a context manager it listens for Ctrl-C, SIGTERM and SIGUSR1."""
 
@@ -38,6 +42,11 @@ class Stop:
     def request(self, number: int = signal.SIGTERM) -> None:
         """Ask for the end from inside the program."""
         self.signal = self.signal or number
+
+    def check(self) -> None:
+        """Raise Stopped if somebody asked for the end: between the batches of a longer piece of work."""
+        if self.requested:
+            raise Stopped
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

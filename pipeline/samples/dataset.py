@@ -23,6 +23,7 @@ from unic_pipe.pipeline.samples.ahead import ReadAhead
 from unic_pipe.pipeline.samples.descriptors import ShardFiles
 from unic_pipe.pipeline.samples.places import Root, as_root, where
 from unic_pipe.pipeline.samples.table import hashes_of, labels_of, one_array, rows_digest
+from unic_pipe.pipeline.samples.undecodable import DELETED, UndecodableImage
 from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.storage.pointers import pointed
 from unic_pipe.schemas.errors import StageError, UserError
@@ -45,7 +46,8 @@ class SegmentTable:
 
     def check(self) -> None:
         """Compare the file with the manifest. Raises StageError."""
-        self._checked()
+        with self._lock:
+            self._content = self._checked()
 
     def _checked(self) -> Path | bytes:
         """What Parquet is read from: the file, or an object's bytes."""
@@ -119,6 +121,7 @@ class Dataset:
         self.segments = tuple(SegmentTable(store, s, manifest.layout) for s in manifest.segments)
         self._firsts = [s.first_row for s in manifest.segments]
         self._files = ShardFiles(self.roots)
+        self._gone = frozenset(manifest.gone)
 
     def __reduce__(self) -> tuple[object, tuple[Store, tuple[Root, ...]]]:
         return open_dataset, (self.store, self.roots)
@@ -176,10 +179,13 @@ class Dataset:
         """The bytes of a row's image: those that were indexed, or an error; never others.
 
         Raises:
+            UndecodableImage: the image was deleted, and the index says so.
             UserError: the shard is under none of the roots, or the object store refuses.
             StageError: three tries gave an I/O error or other bytes.
         """
         (shard, offset, size), problem = self._place(row), ""
+        if shard in self._gone:
+            raise UndecodableImage(DELETED)
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(_WAIT_S * attempt)
@@ -198,12 +204,24 @@ class Dataset:
         if problem == "missing":
             raise UserError(
                 f"dataset {name}: {shard} is not there (looked in {', '.join(map(where, self.roots))}).",
-                "Has the data moved? Set `samples.roots` to the folder that holds it.",
+                "Has the data moved? Set `samples.roots` to the folder that holds it. Was the image deleted? Run: "
+                "unic-pipe index, which voids its row.",
             )
         raise StageError(
             f"dataset {name}: {shard}, byte {offset:,} ({size:,} bytes, key {self.key(row)!r}) {problem}.",
             "Restore the file from its source; or index the changed data as another dataset (a new name).",
         )
+
+    def kept(self, block: int) -> npt.NDArray[np.bool_]:
+        """Which of a block's rows still have their image, bool (rows,): the others are void, whatever was made of them."""
+        segment, start, count = self._block(block)
+        if not self._gone:
+            return np.ones(count, np.bool_)
+        return np.array([path not in self._gone for path in segment.shards.slice(start, count).to_pylist()], np.bool_)
+
+    def deleted_keys(self, block: int) -> tuple[str, ...]:
+        """Keys of a block's rows whose image was deleted."""
+        return tuple(key for key, kept in zip(self.block_keys(block), self.kept(block), strict=True) if not kept)
 
     def read_many(self, rows: Iterable[int]) -> list[Callable[[], bytes]]:
         """One function per row, in order; each gives what `read` gives, is called once, and from any thread.
@@ -230,6 +248,11 @@ class Dataset:
         """Whether bytes are those of a row's image when it was indexed."""
         segment, at = self._locate(row)
         return len(data) == int(segment.sizes[at]) and xxhash.xxh3_128_digest(data) == segment.hashes[at].tobytes()
+
+    def check(self) -> None:
+        """Compare all segment files with the manifest. Raises StageError."""
+        for table in self.segments:
+            table.check()
 
     def damaged(self) -> tuple[str, ...]:
         """Segment files that are missing or changed; hashes all of them."""

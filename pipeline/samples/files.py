@@ -1,33 +1,129 @@
-"""Which files below a folder are images, by their names."""
+"""Which names are images, and what is below a folder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS
+from unic_pipe.pipeline.samples.left_out import LeftOut
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.samples import ImageNames
+
+_FIRST_ENDINGS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
+IMAGE_EXTENSIONS = _FIRST_ENDINGS | {"gif", "jfif", "jpe"}
+"""Lower-case endings of images."""
+NAMES = ImageNames(version=2)
+"""The rule of new indexes."""
+_NO_DATA = frozenset(
+    {"@eadir", "@recycle", "#recycle", "#snapshot", "@__thumb", "__macosx", "lost+found", "$recycle.bin"}
+    | {"system volume information"}
+)
+"""Folders that storage devices and systems put between people's own, in small letters."""
+_PEEK = 1000
 
 
-def is_image(name: str) -> bool:
-    """Whether a file name is that of an image (hidden files are not)."""
-    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".") and "." in name
+def image_endings(rule: ImageNames = NAMES) -> frozenset[str]:
+    """Endings of images under a rule."""
+    if rule.image is not None:
+        return frozenset({rule.image})
+    return _FIRST_ENDINGS if rule.version == 1 else IMAGE_EXTENSIONS
+
+
+def image_ending(name: str, rule: ImageNames = NAMES) -> str | None:
+    """The ending, without its first dot, by which a file is an image; None if it is none (hidden files are not)."""
+    last = rule.image or name.rpartition(".")[2].lower()
+    found = last in image_endings(rule) and name.lower().endswith(f".{last}")
+    return last if found and not name.startswith(".") else None
+
+
+def is_image(name: str, rule: ImageNames = NAMES) -> bool:
+    """Whether a file name is that of an image."""
+    return image_ending(name, rule) is not None
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Sorted names of the folders in a folder; hidden ones are not seen."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if not e.name.startswith(".") and e.is_dir()))
+    """Sorted names of the folders in a folder; hidden ones and those of storage devices are not seen."""
+    return tuple(sorted(e.name for e in _entries(folder) if _is_data(e.name) and os.path.isdir(e)))
 
 
 def image_names(folder: Path) -> list[str]:
-    """Paths of all images below a folder, relative to it, unsorted; hidden ones are not seen."""
-    found, pending = [], [""]
-    while pending:
-        below = pending.pop()
-        for entry in os.scandir(folder / below):
-            if entry.name.startswith("."):
-                continue
-            if is_image(entry.name):
-                found.append(below + entry.name)
-            elif entry.is_dir(follow_symlinks=False):
-                pending.append(f"{below}{entry.name}/")
-    return found
+    """Paths of all images below a folder, relative to it, sorted."""
+    return list(list_images(folder)[0])
+
+
+def list_images(folder: Path, rule: ImageNames = NAMES, deep: bool = True) -> tuple[tuple[str, ...], LeftOut]:
+    """Paths of the images below a folder (directly in it, unless `deep`), relative to it and sorted; and what else is there.
+
+    Linked folders are entered last and in the order of their paths, each folder once: links may form circles.
+
+    Raises:
+        UserError: a folder that cannot be listed.
+    """
+    names: list[str] = []
+    left = LeftOut()
+    read = {_identity(above) for above in (folder.resolve(), *folder.resolve().parents)}
+    pending, links = [""], list[str]()
+    while pending or links:
+        if pending:
+            below = pending.pop()
+        else:
+            links.sort(reverse=True)
+            below = links.pop()
+        if below and _identity(folder / below) in read:
+            left.add("link", below)
+            continue
+        read.add(_identity(folder / below))
+        for entry in _entries(folder / below):
+            path = below + entry.name
+            if not entry.is_dir():
+                _sort_file(entry, path, rule, names, left)
+            elif not deep or not _is_data(entry.name) or (rule.version == 1 and entry.is_symlink()):
+                if not entry.name.startswith("."):
+                    left.add("folder", path)
+            else:
+                (links if entry.is_symlink() else pending).append(f"{path}/")
+    return tuple(sorted(names)), left
+
+
+def peek(folder: Path) -> str | None:
+    """What a folder seems to hold, from its first thousand entries: `images`, `tars`, or None of them."""
+    tars = False
+    for _, entry in zip(range(_PEEK), _entries(folder), strict=False):
+        if is_image(entry.name) and not entry.is_dir():
+            return "images"
+        tars |= entry.name.lower().endswith(".tar") and not entry.name.startswith(".")
+    return "tars" if tars else None
+
+
+def _sort_file(entry: os.DirEntry[str], path: str, rule: ImageNames, names: list[str], left: LeftOut) -> None:
+    name = entry.name
+    if is_image(name, rule):
+        # A link that leads nowhere is an image that is missing: reading it says so.
+        missing = entry.is_symlink() and not os.path.exists(entry.path)
+        if entry.is_file() or missing:
+            names.append(path)
+        else:
+            left.add("special", path)
+    elif not name.startswith("."):
+        stem, dot, ending = name.rpartition(".")
+        left.add("file", path, f".{ending.lower()}" if stem and dot else "no ending")
+    elif is_image(name.lstrip("."), rule):
+        left.add("hidden", path)
+
+
+def _is_data(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _NO_DATA
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}).", "Check the folder.") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from unic_pipe.pipeline.samples.dataset import Dataset, open_dataset
 from unic_pipe.pipeline.samples.files import class_folders
@@ -19,7 +19,7 @@ from unic_pipe.pipeline.samples.sources import Source, find_source, relative_sou
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.schemas.config import DatasetConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.samples import DatasetManifest
+from unic_pipe.schemas.samples import DatasetManifest, Decoding
 from unic_pipe.schemas.status import State
 
 
@@ -28,7 +28,7 @@ class Changes:
     """Paths relative to a root: tars, or folders of images."""
 
     missing: tuple[str, ...]
-    """Recorded, but no longer there (or with fewer images)."""
+    """Recorded, but no longer there."""
     resized: tuple[str, ...]
     """Recorded tars with another size, as `PATH (OLD → NEW bytes)`."""
     rewritten: tuple[str, ...]
@@ -37,6 +37,8 @@ class Changes:
     """Not recorded (folders: with more images than recorded)."""
     new: int
     """Number of new tars or images."""
+    lost: int = 0
+    """Images fewer than recorded, in folders that are there."""
 
 
 def compare(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
@@ -59,7 +61,7 @@ def labels_changed(old: Dataset, now: str, source: Source, config: DatasetConfig
         return None
     if recorded.replace("file:", "list:", 1) != now:
         return "labels changed"
-    (folder,) = list_folders(source)
+    (folder,) = list_folders(source, old.manifest.names)
     path = find_labels(config, roots)
     assert path is not None
     found = read_labels(path, folder.folder, folder.names)
@@ -77,16 +79,23 @@ def labels_changed(old: Dataset, now: str, source: Source, config: DatasetConfig
 
 
 def recorded_counts(manifest: DatasetManifest) -> dict[str, tuple[int, int]]:
-    """Images and last recorded mtime of each folder, over all segments."""
+    """Images that should be there and last recorded mtime of each folder, over all segments."""
     counts: dict[str, tuple[int, int]] = {}
     for segment in manifest.segments:
         for entry in segment.shards:
             counts[entry.path] = (counts.get(entry.path, (0, 0))[0] + (entry.files or 0), entry.mtime_ns)
+    for path in manifest.gone:
+        folder = next(above for above in map(str, PurePosixPath(path).parents) if above in counts)
+        counts[folder] = (counts[folder][0] - 1, counts[folder][1])
     return counts
 
 
 def dataset_state(
-    index: Store | None, roots: Sequence[Root], config: DatasetConfig, block_rows: int | None = None
+    index: Store | None,
+    roots: Sequence[Root],
+    config: DatasetConfig,
+    block_rows: int | None = None,
+    decoding: Decoding | None = None,
 ) -> tuple[State, str]:
     """Whether an index is that of `config`'s data, from listings and sizes alone (no hashing, no torch).
 
@@ -97,11 +106,15 @@ def dataset_state(
     try:
         indexed = open_dataset(index, roots)
         manifest = indexed.manifest
-        source = find_source(manifest.name, config, roots)
+        source = find_source(manifest.name, config, roots, manifest.layout)
         if block_rows is not None and manifest.block_rows != block_rows:
             return "stale", f"samples.block_rows is {block_rows}, indexed with {manifest.block_rows}"
         if source.layout != manifest.layout:
             return "stale", f"the source holds {source.layout}, indexed were {manifest.layout}"
+        if decoding is not None and decoding != manifest.decoding:
+            return "stale", f"images are decoded differently: {_differing(manifest.decoding, decoding)}"
+        if config.image != manifest.names.image:
+            return "stale", f"image: {manifest.names.image or 'any'} → {config.image or 'any'}"
         why = labels_changed(indexed, label_source(config, source, roots), source, config, roots)
         if why is not None:
             return "stale", why
@@ -117,11 +130,21 @@ def dataset_state(
         return "stale", f"changed since indexing: {changes.resized[0]}"
     if changes.rewritten:
         return "stale", f"written again since indexing (unic-pipe index compares): {changes.rewritten[0]}"
-    if changes.new:
-        return "partial", f"{changes.new:,} new {unit if changes.new > 1 else unit[:-1]} since indexing"
+    if changes.new or changes.lost:
+        counts = (_counted(changes.new, "new", unit), _counted(changes.lost, "deleted", unit))
+        return "partial", f"{' and '.join(filter(None, counts))} since indexing"
     if config.rows is not None and config.rows != manifest.rows:
         return "stale", f"{manifest.rows:,} rows, expected {config.rows:,}"
     return "fresh", ""
+
+
+def _differing(old: Decoding, new: Decoding) -> str:
+    pairs = ((field, getattr(old, field), getattr(new, field)) for field in Decoding.model_fields)
+    return ", ".join(f"{field} {was or 'none'} → {now or 'none'}" for field, was, now in pairs if was != now)
+
+
+def _counted(number: int, which: str, unit: str) -> str:
+    return f"{number:,} {which} {unit if number > 1 else unit[:-1]}" if number else ""
 
 
 def _why_missing(config: DatasetConfig, roots: Sequence[Root]) -> str:
@@ -170,15 +193,15 @@ def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bo
         present = {Path(source.base, name).as_posix(): source.folder / name for name in names}
     recorded = {} if source.layout == "listed" else recorded_counts(manifest)
     missing = [path for path in recorded if path not in present]
-    added, new = [], 0
+    added, new, lost = [], 0, 0
     for path, folder in present.items():
         count, mtime_ns = recorded.get(path, (0, -1))
         if trust_mtimes and path in recorded and folder.stat().st_mtime_ns == mtime_ns:
             continue
-        now = count_images(folder, source.layout)
+        now = count_images(folder, source.layout, manifest.names)
         if now > count:
             added.append(path)
             new += now - count
         elif now < count:
-            missing.append(f"{path} ({count:,} → {now:,} images)")
-    return Changes(tuple(missing), (), (), tuple(added), new)
+            lost += count - now
+    return Changes(tuple(missing), (), (), tuple(added), new, lost)

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from unic_pipe.pipeline.samples.undecodable import UndecodableImage as UndecodableImage
+from unic_pipe.schemas.samples import Decoding
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 """Formats that are decoded; Pillow knows many more, with less tested code behind them."""
 
+AS_STORED = Decoding()
 _ORIENTATION_TAG = 0x0112
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,22 +30,17 @@ _TURN = {
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 
-class UndecodableImage(Exception):
-    """Bytes that are not an image that can be used. `reason` is short and the same for the same bytes."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[UndecodableImage], tuple[str]]:
-        return type(self), (self.reason,)
+MAX_PIXELS = 178_956_970
+"""Images with more pixels are void: Pillow's own limit of errors, half a gigabyte of RGB."""
+_GROUNDS = {"white": 255, "grey": 128, "black": 0}
 
 
-def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, decoding: Decoding = AS_STORED) -> npt.NDArray[np.uint8]:
     """Decode to uint8 (H, W, 3), RGB, writable.
 
-    EXIF orientation is applied; alpha is dropped, not blended (as `convert("RGB")` does); 16-bit grey is divided by
-    257; of an animation the first frame is taken. Images of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels are refused.
+    EXIF orientation is applied; alpha is dropped, not blended (as `convert("RGB")` does), unless `decoding.background`
+    names a ground to blend with; 16-bit grey is divided by 257; of an animation the first frame is taken. Images of more
+    than `decoding.max_pixels` (by default `MAX_PIXELS`) pixels are refused.
 
     Raises:
         UndecodableImage: for all other bytes; nothing else is raised.
@@ -49,11 +48,14 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
     if not data:
         raise UndecodableImage("empty (0 bytes)")
     _silence()
+    limit = MAX_PIXELS if decoding.max_pixels is None else decoding.max_pixels
+    if limit > 2 * (Image.MAX_IMAGE_PIXELS or limit):  # Pillow refuses twice its own number
+        Image.MAX_IMAGE_PIXELS = limit
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image)
+            _check_size(image, limit)
             image.load()
-            rgb, turn = _to_rgb(image), _turn(image)
+            rgb, turn = _to_rgb(image, _GROUNDS.get(decoding.background)), _turn(image)
             return np.array(rgb if turn is None else rgb.transpose(turn))
     except UndecodableImage:
         raise
@@ -67,11 +69,11 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
         raise UndecodableImage(_reason(error)) from None
 
 
-def _check_size(image: Image.Image) -> None:
+def _check_size(image: Image.Image, limit: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise UndecodableImage(f"no pixels ({width} x {height})")
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+    if width * height > limit:
         raise UndecodableImage(f"decompression bomb ({width:,} x {height:,} pixels)")
 
 
@@ -82,9 +84,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, ground: int | None) -> Image.Image:
     mode = image.mode
-    if mode == "RGB":
+    if mode == "RGB" and (ground is None or not image.has_transparency_data):
         return image
     if mode.startswith("I"):  # I;16 in its byte orders; I holds 16 bits too (PGM)
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
@@ -93,9 +95,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which are stored inverted
     if mode in ("F", "LAB"):
         raise UndecodableImage(f"unsupported pixel format {mode}")
-    image.info.pop("transparency", None)
     if mode in ("La", "RGBa"):
         image = image.convert("LA" if mode == "La" else "RGBA")
+    if ground is not None and image.has_transparency_data:
+        image = image.convert("RGBA")
+        below = Image.new("RGBA", image.size, (ground, ground, ground, 255))
+        return Image.alpha_composite(below, image).convert("RGB")
+    image.info.pop("transparency", None)
     return image.convert("RGB")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.errors import UserError
 
 _FILE = re.compile(r"(file|img|image)(name|path|id)?|fname|path|id|name|key")
@@ -49,7 +50,7 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read, or is in another encoding.
     """
     try:
-        raw = path.read_bytes()
+        raw = require_regular(path).read_bytes()
         wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = raw.decode("utf-16" if wide else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from unic_pipe.pipeline.storage.regular import require_regular
+
 WINDOW_BYTES = 8 << 20
 """An object is read from front to back in requests of this many bytes: few enough requests, little enough memory when
 sixteen threads read one each."""
@@ -32,7 +34,7 @@ class LocalRanges:
     """A local file. Safe in threads."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = os.open(require_regular(path), os.O_RDONLY)
         self.size = os.fstat(self.number).st_size
 
     def read(self, size: int, offset: int) -> bytes:

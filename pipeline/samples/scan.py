@@ -23,9 +23,9 @@ from unic_pipe.pipeline.samples.shards import scan_tar
 from unic_pipe.pipeline.samples.table import ROW_SCHEMA, from_parquet, to_parquet
 from unic_pipe.pipeline.storage import LocalStore, fast_hash
 from unic_pipe.schemas.errors import StageError, UserError
-from unic_pipe.schemas.samples import ShardEntry
+from unic_pipe.schemas.samples import ImageNames, ShardEntry
 
-_VERSION = "1"
+_VERSION = "2"
 _KEEP_FROM_BYTES = 16 << 20
 IMAGES_PER_PIECE = 2048
 
@@ -58,6 +58,7 @@ class TarPiece:
     shard: str
     file: Shard
     label_field: str | None
+    rule: ImageNames
 
     @property
     def weight(self) -> int:
@@ -71,7 +72,7 @@ class TarPiece:
     def scan(self) -> pa.Table:
         """Rows in the order of the tar's images."""
         before = self.identity()
-        rows = scan_tar(self.file, self.shard, self.label_field)
+        rows = scan_tar(self.file, self.shard, self.label_field, self.rule)
         now = stamp_now(self.file)
         if now is None or self._identity(now) != before:
             raise UserError(f"{self.shard}: changed while it was indexed.", "Wait until it is written, then run again.")
@@ -84,7 +85,7 @@ class TarPiece:
 
     def _identity(self, now: Stamp) -> str:
         etag = "" if now.etag is None else f"\0{now.etag}"
-        return f"{self.shard}\0{now.size}\0{now.mtime_ns}\0{self.label_field}{etag}"
+        return f"{self.shard}\0{now.size}\0{now.mtime_ns}\0{self.label_field}{etag}\0{self.rule}"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class FolderPiece:
 
     folder: ImageFolder
     names: tuple[str, ...]
+    rule: ImageNames
 
     @property
     def weight(self) -> int:
@@ -101,15 +103,16 @@ class FolderPiece:
 
     def identity(self) -> str:
         """Path, size and mtime of every image."""
-        parts = [f"{self.folder.path}\0{self.folder.label}"]
+        parts = [f"{self.folder.path}\0{self.folder.label}\0{self.rule}"]
         for name in self.names:
-            status = (self.folder.folder / name).stat()
-            parts.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
+            path = self.folder.folder / name
+            if path.exists():  # what is missing is an error of the scan
+                parts.append(f"{name}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}")
         return "\0".join(parts)
 
     def scan(self) -> pa.Table:
         """Rows in the order of the names."""
-        return scan_folder(self.folder, self.names)
+        return scan_folder(self.folder, self.names, self.rule)
 
     def entry(self, rows: pa.Table) -> ShardEntry:
         """The folder, with the bytes and number of these images."""
@@ -118,10 +121,10 @@ class FolderPiece:
         return ShardEntry(path=self.folder.path, size=size, mtime_ns=mtime, files=rows.num_rows)
 
 
-def folder_pieces(folders: Sequence[ImageFolder]) -> list[Piece]:
+def folder_pieces(folders: Sequence[ImageFolder], rule: ImageNames) -> list[Piece]:
     """Folders cut into pieces of at most `IMAGES_PER_PIECE` images, in order."""
     return [
-        FolderPiece(folder, folder.names[at : at + IMAGES_PER_PIECE])
+        FolderPiece(folder, folder.names[at : at + IMAGES_PER_PIECE], rule)
         for folder in folders
         for at in range(0, len(folder.names), IMAGES_PER_PIECE)
     ]

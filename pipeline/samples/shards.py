@@ -4,118 +4,189 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import xxhash
 
+from unic_pipe.pipeline.samples.files import NAMES, image_ending, image_endings
+from unic_pipe.pipeline.samples.left_out import LeftOut
 from unic_pipe.pipeline.samples.places import Shard, open_shard
 from unic_pipe.pipeline.samples.ranges import Ranged
 from unic_pipe.pipeline.samples.table import make_rows
 from unic_pipe.pipeline.samples.tars import Member, walk
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.samples import ImageNames
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm"})
-"""Lower-case file name extensions of images."""
 LARGEST_LABEL = 2**31 - 1
 _NO_LABEL = frozenset({"", "-1", "-1.0", "null", "nan"})
 _MAX_LABEL_BYTES = 16 << 20
+_LEFT_OUT = b"left_out"
+"""Key of a scanned table's metadata."""
 
 
 @dataclass(slots=True)
-class _Sample:
-    image: Member | None = None
-    content: bytes = b""
-    label: int | None = None
-    label_member: Member | None = None
+class _Image:
+    member: Member
+    content: bytes
+    """XXH3-128 of its bytes."""
 
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """Key (path up to the first dot of the base name) and lower-case extension; None for hidden or dotless names."""
+@dataclass(slots=True)
+class _Label:
+    member: Member
+    number: int | None = None
+    problem: UserError | None = None
+
+
+def split_name(name: str, rule: ImageNames = NAMES) -> tuple[str, str] | None:
+    """Key and lower-case ending of a member, without the dot between them; None for hidden and dotless names.
+
+    The ending begins at the last dot, or where `rule.image` does; under version 1 at the first dot.
+    """
     folder, slash, base = name.rpartition("/")
-    stem, dot, extension = base.partition(".")
-    return (folder + slash + stem, extension.lower()) if stem and dot else None
+    if rule.image is not None and image_ending(base, rule) is not None:
+        stem, dot, ending = base[: -len(rule.image) - 1], ".", rule.image
+    elif rule.version == 1 or "." not in base:
+        stem, dot, ending = base.partition(".")
+    else:
+        stem, dot, ending = base.rpartition(".")
+    return (folder + slash + stem, ending.lower()) if stem and dot and not base.startswith(".") else None
 
 
-def scan_tar(file: Shard, shard: str, label_field: str | None) -> pa.Table:
-    """Rows of one tar in the order of its images. `shard` is its path relative to a root.
+def scan_tar(file: Shard, shard: str, label_field: str | None, rule: ImageNames = NAMES) -> pa.Table:
+    """Rows of one tar in the order of its images. `shard` is its path relative to a root. The table's metadata say what
+    was left out (`left_out`).
 
     Raises:
         UserError: a damaged tar, a key twice, a sample with two images or none, an unusable label.
     """
-    samples: dict[str, _Sample] = {}
-    seen: set[str] = set()
+    endings, label_ending = image_endings(rule), "cls" if label_field is None else "json"
+    images: dict[str, _Image] = {}
+    labels: dict[str, _Label] = {}
+    others: list[str] = []
     tar = open_shard(file, shard)
     try:
         for member in walk(tar, shard):
-            parts = split_name(member.name)
-            if parts is None:
-                seen.add(member.name.rpartition("/")[2][:20])
-                continue
-            key, extension = parts
-            seen.add(f".{extension}")
-            if extension in IMAGE_EXTENSIONS:
-                _add_image(samples.setdefault(key, _Sample()), key, member, tar, shard)
-            elif extension == ("cls" if label_field is None else "json"):
-                _add_label(samples.setdefault(key, _Sample()), key, member, tar, shard, label_field)
+            key, ending = split_name(member.name, rule) or ("", "")
+            if ending in endings and _owner(key, images) is None:
+                _add_image(images, key, member, tar, shard)
+            elif ending == label_ending and _owner(key, images) is None:
+                _add_label(labels, key, member, tar, shard, label_field)
+            else:
+                others.append(member.name)
     except OSError as error:
         raise UserError(f"{shard}: cannot be read ({error.strerror or error}: {file}).", "Check the disk.") from error
     finally:
         tar.close()
-    if not samples:
-        found = ", ".join(sorted(seen)[:6]) or "only folders"
+    return _rows(images, labels, others, shard, rule)
+
+
+def left_out(tables: Iterable[pa.Table]) -> LeftOut:
+    """What the tars of scanned tables hold beside their rows."""
+    return LeftOut.from_json(table.schema.metadata[_LEFT_OUT] for table in tables if table.schema.metadata)
+
+
+def _owner(key: str, images: Mapping[str, _Image]) -> str | None:
+    """The sample whose further member this is: `a` for the key `a.seg` if `a` has an image; None for a key of its own."""
+    at = key.find(".", key.rfind("/") + 1)
+    while at > 0:
+        if key[:at] in images:
+            return key[:at]
+        at = key.find(".", at + 1)
+    return None
+
+
+def _rows(
+    images: dict[str, _Image], labels: dict[str, _Label], others: list[str], shard: str, rule: ImageNames
+) -> pa.Table:
+    # What came before its sample's image was taken for a sample of its own.
+    late = {key for key in (*images, *labels) if _owner(key, images) is not None}
+    others += [found[key].member.name for key in late for found in (images, labels) if key in found]
+    used = {key: image for key, image in images.items() if key not in late}
+    if not used and not labels:
+        found = ", ".join(sorted({_ending(name)[:20] for name in others})[:6]) or "only folders"
         raise UserError(
-            f"{shard}: no images among its members (found {found}; looked for {_extensions()}).",
+            f"{shard}: no images among its members (found {found}; looked for {_extensions(rule)}).",
             "Give tars whose members are KEY.EXTENSION; a tar of tars must be unpacked once.",
         )
-    return _rows(samples, shard)
-
-
-def _rows(samples: dict[str, _Sample], shard: str) -> pa.Table:
-    for key, sample in samples.items():
-        if sample.image is None and sample.label_member is not None:
+    for key, label in labels.items():
+        if key in late:
+            continue
+        if key not in used:
             raise UserError(
-                f"{shard}: sample {key!r} has a label but no image (member {sample.label_member.name!r}, byte "
-                f"{sample.label_member.header:,}; looked for {key}.{{{_extensions()}}}).",
+                f"{shard}: sample {key!r} has a label but no image (member {label.member.name!r}, byte "
+                f"{label.member.header:,}; looked for {key}.{{{_extensions(rule)}}}).",
                 "Write the tar again with the image, or without the label.",
             )
-    found = [(key, s, s.image) for key, s in samples.items() if s.image is not None]
-    found.sort(key=lambda item: item[2].offset)
-    return make_rows(
-        [key for key, _, _ in found],
-        [shard] * len(found),
-        [image.offset for _, _, image in found],
-        [image.size for _, _, image in found],
-        [sample.content for _, sample, _ in found],
-        [sample.label for _, sample, _ in found],
+        if label.problem is not None:
+            raise label.problem
+    rows = sorted(used.items(), key=lambda item: item[1].member.offset)
+    table = make_rows(
+        [key for key, _ in rows],
+        [shard] * len(rows),
+        [image.member.offset for _, image in rows],
+        [image.member.size for _, image in rows],
+        [image.content for _, image in rows],
+        [labels[key].number if key in labels else None for key, _ in rows],
     )
+    return table.replace_schema_metadata({_LEFT_OUT: _left(others, used).to_json()})
 
 
-def _add_image(sample: _Sample, key: str, member: Member, tar: Ranged, shard: str) -> None:
-    first = sample.image
-    if first is not None:
-        what = f"key {key!r} appears twice" if first.name == member.name else f"sample {key!r} has two images"
+def _left(others: Sequence[str], used: Mapping[str, _Image]) -> LeftOut:
+    left, keys = LeftOut(), set[str]()
+    for name in sorted(others):
+        key = _owner(name, used)
+        if name.rpartition("/")[2].startswith("."):
+            left.add("hidden", name)
+        elif key is None:
+            left.add("lone", name, _ending(name))
+        else:
+            left.add("member", name, name[len(key) :].lower(), key not in keys)
+            keys.add(key)
+    return left
+
+
+def _ending(name: str) -> str:
+    _, dot, ending = name.rpartition("/")[2].rpartition(".")
+    return f".{ending.lower()}" if dot else "no ending"
+
+
+def _add_image(images: dict[str, _Image], key: str, member: Member, tar: Ranged, shard: str) -> None:
+    if key in images:
+        first = images[key].member
+        what, hint = f"key {key!r} appears twice", "A key may appear once in a tar: write the tar again."
+        if first.name != member.name:
+            one, other = (name.rpartition(".")[2].lower() for name in (first.name, member.name))
+            what = f"sample {key!r} has two images"
+            hint = f"Say which one is meant, for instance `image: {one}` (not {other}) under the dataset's `source:`."
         raise UserError(
             f"{shard}: {what} ({first.name!r} at byte {first.header:,}, {member.name!r} at byte {member.header:,}).",
-            "A key may appear once in a tar, with one image: write the tar again.",
+            hint,
         )
-    sample.image = member
-    sample.content = xxhash.xxh3_128_digest(_content(tar, member, shard))
+    images[key] = _Image(member, xxhash.xxh3_128_digest(_content(tar, member, shard)))
 
 
-def _add_label(sample: _Sample, key: str, member: Member, tar: Ranged, shard: str, field: str | None) -> None:
+def _add_label(labels: dict[str, _Label], key: str, member: Member, tar: Ranged, shard: str, field: str | None) -> None:
     where = f"{member.name!r} at byte {member.header:,}"
-    if sample.label_member is not None:
+    if key in labels:
         raise UserError(f"{shard}: key {key!r} appears twice ({where}).", "Write the tar again.")
+    try:
+        labels[key] = _Label(member, _label(member, tar, shard, field, where))
+    except UserError as problem:  # it counts only if the label is used
+        labels[key] = _Label(member, problem=problem)
+
+
+def _label(member: Member, tar: Ranged, shard: str, field: str | None, where: str) -> int | None:
     if member.size > _MAX_LABEL_BYTES:
         raise UserError(f"{shard}: {where} is too large to be a label ({member.size:,} bytes).", "Check the tar.")
     data = _content(tar, member, shard)
-    sample.label_member = member
     value: Any = data
     try:
         value = data.decode("utf-8-sig") if field is None else json.loads(data)[field]
-        sample.label = class_number(value)
+        return class_number(value)
     except KeyError:
         raise UserError(
             f"{shard}: {where} has no field {field!r}.",
@@ -159,5 +230,5 @@ def _content(tar: Ranged, member: Member, shard: str) -> bytes:
     return data
 
 
-def _extensions() -> str:
-    return " ".join(sorted(IMAGE_EXTENSIONS))
+def _extensions(rule: ImageNames) -> str:
+    return " ".join(sorted(image_endings(rule)))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from unic_pipe.pipeline.samples.files import class_folders, is_image
+from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
+from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, Layout, only_layout
 from unic_pipe.pipeline.samples.objects import Listings
+from unic_pipe.pipeline.samples.patterns import matches
 from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
-from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS
+from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.pipeline.storage import Store, is_remote
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError
@@ -22,8 +23,6 @@ from unic_pipe.schemas.errors import UserError
 if TYPE_CHECKING:
     from unic_pipe.pipeline.benchmarks.locate import Place
 
-Layout = Literal["tars", "class-folders", "flat-folder", "listed"]
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 _DECOMPRESS = {
     ".tar.gz": "gunzip -k",
     ".tgz": "gunzip -k -S .tgz",
@@ -66,12 +65,12 @@ def relative_source(config: DatasetConfig, roots: Sequence[Root]) -> str:
     return _split_absolute(config.source, roots)[0]
 
 
-def find_source(name: str, config: DatasetConfig, roots: Sequence[Root]) -> Source:
-    """Find the data of dataset `name`.
+def find_source(name: str, config: DatasetConfig, roots: Sequence[Root], known: Layout | None = None) -> Source:
+    """Find the data of dataset `name`; `known` is the layout of its index, which decides where several are possible.
 
     Raises:
         UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of images
-            in an object store.
+            in an object store, several layouts beside each other.
     """
     if config.reader is not None:
         (folder,) = (root for root in roots if isinstance(root, Path))
@@ -80,20 +79,14 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Root]) -> Sour
     text, implicit = _split_absolute(config.source, roots)
     roots = roots if implicit is None else (*roots, implicit)
     listings = Listings()
-    found: dict[str, _Found] = {}
-    missing = []
-    for pattern in expand_braces(text):
-        matches = _matches(pattern, roots, listings)
-        if not matches:
-            missing.append(pattern)
-        found |= {path: file for path, file in matches.items() if path not in found}
+    if text.endswith(CLASSES_ONLY):
+        return _folder_source(name, text, text.removesuffix(CLASSES_ONLY), roots, config, listings, "class-folders")
+    if known is None and (config.labels is not None or config.label_field is not None):
+        known = "flat-folder" if config.labels is not None else "tars"
+    found, missing = matches(text, roots, listings)
     if not found:
         _refuse_compressed(name, [file for root in roots for file in _siblings(root, text, listings)])
-        looked = ", ".join(f"{where(root)}/{text}" for root in roots)
-        raise UserError(
-            f"dataset {name}: nothing found for source {config.source!r} (looked for {looked}).",
-            "Set `source`, or `samples.roots` to the folder that it is relative to.",
-        )
+        raise _nothing(name, text, roots)
     if missing:
         raise UserError(
             f"dataset {name}: {len(missing)} of {len(missing) + len(found)} tars of {config.source!r} are not there "
@@ -102,33 +95,22 @@ def find_source(name: str, config: DatasetConfig, roots: Sequence[Root]) -> Sour
         )
     folders = [path for path, file in found.items() if file is None or (isinstance(file, Path) and file.is_dir())]
     if len(folders) == 1 and len(found) == 1:
-        return _folder_source(name, text, folders[0], roots, config, listings)
+        return _folder_source(name, text, folders[0], roots, config, listings, known)
     if folders:
         raise UserError(
             f"dataset {name}: {config.source!r} matches the folder {found[folders[0]] or folders[0]} and "
             f"{len(found) - 1} more paths.",
-            "Give one folder, or a pattern that matches tars only.",
+            "Give one folder, a pattern that matches tars only, or FOLDER/*/ for all class folders in one.",
         )
     return _tar_source(name, text, {path: file for path, file in found.items() if file is not None})
 
 
-def expand_braces(text: str) -> list[str]:
-    """`a{00..02}` and `a{x,y}` written out, in order; numbers keep their leading zeros."""
-    pieces: list[list[str]] = []
-    for literal, brace in re.findall(r"([^{]*)(?:\{([^{}]*)\})?", text):
-        pieces.append([literal])
-        span = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", brace)
-        if span:
-            low, high = int(span[1]), int(span[2])
-            width = len(span[1]) if span[1].startswith("0") else 0
-            pieces.append([f"{n:0{width}d}" for n in range(low, high + 1)])
-        elif brace:
-            pieces.append(brace.split(","))
-    return ["".join(parts) for parts in itertools.product(*pieces)]
-
-
-_Found = Shard | None
-"""A file, an object, or a folder: a `Path` on disk, None in an object store."""
+def _nothing(name: str, text: str, roots: Sequence[Root]) -> UserError:
+    looked = ", ".join(f"{where(root)}/{text}" for root in roots)
+    return UserError(
+        f"dataset {name}: nothing found for source {text!r} (looked for {looked}).",
+        "Set `source`, or `samples.roots` to the folder that it is relative to.",
+    )
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -155,17 +137,18 @@ def _split_absolute(
                 return os.path.normpath(source.removeprefix(f"{root.location}/")), None
         folder, text = split_url(source)
         return text, as_root(folder, options=options)
-    path = Path(source).expanduser()
+    ending = CLASSES_ONLY if source.endswith(CLASSES_ONLY) else ""
+    path = Path(source.removesuffix(ending) or "/").expanduser()
     if not path.is_absolute():
-        return os.path.normpath(source), None
+        return os.path.normpath(path) + ending, None
     for root in roots:
         absolute = Path(os.path.abspath(root)) if isinstance(root, Path) else path
         if path.is_relative_to(absolute) and path != absolute:
-            return str(path.relative_to(absolute)), None
+            return str(path.relative_to(absolute)) + ending, None
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if re.search(r"[*?\[{]", part)), len(parts) - 1)
     cut = max(1, min(first, len(parts) - 1))
-    return os.path.join(*parts[cut:]) if len(parts) > 1 else ".", Path(*parts[:cut])
+    return (os.path.join(*parts[cut:]) if len(parts) > 1 else ".") + ending, Path(*parts[:cut])
 
 
 def _refuse_commands(name: str, source: str) -> None:
@@ -178,24 +161,6 @@ def _refuse_commands(name: str, source: str) -> None:
     )
 
 
-def _matches(pattern: str, roots: Iterable[Root], listings: Listings) -> dict[str, _Found]:
-    """Paths relative to a root, sorted; the first root that has a path wins."""
-    found: dict[str, _Found] = {}
-    for root in roots:
-        if not isinstance(root, Path):
-            for path, file in listings.matches(root, pattern).items():
-                found.setdefault(path, file)
-            continue
-        literal = root / pattern
-        if literal.exists():
-            names = [pattern]
-        else:
-            names = glob.glob(pattern, root_dir=root) if glob.has_magic(pattern) else []
-        for relative in names:
-            found.setdefault(Path(relative).as_posix(), root / relative)
-    return dict(sorted(found.items()))
-
-
 def _tar_source(name: str, text: str, found: dict[str, Shard]) -> Source:
     _refuse_compressed(name, list(found))
     other = [path for path in found if not path.lower().endswith(".tar")]
@@ -206,27 +171,37 @@ def _tar_source(name: str, text: str, found: dict[str, Shard]) -> Source:
 
 
 def _folder_source(
-    name: str, text: str, base: str, roots: Sequence[Root], config: DatasetConfig, listings: Listings
+    name: str,
+    text: str,
+    base: str,
+    roots: Sequence[Root],
+    config: DatasetConfig,
+    listings: Listings,
+    known: Layout | None,
 ) -> Source:
     tars: dict[str, Shard] = {}
     for root in reversed(roots):
         tars |= _tars_in(root, base, listings)
-    if tars:
-        return Source(text, "tars", dict(sorted(tars.items())), None, "")
     folder = next((root / base for root in roots if isinstance(root, Path) and (root / base).is_dir()), None)
     if folder is None:
-        raise _no_tars(name, base, next(root for root in roots if not isinstance(root, Path)), listings)
-    entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    if any(is_image(entry.name) for entry in entries):
+        if tars:
+            return Source(text, "tars", dict(sorted(tars.items())), None, "")
+        store = next((root for root in roots if not isinstance(root, Path)), None)
+        raise _nothing(name, text, roots) if store is None else _no_tars(name, base, store, listings)
+    files = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    layout = only_layout(name, base, folder, list(tars), files, known)
+    if layout == "tars" and tars:
+        return Source(text, "tars", dict(sorted(tars.items())), None, "")
+    if layout == "flat-folder":
         return Source(text, "flat-folder", {}, folder, base)
-    classes = class_folders(folder)
-    _refuse_compressed(name, [entry.name for entry in entries])
-    if not classes:
+    if layout is None:
+        _refuse_compressed(name, files)
         raise UserError(
             f"dataset {name}: no samples in {folder} (looked for *.tar, for images "
             f"{' '.join(sorted(IMAGE_EXTENSIONS))}, and for class folders).",
             "Set `source` to the folder that holds them.",
         )
+    classes = class_folders(folder)
     if {c.lower() for c in classes} <= SPLITS:
         raise UserError(
             f"dataset {name}: {folder} holds the splits {', '.join(classes)}, not class folders.",
@@ -255,6 +230,10 @@ def _no_tars(name: str, base: str, store: Store, listings: Listings) -> UserErro
     entries = listings.entries(store, "" if base == "." else base)
     _refuse_compressed(name, list(entries))
     place = store.describe(base)
+    prefix = "" if base == "." else f"{base}/"
+    folders = [entry for entry, found in entries.items() if found is None]
+    if any(name.lower().endswith(".tar") for below in folders[:3] for name in listings.entries(store, prefix + below)):
+        return UserError(f"dataset {name}: {place} holds folders of tars.", f'Set `source: "{prefix}*/*.tar"`.')
     if any(map(is_image, entries)) or any(stamp is None for stamp in entries.values()):
         return UserError(
             f"dataset {name}: {place} holds no tars, and single images are not read from object stores "

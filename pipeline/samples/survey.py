@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import time
@@ -9,18 +10,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
+from PIL import Image
 
-from unic_pipe.pipeline.samples.files import class_folders, is_image
+from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
 from unic_pipe.pipeline.samples.folders import count_images
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
+from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, Layout
 from unic_pipe.pipeline.samples.objects import Listings
 from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads
-from unic_pipe.pipeline.samples.shards import IMAGE_EXTENSIONS, split_name
-from unic_pipe.pipeline.samples.sources import SPLITS, Layout, Source, find_source, split_url
+from unic_pipe.pipeline.samples.shards import split_name
+from unic_pipe.pipeline.samples.sources import Source, find_source, split_url
+from unic_pipe.pipeline.samples.splits import folder_splits, tar_splits, usable_names
 from unic_pipe.pipeline.samples.tars import walk
 from unic_pipe.pipeline.storage import is_remote
 from unic_pipe.schemas.config import DatasetConfig
@@ -29,6 +34,9 @@ from unic_pipe.schemas.errors import UserError
 LOOK_S = 1.0
 """Seconds that each part of a survey may take; beyond it, figures are extrapolated."""
 _PROBE_BYTES = 64 << 20
+SIZED = 24
+"""Images whose size is read."""
+_HEADER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Survey:
     """Whether `rows` was counted."""
     bytes_per_s: float
     """Measured: reading and hashing on this machine."""
+    side: int | None = None
+    """Median of the shorter sides of some images, in pixels; None where none could be read."""
 
     @property
     def seconds(self) -> float:
@@ -68,11 +78,13 @@ def survey(path: str | Path) -> Survey:
         root = as_root(folder)
         config = DatasetConfig(source=text)
         return _measure(find_source(path.rstrip("/").rpartition("/")[2], config, [root]), config, root)
-    path = Path(os.path.abspath(path))
+    ending = CLASSES_ONLY if str(path).endswith(CLASSES_ONLY) else ""
+    path = Path(os.path.abspath(str(path).removesuffix(ending)))
     root, text = path.parent, path.name
     while re.search(r"[*?{\[]", root.name):
         text, root = f"{root.name}/{text}", root.parent
     labels: str | None = None
+    text += ending
     source = find_source(path.name, DatasetConfig(source=text), [root])
     if source.layout == "flat-folder":
         found = _devkit_labels(path)
@@ -90,10 +102,10 @@ def survey_splits(path: str | Path) -> dict[str, Survey]:
         UserError: nothing there that can be a source.
     """
     folders, files = _children(path)
-    found = {name.lower(): survey(f"{path}/{name}") for name in folders if name.lower() in SPLITS}
-    tars = [name for name in files if name.lower().endswith(".tar")]
-    for split, pattern in ({} if found else _tar_splits(tars)).items():
-        found[split] = survey(f"{path}/{pattern}")
+    places = {name.lower(): name for name in folder_splits(folders)}
+    places = places or tar_splits([name for name in files if name.lower().endswith(".tar")])
+    names = usable_names(places)
+    found = {names[split]: survey(f"{path}/{place}") for split, place in places.items()}
     return found or {"train": survey(path)}
 
 
@@ -112,29 +124,14 @@ def _children(path: str | Path) -> tuple[list[str], list[str]]:
     return [e.name for e in listed if e.is_dir()], [e.name for e in listed if not e.is_dir()]
 
 
-def _tar_splits(tars: Sequence[str]) -> dict[str, str]:
-    """Split name and pattern of tars whose names differ by split words; empty if any tar has none."""
-    patterns: dict[str, str] = {}
-    for name in tars:
-        words = re.split(r"([^A-Za-z]+)", name.removesuffix(".tar"))
-        at = next((i for i, word in enumerate(words) if word.lower() in SPLITS), None)
-        if at is None:
-            return {}
-        stem = "".join(words[: at + 1])
-        patterns[stem] = stem + "*.tar"
-    if len(patterns) < 2:
-        return {}
-    splits = {re.split(r"[^A-Za-z]+", stem)[-1].lower(): pattern for stem, pattern in patterns.items()}
-    # `digits-train` and `shapes-train` are two datasets.
-    return splits if len(splits) == len(patterns) else patterns
-
-
 def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
     if source.layout == "tars":
         total = sum(stamp(file).size for file in source.tars.values())
-        rows, classes, exact = _look_into_tars(list(source.tars.items()), total)
-        speed = _read_speed(list(source.tars.values()))
-        return Survey(config, root, "tars", len(source.tars), total, rows, classes, exact, speed)
+        found = _look_into_tars(list(source.tars.items()), total)
+        speed, side = _read_speed(list(source.tars.values())), _middle(found.sides)
+        return Survey(
+            config, root, "tars", len(source.tars), total, found.rows, found.classes, found.exact, speed, side
+        )
     assert source.folder is not None
     if source.layout == "flat-folder":
         folders, classes = [source.folder], None
@@ -150,12 +147,21 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
     sample = _some_images(folders)
     size = round(rows * sum(path.stat().st_size for path in sample) / max(1, len(sample)))
     exact = len(counts) == len(folders)
-    return Survey(config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample))
+    side = _middle([_side(path.read_bytes()) for path in sample[:: max(1, len(sample) // SIZED)]])
+    return Survey(config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample), side)
 
 
-def _look_into_tars(tars: Sequence[tuple[str, Shard]], total: int) -> tuple[int, int | None, bool]:
+class _Look(NamedTuple):
+    rows: int
+    classes: int | None
+    exact: bool
+    sides: list[int | None]
+
+
+def _look_into_tars(tars: Sequence[tuple[str, Shard]], total: int) -> _Look:
     """Images and classes, from as many headers as `LOOK_S` allows; damage ends the look, indexing will name it."""
     started, images, seen_bytes, labels = time.monotonic(), 0, 0, set()
+    sides: list[int | None] = []
     for shard, file in tars:
         tar = open_shard(file, shard)
         reached = 0
@@ -165,23 +171,39 @@ def _look_into_tars(tars: Sequence[tuple[str, Shard]], total: int) -> tuple[int,
                 parts = split_name(member.name)
                 if parts is not None and parts[1] in IMAGE_EXTENSIONS:
                     images += 1
+                    if len(sides) < SIZED:
+                        sides.append(_side(tar.read(min(member.size, _HEADER_BYTES), member.offset)))
                 elif parts is not None and parts[1] == "cls" and member.size < 32:
                     labels.add(tar.read(member.size, member.offset))
                 if time.monotonic() - started > LOOK_S:
-                    return round(images * total / (seen_bytes + reached)), len(labels) or None, False
+                    return _Look(round(images * total / (seen_bytes + reached)), len(labels) or None, False, sides)
         except UserError:
-            return round(images * total / max(1, seen_bytes + reached)), len(labels) or None, False
+            return _Look(round(images * total / max(1, seen_bytes + reached)), len(labels) or None, False, sides)
         finally:
             tar.close()
         seen_bytes += tar.size
-    return images, len(labels) or None, True
+    return _Look(images, len(labels) or None, True, sides)
+
+
+def _side(head: bytes) -> int | None:
+    """The shorter side of an image, in pixels, from its first bytes; None where they do not say."""
+    try:
+        with Image.open(io.BytesIO(head)) as image:
+            return min(image.size)
+    except Exception:  # whatever a damaged image raises; indexing will name it
+        return None
+
+
+def _middle(sides: Sequence[int | None]) -> int | None:
+    known = sorted(side for side in sides if side is not None)
+    return known[len(known) // 2] if known else None
 
 
 def _some_images(folders: Sequence[Path]) -> list[Path]:
     """Up to 200 images from folders spread over all."""
     chosen: list[Path] = []
     for folder in folders[:: max(1, len(folders) // 20)]:
-        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name)]
+        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name) and e.is_file()]
         chosen += here[: max(10, 200 // max(1, len(folders)))]
     return chosen[:200]
 

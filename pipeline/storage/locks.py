@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unic_pipe.schemas.errors import StageError
@@ -34,9 +34,10 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
                 raise StageError(
                     f"{what} is running already ({holder}).", "Wait for it, or watch it: unic-pipe status --watch"
                 ) from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
+        # Who holds it is for people only: on a full disk the lock is as good without (and `gc` has to run there).
+        with suppress(OSError):
+            os.truncate(handle.fileno(), 0)
+            os.write(handle.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import xxhash
 
+from unic_pipe.pipeline.storage.regular import require_regular
+
 Version = Hashable
 """Tells one content of a key from the next: an ETag, a generation, or (mtime_ns, size, inode)."""
 
@@ -28,8 +30,8 @@ def fast_hash(data: bytes) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's content, read in pieces."""
-    with path.open("rb") as handle:
+    """SHA-256 of a file's content, read in pieces. Raises OSError, and UserError for what is no file."""
+    with require_regular(path).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -78,13 +78,21 @@ def write_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, 
 
 
 def check_probes(
-    store: Store, recipe: Recipe, seed: int, view: int, size: int, images: Images, device: str | None = None
+    store: Store,
+    recipe: Recipe,
+    seed: int,
+    view: int,
+    size: int,
+    images: Images,
+    device: str | None = None,
+    deleted: Collection[str] = (),
 ) -> str | None:
     """Draw a view's probes again and compare: None when equal, one line when only rounding differs.
 
     Parameters must be equal exactly; pixels may differ by at most `MAX_DIFFERENCE` and on average by
     `MEAN_DIFFERENCE` per picture, as between the kernels of two CPUs. Arguments as for `write_probes`; further images
-    are ignored. With `device`, their photometric part is drawn there, as `compute.views: device` does.
+    are ignored, and so are probes of samples that were `deleted`. With `device`, their photometric part is drawn there,
+    as `compute.views: device` does.
 
     Raises:
         StageError: the view is rendered differently, the probes belong to another recipe, seed or size, a probe's
@@ -97,7 +105,11 @@ def check_probes(
     if found != (digest_of(recipe), seed, view, size):
         raise StageError(f"{_document_key(view)} was made for another recipe, seed, view or size.", _REPAIR)
     samples = dict(images)
-    differences = [_compare(store, probe, document, recipe, samples, device) for probe in document.probes]
+    differences = [
+        _compare(store, probe, document, recipe, samples, device)
+        for probe in document.probes
+        if probe.key not in deleted
+    ]
     unequal = [d for d in differences if d.largest > 0]
     if not unequal:
         return None

@@ -82,11 +82,11 @@ def views_of_rows(
     def render(places: range) -> None:
         for place in places:
             key = dataset.key(rows[place])
-            with clock.time("read"):
-                data = reads[place]()
             try:
+                with clock.time("read"):
+                    data = reads[place]()
                 with clock.time("decode"):
-                    image_HWC = decode_image(data)
+                    image_HWC = decode_image(data, dataset.manifest.decoding)
             except UndecodableImage as error:
                 unreadable[place] = BadRow(offset=place, key=key, reason=f"undecodable: {error}")
                 continue

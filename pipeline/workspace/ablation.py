@@ -54,6 +54,11 @@ def ablation(config: Config, name: str) -> dict[str, StudentConfig]:
     return variants
 
 
+def setting_of(label: str) -> str:
+    """The name in the configuration of a student that is kept under a label."""
+    return label.removesuffix(PILOT).removesuffix(LIVE)
+
+
 def in_order(names: Iterable[str], students: Collection[str]) -> list[str]:
     """Names of trained students as tables list them: as configured, each after its variants; then all others."""
     variants = (BASIC, STANDARDIZED, LADDER, "")

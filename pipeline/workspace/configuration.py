@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -25,6 +26,10 @@ from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.errors import UserError
 
 CONFIG_NAME = "unic-pipe.yaml"
+_MOST_BYTES, _MOST_VALUES, _DEEPEST = 1 << 20, 20_000, 50
+"""Of a configuration: far more than anybody writes, far less than what keeps a machine busy."""
+_TOO_DEEP = f"fields inside fields inside fields, over {_DEEPEST} deep"
+_WRITE_NEW = "Write a new one with: unic-pipe init --data PATH"
 
 
 @dataclass(frozen=True)
@@ -128,27 +133,68 @@ def _commented(value: Any, place: tuple[str, ...], comments: Mapping[tuple[str, 
 
 
 def _read(path: Path) -> CommentedMap:
+    if path.stat().st_size > _MOST_BYTES:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes are not a configuration.", _WRITE_NEW)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
     tree = _parse(text, str(path))
     if not isinstance(tree, CommentedMap):
-        raise UserError(f"{path}: expected `key: value` lines.", "Write a new one with: unic-pipe init --data PATH")
+        raise UserError(f"{path}: expected `key: value` lines.", _WRITE_NEW)
     return tree
 
 
 def _parse(text: str, source: str) -> Any:
+    if _open_brackets(text) > 2 * _DEEPEST:
+        raise UserError(f"{source}: {_TOO_DEEP}.")
     yaml = YAML()
     yaml.version = (1, 2)
     try:
-        return yaml.load(text)
+        tree = yaml.load(text)
+        _require_plain(tree, source, [_MOST_VALUES])
+        return tree
+    except UserError:
+        raise
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}" if mark else source
         raise UserError(f"{where}: {(error.problem or 'not valid YAML').splitlines()[0]}.") from None
     except YAMLError as error:
         raise UserError(f"{source}: not valid YAML ({str(error).splitlines()[0]}).") from None
+    except RecursionError:
+        raise UserError(f"{source}: {_TOO_DEEP}.") from None
+    except Exception as error:  # impossible dates, numbers and tags: the parser lets through what Python says
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"{source}: not valid YAML ({reason}).") from None
+
+
+def _open_brackets(text: str) -> int:
+    """About how deep brackets stand in brackets: the parser takes half a minute for thousands."""
+    steps = np.array([0, *((char in "[{") - (char in "]}") for char in text if char in "[]{}")])
+    return int((steps.cumsum() - np.minimum.accumulate(steps.cumsum())).max())
+
+
+def _require_plain(value: Any, source: str, left: list[int], depth: int = 0) -> None:
+    """Few values, none of them deep or huge: an alias stands for all that it repeats, and may stand in itself.
+
+    Raises:
+        UserError: something else.
+    """
+    left[0] -= 1
+    if left[0] < 0:
+        raise UserError(f"{source}: over {_MOST_VALUES:,} values, aliases written out.", "Write it without aliases.")
+    if depth > _DEEPEST:
+        raise UserError(f"{source}: {_TOO_DEEP}.")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise UserError(f"{source}: a number of {len(hex(value)) - 2} hexadecimal digits is too large.")
+    if isinstance(value, Mapping):
+        odd = next((key for key in value if not isinstance(key, str | int | float | None)), None)
+        if odd is not None:
+            raise UserError(f"{source}: a {type(odd).__name__} cannot be the name of a field.")
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple | set) else ()
+    for each in inner:
+        _require_plain(each, source, left, depth + 1)
 
 
 def _override(tree: CommentedMap, text: str) -> Place:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from unic_pipe.pipeline.cache.tables import read_table
 from unic_pipe.pipeline.storage import LocalStore, Store, get_or_none
 from unic_pipe.schemas.base import Document
+from unic_pipe.schemas.config import DistillConfig, StudentConfig
 from unic_pipe.schemas.errors import DamagedError, StageError
 from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, StudentManifest
 
@@ -51,6 +52,12 @@ def checkpoint_step(folder: Path) -> int | None:
     """Step of the newest durable checkpoint, or None if there is none. Raises DamagedError."""
     entry = read_document(folder / "latest.json", CheckpointEntry)
     return entry.step if entry is not None and (folder / entry.file).is_file() else None
+
+
+def step_threads(folder: Path, config: StudentConfig, settings: DistillConfig) -> int:
+    """CPU threads of a training's steps: as its checkpoints recorded, or as configured while there is none."""
+    entry = usable_document(LocalStore(folder), "latest.json", CheckpointEntry)
+    return (entry.threads if entry is not None else settings.threads) or config.threads
 
 
 def last_entry(student: FinishedStudent) -> CheckpointEntry:

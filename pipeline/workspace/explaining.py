@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from unic_pipe.schemas.errors import did_you_mean
 Place = tuple[int | str, ...]
 """Keys that lead to a value: `("students", "main", "seed")`."""
 
+_MOST = 200
+"""Problems that are explained; in thousands of lines nobody finds the first."""
 _FIELDS = "`key: value` fields"
 _KINDS = {
     "bool_type": "true or false",
@@ -38,7 +41,7 @@ def explain(error: ValidationError, tree: CommentedMap, set_by_hand: Sequence[Pl
     names = reference_problems(tree)
     unknown = ValidationError.from_exception_data("Config", names).errors() if names else []
     found: dict[Place, list[ErrorDetails]] = {}
-    for problem in (*error.errors(), *unknown):
+    for problem in [*error.errors()[:_MOST], *unknown[:_MOST]]:
         found.setdefault(_place(tree, problem), []).append(problem)
     lines = []
     for place, here in found.items():
@@ -67,7 +70,7 @@ def _text(place: Place, here: list[ErrorDetails]) -> str:
         case "missing":
             return "missing"
         case "extra_forbidden":
-            return f"unknown field{did_you_mean(str(place[-1]), _fields_at(problem['loc'][:-1]))}"
+            return f"unknown field{did_you_mean(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
         case "string_pattern_mismatch":
             return "not a usable name: letters, digits and . _ + - (the first a letter or digit)"
         case "too_long":
@@ -103,7 +106,7 @@ def _place(tree: Any, problem: ErrorDetails) -> Place:
 
 def _known_key(node: CommentedMap, key: int | str) -> Any:
     """The key as it stands in the file, where it may be a number."""
-    return next((known for known in node if str(known) == str(key)), None)
+    return next((known for known in node if str(key) in (str(known), json.dumps(known))), None)
 
 
 def _line(tree: Any, place: Place) -> int:

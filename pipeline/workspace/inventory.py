@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,14 @@ from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
 from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, in_order
 from unic_pipe.pipeline.workspace.configuration import Workspace, rows_wanted
-from unic_pipe.pipeline.workspace.documents import D, FinishedStudent, finished_student, read_document, usable_document
+from unic_pipe.pipeline.workspace.documents import (
+    D,
+    FinishedStudent,
+    checkpoint_step,
+    finished_student,
+    read_document,
+    usable_document,
+)
 from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
 from unic_pipe.schemas.base import digest_of, require_name, short
 from unic_pipe.schemas.chains import named_student
@@ -62,12 +70,16 @@ class Inventory:
             config = self.config.samples.datasets[name]
             roots = data_roots(self.folder, config, self.config.samples, self.config.storage.options)
             index = find_dataset(self.workspace.samples, name)
-            state, reason = dataset_state(index, roots, config, self.config.samples.block_rows)
+            state, reason = dataset_state(
+                index, roots, config, self.config.samples.block_rows, self.config.samples.decoding
+            )
             dataset = None
             if index is not None and state != "missing":
                 try:
-                    dataset = open_dataset(index, roots)
-                except UserError as error:
+                    found = open_dataset(index, roots)
+                    found.check()
+                    dataset = found
+                except UnicPipeError as error:
                     state, reason = "stale", error.message
             self._datasets[name] = DatasetView(name, dataset, state, reason)
         return self._datasets[name]
@@ -119,10 +131,17 @@ class Inventory:
         return self.encoder(name, config)
 
     def block_limit(self, dataset: Dataset) -> int:
-        """Number of blocks to work on: all, or those that `--rows` asks for."""
+        """Number of blocks to work on: all, or those that `--rows` asks for, but enough for a batch of its students."""
         if self.rows is None:
             return dataset.blocks
-        return min(dataset.blocks, max(1, math.ceil(rows_wanted(self.rows, dataset) / dataset.block_rows)))
+        name = dataset.manifest.name
+        batches = [s.optimizer.batch for s in self.config.students.values() if s.dataset == name]
+        wanted = max(rows_wanted(self.rows, dataset), *batches, 1)
+        return min(dataset.blocks, math.ceil(wanted / dataset.block_rows))
+
+    def rows_of(self, dataset: Dataset) -> int:
+        """Number of rows of the blocks to work on."""
+        return sum(dataset.block_range(block)[1] for block in range(self.block_limit(dataset)))
 
     def training_needs(self, teachers: tuple[str, ...], dataset_name: str) -> list[FeatureNeed]:
         """The teachers' features of a training set; nothing while the dataset is not indexed."""
@@ -227,14 +246,20 @@ class Inventory:
         return usable_document(folder, "manifest.json", document)
 
     def unfinished_student(self, label: str) -> StudentManifest | None:
-        """A training under this name that was begun and not finished; the one with the newest checkpoint."""
-        found: list[tuple[float, StudentManifest]] = []
-        for folder in (self.folder / "students").glob(f"{label}-????????"):
-            manifest = read_document(folder / "manifest.json", StudentManifest)
-            latest = folder / "latest.json"
-            if manifest is not None and manifest.name == label and finished_student(label, folder) is None:
-                found.append((latest.stat().st_mtime if latest.exists() else 0.0, manifest))
+        """A training under this name that was begun and not finished; the one with the newest checkpoint. One that has
+        not done a step yet does not count: nothing is lost with it."""
+        found = [
+            ((folder / "latest.json").stat().st_mtime, manifest)
+            for folder, manifest in self._trainings(label)
+            if checkpoint_step(folder) and finished_student(label, folder) is None
+        ]
         return max(found, key=lambda pair: pair[0])[1] if found else None
+
+    def _trainings(self, label: str) -> list[tuple[Path, StudentManifest]]:
+        """Every training that was ever begun under a name, with its folder. Raises DamagedError."""
+        folders = sorted((self.folder / "students").glob(f"{label}-????????"))
+        found = [(folder, read_document(folder / "manifest.json", StudentManifest)) for folder in folders]
+        return [(folder, m) for folder, m in found if m is not None and m.name == label]
 
     def with_students(self, students: Mapping[str, StudentConfig]) -> Inventory:
         """The same working folder with other students configured."""
@@ -264,7 +289,7 @@ class Inventory:
         teachers = student_teachers(self.config, name)
         needs = self.training_needs(teachers, student.dataset)
         parent = self.parent(name)
-        return student_definition(
+        wanted = student_definition(
             self.config,
             name,
             dataset.manifest,
@@ -276,6 +301,20 @@ class Inventory:
             parent=parent.export.weights if parent is not None else None,
             live=self.live,
         )
+        return self._as_begun(self.student_name(name), wanted)
+
+    def _as_begun(self, label: str, wanted: StudentDefinition) -> StudentDefinition:
+        """The definition of the training that there is, if it differs in CPU threads alone: nobody wants that twice."""
+        if (student_folder(self.folder, label, wanted) / "manifest.json").is_file():
+            return wanted
+
+        def same(definition: StudentDefinition) -> StudentDefinition:
+            config = definition.config.model_copy(update={"threads": wanted.config.threads})
+            return definition.model_copy(update={"config": config})
+
+        found = [(folder, m.definition) for folder, m in self._trainings(label) if same(m.definition) == wanted]
+        found.sort(key=lambda pair: finished_student(label, pair[0]) is None)
+        return found[0][1] if found else wanted
 
     def parent(self, name: str) -> FinishedStudent | None:
         """The finished student that a student starts from; None when it starts from nothing.

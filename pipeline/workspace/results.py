@@ -18,7 +18,7 @@ from unic_pipe.schemas.benchmarks import cards
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import DamagedError, UserError
 from unic_pipe.schemas.evaluations import ResultDefinition, ResultRecord
-from unic_pipe.schemas.probes import BY_NAME, PROBES, PROTOCOL
+from unic_pipe.schemas.probes import PROBES, PROTOCOL
 from unic_pipe.schemas.samples import DatasetManifest
 
 FOLDER = "evaluations"
@@ -68,7 +68,7 @@ def result_definition(
         table = match_classes((train.name, train.classes), (test.name, test.classes)).table
     pairs = asked if table is None else table
     return ResultDefinition(
-        protocol=card.protocol if table is None else BY_NAME.get(card.protocol, card.protocol),
+        protocol=card.protocol_of(config, table is not None),
         benchmark_train=benchmark_digest(train),
         benchmark_test=benchmark_digest(test),
         features_train=features_train,
@@ -156,13 +156,19 @@ def current_record(folder: Path, benchmark: str, encoder: str, definition: Resul
     return record if record.status == "failed" or in_force(record, benchmark, encoder, definition) else None
 
 
-def was_by_number(folder: Path, benchmark: str, encoder: str, definition: ResultDefinition) -> bool:
-    """Whether a result that is matched by name now is there as it was before, with equal numbers for equal classes."""
-    protocol = PROBES[definition.probe].protocol
-    if definition.protocol == protocol:
-        return False
-    before = definition.model_copy(update={"protocol": protocol, "classes": None})
-    return current_record(folder, benchmark, encoder, before) is not None
+def why_stale(folder: Path, benchmark: str, encoder: str, definition: ResultDefinition) -> str:
+    """Why a result of 0.1.0 that is there is computed again; empty where there is none."""
+    first = PROBES[definition.probe].protocol
+    if definition.protocol == first:
+        return ""
+    for classes, why in (
+        (definition.classes, "of equally good values a search takes the middle one now, not the first"),
+        (None, "classes are matched by name now, results by number are stale"),
+    ):
+        before = definition.model_copy(update={"protocol": first, "classes": classes})
+        if current_record(folder, benchmark, encoder, before) is not None:
+            return why
+    return ""
 
 
 def equal_results(workdir: Path, digests: Iterable[str]) -> dict[str, ResultRecord]:

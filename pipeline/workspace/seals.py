@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from unic_pipe.pipeline.cache.tables import TAIL_BYTES, sealed_table, unsealed_table
-from unic_pipe.pipeline.storage import LocalStore, Store
+from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.workspace.configuration import Workspace
 from unic_pipe.pipeline.workspace.documents import METRICS, stored_document, student_metrics
 from unic_pipe.pipeline.workspace.results import CLASS_TABLE, RESULTS, TABLE, read_record, read_results
@@ -24,7 +24,13 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.schemas.plans import Measurement
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.samples import DatasetManifest
-from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, StudentManifest
+from unic_pipe.schemas.students import (
+    CheckpointEntry,
+    ExportManifest,
+    ImportManifest,
+    StudentManifest,
+    StudentVerdicts,
+)
 
 _HEAD_BYTES = 100
 _FILES: dict[str, type[Document] | None] = {
@@ -37,10 +43,13 @@ _FILES: dict[str, type[Document] | None] = {
     "students/*-????????/export/manifest.json": ExportManifest,
     f"evaluations/*-????????/{RESULTS}/*.json": ResultRecord,
     "runs/encoders.json": EncoderCache,
+    "runs/students.json": StudentVerdicts,
     "runs/*-*.json": RunDocument,
     "runs/measurements/*.json": Measurement,
 }
 """Tables come before the documents beside them: where those are sealed, a table without a seal is damaged."""
+IMPORTED = "encoders"
+"""Folder of the checkpoints that were brought in, each of them a folder."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +100,34 @@ class Sealed:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+class _Imported(Sealed):
+    """The list of an imported folder's files, which older versions did not write."""
+
+    @property
+    def unsealed(self) -> bool:
+        """Whether there is none."""
+        return self.store.size(self.key) is None
+
+    def seal(self) -> None:
+        """Write the list for the folder as it is."""
+        folder = Path(self.store.describe(self.key)).parent
+        files = (path for path in sorted(folder.iterdir()) if path.is_file())
+        manifest = ImportManifest(files={path.name: sha256_of_file(path) for path in files})
+        self.store.put(self.key, manifest.to_bytes())
+
+
 def sealed_files(workspace: Workspace) -> Iterator[Sealed]:
     """Every such file that is there, tables before the documents beside them."""
     root = LocalStore(workspace.folder)
     for pattern, kind in _FILES.items():
         for path in sorted(workspace.folder.glob(pattern)):
             name = path.relative_to(workspace.folder).as_posix()
+            if "/." in name:  # half removed
+                continue
             yield Sealed(name, root, name, kind, _metrics if path.name == METRICS else read_results)
+    for path in sorted(workspace.folder.glob(f"{IMPORTED}/*/config.json")):
+        name = path.with_name("manifest.json").relative_to(workspace.folder).as_posix()
+        yield _Imported(name, root, name, ImportManifest)
     for index in [n for n in workspace.samples.folders() if n[-9:-8] == "-"]:
         store = workspace.samples.child(index)
         if store.size("manifest.json") is not None:

@@ -9,26 +9,29 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from unic_pipe.pipeline.cache.layout import DAMAGED
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.pipeline.workspace.differences import describe
-from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document
+from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document, step_threads
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan, benchmark_pairs, evaluation_plans, other_datasets
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import (
+    RESULTS,
     benchmark_digest,
     current_record,
     evaluation_digest,
     evaluation_folder,
-    was_by_number,
+    why_stale,
 )
 from unic_pipe.pipeline.workspace.seals import unsealed
 from unic_pipe.pipeline.workspace.students import student_folder, student_order, student_teachers
+from unic_pipe.pipeline.workspace.trainable import refuse_untrainable
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.chains import named_student
 from unic_pipe.schemas.config import Config
-from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError
+from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.status import Artefact, Stage, State, StatusReport
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
@@ -46,7 +49,9 @@ def make_plan(inventory: Inventory) -> StatusReport:
         *(_student(inventory, name) for name in student_order(inventory.config)),
         *_evaluation(inventory),
     ]
-    following = next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
+    # Before a student's settings are corrected, every command that leads to its training refuses to begin.
+    wrong = any(a.stage == "distill" and a.state != "fresh" and a.next is None for a in artefacts)
+    following = None if wrong else next((a.next for a in artefacts if a.state != "fresh" and a.next), None)
     return StatusReport(artefacts=tuple(artefacts), next=following, unsealed=unsealed(inventory.workspace))
 
 
@@ -217,16 +222,22 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     label = inventory.student_name(name)
     command = f"unic-pipe distill --student {name}"
     try:
+        refuse_untrainable(inventory, name)
+    except UserError as error:
+        blocked = _blocked(f"students/{label}", "distill", error, command)
+        return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": None})
+    try:
         _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)
         if definition is None:
             return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
-        return _defined_student(inventory, label, definition, command)
+        return _defined_student(inventory, name, definition, command)
     except UnicPipeError as error:
         return _blocked(f"students/{label}", "distill", error, command)
 
 
-def _defined_student(inventory: Inventory, label: str, definition: StudentDefinition, command: str) -> Artefact:
+def _defined_student(inventory: Inventory, name: str, definition: StudentDefinition, command: str) -> Artefact:
+    label, config = inventory.student_name(name), inventory.config
     folder = student_folder(inventory.folder, label, definition)
     manifest = read_document(folder / "manifest.json", StudentManifest)
     step = checkpoint_step(folder) or 0
@@ -244,6 +255,9 @@ def _defined_student(inventory: Inventory, label: str, definition: StudentDefini
             reason = f"a training with other settings is unfinished; differs: {describe(begun.definition, definition)}"
         elif old is not None:
             state, reason = "stale", f"differs: {describe(old.definition, definition)}"
+    threads = step_threads(folder, definition.config, config.distill)
+    if manifest is not None and threads != (config.distill.threads or config.students[name].threads):
+        reason = f"{'trained' if state == 'fresh' else 'goes on'} with {threads} threads"
     return Artefact(
         name=f"students/{label}",
         stage="distill",
@@ -273,27 +287,46 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
         yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
         return
     done = len(found.plans) - len(todo)
+    lacking = _set_aside(inventory, found.plans) if done == found.total else []
     keys = [(p.benchmark, p.encoder.name, p.definition) for p in todo]
-    by_number = dict.fromkeys(key[0] for key in keys if was_by_number(folder, *key))
+    stale: dict[str, dict[str, None]] = {}
+    for benchmark, encoder, definition in keys:
+        stale.setdefault(why_stale(folder, benchmark, encoder, definition), {})[benchmark] = None
     reason = "; ".join(
         [
             *([f"waits for {', '.join(found.waiting)}"] if found.waiting else []),
             *(f"{b} is skipped: {why}" for b, why in found.skipped.items()),
-            *(f"{b}: classes are matched by name now, results by number are stale" for b in by_number),
+            *(f"verify set aside damaged {name}" for name in lacking[:1]),
+            *(f"{', '.join(benchmarks)}: {why}" for why, benchmarks in stale.items() if why),
         ]
     )
-    state = _progress_state(done, found.total)
+    state, total = "partial" if lacking else _progress_state(done, found.total), found.total
+    if not total and not found.waiting:
+        # Nothing is configured; what `--encoder` was given stays, and is counted as it is.
+        done = total = len(list((folder / RESULTS).glob("*.json")))
+        reason = reason or "no encoder is configured; these were given by --encoder"
     yield Artefact(
         name=name,
         stage="evaluate",
         state=state,
         done=done,
-        total=found.total,
+        total=total,
         reason=reason,
         digest=_evaluation_digest(inventory),
         next=None if state == "fresh" else command,
         path=_relative(inventory, folder),
     )
+
+
+def _set_aside(inventory: Inventory, plans: Iterable[Plan]) -> list[str]:
+    """Features of finished results of which `verify` has set something aside, and which are not made again yet."""
+    found = {need.folder_name: (need, dataset) for plan in plans for need, dataset in plan.needs}
+    damaged = {name: each for name, each in found.items() if DAMAGED in inventory.own_features(each[0]).folders()}
+    return [
+        need.name
+        for need, dataset in damaged.values()
+        if inventory.borrowed(need) is None and len(set(inventory.coverage(need, dataset.blocks))) == 2
+    ]
 
 
 def evaluation_path(inventory: Inventory) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.chains import named_student
-from unic_pipe.schemas.config import Config, EncoderConfig, StudentConfig
+from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.samples import DatasetManifest
@@ -139,6 +139,11 @@ def baseline_config(student: StudentConfig) -> EncoderConfig:
         mean=student.mean,
         std=student.std,
     )
+
+
+def begun_now(config: StudentConfig, settings: DistillConfig) -> StudentConfig:
+    """A student's settings with the CPU threads of a training that begins now: what measurements stand for."""
+    return config.model_copy(update={"threads": settings.threads or config.threads})
 
 
 def student_folder(workdir: Path, name: str, definition: StudentDefinition) -> Path:

@@ -27,7 +27,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import ready_teachers
-from unic_pipe.pipeline.workspace.students import student_teachers
+from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
 from unic_pipe.schemas.bench import BenchReport, BenchRow, Resource
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
 from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
@@ -205,7 +205,8 @@ class _Run:
         """Measure a student's steps from the features that were just extracted, and with live teachers."""
         definition = self.inventory.student_definition(name)
         assert definition is not None, "the dataset is indexed"
-        one_view = {"blocks": self.blocks, "views": 1, "patch_views": None, "patch_every": None}
+        config = begun_now(definition.config, self.inventory.config.distill)
+        one_view = {"config": config, "blocks": self.blocks, "views": 1, "patch_views": None, "patch_every": None}
         self.reporter.say(f"distill: student {name}, first everything once")
         trial = parts.student(
             label=name,
@@ -223,7 +224,6 @@ class _Run:
             self._repeat("distill", watch, trial.lap, trial.images)
             if self.stop.requested:
                 return
-            config = definition.config
             self.threads["distill"] = config.threads
             rows = rows_of("distill", watch, trial.images, parts.student_pieces)
             self.rows += _sorted_out(rows, f"{trial.steps} steps of {trial.batch} images")

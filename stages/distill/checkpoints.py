@@ -40,6 +40,8 @@ class Checkpoints:
         warn: shows a line about a checkpoint that cannot be used.
         """
         self.store, self.student, self.rows, self.keep, self.warn = store, student, rows, keep, warn
+        self.threads: int | None = None
+        """CPU threads of the training, which every checkpoint records."""
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -84,7 +86,9 @@ class Checkpoints:
         torch.save(content, buffer)
         data = buffer.getvalue()
         file = f"{FOLDER}/step-{step:08d}.pt"
-        entry = CheckpointEntry(file=file, step=step, size=len(data), digest=sha256(data), student=self.student)
+        entry = CheckpointEntry(
+            file=file, step=step, size=len(data), digest=sha256(data), student=self.student, threads=self.threads
+        )
         self.store.put(file, data)
         self.store.put(_entry_key(file), entry.to_bytes())
         self.store.put(LATEST, entry.to_bytes())

@@ -14,6 +14,7 @@ from unic_pipe.pipeline.process.progress import Reporter, human_bytes
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import decode_image
 from unic_pipe.pipeline.views.probes import check_probes, read_probes
+from unic_pipe.pipeline.workspace.ablation import setting_of
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.rows import Source
@@ -38,10 +39,10 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
     name = students[0].name
     what = f"The shuffle window of student {name}" if len(students) == 1 else f"Training {len(students)} students"
     parts = f" ({human_bytes(window)} of them for the shuffle window)" if state else ""
-    alone = f", or train one at a time (--student {name})" if len(students) > 1 else ""
+    alone = f", or train one at a time (--student {setting_of(name)})" if len(students) > 1 else ""
     raise StageError(
         f"{what} needs {human_bytes(window + state)} of memory{parts}; {human_bytes(free)} are free.",
-        f"Set students.{name}.window_blocks or streams lower, or cache.codec: int8{alone}.",
+        f"Set students.{setting_of(name)}.window_blocks or streams lower, or cache.codec: int8{alone}.",
     )
 
 
@@ -54,10 +55,10 @@ def memory_words(names: Sequence[str]) -> Iterator[None]:
         # The CPU's allocator raises a plain RuntimeError.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        alone = f" Or train one at a time (--student {names[0]})." if len(names) > 1 else ""
+        alone = f" Or train one at a time (--student {setting_of(names[0])})." if len(names) > 1 else ""
         raise StageError(
             f"Out of memory while training student {', '.join(names)}. Finished checkpoints are kept.",
-            f"Set students.{names[0]}.optimizer.batch lower, or a smaller ladder (ladder.hidden, ladder.last_hidden)."
+            f"Set students.{setting_of(names[0])}.optimizer.batch lower, or a smaller ladder (ladder.hidden, ladder.last_hidden)."
             f"{alone}",
         ) from error
 
@@ -79,7 +80,9 @@ def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> No
         keys = {probe.key for probe in probes.probes} if probes is not None else set()
         images = _images_named(dataset, keys)
         size = feature.encoder.image_size
-        remark = check_probes(store, feature.recipe, feature.view_seed, view, size, images)
+        remark = check_probes(
+            store, feature.recipe, feature.view_seed, view, size, images, deleted=dataset.deleted_keys(0)
+        )
         if remark is not None:
             reporter.say(f"{teacher}: {remark}")
 
@@ -87,5 +90,7 @@ def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> No
 def _images_named(dataset: Dataset, keys: set[str]) -> list[tuple[str, NDArray[np.uint8]]]:
     """Probe samples are the first readable ones of the dataset."""
     first, _ = dataset.block_range(0)
-    rows = [first + offset for offset, key in enumerate(dataset.block_keys(0)) if key in keys]
-    return [(dataset.key(row), decode_image(dataset.read(row))) for row in rows]
+    wanted = keys - set(dataset.deleted_keys(0))
+    rows = [first + offset for offset, key in enumerate(dataset.block_keys(0)) if key in wanted]
+    decoding = dataset.manifest.decoding
+    return [(dataset.key(row), decode_image(dataset.read(row), decoding)) for row in rows]

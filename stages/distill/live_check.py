@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.live_check import live_check
 from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import student_folder
@@ -19,7 +20,9 @@ LIVE_SAMPLES = 4
 """Samples of each teacher."""
 
 
-def check_teachers(inventory: Inventory, jobs: Sequence[StudentJob], device: str, reporter: Reporter) -> None:
+def check_teachers(
+    inventory: Inventory, jobs: Sequence[StudentJob], device: str, reporter: Reporter, stop: Stop
+) -> None:
     """Run each teacher again on a few samples: a cache that is not what it says is found before days of training.
 
     Raises:
@@ -33,6 +36,8 @@ def check_teachers(inventory: Inventory, jobs: Sequence[StudentJob], device: str
         counts: dict[TokenType, int] = {t: job.definition.token_views(t) for t in trained_tokens(job.definition.config)}
         views |= dict.fromkeys(job.training.caches, (job, counts))
     for name, (job, counts) in views.items():
+        if stop.requested:
+            return
         cache, dataset = job.training.caches[name], job.training.dataset
         try:
             encoder = inventory.teacher(name)

@@ -18,7 +18,7 @@ from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.storage.pointers import point
-from unic_pipe.pipeline.workspace.documents import finished_student
+from unic_pipe.pipeline.workspace.documents import finished_student, step_threads
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig
@@ -102,6 +102,8 @@ class _Begun:
     training: Rows
     validation: Rows | None
     checkpoints: Checkpoints
+    threads: int
+    """CPU threads of a step on a CPU."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -111,7 +113,7 @@ class _Begun:
         validation = rows_digest(self.validation.rows_N) if self.validation is not None else None
         data = d.dataset, d.blocks, d.views, d.patch_views, d.patch_every, d.live
         views = digest_of(feature.recipe), feature.view_seed
-        order = config.seed, config.optimizer.batch, config.streams, config.window_blocks, config.threads
+        order = config.seed, config.optimizer.batch, config.streams, config.window_blocks, self.threads
         return *data, *views, *order, self.frozen.manifest.rows_digest, validation
 
 
@@ -130,7 +132,8 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
         validation = Rows(val, usable_N) if len(usable_N) else None
     keep, say = settings.keep_checkpoints, context.reporter.say
     checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)
-    return _Begun(job, frozen, Rows(job.training, rows_N), validation, checkpoints)
+    threads = checkpoints.threads = step_threads(store.root, definition.config, settings)
+    return _Begun(job, frozen, Rows(job.training, rows_N), validation, checkpoints, threads)
 
 
 def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context) -> list[Training]:
@@ -142,7 +145,7 @@ def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfi
         context.reporter.say(f"{together}: {dataset} is read and decoded once for all of them.")
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
-        stack.enter_context(torch_threads(group[0].job.definition.config.threads, device))
+        stack.enter_context(torch_threads(group[0].threads, device))
         pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
         students = [_build(b, device, settings, context) for b in group]
         feed = _feed(group, pool, device, world, settings.micro_batch)

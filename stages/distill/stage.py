@@ -50,7 +50,7 @@ def distill_students(
         with world.in_turn():
             jobs = [find_job(inventory, name, restart, reporter) for name in able]
             if live_check and world.first:
-                check_teachers(inventory, jobs, world.device(device), reporter)
+                check_teachers(inventory, jobs, world.device(device), reporter, context.stop)
         errors = distill(jobs, context, workdir=inventory.folder, settings=config.distill, device=device)
         failed |= {name: errors[job.name] for name, job in zip(able, jobs, strict=True) if job.name in errors}
     for error in failed.values():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.ablation import setting_of
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.students import StudentDefinition
@@ -267,5 +268,5 @@ class Training:
             raise Diverged(
                 f"Student {self.name}: {what} not finite at step {self.step:,} (epoch {self.epoch:.1f}). "
                 "The last good checkpoint is kept.",
-                f"Lower students.{self.name}.optimizer.lr, set optimizer.clip_norm: 1.0, or dtype: float32.",
+                f"Lower students.{setting_of(self.name)}.optimizer.lr, set optimizer.clip_norm: 1.0, or dtype: float32.",
             )

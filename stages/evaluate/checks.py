@@ -27,6 +27,8 @@ class Task:
 
     train_ND: NDArray[np.float32]
     train_labels_N: NDArray[np.int64]
+    train_names: tuple[str, ...]
+    """Names of the classes 0 to C - 1; a number where the training set has no names."""
     test_MD: NDArray[np.float32]
     test_labels_M: NDArray[np.int64]
     test_classes_M: NDArray[np.int64]
@@ -83,6 +85,7 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
     return Task(
         train_ND=train.x_ND,
         train_labels_N=np.searchsorted(classes, train.labels_N).astype(np.int64),
+        train_names=named(train.classes, classes.tolist()),
         test_MD=test.x_ND,
         test_labels_M=test_labels,
         test_classes_M=test.labels_N,

@@ -20,7 +20,7 @@ from unic_pipe.stages.evaluate.checks import Task
 from unic_pipe.stages.evaluate.logistic import MAX_ITERATIONS, Probe
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 from unic_pipe.stages.evaluate.paths import FastProbe, Search
-from unic_pipe.stages.evaluate.scoring import accuracy, class_scores
+from unic_pipe.stages.evaluate.scoring import accuracy, class_scores, without_validation
 
 _ROWS = 4096
 """Test samples at a time, so that the logits of 1,000 classes stay small."""
@@ -71,7 +71,7 @@ def _linear(
     """Search on the training set, refit on all of it, score the test set; for every seed of the validation split."""
     per_seed: dict[int, dict[str, float]] = {}
     chosen: dict[str, Scalar] = task.sizes
-    remarks: dict[str, None] = {}
+    remarks = dict.fromkeys(without_validation(task.train_labels_N, task.train_names))
     each: list[ClassAccuracy] = []
     for place, seed in enumerate(setting.config.seeds):
         if (name, seed) not in setting.fits:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from unic_pipe.pipeline.encoders.locate import WEIGHTS_SUFFIXES
+from unic_pipe.pipeline.encoders.locate import FETCH, WEIGHTS_SUFFIXES
 from unic_pipe.pipeline.encoders.registry import parse_choice
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.schemas.base import is_name
@@ -38,7 +39,15 @@ def with_encoders(inventory: Inventory, texts: Sequence[str]) -> Inventory:
     config = inventory.config.model_copy(update={"evaluate": evaluate})
     more = Inventory(replace(inventory.workspace, config=config), inventory.rows)
     for name in encoders.keys() - inventory.config.evaluate.encoders.keys():
-        more.encoder(name, encoders[name])
+        try:
+            more.encoder(name, encoders[name])
+        except UserError as error:
+            if error.hint is None or not error.hint.startswith(FETCH):
+                raise
+            # Only what is configured is downloaded, and this one is not.
+            named = shlex.quote(f"evaluate.encoders.{name}.encoder={encoders[name].encoder}")
+            rest = error.hint.removeprefix(FETCH)
+            raise UserError(error.message, f"{FETCH} --set {named}{rest}") from None
     return more
 
 

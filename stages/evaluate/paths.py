@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.stages.evaluate.rotated import Rotation
-from unic_pipe.stages.evaluate.scoring import validation_split
+from unic_pipe.stages.evaluate.scoring import middle_of_best, validation_split
 from unic_pipe.stages.evaluate.softmax import Problem, Stop, fit
 
 SEARCH_STOP, FINAL_STOP = Stop(gap=1e-4, gradient=1e-4, forcing=0.25), Stop(gap=1e-9)
@@ -65,18 +65,16 @@ class FastProbe:
     ) -> Search:
         """Choose C by top-1 accuracy on a part of the training set, from `c_values` or anywhere in `c_range`.
 
-        Of equally good values the first listed wins, or the smallest of a range.
+        Of equally good values the middle one wins (`middle_of_best`).
         """
         held_N = validation_split(self._labels_N, fraction, seed)
         with torch_threads(usable_cores()):
             path = _Path(self._problem(~held_N, torch.float32), self._side(held_N, torch.float32))
             if c_values is not None:
                 path.add(sorted(set(c_values)))
-                order = list(c_values)
             else:
                 _refine(path, c_range)
-                order = sorted(path.top1)
-        best = max(order, key=lambda c: path.top1[c])
+        best = path.best()
         self._start_A1K = path.weights[best].double()[:, None]
         tried = tuple(sorted(path.top1.items()))
         return Search(best, path.top1[best], path.converged, tried)
@@ -150,6 +148,10 @@ class _Path:
                 right_M = (rows_MA @ self.weights[c]).argmax(1) == labels_M
                 self.top1[c] = int(right_M.sum()) / len(labels_M)
 
+    def best(self) -> float:
+        """The value with the best accuracy, of several the middle one."""
+        return middle_of_best({(c,): top1 for c, top1 in self.top1.items()})[0]
+
     def promising(self) -> set[float]:
         """Values whose accuracy is within three standard errors of the best one's."""
         best = max(self.top1.values())
@@ -181,7 +183,7 @@ def _refine(path: _Path, c_range: tuple[float, float]) -> None:
     path.add(_midpoints(sorted(path.top1), path.promising()))
     for _ in range(_FINE_LEVELS):
         c_values = sorted(path.top1)
-        best = c_values.index(max(c_values, key=lambda c: path.top1[c]))
+        best = c_values.index(path.best())
         near = c_values[max(0, best - _FINE_REACH) : best + _FINE_REACH + 1]
         path.add(_midpoints(near, set(near)))
 

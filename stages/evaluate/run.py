@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Job:
     load: Load
     note: str = ""
     """The benchmark's note; shown with its name."""
+    shared: Callable[[], tuple[str, ...]] = tuple
+    """Says which test images were trained on; outside the definition."""
 
     @property
     def title(self) -> str:
@@ -74,6 +76,7 @@ def evaluate(
         reporter.say(f"evaluate: {len(records)} of {len(jobs)} probes are fresh: skipped.")
     todo = _together([place for place in range(len(jobs)) if place not in records], jobs)
     setting = Setting(config, device, folder / RUNS, stop)
+    said: set[tuple[str, str]] = set()
     if todo:
         with reporter.task("evaluate", total=len(jobs), unit="probes", done=len(records)) as task:
             for place in todo:
@@ -85,7 +88,8 @@ def evaluate(
                     break
                 records[place] = record
                 write_record(store, record)
-                if record.message:
+                if record.message and (record.benchmark, record.message) not in said:
+                    said.add((record.benchmark, record.message))
                     reporter.say(f"{jobs[place].title}: {record.message}")
                 task.advance()
             task.note("")
@@ -139,7 +143,7 @@ def _run(job: Job, setting: Setting) -> ResultRecord | None:
         if outcome is None:
             return None
         same = (_SAME_DATA,) if made.benchmark_train == made.benchmark_test else ()
-        message = " ".join((*same, *outcome.remarks, *task.remarks))
+        message = " ".join((*same, *job.shared(), *outcome.remarks, *task.remarks))
     except UnicPipeError as error:
         message = str(error).replace("\n", " ")
     except (MemoryError, torch.OutOfMemoryError):

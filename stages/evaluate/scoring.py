@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from unic_pipe.pipeline.samples.classes import Names, named
+from unic_pipe.pipeline.samples.classes import Names, listed_names, named
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.evaluations import ClassAccuracy
 
@@ -30,6 +33,32 @@ def validation_split(labels_N: NDArray[np.int64], fraction: float, seed: int) ->
             "Add samples, or evaluate with k-NN alone: evaluate.probes: [knn]",
         )
     return validation_N
+
+
+def without_validation(labels_N: NDArray[np.int64], names_C: Sequence[str]) -> tuple[str, ...]:
+    """Says which classes `validation_split` leaves without a validation sample: those that have a single one."""
+    single = np.flatnonzero(np.bincount(labels_N, minlength=len(names_C)) == 1).tolist()
+    if not single:
+        return ()
+    have, names = "has" if len(single) == 1 else "have", listed_names([names_C[c] for c in single])
+    who = f"{len(single)} of {len(names_C)} classes {have} a single training sample ({names})"
+    return (f"{who}: none to validate on, so the search chose by the others.",)
+
+
+def middle_of_best(scores: Mapping[tuple[float, ...], float]) -> tuple[float, ...]:
+    """Of the settings (tuples of positive numbers) that score best, the one in the middle.
+
+    Few validation samples let whole ranges score equally, and their ends are the settings that are next to worse ones.
+    The middle has the least sum of distances to the tied ones, on logarithmic scales; of two such the larger is taken.
+    """
+    top = max(scores.values())
+    tied = [setting for setting, score in scores.items() if score == top]
+
+    def distance(setting: tuple[float, ...]) -> float:
+        pairs = ((a, b) for other in tied for a, b in zip(setting, other, strict=True))
+        return round(sum(abs(math.log(a / b)) for a, b in pairs), 9)
+
+    return min(sorted(tied, reverse=True), key=distance)
 
 
 def class_scores(

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
-from unic_pipe.stages.evaluate.scoring import validation_split
+from unic_pipe.stages.evaluate.scoring import middle_of_best, validation_split
 
 BATCH, MOMENTUM = 1024, 0.9
 LR_RANGE, WD_RANGE = (0.1, 100.0), (1e-12, 1e-4)
@@ -127,16 +127,18 @@ def search(
 ) -> SgdSearch:
     """Choose (lr, wd) from a grid over the protocol's ranges by top-1 accuracy on a part of the training set.
 
-    It is given the training set and nothing else. Of equally good pairs the one with the smaller lr, then the larger
-    wd, wins. Pairs that diverge score nothing.
+    It is given the training set and nothing else. Of equally good pairs the middle one wins (`middle_of_best`). Pairs that
+    diverge score nothing.
     """
     held_N = validation_split(labels_N, fraction, seed)
-    pairs = [(lr, wd) for lr in _spaced(LR_RANGE, _LRS) for wd in reversed(_spaced(WD_RANGE, _WDS))]
+    pairs = [(lr, wd) for lr in _spaced(LR_RANGE, _LRS) for wd in _spaced(WD_RANGE, _WDS)]
     classes = int(labels_N.max()) + 1
     probes = train(x_ND[~held_N], labels_N[~held_N], pairs, classes=classes, epochs=epochs, seed=seed, device=device)
-    top1 = [validation_top1(probe, x_ND[held_N], labels_N[held_N]) for probe in probes]
-    best = max(range(len(pairs)), key=top1.__getitem__)
-    return SgdSearch(*pairs[best], top1[best])
+    top1 = {
+        pair: validation_top1(probe, x_ND[held_N], labels_N[held_N]) for pair, probe in zip(pairs, probes, strict=True)
+    }
+    lr, wd = middle_of_best(top1)
+    return SgdSearch(lr, wd, top1[lr, wd])
 
 
 def validation_top1(probe: SgdProbe, x_MD: NDArray[np.float32], labels_M: NDArray[np.int64]) -> float:

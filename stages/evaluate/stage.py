@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders import ResolvedEncoder
@@ -17,6 +18,7 @@ from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path, labe
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.evaluate.features import unlabelled
+from unic_pipe.stages.evaluate.overlap import Overlaps
 from unic_pipe.stages.evaluate.run import Job, evaluate
 from unic_pipe.stages.evaluate.tasks import Kept, loader_of
 
@@ -51,11 +53,14 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
     _extract(inventory, needed, options, reporter, stop)
     if stop.requested:
         return []
-    kept = Kept()
+    kept, overlaps = Kept(), Overlaps(inventory)
     jobs = [
-        Job(p.benchmark, p.encoder.name, p.role, p.definition, loader_of(inventory, p, kept), p.note)
+        Job(
+            p.benchmark, p.encoder.name, p.role, p.definition, loader_of(inventory, p, kept), p.note,
+            partial(overlaps.remarks, p),
+        )
         for p in found.plans
-    ]
+    ]  # fmt: skip
     config, device = inventory.config.evaluate, pick_device(options.device)
     return evaluate(inventory.folder, folder, jobs, config, reporter, stop, device)
 

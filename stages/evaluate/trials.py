@@ -19,7 +19,7 @@ from unic_pipe.schemas.errors import DamagedError, UserError
 from unic_pipe.stages.evaluate import sgd
 from unic_pipe.stages.evaluate.logistic import SEARCH_TOLERANCE, Probe
 from unic_pipe.stages.evaluate.paths import Search
-from unic_pipe.stages.evaluate.scoring import validation_split
+from unic_pipe.stages.evaluate.scoring import middle_of_best, validation_split
 
 _SEALED = "sealed"
 """Attribute of a study whose trials carry seals (older ones have none), and of a trial: its seal."""
@@ -30,7 +30,7 @@ Ranges = Mapping[str, tuple[float, float]]
 def best_of_trials(
     file: Path, ranges: Ranges, score: Callable[[dict[str, float]], float], *, trials: int, seed: int
 ) -> tuple[dict[str, float], float, dict[int, tuple[dict[str, float], float]]]:
-    """Run (or finish) a study: the best parameters, their score, and every trial's by number.
+    """Run (or finish) a study: the best parameters (of equally good ones the middle), their score, every trial's by number.
 
     `ranges` are searched on a logarithmic scale; with several parameters they are modelled together.
 
@@ -56,7 +56,9 @@ def best_of_trials(
         trial.set_user_attr(_SEALED, _seal(trial.number, trial.params, value))
         study.tell(trial, value)
     done = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
-    return study.best_params, study.best_value, {i: (t.params, t.value) for i, t in enumerate(done)}
+    found = {tuple(t.params[name] for name in ranges): t.value for t in done}
+    best = middle_of_best(found)
+    return dict(zip(ranges, best, strict=True)), found[best], {i: (t.params, t.value) for i, t in enumerate(done)}
 
 
 def _opened(file: Path) -> Any:

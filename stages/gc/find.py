@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unic_pipe.pipeline.samples.dataset import read_manifest
-from unic_pipe.pipeline.storage import LocalStore, Store, abandoned
+from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
 from unic_pipe.pipeline.workspace.ablation import ablation
-from unic_pipe.pipeline.workspace.documents import D, finished_student, read_document, stored_document
+from unic_pipe.pipeline.workspace.documents import D, finished_student, stored_document, usable_document
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.leftovers import MANIFEST, REMOVED, REMOVING, cut_off, leftovers, temporary_files
 from unic_pipe.pipeline.workspace.results import RESULTS, read_record
 from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs
 from unic_pipe.schemas.base import short
@@ -30,11 +31,6 @@ from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 
 KINDS = ("features", "students", "evaluations", "samples")
-MANIFEST = "manifest.json"
-TRASH = ".trash-"
-"""Begins the name of a folder that is being removed."""
-REMOVING = ".removing"
-"""The object that says the same where folders cannot be renamed: it comes first and goes last."""
 OLD_S = 30 * 86_400
 """Runs that ended longer ago are old."""
 
@@ -170,14 +166,13 @@ class Garbage:
     def _artefact(self, kind: str, folder: Store) -> GarbageItem | None:
         """A folder that nothing names, if it is what its name says and holds nothing else."""
         sizes = _sizes(folder)
-        if folder.remote and REMOVING in sizes and MANIFEST not in sizes:
-            return self._item(folder, "", sizes, "temporary", "its removal was cut off")
-        why = self._identity(kind, folder)
         pattern = re.compile(f"{_FILES[kind]}|{_TEMPORARY}|{re.escape(REMOVING)}")
-        if why is None or not all(pattern.fullmatch(key) for key in sizes):
+        left = cut_off(kind, self.places[kind], folder.name)
+        why = left or self._identity(kind, folder)
+        if left != REMOVED and (why is None or not all(pattern.fullmatch(key) for key in sizes)):
             self.unknown.append(self._path(folder))
             return None
-        return self._item(folder, "", sizes, kind, why)
+        return self._item(folder, "", sizes, "temporary" if left else kind, str(why))
 
     def _identity(self, kind: str, folder: Store) -> str | None:
         """Why the folder is garbage; None if it is not what its name says."""
@@ -206,32 +201,18 @@ class Garbage:
         if "damaged" in folder.folders():
             yield self._item(folder, "damaged", folder.sizes("damaged"), "damaged", "set aside by verify")
         if isinstance(folder, LocalStore):
-            yield from self._stale(folder.root / ".tmp", lambda entry: entry.name)
+            for path, why in temporary_files(folder.root):
+                yield self._file(path, "temporary", why)
 
     def _leftovers(self) -> Iterator[GarbageItem]:
-        """What killed processes left beside the artefacts: temporary files, half-made pointers, half-removed folders."""
-        yield from self._stale(self.base / "runs" / ".tmp", lambda entry: entry.name)
-        for place in self.places.values():
-            if not isinstance(place, LocalStore):
-                continue
-            top = place.root
-            for entry in sorted(top.glob(".*")) if top.is_dir() else []:
-                if entry.name.startswith(TRASH) and entry.is_dir() and not entry.is_symlink():
-                    yield self._file(entry, "temporary", "its removal was cut off")
-                owner = re.fullmatch(r"\..+?\.([^.@]+[^@]*@\d+-\d+)", entry.name)
-                if owner is not None and entry.is_symlink() and abandoned(entry, owner[1]):
-                    yield self._file(entry, "temporary", "left by a killed process")
-
-    def _stale(self, folder: Path, owner: Callable[[Path], str]) -> Iterator[GarbageItem]:
-        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            known = re.fullmatch(r"[^@]+@\d+-\d+", entry.name) and entry.is_file() and not entry.is_symlink()
-            if known and abandoned(entry, owner(entry)):
-                yield self._file(entry, "temporary", "left by a killed process")
+        """What killed processes left beside the artefacts."""
+        for path, why in leftovers(self.base, self.places.values()):
+            yield self._file(path, "temporary", why)
 
     def _runs(self) -> Iterator[GarbageItem]:
         """Provenance of runs that ended long ago."""
         for path in sorted((self.base / "runs").glob("*-*.json")):
-            run = read_document(path, RunDocument)
+            run = usable_document(LocalStore(path.parent), path.name, RunDocument)
             if run is not None and time.time() - path.stat().st_mtime > OLD_S:
                 yield self._file(path, "run", f"{run.stage}, ended over 30 days ago")
 

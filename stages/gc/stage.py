@@ -9,10 +9,11 @@ from unic_pipe.pipeline.process.progress import Reporter, duration
 from unic_pipe.pipeline.storage import Store, is_remote, open_store, sync_folder
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.leftovers import MANIFEST, REMOVING, TRASH
 from unic_pipe.pipeline.workspace.run_log import running, silent_for
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.garbage import GarbageItem, GarbageReport
-from unic_pipe.stages.gc.find import KINDS, MANIFEST, REMOVING, TRASH, Garbage
+from unic_pipe.stages.gc.find import KINDS, Garbage
 
 LOST_S = 7 * 86_400.0
 """A run of another host that was not heard of for so long is over."""

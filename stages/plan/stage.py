@@ -25,7 +25,7 @@ from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, used_datasets
-from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.pipeline.workspace.students import begun_now, student_folder
 from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UnicPipeError
@@ -111,6 +111,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     result.rows += _student_rows(inventory, device, step_cost, jobs, cores, result, reporter)
     disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
     report = _report(result, total, disk, features.remote, device, cores)
+    if report.unknown:
+        return report.model_copy(update={"fits": False})
     if options.disk or options.deadline:
         advice = advise(inventory.config, jobs, report, options.disk, options.deadline)
         report = report.model_copy(update={"advice": advice})
@@ -286,12 +288,14 @@ def _student_rows(
         images = sum(dataset.block_range(block)[1] for block in range(definition.blocks))
         optimizer = definition.config.optimizer
         steps = optimizer.epochs * (images // optimizer.batch)
+        finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
+        config = begun_now(definition.config, inventory.config.distill)
+        definition = definition.model_copy(update={"config": config})
         reporter.say(f"measure students/{label}")
         cost = step_cost(definition, device)
         # Rendering runs beside the training device, but on the same cores as training on a CPU.
         loading = optimizer.batch * render_s / cores
         seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
-        finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
         size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
         total += 0.0 if finished else seconds
         rows.append(

@@ -111,7 +111,7 @@ def _draw(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) 
 def _thumbnail(dataset: Dataset, row: int) -> NDArray[np.uint8]:
     """The centre crop, as encoders see it but smaller."""
     try:
-        image = Image.fromarray(decode_image(dataset.read(row)))
+        image = Image.fromarray(decode_image(dataset.read(row), dataset.manifest.decoding))
     except UndecodableImage:  # its features are valid, so it was decodable when they were made
         return np.zeros((SIDE, SIDE, 3), np.uint8)
     side = min(image.size) * CENTER.center_fraction

@@ -114,7 +114,17 @@ def _teachers_sentence(view: ProbeView) -> str:
         if best is not None:
             wins[best[0]] = wins.get(best[0], 0) + 1
     if not wins:
-        return "No student and no teacher has a result yet."
+        nobody = "No student and no teacher has a result yet"
+        others = [e for e in view.data.encoders if e.role == "encoder" and _has_score(view, e)]
+        if not others:
+            return f"{nobody}."
+
+        def mean(other: EncoderEntry) -> float:
+            return average(v for b in view.accuracies if (v := view.value(b.name, other.name)) is not None) or 0.0
+
+        best = max(others, key=mean)
+        which = f"encoder `{best.name}`" if len(others) == 1 else f"the best of {len(others)} encoders, `{best.name}`,"
+        return f"{nobody}; {which} scores {_mean_text(view, best.name)}."
     name, count = max(wins.items(), key=lambda item: item[1])
     total = sum(wins.values())
     where = "the only benchmark" if total == 1 else f"{count} of {plural(total, 'benchmark')}"

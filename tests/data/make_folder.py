@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conftest import digit_members, kernels, put_tar
+from workspace import digit_members, kernels, put_tar
 
 SHARDS = {"train": (0, 24), "val": (24, 8), "test": (32, 16)}
 """First digit and rows of each tar."""

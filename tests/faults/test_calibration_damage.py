@@ -42,8 +42,7 @@ DIGESTS = [hashlib.sha256(str(block).encode()).hexdigest() for block in range(BL
 
 def manifest() -> FeatureManifest:
     klt = CodecDefinition(name="klt", snr_db=15.0)
-    definition = feature_definition(encoder_definition(D, D, GRID), BLOCK_ROWS, "klt", recipe=UNIC, codec=klt)
-    return feature_manifest(definition)
+    return feature_manifest(feature_definition(encoder_definition(D, D, GRID), BLOCK_ROWS, klt, recipe=UNIC))
 
 
 def features(token: str, seed: int, rows: int = BLOCK_ROWS) -> np.ndarray:

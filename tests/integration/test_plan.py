@@ -149,7 +149,8 @@ def test_what_cannot_be_planned_yet_is_named(raw: Any) -> None:
         "samples/test": "not indexed yet: unic-pipe index test",
         "students/tiny": "its samples are not indexed yet",
     }
-    assert (report.bytes, report.files) == (0, 0)
+    assert (report.bytes, report.files, report.fits) == (0, 0, False)
+    assert [row.name for row in report.unknown] == ["samples/train", "samples/val", "samples/test"]
 
 
 def test_sizes_and_times_as_people_type_them() -> None:

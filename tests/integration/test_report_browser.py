@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import base64
-import fcntl
-import itertools
-import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from browser import CHROMIUM, Browser
 
 from unic_pipe.stages.report.comparison import compare_runs
 from unic_pipe.stages.report.comparison_text import write_page
@@ -36,101 +30,10 @@ from unic_pipe.stages.report.data import (
 from unic_pipe.stages.report.render import write_report
 from unic_pipe.stages.report.runs import load_runs
 
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-    "--remote-debugging-pipe",
-)  # fmt: skip
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)"),
     pytest.mark.timeout(120),
 ]
-
-
-class Browser:
-    """A headless Chromium, driven through its debugging pipe (file descriptors 3 and 4, messages end with NUL)."""
-
-    def __init__(self, profile: str) -> None:
-        assert CHROMIUM is not None
-        read_theirs, write_ours = os.pipe()
-        read_ours, write_theirs = os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (read_theirs, write_theirs)]
-        self.process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            preexec_fn=lambda: [os.dup2(end, 3 + i) for i, end in enumerate(ends)] and None,
-            pass_fds=(3, 4),
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for end in (read_theirs, write_theirs, *ends):
-            os.close(end)
-        self.writer, self.reader = os.fdopen(write_ours, "wb", buffering=0), os.fdopen(read_ours, "rb")
-        self.numbers = itertools.count(1)
-        self.events: list[dict[str, Any]] = []
-        self.session: str | None = None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: object) -> dict[str, Any]:
-        """One command; events that arrive before its answer are kept."""
-        number = next(self.numbers)
-        message: dict[str, object] = {"id": number, "method": method, "params": parameters}
-        if self.session is not None:
-            message["sessionId"] = self.session
-        self.writer.write(json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._read()
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                return dict(answer["result"])
-            self.events.append(answer)
-
-    def open(self, path: Path, width: int, scheme: str = "light") -> None:
-        """Load a file at a width (below 600 as a phone) and wait until it is loaded."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.call("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(e.get("method") == "Page.loadEventFired" for e in self.events):
-            self.events.append(self._read())
-
-    def ask(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def seen(self, *methods: str) -> list[dict[str, Any]]:
-        """Parameters of the events of these kinds since the page was opened."""
-        return [e["params"] for e in self.events if e.get("method") in methods]
-
-    def close(self) -> None:
-        """End the browser and everything that it started."""
-        self.session = None
-        try:
-            self.call("Browser.close")
-            self.process.wait(10)
-        except (EOFError, OSError, subprocess.TimeoutExpired):
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.writer.close()
-        self.reader.close()
-
-    def _read(self) -> dict[str, Any]:
-        raw = b""
-        while True:
-            byte = self.reader.read(1)
-            if not byte:
-                raise EOFError("the browser has gone")
-            if byte == b"\0":
-                return dict(json.loads(raw))
-            raw += byte
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,31 @@ def test_unusable_images_are_listed_and_never_trained_on(raw: Any, tools: Any) -
     assert '"rows": 86' in manifest
 
 
+def test_deleted_images_void_their_rows_and_the_rest_goes_on(raw: Any, tools: Any) -> None:
+    pictures = {name.rpartition(".")[0]: data for name, data in tools.digit_members(0, 32) if name.endswith(".png")}
+    (raw.folder / "pictures").mkdir()
+    for key, data in pictures.items():
+        (raw.folder / f"pictures/{key}.png").write_bytes(data)
+    source = (TRAIN_ONLY, "samples.datasets.train.source=pictures")
+    raw.extract(*source, teachers=("lite0",))
+    before = raw.content("features")
+
+    first = raw.inventory(*source).dataset("train").dataset.key(0)  # one of the probe pictures
+    (raw.folder / f"pictures/{first}.png").unlink()
+    (raw.folder / "pictures/digit0020.png").unlink()
+    assert raw.states(*source)["samples/train"] == "partial"
+    raw.index(*source)
+    states = raw.states(*source)
+    assert (states["samples/train"], states["features/train/lite0"]) == ("fresh", "fresh")
+    assert raw.extract(*source)["train"].complete
+    assert before.items() <= raw.content("features").items()
+    assert set(read_ledger(raw, "train-lite1")["key"]) == {first, "digit0020"}
+    assert {"undecodable: deleted after it was indexed"} == set(read_ledger(raw, "train-lite1")["reason"])
+    raw.extract(*source, "views.count=3")
+    raw.distill(*source)
+    assert '"rows": 30' in (raw.student() / "manifest.json").read_text()
+
+
 def read_ledger(work: Any, pointer: str = "train-lite0") -> dict[str, list[Any]]:
     return pq.read_table(work.features(pointer) / "ledger.parquet").to_pydict()
 

@@ -143,10 +143,14 @@ class TestInit:
         assert "Weights of dino, deit3 are not here yet: unic-pipe teachers --fetch" in said.out
 
     def test_two_teachers_of_one_architecture(self) -> None:
-        from unic_pipe.stages.init.stage import _teachers
+        from unic_pipe.stages.init.fit import _teachers
 
-        lines = _teachers(["timm:vit_tiny_patch16_224.a", "timm:vit_tiny_patch16_224.b", "dino", "dino"])
-        assert len({line.partition(":")[0] for line in lines}) == len(lines) == 3
+        found = _teachers(["timm:vit_tiny_patch16_224.a", "timm:vit_tiny_patch16_224.b", "dino", "dino"])
+        assert {name: config.encoder for name, config in found.items()} == {
+            "vit_tiny_patch16_224": "timm:vit_tiny_patch16_224.a",
+            "vit_tiny_patch16_224-b": "timm:vit_tiny_patch16_224.b",
+            "dino": None,
+        }
 
     @pytest.mark.parametrize(
         ("found", "expected"),
@@ -165,7 +169,9 @@ class TestInit:
         from unic_pipe.pipeline.samples.survey import Survey
         from unic_pipe.pipeline.workspace.configuration import load_workspace
         from unic_pipe.schemas.config import DatasetConfig
-        from unic_pipe.stages.init.stage import write_config
+        from unic_pipe.schemas.students import StudentShape
+        from unic_pipe.stages.init.fit import Wishes
+        from unic_pipe.stages.init.stage import fitted, write_config
 
         surveys = {
             name: Survey(
@@ -174,6 +180,8 @@ class TestInit:
             )
             for name, (rows, classes) in found.items()
         }  # fmt: skip
-        write_config(tmp_path, surveys, ["dino"], "vit_small_patch16_224", 2, gpu=False)
+        shape = StudentShape(architecture="vit_small_patch16_224", image_size=224, patch=16, width=384)
+        config = fitted(tmp_path, surveys, ["dino"], shape, Wishes(), gpu=False)
+        write_config(tmp_path, config, surveys)
         datasets = load_workspace(tmp_path).config.samples.datasets
         assert {name: dataset.rows for name, dataset in datasets.items()} == expected

@@ -70,5 +70,7 @@ def test_the_search_finds_a_pair_that_works_and_a_diverged_one_scores_nothing(di
     x, y = digits
     found = sgd.search(x[:900], y[:900], fraction=0.2, epochs=20, seed=0)
     assert found.validation_top1 > 0.8
+    even = sgd.search(x[:900], np.repeat([0, 1], 450), fraction=0.2, epochs=0, seed=0)  # untrained: all pairs are equal
+    assert (even.lr, even.wd) == pytest.approx((10**0.5, 1e-8))
     broken = sgd.SgdProbe(torch.full((64, 10), torch.nan), torch.zeros(10))
     assert sgd.validation_top1(broken, x, y) == 0

@@ -62,6 +62,16 @@ def test_a_finished_study_fits_nothing(tmp_path):
     assert best_of_trials(tmp_path / "s.sqlite", RANGES, forbidden, trials=3, seed=0) == first
 
 
+def test_of_equally_good_trials_the_middle_one_is_taken(tmp_path):
+    best, value, done = best_of_trials(
+        tmp_path / "s.sqlite", {"c": (1e-5, 1e6)}, lambda p: float(p["c"] > 1), trials=15, seed=0
+    )
+    tied = sorted(p["c"] for p, score in done.values() if score == 1)
+    assert value == 1
+    assert len(tied) > 2
+    assert tied.index(best["c"]) == len(tied) // 2
+
+
 def test_an_edited_or_damaged_study_is_not_continued(tmp_path):
     file = tmp_path / "s.sqlite"
     best_of_trials(file, RANGES, score, trials=3, seed=0)

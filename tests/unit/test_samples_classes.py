@@ -7,12 +7,12 @@ import pytest
 from unic_pipe.pipeline.samples.classes import match_classes, match_texts, named
 from unic_pipe.pipeline.samples.labels import read_labels
 from unic_pipe.pipeline.samples.shards import class_number
-from unic_pipe.pipeline.workspace.results import result_definition, result_key, was_by_number
+from unic_pipe.pipeline.workspace.results import result_definition, result_key, why_stale
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.evaluations import ResultRecord
-from unic_pipe.schemas.probes import BY_NAME, PROTOCOL
+from unic_pipe.schemas.probes import BY_NAME, PROTOCOL, SEARCHED
 from unic_pipe.schemas.samples import DatasetManifest, Segment
 
 ABC = ("ant", "bee", "cat")
@@ -142,7 +142,7 @@ def test_only_results_whose_mapping_changes_have_the_new_protocol(tmp_path):
         file="s", first_row=0, rows=1, rows_digest="1" * 64, labels_digest="2" * 64, file_digest="3" * 32, shards=()
     )
 
-    def definition(train, test):
+    def definition(train, test, probe="knn", **settings):
         sides = {
             side: DatasetManifest(
                 name=side, source="s", layout="class-folders", block_rows=4, classes=names, labelled=True, permuted=True,
@@ -151,7 +151,7 @@ def test_only_results_whose_mapping_changes_have_the_new_protocol(tmp_path):
             for side, names in (("train", train), ("test", test))
         }  # fmt: skip
         digests = {"features_train": "4" * 64, "features_test": "5" * 64, "encoder": "6" * 64}
-        return result_definition(EvaluateConfig(), "knn", **sides, **digests)
+        return result_definition(EvaluateConfig(**settings), probe, **sides, **digests)
 
     same = definition(ABC, ABC)
     assert (same.protocol, same.classes) == (PROTOCOL, None)
@@ -159,12 +159,22 @@ def test_only_results_whose_mapping_changes_have_the_new_protocol(tmp_path):
     changed = definition(ABC, ("ant", "cat"))
     assert changed.protocol == BY_NAME[PROTOCOL]
     assert changed.classes != definition(ABC, ("bee", "cat")).classes
-    record = ResultRecord(
-        benchmark="b", encoder="e", role="teacher", definition=same, digest=digest_of(same), status="done",
-        metrics={"top1": 0.5}, chosen={},
-    )  # fmt: skip
-    path = tmp_path / result_key("b", "e", same)
-    path.parent.mkdir()
-    path.write_bytes(record.to_bytes())
-    assert was_by_number(tmp_path, "b", "e", changed)
-    assert not was_by_number(tmp_path, "b", "e", same)
+
+    def written(made):
+        record = ResultRecord(
+            benchmark="b", encoder="e", role="teacher", definition=made, digest=digest_of(made), status="done",
+            metrics={"top1": 0.5}, chosen={},
+        )  # fmt: skip
+        path = tmp_path / result_key("b", "e", made)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(record.to_bytes())
+
+    written(same)
+    assert "matched by name now" in why_stale(tmp_path, "b", "e", changed)
+    assert why_stale(tmp_path, "b", "e", same) == ""
+    searched = definition(ABC, ABC, "logistic")
+    assert searched.protocol == definition(ABC, ("ant", "cat"), "sgd").protocol == SEARCHED
+    assert definition(ABC, ABC, "logistic", c_values=(1.0,)).protocol == PROTOCOL  # nothing to choose, nothing changes
+    assert why_stale(tmp_path, "b", "e", searched) == ""
+    written(searched.model_copy(update={"protocol": PROTOCOL}))
+    assert "takes the middle one now" in why_stale(tmp_path, "b", "e", searched)

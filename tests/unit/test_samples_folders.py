@@ -8,6 +8,7 @@ import pytest
 
 from unic_pipe.pipeline.process.progress import SilentReporter
 from unic_pipe.pipeline.samples import dataset_state, index_dataset
+from unic_pipe.pipeline.samples.images import UndecodableImage
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError
 
@@ -114,14 +115,61 @@ def test_new_classes_may_only_come_last(classes):
 def test_removed_and_renamed_images(classes):
     work = classes()
     dataset = index(work, "train")
+    keys = [dataset.key(r) for r in dataset.rows()]
+    kept = (work / "train/n02/n02_3.JPEG").read_bytes()
+    config = DatasetConfig(source="train")
+
     os.remove(work / "train/n02/n02_3.JPEG")
-    with pytest.raises(UserError, match=r"train/n02 \(10 → 9 images\)"):
+    assert dataset_state(dataset.store, dataset.roots, config) == ("partial", "1 deleted image since indexing")
+    told = Told()
+    fewer = index(work, "train", progress=told)
+    assert "1 of 30 indexed images were deleted (first: train/n02/n02_3.JPEG)" in told.lines[-1]
+    assert fewer.digest == dataset.digest
+    assert [fewer.key(r) for r in fewer.rows()] == keys
+    assert fewer.manifest.gone == ("train/n02/n02_3.JPEG",)
+    assert dataset_state(fewer.store, fewer.roots, config)[0] == "fresh"
+
+    os.rename(work / "train/n02/n02_4.JPEG", work / "train/n02/other.JPEG")
+    renamed = index(work, "train")
+    assert renamed.manifest.gone == ("train/n02/n02_3.JPEG", "train/n02/n02_4.JPEG")
+    assert renamed.manifest.rows == 31
+    assert labels_by_key(renamed)["n02/other"] == 1
+    row = keys.index("n02/n02_3")
+    with pytest.raises(UndecodableImage, match="deleted"):
+        renamed.read(row)
+
+    (work / "train/n02/n02_3.JPEG").write_bytes(kept)
+    back = index(work, "train")
+    assert back.manifest.gone == ("train/n02/n02_4.JPEG",)
+    assert back.read(row) == kept
+
+
+def test_most_images_gone_is_not_a_deletion(classes):
+    work = classes()
+    dataset = index(work, "train")
+    for number in range(10):
+        os.remove(work / f"train/n01/n01_{number}.JPEG")
+    emptied = index(work, "train")
+    assert len(emptied.manifest.gone) == 10
+    assert emptied.manifest.classes == ("n01", "n02", "n03")
+    for number in range(6):
+        os.remove(work / f"train/n02/n02_{number}.JPEG")
+    with pytest.raises(UserError, match="images are not there"):
         index(work, "train")
-    assert dataset_state(dataset.store, dataset.roots, DatasetConfig(source="train"))[0] == "stale"
-    (work / "train/n02/other1.JPEG").write_bytes(b"x")
-    (work / "train/n02/other2.JPEG").write_bytes(b"y")
-    with pytest.raises(UserError, match="removed or renamed"):
+    shutil.rmtree(work / "train/n02")
+    with pytest.raises(UserError, match="indexed shards are not there"):
         index(work, "train")
+    assert index(work, "train/n03", "other").digest != dataset.digest
+
+
+def test_labels_in_the_order_of_names_still_count_deleted_images(flat):
+    (flat / "l.txt").write_text("3\n1\n2\n3\n1\n2\n")
+    index(flat, "val", labels="l.txt")
+    os.remove(flat / "val/ILSVRC2012_val_00000002.JPEG")
+    fewer = index(flat, "val", labels="l.txt")
+    assert fewer.labels().tolist() == [3, 1, 2, 3, 1, 2]
+    (flat / "l.txt").write_text("3\n1\n2\n5\n1\n2\n")
+    assert index(flat, "val", labels="l.txt").labels().tolist() == [3, 1, 2, 5, 1, 2]
 
 
 def test_two_images_that_differ_by_extension(classes, picture):
@@ -140,7 +188,7 @@ def test_empty_class_and_bad_names(classes):
     with pytest.raises(UserError, match="class folder without images"):
         index(work, "train")
     os.rmdir(work / "train/n00")
-    with open(os.fsencode(work / "train/n01/") + b"\xff\xfe.jpg", "wb") as handle:
+    with open(os.fsencode(work / "train/n01") + b"/\xff\xfe.jpg", "wb") as handle:
         handle.write(b"x")
     with pytest.raises(UserError, match="UTF-8"):
         index(work, "train")

@@ -15,9 +15,12 @@ from unic_pipe.pipeline.samples.places import as_root
 from unic_pipe.pipeline.samples.survey import survey_splits
 from unic_pipe.pipeline.storage import open_store
 from unic_pipe.pipeline.storage.pointers import pointed
+from unic_pipe.pipeline.workspace.configuration import load_workspace
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import StageError, UserError
-from unic_pipe.stages.init.stage import look, write_config
+from unic_pipe.schemas.students import StudentShape
+from unic_pipe.stages.init.fit import Wishes
+from unic_pipe.stages.init.stage import fitted, look, write_config
 
 GETS = r"^GET /[^/?]+/[^?]*\.tar"
 HEADS = r"^HEAD /[^/?]+/.*\.tar"
@@ -302,9 +305,12 @@ def test_init_looks_into_a_bucket(s3, shards, tmp_path):
     }
     folder = tmp_path / "new"
     folder.mkdir()
-    text = write_config(folder, found, ["timm:vit_tiny_patch16_224"], "vit_tiny_patch16_224", 2, False).read_text()
-    assert f'roots: ["{s3.url}/imagenet"]' in text
-    assert 'train: {source: "in1k-train*.tar"' in text
+    shape = StudentShape(architecture="vit_tiny_patch16_224", image_size=224, patch=16, width=192)
+    config = fitted(folder, found, ["timm:vit_tiny_patch16_224"], shape, Wishes(), gpu=False)
+    read = load_workspace(write_config(folder, config, found)).config
+    assert read == config
+    assert read.samples.roots == (f"{s3.url}/imagenet",)
+    assert read.samples.datasets["train"].source == "in1k-train*.tar"
     assert survey_splits(f"{s3.url}/imagenet/in1k-train-*.tar")["train"].rows == 40
     with pytest.raises(UserError, match="nothing found"):
         look(f"{s3.url}/nowhere")

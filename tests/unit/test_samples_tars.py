@@ -199,7 +199,10 @@ def test_labels_from_json_and_bad_labels(tmp_path, write_tar, picture):
     assert "no field 'class'" in refusal(path, "class")
     assert "no class number" in refusal(path, "name")
     assert "no class number" in refusal(path)
-    for bad in (b"", b"-1", b"1.5", b"4294967296", b"\xff"):
+    for none in (b"", b"-1", b"null"):
+        write_tar(path, [("a.png", picture(1)), ("a.cls", none)])
+        assert scan_tar(path, "x.tar", None)["label"].to_pylist() == [None]
+    for bad in (b"-2", b"1.5", b"4294967296", b"\xff"):
         write_tar(path, [("a.png", picture(1)), ("a.cls", bad)])
         assert "'a.cls' at byte 1,024 holds no class number" in refusal(path)
 

@@ -79,10 +79,12 @@ def test_run_is_not_done_when_a_stage_could_not_finish(here):
 
 
 def test_pointers_move_in_one_step_and_respect_what_is_in_the_way(tmp_path):
-    (tmp_path / "a-1").mkdir()
-    point(tmp_path, "a", "a-1")
-    point(tmp_path, "a", "a-1")
-    point(tmp_path, "a", "a-2")
-    assert (tmp_path / "a").readlink().name == "a-2"
-    with pytest.raises(UserError, match=r"(?s)a-1 is in the way of the pointer to a-2.*mv .*a-1 .*a-1.old"):
-        point(tmp_path, "a-1", "a-2")
+    (tmp_path / "a-00000001").mkdir()
+    point(tmp_path, "a", "a-00000001")
+    point(tmp_path, "a", "a-00000001")
+    point(tmp_path, "a", "a-00000002")
+    assert (tmp_path / "a").readlink().name == "a-00000002"
+    with pytest.raises(
+        UserError, match=r"(?s)a-00000001 is in the way of the pointer to a-00000002.*mv .*a-00000001.old"
+    ):
+        point(tmp_path, "a-00000001", "a-00000002")

@@ -83,7 +83,7 @@ class ViewImages:
             raw = read()
         try:
             with self.times.spent("decoding"):
-                image_HWC = decode_image(raw)
+                image_HWC = decode_image(raw, self.dataset.manifest.decoding)
         except UndecodableImage as error:
             raise StageError(
                 f"Sample {key!r} was decoded during extraction, and cannot be now: {error}.",

@@ -17,6 +17,7 @@ from unic_pipe.pipeline.cache.reader import FeatureCache, valid_rows
 from unic_pipe.pipeline.cache.statistics import merge_statistics
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.ablation import setting_of
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import StageError, UserError
@@ -55,7 +56,8 @@ def usable_rows(
     blocks: int,
     patch_views: int | None = None,
 ) -> NDArray[np.int64]:
-    """Row numbers, ascending, of blocks 0 to `blocks` - 1 that are valid in every cache, view and token type.
+    """Row numbers, ascending, of blocks 0 to `blocks` - 1 that are valid in every cache, view and token type, and not
+    deleted since.
 
     `patch_views`: number of views that carry patches, all if None.
 
@@ -63,7 +65,7 @@ def usable_rows(
         StageError: a cache lacks a unit, or was made from other rows than the dataset holds.
     """
     ranges = [dataset.block_range(block) for block in range(blocks)]
-    valid = [np.ones(count, dtype=np.bool_) for _, count in ranges]
+    valid = [dataset.kept(block) for block in range(blocks)]
     digests = [dataset.block_digest(block) for block in range(blocks)]
     for teacher, cache in caches.items():
         for view in range(views):
@@ -136,7 +138,7 @@ def freeze(
     if manifest.rows_digest != rows_digest(rows_N):
         raise StageError(
             f"Student {name} began with {manifest.rows:,} usable rows; now other rows are usable ({len(rows_N):,}).",
-            f"Features were repaired differently. Start again: mv {store.root} {store.root}.old",
+            f"Images were deleted, or features repaired differently. Start again: mv {store.root} {store.root}.old",
         )
     statistics = {teacher: _reread(store, manifest, teacher, caches[teacher]) for teacher in manifest.statistics}
     return Frozen(manifest, statistics or None)
@@ -153,7 +155,7 @@ def _begin(
     if len(rows_N) < optimizer.batch:
         raise UserError(
             f"Student {name}: {len(rows_N):,} usable rows are fewer than one batch ({optimizer.batch:,}).",
-            f"Set students.{name}.optimizer.batch lower, or train on more rows.",
+            f"Set students.{setting_of(name)}.optimizer.batch lower, or train on more rows.",
         )
     statistics: dict[str, StatisticsDocument] = {}
     if definition.config.loss.standardize == "exact":

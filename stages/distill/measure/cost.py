@@ -45,7 +45,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
         batch = _batch(definition, model, count).to(on)
-        watch = Stopwatch(device)
+        watch = Stopwatch(device=device)
         for _ in range(1 + STEPS):
             watch.begin()
             with watch.time("step"):

@@ -46,7 +46,7 @@ class Distiller(nn.Module):
         self.config, self.device = config, device
         self.student = build_student(config)
         sizes = _target_sizes(config, teachers)
-        self.ladder = _build_ladder(config, sizes, self.student.widths)
+        self.ladder = build_ladder(config, sizes, self.student.widths)
         self.resample = {t.name: GridResampler(t.grid, self.student.grid, device) for t in teachers}
         known = statistics or {}
         self.standards: dict[Pair, Standard] = {
@@ -111,11 +111,21 @@ def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> 
     return {token: sizes[token] for token in trained_tokens(config)}
 
 
-def _build_ladder(
+def build_ladder(
     config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], widths: tuple[int, ...]
 ) -> Ladder:
+    """The ladder at its seeded initialisation, on the CPU, of a student with rungs of these widths.
+
+    `sizes`: by token type, every teacher's dimension.
+
+    Raises:
+        UserError: there is nothing to minimise, or `ladder.blocks` does not fit.
+    """
     if config.loss.cosine == config.loss.smooth_l1 == 0:
-        raise UserError("loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.")
+        raise UserError(
+            "loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.",
+            "Set one of students.NAME.loss.cosine and students.NAME.loss.smooth_l1 above 0.",
+        )
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)

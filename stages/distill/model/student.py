@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unic_pipe.schemas.arguments import require_arguments
 from unic_pipe.schemas.config import StudentConfig
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.errors import UserError, did_you_mean
 
 
 class RungOutputs(NamedTuple):
@@ -140,6 +140,12 @@ def build_student(config: StudentConfig) -> Student:
     require_arguments(config.architecture, config.model_args)
     arguments: dict[str, Any] = {"img_size": config.image_size, "drop_path_rate": config.drop_path, **config.model_args}
     _refuse_random_layers(config)
+    if not timm.is_model(config.architecture):
+        near = did_you_mean(config.architecture, timm.list_models())
+        raise UserError(
+            f"Student architecture {config.architecture}: timm has no such model{near if near.startswith(';') else '.'}",
+            "Correct students.NAME.architecture, for instance to vit_small_patch16_224.",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:

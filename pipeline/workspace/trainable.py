@@ -1,0 +1,97 @@
+"""Whether a configured student can be trained, as far as that is known before any teacher runs. Free of torch.
+
+Networks are built by `stages.distill.blueprint`, which keeps its verdicts in `runs/students.json`: `status` only reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.documents import finished_student, usable_document
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.schemas.base import PROGRAM_VERSION, digest_of
+from unic_pipe.schemas.config import OptimizerConfig, StudentConfig
+from unic_pipe.schemas.errors import UnicPipeError, UserError
+from unic_pipe.schemas.students import StudentVerdict, StudentVerdicts
+
+FILE = "runs/students.json"
+
+
+def unjudged(inventory: Inventory) -> list[str]:
+    """Configured students that are not finished, and whose networks nobody has built yet."""
+    known = read_verdicts(inventory.folder)
+    students = inventory.config.students
+    return [name for name in students if shape_digest(students[name]) not in known and not _finished(inventory, name)]
+
+
+def refuse_untrainable(inventory: Inventory, name: str, found: Mapping[str, StudentVerdict] = {}) -> None:
+    """Say what is known to be wrong with a student's settings, whatever has been extracted. Finished ones are fine.
+
+    `found`: verdicts beside those that are kept.
+
+    Raises:
+        UserError: its network cannot be built, or the rows that it would train on are fewer than one batch.
+    """
+    if _finished(inventory, name):
+        return
+    student = inventory.config.students[name]
+    verdict = {**read_verdicts(inventory.folder), **found}.get(shape_digest(student), StudentVerdict())
+    if verdict.problem is not None:
+        hint = verdict.hint.replace("students.NAME", f"students.{name}") if verdict.hint is not None else None
+        raise UserError(f"Student {name}: {verdict.problem.removeprefix('Student ')}", hint)
+    dataset = inventory.dataset(student.dataset).dataset
+    if dataset is None:
+        return
+    rows, batch, streams = inventory.rows_of(dataset), student.optimizer.batch, student.streams
+    if rows < batch:
+        fitting = rows // streams * streams
+        smaller = f"to {fitting} or lower, a multiple of its streams ({streams})"
+        raise UserError(
+            f"Student {name}: the {rows:,} rows of {student.dataset} are fewer than one batch ({batch:,}).",
+            f"Set students.{name}.optimizer.batch {smaller}."
+            if fitting
+            else f"Set students.{name}.streams: 1, and optimizer.batch to {rows} or lower.",
+        )
+
+
+def shape_digest(student: StudentConfig) -> str:
+    """Digest of the settings that decide whether a network can be built and has something to learn."""
+    others = ("teachers", "dataset", "init", "ema", "mean", "std", "dtype", "seed", "window_blocks", "threads")
+    defaults = {name: StudentConfig.model_fields[name].default for name in others}
+    # Its streams divide its batch: both go together.
+    same = {"optimizer": OptimizerConfig(), "streams": StudentConfig.model_fields["streams"].default}
+    return digest_of(student.model_copy(update=defaults | same))
+
+
+def read_verdicts(workdir: Path) -> Mapping[str, StudentVerdict]:
+    """The verdicts that the installed programs gave in this working folder, by `shape_digest`."""
+    found = usable_document(LocalStore(workdir), FILE, StudentVerdicts)
+    return found.verdicts if found is not None and found.versions == _versions() else {}
+
+
+def keep_verdicts(workdir: Path, verdicts: Mapping[str, StudentVerdict]) -> None:
+    """Add verdicts to those of the working folder, if it may be written to."""
+    document = StudentVerdicts(versions=_versions(), verdicts={**read_verdicts(workdir), **verdicts})
+    try:
+        LocalStore(workdir).put(FILE, document.to_bytes())
+    except (OSError, UnicPipeError):
+        return
+
+
+def _finished(inventory: Inventory, name: str) -> bool:
+    try:
+        definition = inventory.student_definition(name)
+    except UnicPipeError:  # what is missing of its teachers is told elsewhere
+        return False
+    label = inventory.student_name(name)
+    return definition is not None and (
+        finished_student(label, student_folder(inventory.folder, label, definition)) is not None
+    )
+
+
+def _versions() -> str:
+    return f"unic-pipe {PROGRAM_VERSION} timm {version('timm')} torch {version('torch')}"

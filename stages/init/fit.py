@@ -1,0 +1,180 @@
+"""A configuration that fits what `init` saw: how many images of which size, which splits, and how large the student is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from unic_pipe.pipeline.samples.splits import split_of, usable_names
+from unic_pipe.pipeline.samples.survey import Survey
+from unic_pipe.schemas.config import (
+    CacheConfig,
+    ComputeConfig,
+    Config,
+    DistillConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    LadderConfig,
+    LossConfig,
+    OptimizerConfig,
+    SamplesConfig,
+    StudentConfig,
+    ViewsConfig,
+)
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.recipes import recipe_named
+from unic_pipe.schemas.students import StudentShape
+from unic_pipe.stages.init.roles import benchmarks, training_set, validation_set
+
+STUDENT = "main"
+WEIGHTS = "weights"
+PAPER_DROP = {1: 0.0, 2: 0.25}
+"""Drop probability by number of teachers (UNIC: .25 for two, .5 for four)."""
+LARGEST_BATCH, SMALLEST_BATCH, EPOCH_STEPS = 512, 8, 8
+"""The paper's batch; that of few images; and steps that an epoch should have in between."""
+STEPS = 2000
+"""Steps that a student needs to learn anything; what is more than `EPOCHS` of them is for large datasets."""
+EPOCHS, CPU_EPOCHS = 200, 20
+"""The paper's epochs; without a GPU, large datasets get fewer."""
+WARMUP = 20
+"""The paper's epochs by those of its warm-up."""
+FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 16
+"""Blocks are what work is shared out and taken up again by."""
+FEWEST_PATCHES = 4
+"""Patches along a side, at least: fewer hold nothing that patch tokens could tell apart."""
+TINY_SIDE = 64
+"""Images with shorter sides than this many pixels lose what they show in the paper's crops."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line says instead of what would fit."""
+
+    image_size: int | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    recipe: str | None = None
+    views: int = 2
+
+
+def fitted_config(
+    samples: SamplesConfig, surveys: Mapping[str, Survey], teachers: Sequence[str], shape: StudentShape, wishes: Wishes,
+    gpu: bool,
+) -> Config:  # fmt: skip
+    """The configuration for what was found; it sets every field that is worth a look.
+
+    Raises:
+        UserError: a wish that cannot be.
+    """
+    if wishes.recipe is not None:
+        recipe_named(wishes.recipe)
+    train = training_set(surveys)
+    side = surveys[train].side
+    recipe = wishes.recipe or ("gentle" if side is not None and side < TINY_SIDE else "unic")
+    validation, pairs = validation_set(surveys), benchmarks(surveys)
+    return Config(
+        samples=samples,
+        views=ViewsConfig(recipe=recipe, count=wishes.views),
+        weights_dir=WEIGHTS,
+        teachers=_teachers(teachers),
+        cache=CacheConfig(codec="auto"),
+        compute=ComputeConfig(device="auto", dtype="bfloat16" if gpu else "float32"),
+        students={STUDENT: _student(train, surveys[train], len(set(teachers)), shape, wishes, gpu)},
+        **({"distill": DistillConfig(validation=validation)} if validation is not None else {}),
+        **({"evaluate": EvaluateConfig(benchmarks=pairs)} if pairs else {}),
+    )
+
+
+def block_rows(rows: int) -> int:
+    """Rows of a block: the usual number, or fewer where there would be too few blocks."""
+    usual = SamplesConfig.model_fields["block_rows"].default
+    return int(min(usual, max(SMALLEST_BLOCK, _power_of_two(rows // FEWEST_BLOCKS))))
+
+
+def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, ...], str]:
+    """What the YAML says beside the fields of such a configuration."""
+    student = config.students[STUDENT]
+    steps = surveys[student.dataset].rows // student.optimizer.batch
+    about = {name: _about(survey) for name, survey in surveys.items()}
+    optimizer = student.optimizer
+    return {
+        **{("samples", "datasets", name): text for name, text in about.items()},
+        ("samples", "roots"): "folders in which the sources are searched; may change when data move",
+        ("views",): "what is cached of every training sample",
+        ("views", "recipe"): "unic: the paper's crops and colours; gentle: for tiny images",
+        ("views", "count"): "more views: more disk, better students",
+        ("weights_dir",): "searched first for teachers' weights (unic-pipe teachers)",
+        ("teachers",): "frozen; also NAME: {encoder: timm:NAME} or {encoder: checkpoint:PATH}",
+        ("cache", "codec"): "the fewest bits that reach snr_db (15 dB), per teacher; float16 keeps everything",
+        ("compute", "device"): "auto: cuda when there is one; outside every identity",
+        ("compute", "dtype"): "of the teachers' forward pass",
+        ("students", "*", "ladder"): "projectors that training takes and the student does not keep; in its own width",
+        ("students", "*", "loss", "drop_probability"): "the paper: .25 for two teachers, .5 for four",
+        ("students", "*", "optimizer", "epochs"): f"{optimizer.epochs * steps:,} steps, {steps:,} an epoch",
+        ("students", "*", "optimizer", "lr"): "per 256 images",
+        ("students", "*", "streams"): "of samples, side by side; divides the batch",
+        ("distill", "validation"): _validation_words(config.distill.validation),
+        ("evaluate",): "any labelled pair of datasets is a benchmark",
+    }
+
+
+def _student(train: str, found: Survey, teachers: int, shape: StudentShape, wishes: Wishes, gpu: bool) -> StudentConfig:
+    streams = StudentConfig.model_fields["streams"].default
+    fitting = max(SMALLEST_BATCH, _power_of_two(found.rows // EPOCH_STEPS))
+    batch = wishes.batch or min(LARGEST_BATCH, fitting, found.rows)
+    if batch > found.rows:
+        raise UserError(f"--batch {batch}: there are {found.rows} images in {train}.", "Give a smaller one, or none.")
+    if batch % streams:
+        streams = 1
+    steps = max(1, found.rows // batch)
+    epochs = wishes.epochs or max(EPOCHS if gpu else CPU_EPOCHS, ceil(STEPS / steps))
+    return StudentConfig(
+        architecture=shape.architecture,
+        image_size=wishes.image_size or _image_size(found.side, shape),
+        dataset=train,
+        ladder=LadderConfig(hidden=shape.width, last_hidden=4 * shape.width),
+        loss=LossConfig(drop_probability=PAPER_DROP.get(teachers, 0.5)),
+        optimizer=OptimizerConfig(
+            epochs=epochs, warmup_epochs=min(epochs, max(1, epochs // WARMUP)), batch=batch, lr=3e-4
+        ),
+        dtype="bfloat16" if gpu else "float32",
+        streams=streams,
+    )
+
+
+def _image_size(side: int | None, shape: StudentShape) -> int:
+    """The architecture's own size, or that of smaller images, in whole patches."""
+    if side is None or side >= shape.image_size:
+        return shape.image_size
+    return min(shape.image_size, max(FEWEST_PATCHES, ceil(side / shape.patch)) * shape.patch)
+
+
+def _teachers(chosen: Sequence[str]) -> dict[str, EncoderConfig]:
+    """Teachers by short names; two of one architecture are told apart by the rest of their names."""
+    found: dict[str, EncoderConfig] = {}
+    for teacher in dict.fromkeys(chosen):
+        target = teacher.partition(":")[2]
+        file = Path(target).name
+        short = (file.split(".")[0], file.replace(".", "-"), target)
+        names = [usable_names([name])[name] for name in (short if target else (teacher,))]
+        name = next((n for n in names if n not in found), names[-1])
+        found[name] = EncoderConfig(encoder=teacher) if target or name != teacher else EncoderConfig()
+    return found
+
+
+def _about(survey: Survey) -> str:
+    about = "" if survey.exact else "about "
+    return f"{about}{survey.rows:,} images" + (f", {survey.classes:,} classes" if survey.classes else "")
+
+
+def _validation_words(name: str | None) -> str:
+    if name is not None and split_of(name) == "test":
+        return "the loss after every epoch is measured on these; nothing is chosen by it"
+    return "validation loss after every epoch"
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two that is not larger, at least 1."""
+    return 1 << max(0, number.bit_length() - 1)

@@ -1,0 +1,157 @@
+"""What README and docs say is true: commands parse, YAML is a configuration, links lead somewhere, code reads every codec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from builders import encoder_definition, feature_definition, feature_manifest
+from documents import ROOT, blocks, documents, inline_commands
+from ruamel.yaml import YAML
+
+from unic_pipe.cli.main import app
+from unic_pipe.pipeline.cache.calibration import bound_codec, ensure_calibration, propose
+from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
+from unic_pipe.pipeline.cache.fitting import Sample, fit
+from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.schemas.features import CalibrationDocument, CodecDefinition, CodecTrial
+from unic_pipe.schemas.recipes import UNIC
+
+GRID, D, ROWS, COUNT = (2, 2), 8, 64, 150
+SHAPES = {"cls": (D,), "patch": (4, D)}
+ELLIPSES = ("…", "...")
+
+
+def commands() -> list[str]:
+    """Every command line of ours, in blocks and in the text."""
+    found = [line for kind, code in blocks() if kind == "sh" for line in code.splitlines()]
+    return [part.strip() for line in [*found, *inline_commands()] for part in re.split(r"&&|;", line.split(" #")[0])]
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    assert {kind for kind, _ in blocks()} == {"sh", "python", "yaml", ""}
+    assert len(commands()) > 40
+
+
+@pytest.mark.parametrize("line", sorted({c for c in commands() if c.startswith("unic-pipe")}))
+def test_every_command_line_parses(line: str) -> None:
+    """By the real parser, options and their values; nothing is run."""
+    words = [w for w in shlex.split(line)[1:] if w not in ELLIPSES]
+    command: Any = typer.main.get_command(app)
+    while getattr(command, "commands", None) and words and not words[0].startswith("-"):
+        command = command.commands[words.pop(0)]
+    if "--help" not in words:
+        command.make_context("unic-pipe", words)
+
+
+def test_other_lines_are_make_targets_or_tools_of_everybody() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in commands():
+        if line.startswith("make "):
+            assert line.split()[1] in targets, line
+        for script in re.findall(r"(?:python|sbatch) ((?:tests|examples)/\S+)", line):
+            assert (ROOT / script).is_file(), line
+
+
+def loaded(code: str, folder: Path) -> None:
+    """Load a part of a configuration, with the samples that every configuration names."""
+    tree = YAML(typ="safe").load(code)
+    tree.setdefault("samples", {}).setdefault("datasets", {"train": {"source": "train"}})
+    (folder / "unic-pipe.yaml").write_text(json.dumps(tree))
+    load_workspace(folder)
+
+
+@pytest.mark.parametrize("code", [code for kind, code in blocks() if kind == "yaml"])
+def test_every_yaml_block_is_a_configuration(code: str, tmp_path: Path) -> None:
+    loaded(code, tmp_path)
+
+
+def test_yaml_in_the_text_is_a_configuration(tmp_path: Path) -> None:
+    found = re.findall(r"(?<!`)`([a-z_]+: \{[^`]*\})`(?!`)", " ".join((ROOT / "README.md").read_text().split()))
+    assert len(found) >= 3
+    for code in found:
+        loaded(code, tmp_path)
+
+
+def test_examples_are_configurations(tmp_path: Path) -> None:
+    for path in (ROOT / "examples").glob("*.yaml"):
+        YAML(typ="safe").load(path.read_text())
+        load_workspace(path)
+
+
+def test_every_link_and_picture_is_there() -> None:
+    for document in documents():
+        text = document.read_text()
+        for link in re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+            assert link.startswith("http") or (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def features(token: str, block: int) -> np.ndarray:
+    count = min(ROWS, COUNT - block * ROWS)
+    mixing = np.random.default_rng(1).normal(size=(D, D))
+    return (np.random.default_rng([7, block]).normal(size=(count, *SHAPES[token])) @ mixing).astype(np.float32)
+
+
+def far_out(transform: Any) -> np.ndarray:
+    """What moves one coefficient of a row of patches beyond 16 bits."""
+    spatial, basis = (np.eye(n) if m is None else m for n, m in ((4, transform.spatial_PP), (D, transform.basis_DD)))
+    return (40_000 * transform.step * np.outer(spatial[0], basis[0]) * transform.scale_D).astype(np.float32)
+
+
+def written(path: Path, codec: str) -> None:
+    """A folder of three blocks, the last one short; two rows cannot be used, and one value is beyond 16 bits."""
+    folder = FeatureFolder(LocalStore(path))
+    asked = CodecDefinition(name=codec if codec in ("float16", "int8") else "auto", snr_db=15.0)
+    definition = feature_definition(encoder_definition(D, D, GRID), ROWS, asked.name, recipe=UNIC, codec=asked)
+    manifest = feature_manifest(definition)
+    folder.create(manifest)
+    for token, shape in SHAPES.items():
+        if asked.calibrated:
+            sample = np.concatenate([features(token, b) for b in range(2)])
+            transform = fit(Sample.of(sample), shape, 15.0, transform=codec == "klt")
+            document = CalibrationDocument(
+                definition=manifest.digest, token=token, codec=codec, step=transform.step, rounding=transform.rounding,
+                rows=len(sample), rows_digest="0" * 64, trials=(CodecTrial(codec=codec, bits_per_value=2.0, snr_db=15.0),),
+            )  # fmt: skip
+            ensure_calibration(folder, token, lambda made=propose(document, transform): made)
+        prepare_view(folder, 0, token, COUNT)
+        for block in range(3):
+            values, valid = features(token, block), np.ones(min(ROWS, COUNT - block * ROWS), bool)
+            valid[[0, 7]] = False
+            if asked.calibrated and (token, block) == ("patch", 1):
+                values[3] += far_out(bound_codec(folder, token).transform)
+            rows = hashlib.sha256(str(block).encode()).hexdigest()
+            commit_unit(folder, 0, token, block, values, valid, rows_digest=rows, batch=8)
+        folder.fold(0, token)
+
+
+@pytest.mark.parametrize("codec", ["float16", "int8", "scalar", "klt"])
+def test_the_snippet_for_plain_zarr_reads_every_codec(codec: str, tmp_path: Path) -> None:
+    (code,) = [code for kind, code in blocks() if kind == "python" and "def read_block" in code]
+    assert len(code.splitlines()) <= 20
+    names: dict[str, Any] = {}
+    exec(code, names)
+    written(tmp_path / "features", codec)
+    cache = FeatureCache.open(tmp_path / "features")
+    escapes = list((tmp_path / "features").glob("view-000/*_escape/c/1"))
+    assert len(escapes) == (1 if codec in ("scalar", "klt") else 0)
+    for token in SHAPES:
+        for block in range(3):
+            ours, theirs = (
+                cache.read_block(0, token, block),
+                names["read_block"](str(tmp_path / "features"), token, block),
+            )
+            assert theirs.shape == ours.values.shape
+            assert np.isnan(theirs).reshape(len(theirs), -1).all(1).tolist() == (~ours.valid).tolist()
+            close = np.abs(theirs[ours.valid] - ours.values[ours.valid])
+            assert close.max() <= 1e-5 * max(1.0, np.abs(ours.values[ours.valid]).max()), (codec, token, block)

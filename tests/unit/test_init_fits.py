@@ -1,0 +1,151 @@
+"""What `init` writes fits what it saw: splits, sizes, names; and what it writes can be read and begun."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+from unic_pipe.pipeline.samples.splits import folder_splits, split_of, tar_splits, usable_names
+from unic_pipe.pipeline.samples.survey import Survey
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.schemas.base import is_name
+from unic_pipe.schemas.config import Config, DatasetConfig
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.students import StudentShape
+from unic_pipe.stages.init.fit import Wishes
+from unic_pipe.stages.init.stage import fitted, write_config
+
+SMALL = StudentShape(architecture="vit_small_patch16_224", image_size=224, patch=16, width=384)
+
+
+def seen(rows: int, classes: int | None = 10, side: int | None = 500, source: str = "data") -> Survey:
+    return Survey(
+        config=DatasetConfig(source=source), root=Path("/data"), layout="class-folders", files=rows, bytes=rows * 10**5,
+        rows=rows, classes=classes, exact=True, bytes_per_s=1e9, side=side,
+    )  # fmt: skip
+
+
+def written(folder: Path, surveys: dict[str, Survey], gpu: bool = False, **wishes: object) -> Config:
+    """What `init` writes, as the other commands read it."""
+    config = fitted(folder, surveys, ["timm:test_vit"], SMALL, Wishes(**wishes), gpu)  # type: ignore[arg-type]
+    read = load_workspace(write_config(folder, config, surveys)).config
+    assert read == config
+    return read
+
+
+@pytest.mark.parametrize(
+    ("rows", "gpu", "batch", "block", "epochs"),
+    [
+        (3, False, 3, 16, 2000),
+        (8, False, 8, 16, 2000),
+        (57, False, 8, 16, 286),
+        (610, False, 64, 32, 223),
+        (5000, False, 512, 256, 223),
+        (1_281_167, True, 512, 256, 200),
+        (1_281_167, False, 512, 256, 20),
+    ],
+)
+def test_training_fits_the_number_of_images(
+    rows: int, gpu: bool, batch: int, block: int, epochs: int, tmp_path: Path
+) -> None:
+    config = written(tmp_path, {"train": seen(rows)}, gpu)
+    student = config.students["main"]
+    assert (student.optimizer.batch, config.samples.block_rows, student.optimizer.epochs) == (batch, block, epochs)
+    assert student.optimizer.warmup_epochs == max(1, epochs // 20)
+    assert epochs * (rows // batch) >= 2000
+    assert batch <= rows
+    assert (student.ladder.hidden, student.ladder.last_hidden) == (384, 1536)
+
+
+@pytest.mark.parametrize(("side", "size", "recipe"), [(500, 224, "unic"), (100, 112, "unic"), (28, 64, "gentle")])
+def test_student_is_as_large_as_the_images(side: int, size: int, recipe: str, tmp_path: Path) -> None:
+    config = written(tmp_path, {"train": seen(600, side=side)})
+    assert (config.students["main"].image_size, config.views.recipe) == (size, recipe)
+
+
+def test_wishes_come_before_what_fits(tmp_path: Path) -> None:
+    config = written(tmp_path, {"train": seen(600)}, image_size=96, epochs=7, batch=30, recipe="gentle", views=3)
+    student = config.students["main"]
+    assert (student.image_size, student.optimizer.epochs, student.optimizer.batch, student.streams) == (96, 7, 30, 1)
+    assert (config.views.recipe, config.views.count) == ("gentle", 3)
+    for wish, words in (({"batch": 700}, "there are 600 images"), ({"recipe": "unik"}, "No view recipe")):
+        with pytest.raises(UserError, match=words):
+            written(tmp_path, {"train": seen(600)}, **wish)
+
+
+@pytest.mark.parametrize(
+    ("names", "validation", "benchmarks"),
+    [
+        (["train"], None, {}),
+        (["train", "validation"], "validation", {"validation": "train"}),
+        (["training", "valid", "testing"], "valid", {"testing": "training"}),
+        (["train", "dev", "test"], "dev", {"test": "train"}),
+        (["train", "test-google", "test-twitter"], "test-google", {"test-google": "train", "test-twitter": "train"}),
+        (
+            ["digits-train", "digits-test", "shapes-train", "shapes-val"],
+            "digits-test",
+            {"digits-test": "digits-train", "shapes-val": "shapes-train"},
+        ),
+    ],
+)
+def test_every_split_has_its_part(
+    names: list[str], validation: str | None, benchmarks: dict[str, str], tmp_path: Path
+) -> None:
+    surveys = {name: seen(100 - 10 * i) for i, name in enumerate(names)}
+    config = written(tmp_path, surveys)
+    assert config.distill.validation == validation
+    assert {b.test: b.train for b in config.evaluate.benchmarks.values()} == benchmarks
+    assert config.students["main"].dataset == names[0]
+
+
+@pytest.mark.parametrize(
+    ("tars", "expected"),
+    [
+        (
+            ["imagenet1k-train-0000.tar", "imagenet1k-train-0001.tar", "imagenet1k-validation-00.tar"],
+            {"train": "imagenet1k-train*.tar", "validation": "imagenet1k-validation*.tar"},
+        ),
+        (
+            ["train-000.tar", "test-google-000.tar", "test-twitter-000.tar"],
+            {"train": "train*.tar", "test-google": "test-google*.tar", "test-twitter": "test-twitter*.tar"},
+        ),
+        (
+            ["test-000.tar", "test-google-000.tar", "train-000.tar"],
+            {"test": "test[!A-Za-z][0-9]*.tar", "test-google": "test-google*.tar", "train": "train*.tar"},
+        ),
+        (
+            ["My Digits v1.0-train-000.tar", "Shapes-train-000.tar"],
+            {"My Digits v1.0-train": "My Digits v1.0-train*.tar", "Shapes-train": "Shapes-train*.tar"},
+        ),
+        (["train-00000-of-00002.tar", "val-part-1.tar"], {"train": "train*.tar", "val": "val*.tar"}),
+        (["train-3fa9.tar", "train-b812.tar"], {}),
+        (["train-0.tar", "other-0.tar"], {}),
+    ],
+)
+def test_splits_of_tars(tars: list[str], expected: dict[str, str]) -> None:
+    assert tar_splits(tars) == expected
+    taken = [tar for pattern in expected.values() for tar in tars if fnmatchcase(tar, pattern)]
+    assert not expected or sorted(taken) == sorted(tars), "each tar belongs to one split"
+
+
+def test_splits_of_folders() -> None:
+    assert folder_splits(["test-google", "test-twitter", "train"]) == ["test-google", "test-twitter", "train"]
+    assert folder_splits(["cat", "test tube", "dog"]) == [], "a class is no split"
+    assert folder_splits(["digits-test", "digits-train"]) == ["digits-test", "digits-train"]
+    assert [split_of(n) for n in ("Validation", "imagenet1k-dev", "testing_2", "latest", "cat")] == [
+        "val", "val", "test", None, None,
+    ]  # fmt: skip
+
+
+def test_names_become_usable_and_stay_different() -> None:
+    found = usable_names(["My Digits v1.0-train", "My-Digits v1.0 train", "Größe", "…"])
+    assert all(map(is_name, found.values()))
+    assert len(set(found.values())) == len(found)
+
+
+def test_paths_with_quotes_are_read_as_they_are(tmp_path: Path) -> None:
+    surveys = {"train": seen(100, source='a "quoted": #name*.tar')}
+    config = written(tmp_path, surveys)
+    assert config.samples.datasets["train"].source == 'a "quoted": #name*.tar'
