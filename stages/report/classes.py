@@ -6,22 +6,10 @@ from dataclasses import dataclass
 
 from unic_pipe.stages.report.metrics import signed
 from unic_pipe.stages.report.summary import percent
-from unic_pipe.stages.report.tables import direction
+from unic_pipe.stages.report.tables import Cell, Row, direction
 from unic_pipe.stages.report.view import ProbeView
 
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class, as text."""
-
-    name: str
-    samples: str
-    student: str
-    teacher: str
-    difference: str
-    direction: str
 
 
 @dataclass(frozen=True)
@@ -31,7 +19,8 @@ class ClassTable:
     benchmark: str
     teacher: str
     count: int
-    rows: tuple[ClassRow, ...]
+    rows: tuple[Row, ...]
+    """Of each class: test images, the student's accuracy, the teacher's, the difference."""
 
 
 def class_tables(view: ProbeView, student: str) -> list[ClassTable]:
@@ -50,13 +39,12 @@ def class_tables(view: ProbeView, student: str) -> list[ClassTable]:
         )
         shown = each if len(each) <= 2 * SHOWN else [*each[:SHOWN], *each[-SHOWN:]]
         rows = tuple(
-            ClassRow(
+            Row(
                 names.get(number, str(number)),
-                f"{samples:,}",
-                percent(value),
-                percent(theirs[number]),
-                signed(100 * points),
-                direction(round(100 * points, 1)),
+                cells=(
+                    *map(Cell, (f"{samples:,}", percent(value), percent(theirs[number]))),
+                    Cell(signed(100 * points), direction=direction(round(100 * points, 1))),
+                ),
             )
             for points, number, samples, value in shown
         )

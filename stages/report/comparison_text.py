@@ -25,8 +25,8 @@ MARK = "†"
 def shown(table: ComparedTable) -> ScoreTable:
     """A table with its best scores, differences and marks as text; groups are runs."""
     metric = named_metric(table.metric)
-    rows = tuple(Row(row.benchmark, "", "", _cells(row.cells, metric)) for row in table.rows)
-    mean = Row("Mean", f"of {table.mean_of} benchmarks", "", _cells(table.mean, metric))
+    rows = tuple(Row(row.benchmark, _cells(row.cells, metric)) for row in table.rows)
+    mean = Row("Mean", _cells(table.mean, metric), f"of {table.mean_of} benchmarks")
     unit = f" in {metric.unit}" if metric.unit else ""
     better = "" if metric.higher else ", lower is better"
     notes = dict.fromkeys(

@@ -39,9 +39,9 @@ class Row:
     """One benchmark, or a summary over all of them."""
 
     name: str
-    note: str
-    detail: str
     cells: tuple[Cell, ...]
+    note: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _row(view: ProbeView, bench: BenchmarkEntry, columns: tuple[EncoderEntry, ..
     measure += "" if metric.higher else ", lower is better"
     size = f"{error[0]:,} test images, ±{error[1]:.1f}" if error else ""
     detail = "; ".join(part for part in (measure, size) if part)
-    return Row(bench.name, bench.note, detail, _cells(view, bench.name, metric, columns))
+    return Row(bench.name, _cells(view, bench.name, metric, columns), bench.note, detail)
 
 
 def _cells(view: ProbeView, benchmark: str, metric: Metric, columns: tuple[EncoderEntry, ...]) -> tuple[Cell, ...]:
@@ -170,7 +170,7 @@ def _mean_rows(view: ProbeView, columns: tuple[EncoderEntry, ...]) -> tuple[Row,
         second.append(Cell(log, log == best_odds.replace("-", "−")))
     count = len(view.accuracies)
     note = "" if count == len(view.benchmarks) else f"of {count} accuracies"
-    return Row("Mean", note, "", tuple(first)), Row("Mean log-odds", note, "", tuple(second))
+    return Row("Mean", tuple(first), note), Row("Mean log-odds", tuple(second), note)
 
 
 def mean_difference(compared: list[Comparison]) -> tuple[str, str, str]:

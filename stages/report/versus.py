@@ -25,13 +25,13 @@ def versus_tables(view: ProbeView) -> list[ScoreTable]:
                 _versus_cell(column.get(bench.name), named=not other)
                 for other, column in zip(others, against, strict=True)
             )
-            rows.append(Row(bench.name, "", "", cells))
+            rows.append(Row(bench.name, cells))
         means = []
         for column in against:
             full = [c for c in column.values() if c.metric.accuracy]
             text, relative, way = mean_difference(full if len(full) == len(view.accuracies) else [])
-            means.append(Cell(text or NONE, False, False, "", relative, way))
-        mean = (Row("Mean", "", "", tuple(means)),) if len(view.accuracies) > 1 else ()
+            means.append(Cell(text or NONE, relative=relative, direction=way))
+        mean = (Row("Mean", tuple(means)),) if len(view.accuracies) > 1 else ()
         heads = tuple(map(Column, ("best teacher", *teachers)))
         found.append(ScoreTable(student.name, heads, (("", tuple(rows)),), mean))
     return found
