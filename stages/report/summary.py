@@ -122,9 +122,9 @@ def _teachers_sentence(view: ProbeView) -> str:
         def mean(other: EncoderEntry) -> float:
             return average(v for b in view.accuracies if (v := view.value(b.name, other.name)) is not None) or 0.0
 
-        best = max(others, key=mean)
-        which = f"encoder `{best.name}`" if len(others) == 1 else f"the best of {len(others)} encoders, `{best.name}`,"
-        return f"{nobody}; {which} scores {_mean_text(view, best.name)}."
+        top = max(others, key=mean)
+        which = f"encoder `{top.name}`" if len(others) == 1 else f"the best of {len(others)} encoders, `{top.name}`,"
+        return f"{nobody}; {which} scores {_mean_text(view, top.name)}."
     name, count = max(wins.items(), key=lambda item: item[1])
     total = sum(wins.values())
     where = "the only benchmark" if total == 1 else f"{count} of {plural(total, 'benchmark')}"
