@@ -74,7 +74,12 @@ def fitted_config(
     side = surveys[train].side
     recipe = wishes.recipe or ("gentle" if side is not None and side < TINY_SIDE else "unic")
     validation, pairs = validation_set(surveys), benchmarks(surveys)
-    return Config(
+    found: dict[str, object] = {}
+    if validation is not None:
+        found["distill"] = DistillConfig(validation=validation)
+    if pairs:
+        found["evaluate"] = EvaluateConfig(benchmarks=pairs)
+    config = Config(
         samples=samples,
         views=ViewsConfig(recipe=recipe, count=wishes.views),
         weights_dir=WEIGHTS,
@@ -82,9 +87,8 @@ def fitted_config(
         cache=CacheConfig(codec="auto"),
         compute=ComputeConfig(device="auto", dtype="bfloat16" if gpu else "float32"),
         students={STUDENT: _student(train, surveys[train], len(set(teachers)), shape, wishes, gpu)},
-        **({"distill": DistillConfig(validation=validation)} if validation is not None else {}),
-        **({"evaluate": EvaluateConfig(benchmarks=pairs)} if pairs else {}),
     )
+    return config.model_copy(update=found)
 
 
 def block_rows(rows: int) -> int:
