@@ -134,7 +134,7 @@ def search(
     pairs = [(lr, wd) for lr in _spaced(LR_RANGE, _LRS) for wd in _spaced(WD_RANGE, _WDS)]
     classes = int(labels_N.max()) + 1
     probes = train(x_ND[~held_N], labels_N[~held_N], pairs, classes=classes, epochs=epochs, seed=seed, device=device)
-    top1 = {
+    top1: dict[tuple[float, ...], float] = {
         pair: validation_top1(probe, x_ND[held_N], labels_N[held_N]) for pair, probe in zip(pairs, probes, strict=True)
     }
     lr, wd = middle_of_best(top1)

@@ -126,13 +126,14 @@ _NO_BENCHMARK = (
 )
 
 
-def _samples(folder: Path, surveys: Mapping[str, Survey], **more: int) -> SamplesConfig:
+def _samples(folder: Path, surveys: Mapping[str, Survey], block_rows: int | None = None) -> SamplesConfig:
     datasets = {}
     for name, survey in surveys.items():
         rows = expected_rows(name, surveys)
         datasets[name] = survey.config if rows is None else survey.config.model_copy(update={"rows": rows})
     roots = tuple(sorted({_from(folder, survey.root) for survey in surveys.values()}))
-    return SamplesConfig(roots=roots, datasets=datasets, **more)
+    samples = SamplesConfig(roots=roots, datasets=datasets)
+    return samples if block_rows is None else samples.model_copy(update={"block_rows": block_rows})
 
 
 def _create(folder: Path, text: str) -> Path:
