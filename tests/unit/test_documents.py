@@ -112,7 +112,7 @@ def written(path: Path, codec: str) -> None:
     """A folder of three blocks, the last one short; two rows cannot be used, and one value is beyond 16 bits."""
     folder = FeatureFolder(LocalStore(path))
     asked = CodecDefinition(name=codec if codec in ("float16", "int8") else "auto", snr_db=15.0)
-    definition = feature_definition(encoder_definition(D, D, GRID), ROWS, asked.name, recipe=UNIC, codec=asked)
+    definition = feature_definition(encoder_definition(D, D, GRID), ROWS, asked, recipe=UNIC)
     manifest = feature_manifest(definition)
     folder.create(manifest)
     for token, shape in SHAPES.items():
