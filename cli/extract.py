@@ -18,7 +18,7 @@ from unic_pipe.cli.options import (
     WorkersOption,
     open_inventory,
 )
-from unic_pipe.cli.running import Where, extract_options, staged
+from unic_pipe.cli.running import Where, check_students, extract_options, staged
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -71,7 +71,6 @@ def extract_step(
 ) -> None:
     """Index what extraction needs, then extract."""
     from unic_pipe.pipeline.workspace.status import training_datasets
-    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.extract import extract as extract_stage
     from unic_pipe.stages.indexing import index as index_stage
 

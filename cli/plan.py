@@ -15,6 +15,7 @@ from unic_pipe.cli.options import (
     open_inventory,
     print_json,
 )
+from unic_pipe.cli.running import check_students
 
 EXAMPLES = (
     "plan",
@@ -54,7 +55,6 @@ def plan(
 
     from unic_pipe.cli.show.plan import parse_bytes, parse_seconds, plan_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
-    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.distill.measure.cost import step_cost
     from unic_pipe.stages.plan.stage import PlanOptions
     from unic_pipe.stages.plan.stage import plan as plan_stage

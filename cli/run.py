@@ -21,7 +21,7 @@ from unic_pipe.cli.options import (
     WorkersOption,
     open_inventory,
 )
-from unic_pipe.cli.running import Where, extract_options, staged
+from unic_pipe.cli.running import Where, check_students, extract_options, staged
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -73,7 +73,6 @@ def run_everything(
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the results at the end."""
     from unic_pipe.pipeline.workspace.status import only_evaluated
-    from unic_pipe.stages.distill.blueprint import check_students
     from unic_pipe.stages.indexing import index as index_stage
     from unic_pipe.stages.report.stage import records_in_force
     from unic_pipe.stages.run import run as run_stages

@@ -71,3 +71,20 @@ def extract_options(
     part = parse_part(where.part) if where.part is not None else None
     with executor:
         yield ExtractOptions(device=device, executor=executor, part=part, force=force, batch=batch)
+
+
+def check_students(inventory: Inventory) -> None:
+    """Refuse to begin what a student's settings would end. PyTorch is only needed for networks that nobody has built yet.
+
+    Raises:
+        UserError: what is wrong with the first of them.
+    """
+    from unic_pipe.pipeline.workspace.trainable import refuse_untrainable, unjudged
+
+    found = {}
+    if unjudged(inventory):
+        from unic_pipe.stages.distill.blueprint import judge_students
+
+        found = judge_students(inventory)
+    for name in inventory.config.students:
+        refuse_untrainable(inventory, name, found)

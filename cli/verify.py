@@ -68,7 +68,11 @@ def verify(
     report, hint = verify_stage(inventory, options, ConsoleReporter())
     if as_json:
         asked = {"live", "skipped"} if live else set()
-        empty = {name for name in ("live", "skipped", "unsealed", "sealed") if not getattr(report, name)}
+        empty = {
+            name
+            for name in ("live", "skipped", "unsealed", "sealed", "quick", "leftovers")
+            if not getattr(report, name)
+        }
         print_json(report.model_dump(mode="json", exclude=empty - asked))
     else:
         console = Console(highlight=False)

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.trainable import keep_verdicts, refuse_untrainable, shape_digest, unjudged
+from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
@@ -18,17 +18,6 @@ from unic_pipe.stages.distill.model.distiller import build_ladder
 from unic_pipe.stages.distill.model.student import Student, build_student
 
 IMAGES = 2
-
-
-def check_students(inventory: Inventory) -> None:
-    """Refuse to begin what a student's settings would end: every configured one that is not finished is looked at.
-
-    Raises:
-        UserError: what is wrong with the first of them.
-    """
-    found = judge_students(inventory)
-    for name in inventory.config.students:
-        refuse_untrainable(inventory, name, found)
 
 
 def judge_students(inventory: Inventory) -> dict[str, StudentVerdict]:

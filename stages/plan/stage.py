@@ -24,7 +24,7 @@ from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.status import extraction_needs, used_datasets
+from unic_pipe.pipeline.workspace.status import extraction_needs, only_evaluated, used_datasets
 from unic_pipe.pipeline.workspace.students import begun_now, student_folder
 from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
@@ -123,8 +123,13 @@ def _jobs(
     inventory: Inventory, device: str, codecs: Sequence[CodecDefinition], reporter: Reporter
 ) -> tuple[list[Job], list[PlanRow]]:
     """Every feature folder of extract and evaluate, measured; and what cannot be planned."""
+    only_scored = set(only_evaluated(inventory))  # a benchmark that is not here is skipped
     notes = [
-        PlanRow(name=f"samples/{n}", stage="index", note=f"not indexed yet: unic-pipe index {n}")
+        PlanRow(
+            name=f"samples/{n}",
+            stage="evaluate" if n in only_scored else "index",
+            note=f"not indexed yet: unic-pipe index {n}",
+        )
         for n in used_datasets(inventory)
         if inventory.dataset(n).dataset is None
     ]

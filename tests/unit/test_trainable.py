@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from unic_pipe.cli.running import check_students
 from unic_pipe.pipeline.workspace.status import make_plan
 from unic_pipe.pipeline.workspace.trainable import keep_verdicts, read_verdicts, shape_digest, unjudged
 from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentVerdict
-from unic_pipe.stages.distill.blueprint import build, check_students, judge, shape_of
+from unic_pipe.stages.distill.blueprint import build, judge, shape_of
 
 TINY = StudentConfig(architecture="test_vit", image_size=64)
 
