@@ -51,7 +51,7 @@ def test_cheap_commands_run(trained: Any, monkeypatch: pytest.MonkeyPatch, capfd
         )
         shown = capfd.readouterr()
         assert code == 0, (line, shown.err)
-        assert shown.out.strip(), line
+        assert (shown.out + shown.err).strip(), line
 
 
 def test_make_help_names_every_target() -> None:
