@@ -33,10 +33,10 @@ demo: .venv/.run
 	$(BIN)/unic-pipe demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: .venv/.test
-	$(BIN)/python -m pytest -n 2 -m faults tests/faults
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults
 
 lint: .venv/.test
 	$(BIN)/ruff check .
