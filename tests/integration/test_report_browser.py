@@ -84,7 +84,7 @@ def wide_data(benchmarks: int, teachers: int) -> ReportData:
     falling = Series(epochs, tuple(1 / (1 + e) for e in epochs))
     columns = {c: falling for t in experts for c in (f"{t}/loss", f"val/{t}/loss", f"{t}/kept")}
     feature = FeatureRow(
-        experts[0], "teacher", "train", "vit_giant_patch14_reg4_dinov2.lvd142m", 224, "patch", 1536, (16, 16),
+        experts[0], "train", "vit_giant_patch14_reg4_dinov2.lvd142m", 224, "patch", 1536, (16, 16),
         "float16", 10**12, 10**12, 2, 1_281_167, 12, True, "a" * 64,
     )  # fmt: skip
     return ReportData(
