@@ -235,7 +235,7 @@ class Scheduler(DaskExecutor):
             self._explain(error, "a question to the workers")
         for address, answer in found.items():
             if answer is None or isinstance(answer, ImportError):
-                raise _not_installed(f"The Dask worker {address}", "pipeline")
+                raise _not_installed(f"The Dask worker {address}", "unic_pipe")
             if not isinstance(answer, Exception):
                 self._vetted.add(address)
 

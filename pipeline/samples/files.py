@@ -76,7 +76,7 @@ def list_images(folder: Path, rule: ImageNames = NAMES, deep: bool = True) -> tu
         read.add(_identity(folder / below))
         for entry in _entries(folder / below):
             path = below + entry.name
-            if not entry.is_dir():
+            if not os.path.isdir(entry):
                 _sort_file(entry, path, rule, names, left)
             elif not deep or not _is_data(entry.name) or (rule.version == 1 and entry.is_symlink()):
                 if not entry.name.startswith("."):
@@ -90,7 +90,7 @@ def peek(folder: Path) -> str | None:
     """What a folder seems to hold, from its first thousand entries: `images`, `tars`, or None of them."""
     tars = False
     for _, entry in zip(range(_PEEK), _entries(folder), strict=False):
-        if is_image(entry.name) and not entry.is_dir():
+        if is_image(entry.name) and not os.path.isdir(entry):
             return "images"
         tars |= entry.name.lower().endswith(".tar") and not entry.name.startswith(".")
     return "tars" if tars else None
@@ -101,7 +101,7 @@ def _sort_file(entry: os.DirEntry[str], path: str, rule: ImageNames, names: list
     if is_image(name, rule):
         # A link that leads nowhere is an image that is missing: reading it says so.
         missing = entry.is_symlink() and not os.path.exists(entry.path)
-        if entry.is_file() or missing:
+        if os.path.isfile(entry) or missing:
             names.append(path)
         else:
             left.add("special", path)

@@ -188,7 +188,7 @@ def _folder_source(
             return Source(text, "tars", dict(sorted(tars.items())), None, "")
         store = next((root for root in roots if not isinstance(root, Path)), None)
         raise _nothing(name, text, roots) if store is None else _no_tars(name, base, store, listings)
-    files = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    files = sorted(entry.name for entry in os.scandir(folder) if not os.path.isdir(entry))
     layout = only_layout(name, base, folder, list(tars), files, known)
     if layout == "tars" and tars:
         return Source(text, "tars", dict(sorted(tars.items())), None, "")

@@ -121,7 +121,7 @@ def _children(path: str | Path) -> tuple[list[str], list[str]]:
     if not Path(path).is_dir():
         return [], []
     listed = sorted(os.scandir(path), key=lambda entry: entry.name)
-    return [e.name for e in listed if e.is_dir()], [e.name for e in listed if not e.is_dir()]
+    return [e.name for e in listed if os.path.isdir(e)], [e.name for e in listed if not os.path.isdir(e)]
 
 
 def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
@@ -203,7 +203,7 @@ def _some_images(folders: Sequence[Path]) -> list[Path]:
     """Up to 200 images from folders spread over all."""
     chosen: list[Path] = []
     for folder in folders[:: max(1, len(folders) // 20)]:
-        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name) and e.is_file()]
+        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name) and os.path.isfile(e)]
         chosen += here[: max(10, 200 // max(1, len(folders)))]
     return chosen[:200]
 

@@ -155,9 +155,9 @@ def test_a_block_that_kills_every_worker_is_named(raw: Any, extracted_template: 
 
 @pytest.mark.slow
 def test_a_worker_without_unic_pipe_or_with_another_torch(raw: Any, grid: Grid) -> None:
-    shadow = grid.folder / "shadow" / "pipeline"
+    shadow = grid.folder / "shadow" / "unic_pipe"
     shadow.mkdir(parents=True)
-    (shadow / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'pipeline'\", name='pipeline')")
+    (shadow / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'unic_pipe'\", name='unic_pipe')")
     bare = grid.worker("--no-nanny", PYTHONPATH=str(shadow.parent))
     with executor_on(grid) as executor, pytest.raises(StageError, match="unic-pipe is not installed there"):
         extract(raw, executor)
@@ -165,7 +165,7 @@ def test_a_worker_without_unic_pipe_or_with_another_torch(raw: Any, grid: Grid) 
     other = grid.folder / "other" / "torch-1.0.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
-    grid.worker("--no-nanny", PYTHONPATH=f"{ROOT}:{other.parent}")
+    grid.worker("--no-nanny", PYTHONPATH=f"{ROOT / 'src'}:{other.parent}")
     with executor_on(grid) as executor, pytest.raises(StageError, match=r"Worker tcp://.*torch 1\.0 \(here"):
         extract(raw, executor)
     assert not list(raw.folder.glob("features/*/records/*/*/*.json"))
