@@ -165,7 +165,7 @@ def test_a_worker_without_unic_pipe_or_with_another_torch(raw: Any, grid: Grid) 
     other = grid.folder / "other" / "torch-1.0.dist-info"
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
-    grid.worker("--no-nanny", PYTHONPATH=f"{ROOT / 'src'}:{other.parent}")
+    grid.worker("--no-nanny", PYTHONPATH=f"{ROOT}/src:{other.parent}")
     with executor_on(grid) as executor, pytest.raises(StageError, match=r"Worker tcp://.*torch 1\.0 \(here"):
         extract(raw, executor)
     assert not list(raw.folder.glob("features/*/records/*/*/*.json"))
