@@ -67,9 +67,14 @@ def extract(
 
 
 def extract_step(
-    inventory: Inventory, teachers: Sequence[str], options: ExtractOptions, reporter: Reporter, stop: Stop
+    inventory: Inventory,
+    teachers: Sequence[str],
+    options: ExtractOptions,
+    reporter: Reporter,
+    stop: Stop,
+    to_train: bool = False,
 ) -> None:
-    """Index what extraction needs, then extract."""
+    """Index what extraction needs, then extract. `to_train`: only if students can be trained on it."""
     from unic_pipe.pipeline.workspace.status import training_datasets
     from unic_pipe.stages.extract import extract as extract_stage
     from unic_pipe.stages.indexing import index as index_stage
@@ -77,8 +82,8 @@ def extract_step(
     reporter.say("extract: looking at students, samples, weights and what is there already")
     for name in teachers:
         inventory.teacher(name)
-    check_students(inventory)
+    check_students(inventory, lambda text: None)
     index_stage(inventory, training_datasets(inventory), reporter, stop)
     if not stop.requested:
-        check_students(inventory)  # now the rows are counted
+        check_students(inventory, None if to_train else reporter.say)  # now the rows are counted
         extract_stage(inventory, teachers, options, reporter, stop)

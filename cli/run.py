@@ -96,7 +96,7 @@ def run_everything(
         look,
         {
             "index": lambda i, a: index_stage(i, names(a), reporter, stop, optional=only_evaluated(i)),
-            "extract": lambda i, a: extract_step(i, (), options, reporter, stop),
+            "extract": lambda i, a: extract_step(i, (), options, reporter, stop, to_train=True),
             "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop),
             "evaluate": lambda i, a: evaluation(i),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -73,13 +73,15 @@ def extract_options(
         yield ExtractOptions(device=device, executor=executor, part=part, force=force, batch=batch)
 
 
-def check_students(inventory: Inventory) -> None:
+def check_students(inventory: Inventory, say: Callable[[str], None] | None = None) -> None:
     """Refuse to begin what a student's settings would end. PyTorch is only needed for networks that nobody has built yet.
+
+    `say`: told of students with fewer rows than a batch, which are no reason not to extract; None: refused as well.
 
     Raises:
         UserError: what is wrong with the first of them.
     """
-    from unic_pipe.pipeline.workspace.trainable import refuse_untrainable, unjudged
+    from unic_pipe.pipeline.workspace.trainable import refuse_unbuildable, too_few_rows, unjudged
 
     found = {}
     if unjudged(inventory):
@@ -87,4 +89,9 @@ def check_students(inventory: Inventory) -> None:
 
         found = judge_students(inventory)
     for name in inventory.config.students:
-        refuse_untrainable(inventory, name, found)
+        refuse_unbuildable(inventory, name, found)
+        if (error := too_few_rows(inventory, name)) is None:
+            continue
+        if say is None:
+            raise error
+        say(f"{error.message} Features are extracted all the same. {error.hint}")

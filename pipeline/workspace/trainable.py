@@ -36,6 +36,17 @@ def refuse_untrainable(inventory: Inventory, name: str, found: Mapping[str, Stud
     Raises:
         UserError: its network cannot be built, or the rows that it would train on are fewer than one batch.
     """
+    refuse_unbuildable(inventory, name, found)
+    if (error := too_few_rows(inventory, name)) is not None:
+        raise error
+
+
+def refuse_unbuildable(inventory: Inventory, name: str, found: Mapping[str, StudentVerdict] = {}) -> None:
+    """The part of `refuse_untrainable` that does not depend on samples.
+
+    Raises:
+        UserError: its network cannot be built.
+    """
     if _finished(inventory, name):
         return
     student = inventory.config.students[name]
@@ -43,19 +54,25 @@ def refuse_untrainable(inventory: Inventory, name: str, found: Mapping[str, Stud
     if verdict.problem is not None:
         hint = verdict.hint.replace("students.NAME", f"students.{name}") if verdict.hint is not None else None
         raise UserError(f"Student {name}: {verdict.problem.removeprefix('Student ')}", hint)
-    dataset = inventory.dataset(student.dataset).dataset
+
+
+def too_few_rows(inventory: Inventory, name: str) -> UserError | None:
+    """The error of an unfinished student whose samples are indexed and fewer than one batch; None for any other."""
+    student = inventory.config.students[name]
+    dataset = None if _finished(inventory, name) else inventory.dataset(student.dataset).dataset
     if dataset is None:
-        return
+        return None
     rows, batch, streams = inventory.rows_of(dataset), student.optimizer.batch, student.streams
-    if rows < batch:
-        fitting = rows // streams * streams
-        smaller = f"to {fitting} or lower, a multiple of its streams ({streams})"
-        raise UserError(
-            f"Student {name}: the {rows:,} rows of {student.dataset} are fewer than one batch ({batch:,}).",
-            f"Set students.{name}.optimizer.batch {smaller}."
-            if fitting
-            else f"Set students.{name}.streams: 1, and optimizer.batch to {rows} or lower.",
-        )
+    if rows >= batch:
+        return None
+    fitting = rows // streams * streams
+    smaller = f"to {fitting} or lower, a multiple of its streams ({streams})"
+    return UserError(
+        f"Student {name}: the {rows:,} rows of {student.dataset} are fewer than one batch ({batch:,}).",
+        f"Set students.{name}.optimizer.batch {smaller}."
+        if fitting
+        else f"Set students.{name}.streams: 1, and optimizer.batch to {rows} or lower.",
+    )
 
 
 def shape_digest(student: StudentConfig) -> str:

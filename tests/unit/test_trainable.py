@@ -85,6 +85,9 @@ def test_fewer_rows_than_a_batch_are_refused_before_extraction(raw: Any) -> None
     with pytest.raises(UserError, match=r"the 90 rows of train are fewer than one batch \(128\)") as raised:
         check_students(large)
     assert raised.value.hint == "Set students.tiny.optimizer.batch to 88 or lower, a multiple of its streams (4)."
+    said: list[str] = []
+    check_students(large, said.append)  # as `extract` does: features are of use without this student
+    assert "Features are extracted all the same. Set students.tiny.optimizer.batch" in said[0]
 
 
 def test_a_pilot_holds_a_batch(raw: Any) -> None:
