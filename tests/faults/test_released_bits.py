@@ -12,6 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 CODECS = ("int8", "klt", "auto", "float16")
+READ_DIFFERENTLY = ("klt", "auto", "float16")
+"""Folders whose students learn from SigLIP, which is read by its own head now: they are trained anew."""
 WEIGHTS = 1e-4
 """Largest difference of weights after training on other kernels."""
 NOISE = 0.02
@@ -37,6 +39,9 @@ def assert_same_features(then: Any, now: Any, same_bits: bool) -> None:
     assert folders
     for pointer in folders:
         ours, theirs = (FeatureCache.open(work.folder / "features" / pointer.name) for work in (now, then))
+        if "siglip" in pointer.name:  # read by its own head now
+            assert ours.digest != theirs.digest
+            continue
         assert ours.digest == theirs.digest
         planes = [(int(path.parent.name[5:]), path.name) for path in pointer.glob("view-*/*") if path.name in ours.dims]
         assert planes
@@ -72,6 +77,8 @@ def test_made_again_from_the_samples(
     now.index()
     now.extract()
     assert_same_features(then, now, same_bits)
+    if codec in READ_DIFFERENTLY:
+        return
     for student in now.inventory().config.students:
         now.distill(student=student)
     assert_same_students(then, now, same_bits)
@@ -84,12 +91,15 @@ def test_made_again_from_the_samples(
         assert scores[0] == scores[1] != {}
 
 
-def test_begun_there_and_finished_here(tools: Any, released_template: Path, tmp_path: Path, same_bits: bool) -> None:
-    then, now = (copy_of(tools, released_template / "float16", tmp_path / each) for each in ("then", "now"))
+def test_a_training_on_what_is_read_differently_now_is_not_gone_on_with(
+    tools: Any, released_template: Path, tmp_path: Path
+) -> None:
+    """It would go on with other targets; it is kept, and a new one begins."""
+    now = copy_of(tools, released_template / "float16", tmp_path / "now")
     shutil.rmtree(now.folder / "students")
     shutil.copytree(released_template / "begun" / "students", now.folder / "students", symlinks=True)
+    begun = sorted(p.name for p in (now.folder / "students").iterdir() if not p.is_symlink())
     artefact = now.artefact("students/small")
-    assert artefact.state == "partial"
-    assert 0 < artefact.done < artefact.total
-    now.distill(student="small")
-    assert_same_students(then, now, same_bits)
+    assert artefact.state == "missing"
+    assert "teachers.siglip.features" in artefact.reason
+    assert begun == sorted(p.name for p in (now.folder / "students").iterdir() if not p.is_symlink())
