@@ -10,9 +10,9 @@ export OMP_WAIT_POLICY ?= passive
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    install into .venv and run the whole pipeline on real data (about 4 minutes on 2 cores)"
-	@echo "make test    install with test tools and run the suite (about 9 minutes on 2 cores)"
-	@echo "make faults  kills, flipped bits, full disks, two at once (about 6 minutes on 2 cores)"
+	@echo "make demo    install into .venv and run the whole pipeline on real data"
+	@echo "make test    install with test tools and run the suite"
+	@echo "make faults  kills, flipped bits, full disks, two at once"
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
 	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
 	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
