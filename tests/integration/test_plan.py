@@ -150,7 +150,8 @@ def test_what_cannot_be_planned_yet_is_named(raw: Any) -> None:
         "students/tiny": "its samples are not indexed yet",
     }
     assert (report.bytes, report.files, report.fits) == (0, 0, False)
-    assert [row.name for row in report.unknown] == ["samples/train", "samples/val", "samples/test"]
+    # a benchmark that is not here is no gap of a plan: nothing of it is extracted before it is
+    assert [row.name for row in report.unknown] == ["samples/train", "samples/val"]
 
 
 def test_sizes_and_times_as_people_type_them() -> None:
