@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from unic_pipe.schemas.starts import TEACHER, Start
+
 STUDENT = "student:"
 """An encoder `student:NAME` is the finished student of that name."""
 
@@ -14,18 +16,23 @@ def named_student(encoder: str | None) -> str | None:
 
 
 def needed_students(
-    teaching: Mapping[str, str | None], students: Mapping[str, tuple[Sequence[str] | None, str | None]]
+    teaching: Mapping[str, str | None], students: Mapping[str, tuple[Sequence[str] | None, Start | None]]
 ) -> dict[str, dict[str, str]]:
     """For each student, the students that it needs and why (`teacher proxy`, `init`).
 
-    `teaching` holds the teachers' encoders, `students` each one's teachers (None: all of them) and `init`.
+    `teaching` holds the teachers' encoders, `students` each one's teachers (None: all of them) and its start. A bare name
+    counts, too, whether a student has it or not.
     """
     needs: dict[str, dict[str, str]] = {}
     for name, (teachers, init) in students.items():
         chosen = teaching if teachers is None else teachers
         needs[name] = {other: f"teacher {t}" for t in chosen if (other := named_student(teaching[t])) is not None}
-        if init is not None:
-            needs[name][init] = "init"
+        begins = init.encoder if init is not None else ""
+        if begins.startswith(TEACHER):
+            begins = teaching.get(begins.removeprefix(TEACHER)) or ""
+        other = named_student(begins) or (begins if ":" not in begins else "")
+        if other:
+            needs[name][other] = "init"
     return needs
 
 

@@ -22,6 +22,7 @@ from unic_pipe.schemas.places import StorageConfig as StorageConfig
 from unic_pipe.schemas.probes import LabelledProbe
 from unic_pipe.schemas.protocols import DenseConfig, ZeroShotConfig
 from unic_pipe.schemas.recipes import RECIPES, Recipe
+from unic_pipe.schemas.starts import Start
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0)]
@@ -156,6 +157,11 @@ class OptimizerConfig(Model):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Layer-wise decay of the learning rate: each layer below the last learns at so much of the rate of the one above
+    it, by timm's groups of layers; the ladder learns at the full rate. For students that start from weights."""
+    frozen_steps: Annotated[int, Field(ge=0)] = 0
+    """First steps in which the ladder alone learns, and the encoder stays as it starts."""
 
 
 class StudentConfig(Model):
@@ -167,9 +173,11 @@ class StudentConfig(Model):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     drop_path: Fraction = 0.1
-    init: Name | None = None
-    """A finished student whose encoder and ladder this one starts from, for instance for a second phase at a higher
-    image size. Ladders match by the order of the teachers; where they do not fit they start afresh, which is said."""
+    init: str | Start | None = None
+    """What this one starts from. The bare name of a student: its encoder and its ladder, for instance for a second phase
+    at a higher image size (ladders match by the order of the teachers; where they do not fit they start afresh, which is
+    said). Weights alone: `student:NAME`, `teacher:NAME`, `pretrained` (short for `timm:ARCHITECTURE`), or whatever an
+    encoder is named by. Mean and std are then those of the weights unless they are given."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights (encoder and ladder). The averaged encoder is what
     is exported, and the validation loss is that of the averages."""
@@ -187,6 +195,11 @@ class StudentConfig(Model):
     """Blocks that are decoded at a time and shuffled together, per stream."""
     threads: Threads = 2
     """CPU threads of a training step on a CPU (or `distill.threads`). Another number alone trains nothing again."""
+
+    @property
+    def start(self) -> Start | None:
+        """`init`, by its fields."""
+        return Start(encoder=self.init) if isinstance(self.init, str) else self.init
 
     @model_validator(mode="after")
     def _streams_divide_batch(self) -> StudentConfig:
@@ -359,8 +372,7 @@ def _problem(loc: tuple[int | str, ...], message: str, value: object) -> InitErr
 def _circle_problems(config: Config) -> list[InitErrorDetails]:
     """Students that would have to be finished before they begin."""
     teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
-    students = {name: (student.teachers, student.init) for name, student in config.students.items()}
-    found = circles(needed_students(teaching, students))
+    found = circles(needed_students(teaching, {name: (s.teachers, s.start) for name, s in config.students.items()}))
     message = "a student cannot wait for itself: {}; list its teachers without that one"
     return [_problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]
 

@@ -34,7 +34,9 @@ class StudentDefinition(Model):
     """An epoch in so many takes a view with patches; None: all views take equal turns."""
     teachers: tuple[TeacherInput, ...]
     parent: Digest | None = None
-    """Weights digest of the student that `config.init` names."""
+    """Digest of the weights file that `config.init` names."""
+    section: str | None = None
+    """Section of that file that is read; None: the usual one."""
     live: bool = False
     """Teachers ran in the training loop, on a fresh view every epoch: the reference that a cache is compared with."""
 

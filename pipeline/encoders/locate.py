@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unic_pipe.pipeline.encoders.registry import REGISTRY
 from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import UserError
@@ -22,6 +23,18 @@ def find_weights(card: EncoderCard, weights_dir: Path) -> Path | None:
         if (weights_dir / name).is_file():
             return weights_dir / name
     return _in_package(card) or cached_download(card.hub_id, card.hub_files, card.url)
+
+
+def here_or_packaged(card: EncoderCard, weights_dir: Path) -> EncoderCard:
+    """The card, or that of an installed Python package with the same architecture where its own weights are nowhere."""
+    if find_weights(card, weights_dir) is None:
+        return next((other for other in _packaged(card) if _in_package(other)), card)
+    return card
+
+
+def _packaged(card: EncoderCard) -> list[EncoderCard]:
+    """Encoders of the registry that have the same architecture, and whose weights come with a Python package."""
+    return [other for other in REGISTRY.values() if other.package and other.architecture == card.architecture]
 
 
 def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
@@ -51,6 +64,7 @@ def require_weights(card: EncoderCard, weights_dir: Path) -> Path:
     hint = f"{FETCH} downloads it"
     if card.url:
         hint += f", or put {card.url} into {weights_dir} yourself"
+    hint += "".join(f", or: {install_command(other)}" for other in _packaged(card))
     raise UserError(
         f"{card.name}: no weights. Searched for {' or '.join(card.files[:3])} in {', '.join(places)}.", f"{hint}."
     )

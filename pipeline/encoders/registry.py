@@ -155,6 +155,11 @@ def parse_choice(choice: str) -> tuple[Kind, str]:
     )
 
 
+def is_known(name: str) -> bool:
+    """Whether a bare name is one of the registry's."""
+    return ALIASES.get(name, name) in REGISTRY
+
+
 def triple(values: Iterable[float]) -> tuple[float, float, float]:
     """Three channel values. Raises ValueError for another number of them."""
     red, green, blue = map(float, values)

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from unic_pipe.pipeline.encoders.locate import find_path, require_weights, weights_in_folder
+from unic_pipe.pipeline.encoders.locate import find_path, here_or_packaged, require_weights, weights_in_folder
 from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.storage.regular import require_regular
 from unic_pipe.schemas.arguments import require_arguments
 from unic_pipe.schemas.base import PROGRAM_VERSION, Model, digest_of, json_digest
-from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.schemas.config import EncoderConfig, StudentConfig
 from unic_pipe.schemas.encoders import EncoderCache, EncoderCard, EncoderReading
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import EncoderDefinition
@@ -46,17 +46,20 @@ class ResolvedEncoder:
         return digest_of(self.definition)
 
 
-def resolve_encoder(name: str, config: EncoderConfig, weights_dir: Path, workdir: Path | None) -> ResolvedEncoder:
+def resolve_encoder(
+    name: str, config: EncoderConfig, weights_dir: Path, workdir: Path | None, like: StudentConfig | None = None
+) -> ResolvedEncoder:
     """Find an encoder's weights and work out its definition.
 
     `name` is also the registry name unless `config.encoder` says otherwise. The first time, the weights are hashed and
     loaded once to check them and to learn the token dimensions; the answer is then kept in `workdir`/runs (None: not
-    kept) for as long as the configuration, the files' paths, sizes and times, and the versions stay the same.
+    kept) for as long as the configuration, the files' paths, sizes and times, and the versions stay the same. `like`: the
+    student whose architecture a file has that does not say its own.
 
     Raises:
         UserError: unknown encoder, missing or unfit weights, model arguments that timm refuses.
     """
-    return _Resolver(weights_dir, workdir).resolve(name, config)
+    return _Resolver(weights_dir, workdir).resolve(name, config, like)
 
 
 def encoder_card(
@@ -67,7 +70,9 @@ def encoder_card(
     Raises:
         UserError: timm has no such model.
     """
-    return REGISTRY[target] if kind == "registry" else _Resolver(weights_dir, workdir).timm_card(target)
+    if kind == "registry":
+        return REGISTRY[target]
+    return here_or_packaged(_Resolver(weights_dir, workdir).timm_card(target), weights_dir)
 
 
 def find_file(config: EncoderConfig, name: str, weights_dir: Path, workdir: Path | None) -> Path | None:
@@ -116,17 +121,20 @@ class _Resolver:
             folder = path if path.is_dir() else None
             path = weights_in_folder(folder) if folder else path
         elif card is not None and seed is None:
+            card = here_or_packaged(card, self.weights_dir)
             path = require_weights(card, self.weights_dir)
         return _Located(target, card, path if seed is None else None, folder, seed)
 
-    def resolve(self, name: str, config: EncoderConfig) -> ResolvedEncoder:
+    def resolve(self, name: str, config: EncoderConfig, like: StudentConfig | None = None) -> ResolvedEncoder:
         found = self.locate(name, config)
         card, path = found.card, found.path
         files = [p for p in (path, found.folder / "config.json" if found.folder else None) if p is not None]
-        key = _key(config.encoder or name, config, files)
+        key = _key(config.encoder or name, config, files, like)
         definition, reading = self.cache.definitions.get(key), self.cache.readings.get(key)
         if definition is None or reading is None:
-            definition, reading = _define(name, card or self._checkpoint_card(found, config), config, path, found.seed)
+            definition, reading = _define(
+                name, card or self._checkpoint_card(found, config, like), config, path, found.seed
+            )
             self._remember(definitions={key: definition}, readings={key: reading})
         return ResolvedEncoder(
             name=name,
@@ -157,7 +165,7 @@ class _Resolver:
             self._remember(cards={key: card})
         return card
 
-    def _checkpoint_card(self, found: _Located, config: EncoderConfig) -> EncoderCard:
+    def _checkpoint_card(self, found: _Located, config: EncoderConfig, like: StudentConfig | None) -> EncoderCard:
         if found.folder is not None:
             return _folder_card(found.folder)
         architecture = config.architecture
@@ -169,6 +177,8 @@ class _Resolver:
             if official is not None:
                 return official
             architecture = architecture or named_architecture(found.path)
+        if architecture is None and like is not None:
+            return self.timm_card(like.architecture).model_copy(update={"model_args": like.model_args})
         if architecture is None:
             raise UserError(
                 f"checkpoint:{found.target}: the file does not say which architecture it belongs to.",
@@ -280,10 +290,10 @@ def _folder_card(folder: Path) -> EncoderCard:
         ) from None
 
 
-def _key(choice: str, config: EncoderConfig, files: list[Path]) -> str:
+def _key(choice: str, config: EncoderConfig, files: list[Path], like: StudentConfig | None) -> str:
     stats = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     body = [_READING, choice, config.model_dump(mode="json", exclude_defaults=True), stats, _versions()]
-    return json_digest(body)
+    return json_digest(body if like is None else [*body, like.architecture, like.model_args])
 
 
 def _versions() -> str:

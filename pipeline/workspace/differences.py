@@ -12,6 +12,7 @@ _SECRETIVE = {"weights", "dataset", "features", "parent"}
 _MEANINGS = {
     "section": "weights are read from there now; none: the first of state_dict, model, teacher",
     "readout": "what cls is",
+    "parent": "the weights that it starts from",
 }
 """Fields of encoders that change without a line of the configuration: people learn what they are."""
 
@@ -37,6 +38,8 @@ def _walk(path: str, old: Any, new: Any, found: list[str]) -> None:
         for key in [*old, *(k for k in new if k not in old)]:
             _walk(f"{path}.{key}" if path else str(key), old.get(key), new.get(key), found)
         return
+    meaning = _MEANINGS.get(path.rpartition(".")[2])
+    why = f" ({meaning})" if meaning else ""
     before, after = _by_name(old), _by_name(new)
     if before is not None and after is not None:
         _walk(path, before, after, found)
@@ -46,10 +49,9 @@ def _walk(path: str, old: Any, new: Any, found: list[str]) -> None:
     if isinstance(old or new, dict):
         found.append(f"{path} {'removed' if new is None else 'added'}")
     elif path.rpartition(".")[2] in _SECRETIVE:
-        found.append(f"{path} digest changed")
+        found.append(f"{path} digest changed{why}")
     else:
-        why = _MEANINGS.get(path.rpartition(".")[2], "")
-        found.append(f"{path}: {_show(old)} → {_show(new)}{f' ({why})' if why else ''}")
+        found.append(f"{path}: {_show(old)} → {_show(new)}{why}")
 
 
 def _by_name(value: Any) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need, training_need
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder, resolve_encoder
+from unic_pipe.pipeline.encoders.registry import is_known
 from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
 from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
@@ -27,12 +28,14 @@ from unic_pipe.pipeline.workspace.documents import (
     read_document,
     usable_document,
 )
+from unic_pipe.pipeline.workspace.starts import Origin, source_of
 from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
 from unic_pipe.schemas.base import digest_of, require_name, short
 from unic_pipe.schemas.chains import named_student
 from unic_pipe.schemas.config import EncoderConfig, StudentConfig, TokenType
 from unic_pipe.schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
 from unic_pipe.schemas.features import FeatureManifest
+from unic_pipe.schemas.starts import PRETRAINED
 from unic_pipe.schemas.status import State
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 
@@ -93,17 +96,17 @@ class Inventory:
         self._datasets[name] = DatasetView(name, None, "stale", error.message)
         self.refused[name] = error
 
-    def encoder(self, name: str, config: EncoderConfig) -> ResolvedEncoder:
-        """Resolve an encoder once.
+    def encoder(self, name: str, config: EncoderConfig, like: StudentConfig | None = None) -> ResolvedEncoder:
+        """Resolve an encoder once. `like`: the student whose architecture a file has that does not say its own.
 
         Raises:
             UserError: its weights are missing or not what they should be, or its name is no name.
         """
         require_name(name, "Encoder")
-        key = f"{name}:{digest_of(config)}"
+        key = f"{name}:{digest_of(config)}:{like and (like.architecture, like.model_args)}"
         if key not in self._encoders:
             try:
-                self._encoders[key] = resolve_encoder(name, config, self.workspace.weights_dir, self.folder)
+                self._encoders[key] = resolve_encoder(name, config, self.workspace.weights_dir, self.folder, like)
             except UnicPipeError as error:
                 self._encoders[key] = error
         found = self._encoders[key]
@@ -222,16 +225,6 @@ class Inventory:
         rows = [dataset.block_digest(block) for block in range(blocks)]
         return {(view, token): folder.covered(view, token, rows) for view, token in planes}
 
-    def mixed_batches(self, need: FeatureNeed) -> str:
-        """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
-        if self.manifest(need) is None:
-            return ""
-        store = self.feature_folder(need)
-        folder = FeatureFolder(store, frozen=store.remote)
-        found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
-        found.add(need.definition.compute.batch)
-        return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
-
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""
         manifest = usable_document(self.feature_folder(need), "manifest.json", FeatureManifest)
@@ -280,7 +273,7 @@ class Inventory:
 
         Raises:
             UserError: no weights of a teacher.
-            NotFinishedError: the student that it starts from is not finished.
+            NotFinishedError: a student that it starts from is not finished.
         """
         student = self.config.students[name]
         dataset = self.dataset(student.dataset).dataset
@@ -288,7 +281,7 @@ class Inventory:
             return None
         teachers = student_teachers(self.config, name)
         needs = self.training_needs(teachers, student.dataset)
-        parent = self.parent(name)
+        start = self.start(name)
         wanted = student_definition(
             self.config,
             name,
@@ -298,7 +291,7 @@ class Inventory:
             self.config.views.count,
             patch_views=self.config.views.patch,
             patch_every=self.config.views.patch_every,
-            parent=parent.export.weights if parent is not None else None,
+            start=None if start is None else Origin.of(start),
             live=self.live,
         )
         return self._as_begun(self.student_name(name), wanted)
@@ -316,19 +309,30 @@ class Inventory:
         found.sort(key=lambda pair: finished_student(label, pair[0]) is None)
         return found[0][1] if found else wanted
 
-    def parent(self, name: str) -> FinishedStudent | None:
-        """The finished student that a student starts from; None when it starts from nothing.
+    def start(self, name: str) -> FinishedStudent | ResolvedEncoder | None:
+        """What a student starts from: a finished student with its ladder, or weights; None: nothing.
 
         Raises:
-            UserError: there is no such student.
-            NotFinishedError: it has not been trained to the end as it is configured now.
+            UserError: there is no such student, teacher or encoder, or its weights are missing or do not fit.
+            NotFinishedError: a student that has not been trained to the end as it is configured now.
         """
-        init = self.config.students[name].init
-        if init is None:
+        student, who = self.config.students[name], f"Student {name}"
+        if student.start is None:
             return None
         # The reference with teachers in the loop starts from the same student as the one that it is compared with.
         usual = Inventory(self.workspace, self.rows) if self.live else self
-        return usual.finished(init, f"Student {name}")
+        if usual.is_student(student.start.encoder):
+            return usual.finished(student.start.encoder, who)
+        config = source_of(student, self.config.teachers, who)
+        other = named_student(config.encoder)
+        if other is not None:
+            return usual.student_encoder(usual.finished(other, who), name, config)
+        return usual.encoder(name, config, student)
+
+    def is_student(self, start: str) -> bool:
+        """Whether a start is the bare name of a student. One that nothing has is taken for a student's, too."""
+        weights = ":" in start or start == PRETRAINED or is_known(start)
+        return start in self.config.students or not weights or start in self.finished_students
 
     @cached_property
     def finished_students(self) -> Mapping[str, FinishedStudent]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unic_pipe.pipeline.cache.layout import DAMAGED
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
+from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.pipeline.workspace.differences import describe
@@ -192,7 +193,7 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     planes = inventory.plane_coverage(need, inventory.block_limit(dataset))
     counts = {plane: int(covered.sum()) for plane, covered in planes.items()}
     done, total = sum(counts.values()), sum(len(covered) for covered in planes.values())
-    state, reason = _progress_state(done, total), inventory.mixed_batches(need)
+    state, reason = _progress_state(done, total), _mixed_batches(inventory, need)
     folder = inventory.borrowed(need)
     if folder is not None:
         reason = "; ".join(filter(None, (f"read from {folder}", reason)))
@@ -218,6 +219,17 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     )
 
 
+def _mixed_batches(inventory: Inventory, need: FeatureNeed) -> str:
+    """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
+    if inventory.manifest(need) is None:
+        return ""
+    store = inventory.feature_folder(need)
+    folder = FeatureFolder(store, frozen=store.remote)
+    found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
+    found.add(need.definition.compute.batch)
+    return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
+
+
 def _student(inventory: Inventory, name: str) -> Artefact:
     label = inventory.student_name(name)
     command = f"unic-pipe distill --student {name}"
@@ -225,7 +237,8 @@ def _student(inventory: Inventory, name: str) -> Artefact:
         refuse_untrainable(inventory, name)
     except UserError as error:
         blocked = _blocked(f"students/{label}", "distill", error, command)
-        return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": None})
+        following = None if blocked.next == command else blocked.next
+        return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": following})
     try:
         _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from unic_pipe.pipeline.workspace.starts import Origin
 from unic_pipe.schemas.base import digest_of, short
-from unic_pipe.schemas.chains import named_student
+from unic_pipe.schemas.chains import needed_students
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import FeatureDefinition
@@ -33,12 +34,8 @@ def student_teachers(config: Config, name: str) -> tuple[str, ...]:
 def students_before(config: Config, name: str) -> set[str]:
     """The configured students that must be finished before one can begin: that it starts from, or that teach it."""
     student = config.students[name]
-    teaching = {
-        named_student(e.encoder)
-        for t, e in config.teachers.items()
-        if student.teachers is None or t in student.teachers
-    }
-    return {other for other in config.students if other == student.init or other in teaching}
+    teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
+    return needed_students(teaching, {name: (student.teachers, student.start)})[name].keys() & config.students
 
 
 def student_order(config: Config) -> tuple[str, ...]:
@@ -73,7 +70,7 @@ def student_definition(
     *,
     patch_views: int | None = None,
     patch_every: int | None = None,
-    parent: str | None = None,
+    start: Origin | None = None,
     live: bool = False,
 ) -> StudentDefinition:
     """The definition of a student: a pure function of what it is made from.
@@ -87,7 +84,7 @@ def student_definition(
         views: train on views 0 to `views` - 1.
         patch_views: number of views that carry patches, all if None.
         patch_every: an epoch in so many takes a view with patches.
-        parent: weights digest of the student that it starts from.
+        start: the weights that it starts from, whose mean and std are the student's unless those are given.
         live: teachers run in the training loop.
 
     Raises:
@@ -108,7 +105,7 @@ def student_definition(
     _check_same_views(name, dataset, chosen)
     return StudentDefinition(
         # Named or by default, the same teachers make the same student.
-        config=config.students[name].model_copy(update={"teachers": None}),
+        config=_normalised(config.students[name], start).model_copy(update={"teachers": None}),
         dataset=dataset.digest,
         blocks=blocks,
         views=views,
@@ -124,9 +121,18 @@ def student_definition(
             )
             for teacher, definition in chosen.items()
         ),
-        parent=parent,
+        parent=None if start is None else start.weights,
+        section=None if start is None else start.section,
         live=live,
     )
+
+
+def _normalised(student: StudentConfig, start: Origin | None) -> StudentConfig:
+    """A student's settings with the mean and std of what it starts from, where they are not given."""
+    if start is None:
+        return student
+    theirs = {"mean": start.mean, "std": start.std}
+    return student.model_copy(update={k: v for k, v in theirs.items() if k not in student.model_fields_set})
 
 
 def baseline_config(student: StudentConfig) -> EncoderConfig:

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.documents import finished_student, usable_document
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.starts import refuse_other_architecture
 from unic_pipe.pipeline.workspace.students import student_folder
-from unic_pipe.schemas.base import PROGRAM_VERSION, digest_of
+from unic_pipe.schemas.base import PROGRAM_VERSION, digest_of, json_digest
 from unic_pipe.schemas.config import OptimizerConfig, StudentConfig
-from unic_pipe.schemas.errors import UnicPipeError, UserError
+from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
+from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.students import StudentVerdict, StudentVerdicts
 
 FILE = "runs/students.json"
@@ -24,8 +27,20 @@ FILE = "runs/students.json"
 def unjudged(inventory: Inventory) -> list[str]:
     """Configured students that are not finished, and whose networks nobody has built yet."""
     known = read_verdicts(inventory.folder)
-    students = inventory.config.students
-    return [name for name in students if shape_digest(students[name]) not in known and not _finished(inventory, name)]
+    keys = {
+        name: shape_digest(student, weights_before(inventory, name))
+        for name, student in inventory.config.students.items()
+    }
+    return [name for name, key in keys.items() if key not in known and not _finished(inventory, name)]
+
+
+def weights_before(inventory: Inventory, name: str) -> EncoderDefinition | None:
+    """The weights that a student starts from, where they are here and no training of it goes on."""
+    try:
+        start = inventory.start(name)
+    except UnicPipeError:  # told where the student is refused, or waits
+        return None
+    return start.definition if isinstance(start, ResolvedEncoder) else None
 
 
 def refuse_untrainable(inventory: Inventory, name: str, found: Mapping[str, StudentVerdict] = {}) -> None:
@@ -45,15 +60,33 @@ def refuse_unbuildable(inventory: Inventory, name: str, found: Mapping[str, Stud
     """The part of `refuse_untrainable` that does not depend on samples.
 
     Raises:
-        UserError: its network cannot be built.
+        UserError: its network cannot be built, or what it should start from is not here or does not fit.
     """
     if _finished(inventory, name):
         return
     student = inventory.config.students[name]
-    verdict = {**read_verdicts(inventory.folder), **found}.get(shape_digest(student), StudentVerdict())
+    _refuse_start(inventory, name)
+    key = shape_digest(student, weights_before(inventory, name))
+    verdict = {**read_verdicts(inventory.folder), **found}.get(key, StudentVerdict())
     if verdict.problem is not None:
         hint = verdict.hint.replace("students.NAME", f"students.{name}") if verdict.hint is not None else None
         raise UserError(f"Student {name}: {verdict.problem.removeprefix('Student ')}", hint)
+
+
+def _refuse_start(inventory: Inventory, name: str) -> None:
+    students = inventory.config.students
+    student = students[name]
+    try:
+        inventory.start(name)
+    except NotFinishedError:  # it waits for that
+        pass
+    except UserError as error:
+        who = f"Student {name}"
+        raise UserError(
+            error.message if error.message.startswith(who) else f"{who}: {error.message}", error.hint
+        ) from None
+    if student.start is not None and student.start.encoder in students:
+        refuse_other_architecture(name, student, student.start.encoder, students[student.start.encoder])
 
 
 def too_few_rows(inventory: Inventory, name: str) -> UserError | None:
@@ -75,13 +108,15 @@ def too_few_rows(inventory: Inventory, name: str) -> UserError | None:
     )
 
 
-def shape_digest(student: StudentConfig) -> str:
-    """Digest of the settings that decide whether a network can be built and has something to learn."""
+def shape_digest(student: StudentConfig, start: EncoderDefinition | None = None) -> str:
+    """Digest of the settings that decide whether a network can be built and has something to learn, and of the weights
+    that have to fit it."""
     others = ("teachers", "dataset", "init", "ema", "mean", "std", "dtype", "seed", "window_blocks", "threads")
     defaults = {name: StudentConfig.model_fields[name].default for name in others}
     # Its streams divide its batch: both go together.
     same = {"optimizer": OptimizerConfig(), "streams": StudentConfig.model_fields["streams"].default}
-    return digest_of(student.model_copy(update=defaults | same))
+    digest = digest_of(student.model_copy(update=defaults | same))
+    return digest if start is None else json_digest([digest, digest_of(start)])
 
 
 def read_verdicts(workdir: Path) -> Mapping[str, StudentVerdict]:

@@ -9,30 +9,36 @@ import timm
 import torch
 
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged
+from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged, weights_before
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.model.distiller import build_ladder
 from unic_pipe.stages.distill.model.student import Student, build_student
+from unic_pipe.stages.distill.model.warm import require_fit
 
 IMAGES = 2
 
 
 def judge_students(inventory: Inventory) -> dict[str, StudentVerdict]:
     """Build the students that nobody has built yet with the programs that are installed; what was found is kept, too."""
-    students = inventory.config.students
-    found = {shape_digest(students[name]): judge(students[name]) for name in unjudged(inventory)}
+    found = {}
+    for name in unjudged(inventory):
+        student, start = inventory.config.students[name], weights_before(inventory, name)
+        found[shape_digest(student, start)] = judge(student, start)
     if found:
         keep_verdicts(inventory.folder, found)
     return found
 
 
-def judge(config: StudentConfig) -> StudentVerdict:
-    """What building a student and its ladder, and showing it images, says."""
+def judge(config: StudentConfig, start: EncoderDefinition | None = None) -> StudentVerdict:
+    """What building a student and its ladder, and showing it images, says; and whether weights to start from fit."""
     try:
-        build(config)
+        student = build(config)
+        if start is not None:
+            require_fit(student, start, config)
     except UserError as error:
         return StudentVerdict(problem=error.message, hint=error.hint)
     return StudentVerdict()

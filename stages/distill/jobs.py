@@ -32,8 +32,8 @@ class StudentJob:
     """The training samples, and a cache for every teacher of the definition."""
     validation: Source | None = None
     """Samples and centre-crop features for the validation loss."""
-    parent: FinishedStudent | None = None
-    """The student whose weights it starts from."""
+    start: FinishedStudent | ResolvedEncoder | None = None
+    """The student or the weights that it starts from."""
     teachers: Mapping[str, ResolvedEncoder] | None = None
     """Every teacher, when they run in the loop."""
 
@@ -58,7 +58,7 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
         definition,
         _source(inventory, dataset, inventory.training_needs(teachers, student.dataset), definition.blocks),
         _validation(inventory, teachers),
-        inventory.parent(name),
+        inventory.start(name),
         {teacher: inventory.teacher(teacher) for teacher in teachers} if definition.live else None,
     )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from unic_pipe.pipeline.encoders import load_encoder
+from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
@@ -32,6 +32,7 @@ from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.loop import train
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.parent import start_from
+from unic_pipe.stages.distill.model.warm import start_from_weights
 from unic_pipe.stages.distill.parallel.world import Context, World
 from unic_pipe.stages.distill.training import Diverged, Training
 
@@ -165,9 +166,11 @@ def readers(world: World) -> int:
 def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context: Context) -> Training:
     job, definition = begun.job, begun.job.definition
     prepare = None
-    if job.parent is not None:
+    if isinstance(job.start, ResolvedEncoder):
+        prepare = partial(start_from_weights, job.start, job.name, say=context.reporter.say)
+    elif job.start is not None:
         names = tuple(teacher.name for teacher in definition.teachers)
-        prepare = partial(start_from, job.parent, job.name, teachers=names, say=context.reporter.say)
+        prepare = partial(start_from, job.start, job.name, teachers=names, say=context.reporter.say)
     return Training(
         job.name,
         definition,

@@ -252,7 +252,7 @@ def test_parents_are_needed_and_trained_first(extracted: Any) -> None:
     assert changed.reason == "waits for students/base"
     train(extracted, "base", overrides=("students.base.optimizer.lr=0.02",))
     stale = extracted.artefact("students/child", "students.base.optimizer.lr=0.02")
-    assert (stale.state, stale.reason) == ("stale", "differs: parent digest changed")
+    assert (stale.state, stale.reason) == ("stale", "differs: parent digest changed (the weights that it starts from)")
 
 
 def test_another_architecture_cannot_be_started_from(together: Any, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from unic_pipe.pipeline.storage import LocalStore, sha256
 from unic_pipe.pipeline.workspace.documents import FinishedStudent
+from unic_pipe.pipeline.workspace.starts import refuse_other_architecture
 from unic_pipe.schemas.base import short
-from unic_pipe.schemas.config import StudentConfig, TokenType
-from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import StageError
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.ladder import Projector
@@ -31,7 +32,7 @@ def start_from(
         UserError: another architecture.
         StageError: the parent's files are damaged.
     """
-    _refuse_other_architecture(parent, name, model.config)
+    refuse_other_architecture(name, model.config, parent.name, parent.manifest.definition.config)
     remark = _load_encoder(model.student, parent)
     say(f"{name}: starts from student {parent.name} ({short(parent.export.weights)}){remark}")
     old = _old_model(parent, say)
@@ -41,16 +42,6 @@ def start_from(
     fresh = _take_ladder(model, teachers, old)
     if fresh:
         say(f"{name}: the ladder does not fit {parent.name}'s for {', '.join(fresh)}: it starts afresh there.")
-
-
-def _refuse_other_architecture(parent: FinishedStudent, name: str, config: StudentConfig) -> None:
-    old = parent.manifest.definition.config
-    if (old.architecture, old.model_args) != (config.architecture, config.model_args):
-        raise UserError(
-            f"Student {name} ({config.architecture} {config.model_args}) cannot start from {parent.name} "
-            f"({old.architecture} {old.model_args}): the architectures differ.",
-            f"Set students.{name}.architecture and model_args as {parent.name} has them, or leave out init.",
-        )
 
 
 def _load_encoder(student: Student, parent: FinishedStudent) -> str:
