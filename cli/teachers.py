@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from unic_pipe.pipeline.encoders.catalogue import CatalogueRow
+    from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.schemas.config import EncoderConfig
 
 
@@ -38,8 +39,8 @@ def teachers(
 ) -> int:
     """List configured and known teachers: their weights, found or missing, and their licences.
 
-    Nothing but --fetch touches the network: it downloads the missing weights of configured teachers, and of encoders
-    under evaluate.encoders, into weights_dir. The exit code is 1 where a name means no encoder.
+    Nothing but --fetch touches the network: it downloads the missing weights of configured teachers, of encoders under
+    evaluate.encoders, and those that students start from (init), into weights_dir. The exit code is 1 where a name means no encoder.
     """
     from unic_pipe.pipeline.encoders.catalogue import catalogue
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
@@ -48,7 +49,7 @@ def teachers(
     folder, weights_dir = Path.cwd(), Path("weights")
     if fetch or config is not None or Path(CONFIG_NAME).exists():
         inventory = open_inventory(config, overrides)
-        configured = {**inventory.config.evaluate.encoders, **inventory.config.teachers}
+        configured = {**inventory.config.evaluate.encoders, **_starts(inventory), **inventory.config.teachers}
         folder, weights_dir = inventory.folder, inventory.workspace.weights_dir
     rows = catalogue(configured, weights_dir, folder)
     if fetch:
@@ -59,6 +60,21 @@ def teachers(
     else:
         _print(rows, weights_dir)
     return 1 if any(row.configured and row.unknown for row in rows) else 0
+
+
+def _starts(inventory: Inventory) -> dict[str, EncoderConfig]:
+    """By student, the weights that it starts from, where they are not a student's or a teacher's."""
+    from unic_pipe.pipeline.workspace.starts import source_of
+    from unic_pipe.schemas.chains import STUDENT
+    from unic_pipe.schemas.starts import TEACHER
+
+    return {
+        name: source_of(student, inventory.config.teachers, f"Student {name}")
+        for name, student in inventory.config.students.items()
+        if student.start is not None
+        and not student.start.encoder.startswith((STUDENT, TEACHER))
+        and not inventory.is_student(student.start.encoder)
+    }
 
 
 def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:

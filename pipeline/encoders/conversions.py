@@ -23,12 +23,13 @@ from unic_pipe.schemas.errors import UserError
 
 OFFICIAL = ("dino", "ibot", "deit3", "dbot-ft", "efficientnet-lite", "unic")
 _SHOWN = 3
+_PATCHES = "patch_embed.proj.weight"
 
 
 def load_official(model: nn.Module, state: StateDict, conversion: str, path: Path) -> None:
     """Load an official state dict into a timm model without a classifier, with every key accounted for.
 
-    Position embeddings are resampled (bicubic, as timm does) when the model's grid is another.
+    Position and patch embeddings are resampled (bicubic, as timm does) when the model's grid or patches are others.
 
     Raises:
         UserError: keys or shapes do not fit; the first few are listed.
@@ -60,9 +61,7 @@ def vit_to_timm(state: StateDict, model: nn.Module) -> StateDict:
         for key, value in state.items()
         if not key.startswith(dropped)
     }
-    if "pos_embed" in renamed:
-        renamed["pos_embed"] = _fit_pos_embed(renamed["pos_embed"], model)
-    return renamed
+    return _fit_sizes(renamed, model)
 
 
 def unic_to_timm(encoder: StateDict, model: nn.Module) -> StateDict:
@@ -77,8 +76,7 @@ def unic_to_timm(encoder: StateDict, model: nn.Module) -> StateDict:
             state["cls_token"], state["pos_embed"] = state["cls_token"] + cls_11D, patch_1ND
         elif registers is not None:
             state["pos_embed"] = torch.cat([cls_11D, torch.zeros_like(registers), patch_1ND], dim=1)
-        state["pos_embed"] = _fit_pos_embed(state["pos_embed"], model)
-    return state
+    return _fit_sizes(state, model)
 
 
 def efficientnet_lite_to_timm(state: StateDict, depths: Iterable[int]) -> StateDict:
@@ -115,6 +113,19 @@ def _lite_key(key: str, places: list[tuple[int, int]]) -> str:
 def _stages(model: nn.Module) -> list[nn.Sequential]:
     stages = getattr(model, "blocks", None)
     return [s for s in stages if isinstance(s, nn.Sequential)] if isinstance(stages, nn.Sequential) else []
+
+
+def _fit_sizes(state: StateDict, model: nn.Module) -> StateDict:
+    """A vision transformer's weights for the model's patches and their number."""
+    from timm.layers import resample_patch_embed
+
+    found, own = dict(state), model.state_dict().get(_PATCHES)
+    if "pos_embed" in found:
+        found["pos_embed"] = _fit_pos_embed(found["pos_embed"], model)
+    patches = found.get(_PATCHES)
+    if patches is not None and own is not None and patches.shape[:2] == own.shape[:2] and patches.shape != own.shape:
+        found[_PATCHES] = resample_patch_embed(patches, list(own.shape[2:]))
+    return found
 
 
 def _fit_pos_embed(pos_1ND: torch.Tensor, model: nn.Module) -> torch.Tensor:

@@ -22,6 +22,9 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition
 
 
+_SHAPES = "wrong shape"
+
+
 def timm_card(name: str) -> EncoderCard:
     """What timm knows about `ARCHITECTURE` or `ARCHITECTURE.TAG`: preprocessing, licence, where its weights are.
 
@@ -138,9 +141,12 @@ def _load_timm(d: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:
             )
         except (RuntimeError, KeyError, AttributeError, IndexError) as error:
             # timm's key maps assume the layouts they know; whatever they raise means that this is another one.
+            why = _mismatch(error)
+            sizes = ", and that image_size is that of the weights: timm does not resample these"
             first = first or UserError(
-                f"{path} does not fit {d.architecture}: {_mismatch(error)}.",
-                "Check that `weights`, `encoder`, `architecture` and `model_args` belong together.",
+                f"{path} does not fit {d.architecture}: {why}.",
+                "Check that `weights`, `encoder`, `architecture` and `model_args` belong together"
+                f"{sizes if why.startswith(_SHAPES) else ''}.",
             )
             continue
         cfg = getattr(model, "pretrained_cfg", None)
@@ -175,7 +181,7 @@ def _mismatch(error: BaseException) -> str:
                 f"{title.lower()}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
             )
     if sizes := re.findall(r"size mismatch for (\S+):", text):
-        parts.append(f"wrong shape: {', '.join(sizes[:3])}{f' and {len(sizes) - 3} more' if len(sizes) > 3 else ''}")
+        parts.append(f"{_SHAPES}: {', '.join(sizes[:3])}{f' and {len(sizes) - 3} more' if len(sizes) > 3 else ''}")
     # PyTorch and timm both say the shape in the file first.
     if grey := re.search(
         r"(?:for|Pretrained) (\S+?):? .*?[\[(]\d+, 1, \d+, \d+[\])].*?(?:\[\d+, 3, |input_size\[0\]=3)", text

@@ -55,6 +55,11 @@ def source_of(student: StudentConfig, teachers: Mapping[str, EncoderConfig], who
     else:
         named = f"timm:{student.architecture}" if chosen == PRETRAINED else chosen
         config = EncoderConfig(encoder=named, weights=start.weights, prefix=start.prefix)
+    if (config.weights or "").startswith("random:"):
+        raise UserError(
+            f"{who}: init names random weights ({config.weights}).",
+            f"Leave out students.{who.rpartition(' ')[2]}.init: without it a student starts from weights of its own seed.",
+        )
     sizes = {name: student.model_args[name] for name in _RESAMPLED if name in student.model_args}
     return config.model_copy(update={"image_size": student.image_size, "model_args": {**config.model_args, **sizes}})
 

@@ -23,7 +23,7 @@ from unic_pipe.stages.distill.data.feed import Demand
 from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures
 from unic_pipe.stages.distill.model.average import WeightAverage
 from unic_pipe.stages.distill.model.distiller import Distiller
-from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer
+from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer, set_rate
 from unic_pipe.stages.distill.model.standardization import momenta
 from unic_pipe.stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
 from unic_pipe.stages.distill.parallel.world import World
@@ -113,7 +113,7 @@ class Training:
         if self.settings.compile:
             self.model.compile_parts()
         self.parallel = Parallel(self.model, self.model.parts, self.world, self.settings.shard)
-        self.optimizer = make_optimizer([self.model.student, self.model.ladder], self.config.optimizer)
+        self.optimizer = make_optimizer(self.model.student, self.model.ladder, self.config.optimizer)
         if self.config.ema is not None:
             self.average = WeightAverage([self.model.student, self.model.ladder], self.config.ema)
         if found is not None:
@@ -134,6 +134,11 @@ class Training:
                 f"{self.store.root} must be the same folder on every machine, and in the same state.",
             )
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the ladder alone learns in this step."""
+        return self.step < self.config.optimizer.frozen_steps
+
     def close(self) -> None:
         """Close the metrics, after the last checkpoint."""
         self.checkpoints.close()
@@ -147,10 +152,12 @@ class Training:
             # Gradients of micro-batches add up, so they are cleared before the first.
             for parameter in self.model.parameters():
                 parameter.grad = None
+            if self.model.student.training is self.frozen:
+                self.model.student.train(not self.frozen)
         with self.parallel.syncing(batch.plan.last):
             # What all micro-batches of all processes kept is known at the end; until then any count will do.
             count = None if whole_step else float(self.config.optimizer.batch)
-            losses, keep_BT, total = self.parallel.call(batch, count=count)
+            losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen)
             total.backward()
         self._learned.append(Learned(measures(losses, keep_BT, total), keep_BT.detach().sum(), len(batch.plan.rows_B)))
         if batch.plan.last:
@@ -179,8 +186,7 @@ class Training:
         if self.model.running is not None:
             total = self.world.sum if self.world.size > 1 else None
             self.model.running.update(float(self.momenta[self.step]), total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(self.rates[self.step])
+        set_rate(self.optimizer, float(self.rates[self.step]))
         if self.config.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
         self.optimizer.step()

@@ -169,7 +169,7 @@ def test_one_token_type_alone() -> None:
 def test_only_matrices_decay() -> None:
     teachers = (TeacherInput(name="a", features="0" * 64, grid=(2, 2), cls_dim=6, patch_dim=5),)
     model = Distiller(TINY, teachers, torch.device("cpu"))
-    decayed, plain = make_optimizer([model.student, model.ladder], OptimizerConfig(weight_decay=0.03)).param_groups
+    decayed, plain = make_optimizer(model.student, model.ladder, OptimizerConfig(weight_decay=0.03)).param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.03, 0.0)
     names = {id(p): n for n, p in model.named_parameters()}
     assert {"bias" in names[id(p)].rpartition(".")[2] or p.ndim == 1 for p in plain["params"]} == {True}

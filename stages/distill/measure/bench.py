@@ -267,9 +267,10 @@ class StudentBench:
 
 
 def _small(definition: StudentDefinition, rows: int, device: torch.device) -> StudentDefinition:
-    """A definition of one view, on a CPU with a smaller batch: a multiple of the streams, and no more than there are rows."""
+    """A definition of one view whose steps are all of a kind, on a CPU with a smaller batch: a multiple of the streams, and
+    no more than there are rows."""
     optimizer, streams = definition.config.optimizer, definition.config.streams
     most = min(optimizer.batch, rows, CPU_BATCH if device.type == "cpu" else optimizer.batch)
-    smaller = optimizer.model_copy(update={"batch": max(streams, most // streams * streams)})
+    smaller = optimizer.model_copy(update={"batch": max(streams, most // streams * streams), "frozen_steps": 0})
     config = definition.config.model_copy(update={"optimizer": smaller})
     return definition.model_copy(update={"config": config})

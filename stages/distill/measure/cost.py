@@ -42,7 +42,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     config, on = definition.config, torch.device(device)
     with torch_threads(config.threads, on):
         model = Distiller(config, definition.teachers, on)
-        optimizer = make_optimizer([model.student, model.ladder], config.optimizer)
+        optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
         batch = _batch(definition, model, count).to(on)
         watch = Stopwatch(device=device)

@@ -6,7 +6,7 @@ Shapes: B images, S image side in pixels, T teachers, E teacher dimension, P pat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -57,18 +57,20 @@ class Distiller(nn.Module):
         self.to(device)
 
     def forward(
-        self, batch: Batch, training: bool = True, count: float | None = None
+        self, batch: Batch, training: bool = True, count: float | None = None, frozen: bool = False
     ) -> tuple[TeacherLosses, Tensor, Tensor]:
         """Losses per image and teacher, which teachers each image kept (B, T), and the scalar to minimise.
 
         Without `training` no branch and no teacher is dropped, and a running standardization learns nothing. `count`:
-        of a share of a batch, see `loss_weights`. The batch must be on the model's device.
+        of a share of a batch, see `loss_weights`. `frozen`: the student, in evaluation mode, gets no gradients (not zeros,
+        by which weights would still decay). The batch must be on the model's device.
         """
         config = self.config
-        drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training else None
+        drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training and not frozen else None
         x_B3SS = normalize(batch.images[config.image_size], config.mean, config.std)
         with self.autocast():
-            outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
+            with torch.no_grad() if frozen else nullcontext():
+                outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
         targets = self._targets(batch.targets, training)
         losses = teacher_losses(predictions, targets, config.loss.cosine, config.loss.smooth_l1)
