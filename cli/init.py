@@ -10,6 +10,7 @@ import typer
 EXAMPLES = (
     "init --data /data/imagenet",
     "init --data 'shards/{000..146}.tar' --teachers dino,deit3",
+    "init --data photos --student tf_efficientnet_lite0 --start pretrained --teachers lite1",
     "init --data /data/imagenet --preset unic-b",
 )
 TEACHERS, STUDENT = "dino,ibot,deit3,dbot-ft", "vit_small_patch16_224"
@@ -42,6 +43,15 @@ def init(
         str | None,
         typer.Option("--student", metavar="NAME", help="The student's architecture in timm.", show_default=STUDENT),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="WEIGHTS",
+            help="What it starts from: pretrained, timm:NAME, checkpoint:PATH, teacher:NAME.",
+            show_default="nothing",
+        ),
+    ] = None,
     image_size: Annotated[
         int | None,
         typer.Option("--image-size", metavar="N", min=1, help="The student's, in pixels.", show_default="fits"),
@@ -65,6 +75,7 @@ def init(
 
     from unic_pipe.cli.show.init import survey_line, training_line
     from unic_pipe.schemas.errors import UserError
+    from unic_pipe.schemas.starts import PRETRAINED
     from unic_pipe.stages.distill.blueprint import build, shape_of
     from unic_pipe.stages.init.fit import STUDENT as NAME
     from unic_pipe.stages.init.fit import Wishes
@@ -75,7 +86,7 @@ def init(
     for name, found in surveys.items():
         console.print(survey_line(name, found))
     if preset is not None:
-        if any(given is not None for given in (teachers, student, image_size, epochs, batch, recipe)):
+        if any(given is not None for given in (teachers, student, start, image_size, epochs, batch, recipe)):
             raise UserError(
                 f"--preset {preset} says itself which teachers, which student and how it is trained.",
                 "Leave the other options out (all but --data and --views), and edit what it writes.",
@@ -84,8 +95,9 @@ def init(
         missing = missing_weights(Path.cwd(), names)
     else:
         names = [name.strip() for name in (teachers or TEACHERS).split(",") if name.strip()]
-        missing = missing_weights(Path.cwd(), names)
-        wishes = Wishes(image_size, epochs, batch, recipe, views)
+        begins = f"timm:{student or STUDENT}" if start == PRETRAINED else start
+        missing = missing_weights(Path.cwd(), [*names, *([begins] if begins is not None else [])])
+        wishes = Wishes(image_size, epochs, batch, recipe, views, start)
         try:
             config = fitted(Path.cwd(), surveys, names, shape_of(student or STUDENT, image_size), wishes, _has_gpu())
             build(config.students[NAME])

@@ -40,7 +40,8 @@ def teachers(
     """List configured and known teachers: their weights, found or missing, and their licences.
 
     Nothing but --fetch touches the network: it downloads the missing weights of configured teachers, of encoders under
-    evaluate.encoders, and those that students start from (init), into weights_dir. The exit code is 1 where a name means no encoder.
+    evaluate.encoders, and those that students start from (init), into weights_dir. The exit code is 1 where a name
+    means no encoder.
     """
     from unic_pipe.pipeline.encoders.catalogue import catalogue
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME

@@ -16,6 +16,7 @@ from PIL import Image
 from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples import Dataset, index_dataset, open_dataset
 from unic_pipe.pipeline.samples.images import decode_image
@@ -108,6 +109,8 @@ class World:
     """A working folder with samples and features, copied for every test that writes."""
 
     folder: Path
+    start: ResolvedEncoder | None = None
+    """The weights that the student starts from."""
 
     def source(self, teachers: Iterable[str] = TEACHERS, name: str = "train") -> Source:
         pointer = self.folder / "samples" / name
@@ -135,7 +138,9 @@ class World:
         self.reporter = StoppingReporter(stop_after)
         definition = self.definition(student)
         names = [teacher.name for teacher in definition.teachers]
-        job = StudentJob("main", definition, self.source(names), self.source(names, "val") if validation else None)
+        job = StudentJob(
+            "main", definition, self.source(names), self.source(names, "val") if validation else None, self.start
+        )
         failed = distill(
             [job],
             Context(self.reporter, self.reporter.stop),

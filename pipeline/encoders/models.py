@@ -21,7 +21,6 @@ from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition
 
-
 _SHAPES = "wrong shape"
 
 

@@ -40,6 +40,11 @@ EPOCHS, CPU_EPOCHS = 200, 20
 """The paper's epochs; without a GPU, large datasets get fewer."""
 WARMUP = 20
 """The paper's epochs by those of its warm-up."""
+SHORTER = 4
+"""A student that starts from weights takes so many times fewer steps and epochs than one that starts from nothing."""
+WARM_LR, LAYER_DECAY, FROZEN_STEPS = 1e-4, 0.8, 100
+"""Its learning rate per 256 images, the decay of that by layer, and the steps (half an epoch at most) in which its heads
+settle: in the range of what fine-tuning uses, and not tuned."""
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 16
 """Blocks are what work is shared out and taken up again by."""
 FEWEST_PATCHES = 4
@@ -57,6 +62,8 @@ class Wishes:
     batch: int | None = None
     recipe: str | None = None
     views: int = 2
+    start: str | None = None
+    """What the student starts from."""
 
 
 def fitted_config(
@@ -118,6 +125,9 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("students", "*", "loss", "drop_probability"): "the paper: .25 for two teachers, .5 for four",
         ("students", "*", "optimizer", "epochs"): f"{optimizer.epochs * steps:,} steps, {steps:,} an epoch",
         ("students", "*", "optimizer", "lr"): "per 256 images",
+        ("students", "*", "optimizer", "layer_decay"): "of the rate, by layer, from the last one down",
+        ("students", "*", "optimizer", "frozen_steps"): "first steps, in which only the ladder learns",
+        ("students", "*", "init"): "where it starts; mean and std are those of these weights",
         ("students", "*", "streams"): "of samples, side by side; divides the batch",
         ("distill", "validation"): _validation_words(config.distill.validation),
         ("evaluate",): "any labelled pair of datasets is a benchmark",
@@ -133,8 +143,10 @@ def _student(train: str, found: Survey, teachers: int, shape: StudentShape, wish
     if batch % streams:
         streams = 1
     steps = max(1, found.rows // batch)
-    epochs = wishes.epochs or max(EPOCHS if gpu else CPU_EPOCHS, ceil(STEPS / steps))
-    return StudentConfig(
+    epochs = wishes.epochs or ceil(
+        max(EPOCHS if gpu else CPU_EPOCHS, STEPS / steps) / (1 if wishes.start is None else SHORTER)
+    )
+    student = StudentConfig(
         architecture=shape.architecture,
         image_size=wishes.image_size or _image_size(found.side, shape),
         dataset=train,
@@ -146,6 +158,16 @@ def _student(train: str, found: Survey, teachers: int, shape: StudentShape, wish
         dtype="bfloat16" if gpu else "float32",
         streams=streams,
     )
+    return student if wishes.start is None else _from_weights(student, wishes.start, steps)
+
+
+def _from_weights(student: StudentConfig, start: str, steps: int) -> StudentConfig:
+    """The settings of a student of `steps` steps an epoch that starts from weights: gentler, and only what is set is
+    given, so that mean and std are those of the weights."""
+    gentle = student.optimizer.model_copy(
+        update={"lr": WARM_LR, "layer_decay": LAYER_DECAY, "frozen_steps": min(FROZEN_STEPS, steps // 2)}
+    )
+    return student.model_copy(update={"init": start, "optimizer": gentle})
 
 
 def _image_size(side: int | None, shape: StudentShape) -> int:

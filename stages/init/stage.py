@@ -16,6 +16,7 @@ from unic_pipe.pipeline.storage import LocalStore, is_remote
 from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, to_yaml
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.starts import TEACHER
 from unic_pipe.schemas.students import StudentShape
 from unic_pipe.stages.init.fit import WEIGHTS, Wishes, block_rows, comments, fitted_config
 from unic_pipe.stages.init.presets import COMMENTS, PRESETS
@@ -47,6 +48,8 @@ def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
     """
     missing = []
     for teacher in teachers:
+        if teacher.startswith(TEACHER):
+            continue
         kind, target = parse_choice(teacher)
         if kind == "checkpoint" or kind == "student":
             find_file(EncoderConfig(encoder=teacher), teacher, folder / WEIGHTS, folder)
