@@ -75,6 +75,17 @@ def test_wishes_come_before_what_fits(tmp_path: Path) -> None:
             written(tmp_path, {"train": seen(600)}, **wish)
 
 
+def test_a_start_from_weights_is_shorter_and_gentler(tmp_path: Path) -> None:
+    cold, warm = (
+        written(tmp_path / n, {"train": seen(9600)}, **w).students["main"]
+        for n, w in (("c", {}), ("w", {"start": "pretrained"}))
+    )
+    assert (cold.optimizer.epochs, warm.optimizer.epochs) == (20, 5)
+    assert (warm.init, warm.optimizer.warmup_epochs, warm.optimizer.frozen_steps) == ("pretrained", 1, 9)
+    assert (warm.optimizer.lr, warm.optimizer.layer_decay) == (1e-4, 0.8)
+    assert "mean" not in warm.model_fields_set, "those of the weights count"
+
+
 @pytest.mark.parametrize(
     ("names", "validation", "benchmarks"),
     [
