@@ -24,11 +24,7 @@ class Listing:
 
 
 def made(folder: Path, pairs: Sequence[tuple[str, int]], classes: Sequence[str]) -> Listing:
-    """A listing of (path, class number) pairs, sorted by path.
-
-    Raises:
-        UserError: an image is listed twice.
-    """
+    """A listing of (path, class number) pairs, sorted by path. Raises UserError: an image is listed twice."""
     ordered = sorted(pairs)
     twice = next((a[0] for a, b in itertools.pairwise(ordered) if a[0] == b[0]), None)
     if twice is not None:

@@ -116,11 +116,7 @@ READERS: dict[str, Callable[[Place], Listing]] = {
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: damaged, or something else.
-    """
+    """The object in a JSON file. Raises UserError: damaged, or something else."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError):

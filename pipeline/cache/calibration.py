@@ -81,11 +81,7 @@ def ensure_calibration(folder: FeatureFolder, token: TokenType, make: Callable[[
 
 
 def bound_codec(folder: FeatureFolder, token: TokenType) -> TokenCodec:
-    """The codec of a folder's token type.
-
-    Raises:
-        StageError: it needs a calibration, and that is missing or damaged.
-    """
+    """The codec of a folder's token type. Raises StageError: it needs a calibration, and that is missing or damaged."""
     definition = folder.required_manifest().definition
     shape = row_shape(definition, token)
     if not definition.codec.calibrated:

@@ -75,11 +75,7 @@ class Float16(Plain):
         )
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
-        """One part (B, *, D) float16.
-
-        Raises:
-            StageError: a finite value beyond float16's largest, 65504.
-        """
+        """One part (B, *, D) float16. Raises StageError: a finite value beyond float16's largest, 65504."""
         part = np.full(self.arrays[0].shard, np.nan, np.float16)
         stored = part[: len(values)]
         with np.errstate(over="ignore", invalid="ignore"):

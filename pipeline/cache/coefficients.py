@@ -122,11 +122,7 @@ class Transform:
         return y_NPD.flatten(1)[:, order_K]
 
     def quantise(self, values: Floats) -> Tensor:
-        """Integers (N, K), as float32, of rows (N, D) or (N, P, D).
-
-        Raises:
-            StageError: values beyond all reason.
-        """
+        """Integers (N, K), as float32, of rows (N, D) or (N, P, D). Raises StageError: values beyond all reason."""
         y_NK = self.forward(values)
         q_NK = y_NK.abs().div_(self.step).add_(self.rounding).floor_()
         if not bool((q_NK < 2.0**31).all()):
@@ -217,11 +213,7 @@ class Calibrated:
         return self.transform.codec
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
-        """One part (K, B) int16.
-
-        Raises:
-            StageError: values beyond all reason.
-        """
+        """One part (K, B) int16. Raises StageError: values beyond all reason."""
         part = np.full(self.arrays[0].shard, MISSING, np.int16)
         for start in range(0, len(values), _PIECE_ROWS):
             piece = values[start : start + _PIECE_ROWS]

@@ -78,11 +78,7 @@ class FeatureFolder:
 
     @property
     def manifest(self) -> FeatureManifest | None:
-        """The manifest, or None if the folder has none.
-
-        Raises:
-            StageError: the manifest is damaged.
-        """
+        """The manifest, or None if the folder has none. Raises StageError: the manifest is damaged."""
         if self._manifest is None:
             raw = get_or_none(self.store, MANIFEST)
             if raw is None:
@@ -91,11 +87,7 @@ class FeatureFolder:
         return self._manifest
 
     def required_manifest(self) -> FeatureManifest:
-        """The manifest.
-
-        Raises:
-            StageError: there is none, or it is damaged.
-        """
+        """The manifest. Raises StageError: there is none, or it is damaged."""
         manifest = self.manifest
         if manifest is None:
             raise StageError(f"{self.location} holds no features (no {MANIFEST}).", "Run `unic-pipe extract`.")
@@ -185,11 +177,7 @@ class FeatureFolder:
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def statistics(self, view: int, token: TokenType, records: Mapping[int, UnitRecord]) -> dict[int, bytes]:
-        """Verified statistics of these units, by block.
-
-        Raises:
-            StageError: a sidecar is missing or damaged.
-        """
+        """Verified statistics of these units, by block. Raises StageError: a sidecar is missing or damaged."""
         loose = self._sidecars(view, token, [b for b in self.loose_blocks(view, token, ".stats") if b in records])
         found = {block: raw for block, raw in loose.items() if fast_hash(raw) == records[block].files[-1].xxh3}
         missing = [block for block in records if block not in found]

@@ -123,11 +123,7 @@ def read_core(store: Store, key: str, columns: list[str], size: int | None = Non
 
 
 def read_sealed(raw: bytes) -> pa.Table:
-    """All columns of a sealed file's bytes, verified.
-
-    Raises:
-        DamagedTable: not what was written.
-    """
+    """All columns of a sealed file's bytes, verified. Raises DamagedTable: not what was written."""
     wanted = int.from_bytes(raw[-8:-4], "little") + 8 + _SEAL_BYTES
     tail = raw[-wanted:] if wanted <= len(raw) else b""
     start, length = _check_seal(tail, len(raw))

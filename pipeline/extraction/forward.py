@@ -241,11 +241,7 @@ def loaded_encoder(resolved: ResolvedEncoder, device: str, channels_last: bool, 
 
 
 def pick_device(wanted: str) -> str:
-    """`auto` becomes `cuda` when there is one, else `cpu`.
-
-    Raises:
-        UserError: no such device, or it is not there.
-    """
+    """`auto` becomes `cuda` when there is one, else `cpu`. Raises UserError: no such device, or it is not there."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -30,11 +30,7 @@ def part_of(block: int, parts: int) -> int:
 
 
 def parse_part(text: str) -> Part:
-    """`2/8` as a part.
-
-    Raises:
-        UserError: not two whole numbers, or the first is not between 1 and the second.
-    """
+    """`2/8` as a part. Raises UserError: not two whole numbers, or the first is not between 1 and the second."""
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
     if match is None:
         raise UserError(

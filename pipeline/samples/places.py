@@ -85,11 +85,7 @@ def stamp_now(shard: Shard) -> Stamp | None:
 
 
 def open_shard(shard: Shard, name: str) -> Ranged:
-    """Open a tar for one pass from front to back; errors call it `name`.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
+    """Open a tar for one pass from front to back; errors call it `name`. Raises UserError: it cannot be opened."""
     if isinstance(shard, ObjectFile):
         store, key = shard.store, shard.key
         return WindowRanges(shard.listed.size, lambda offset, size: store.get_range(key, offset, size))

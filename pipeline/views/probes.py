@@ -128,11 +128,7 @@ def check_probes(
 
 
 def read_probes(store: Store, view: int) -> ProbesDocument | None:
-    """The document of a view's probes, or None.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The document of a view's probes, or None. Raises UserError: it cannot be read."""
     raw = get_or_none(store, _document_key(view))
     return None if raw is None else ProbesDocument.from_bytes(raw, _document_key(view))
 

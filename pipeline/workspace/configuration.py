@@ -215,11 +215,7 @@ def _override(tree: CommentedMap, text: str) -> Place:
 
 
 def rows_wanted(rows: str, dataset: Dataset) -> int:
-    """The number of rows that `1%` or `5000` means.
-
-    Raises:
-        UserError: neither a percentage nor a number.
-    """
+    """The number of rows that `1%` or `5000` means. Raises UserError: neither a percentage nor a number."""
     number, percentage = parse_rows(rows)
     return math.ceil(number / 100 * dataset.manifest.rows if percentage else number)
 

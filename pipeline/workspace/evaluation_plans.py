@@ -258,11 +258,7 @@ def _dense(inventory: Inventory, name: str, config: DenseConfig) -> list[Plan]:
 
 
 def _indexed(inventory: Inventory, *names: str) -> list[Dataset]:
-    """Datasets of these names.
-
-    Raises:
-        UserError: one cannot be used now; the message is the reason alone.
-    """
+    """Datasets of these names. Raises UserError: one cannot be used now; the message is the reason alone."""
     found = []
     for name in names:
         view = inventory.dataset(name)

@@ -121,11 +121,7 @@ def in_force(record: ResultRecord | None, benchmark: str, encoder: str, definiti
 
 
 def read_record(path: Path) -> ResultRecord | None:
-    """The record in a file; None when there is none.
-
-    Raises:
-        DamagedError: it is not what was written.
-    """
+    """The record in a file; None when there is none. Raises DamagedError: it is not what was written."""
     try:
         record = read_document(path, ResultRecord)
         if record is None or digest_of(record.definition) == record.digest:

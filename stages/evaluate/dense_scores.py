@@ -59,11 +59,7 @@ class DepthErrors:
                 self.rmse.append(float(error))
 
     def scores(self) -> dict[str, float]:
-        """`rmse`: the mean over images, in metres.
-
-        Raises:
-            UserError: no image has a known depth.
-        """
+        """`rmse`: the mean over images, in metres. Raises UserError: no image has a known depth."""
         if not self.rmse:
             raise UserError("No pixel of the test set has a known depth.", "Check metres and max_depth.")
         return {"rmse": float(np.mean(self.rmse))}

@@ -50,11 +50,7 @@ def collect(inventory: Inventory, shown: GarbageReport, reporter: Reporter) -> G
 
 
 def require_quiet(workdir: Path) -> None:
-    """Nothing may run while things are removed.
-
-    Raises:
-        StageError: something does.
-    """
+    """Nothing may run while things are removed. Raises StageError: something does."""
     for run in running(workdir):
         silent = silent_for(run)
         if silent < LOST_S:

@@ -73,11 +73,7 @@ def expected_rows(name: str, surveys: Mapping[str, Survey]) -> int | None:
 def fitted(
     folder: Path, surveys: Mapping[str, Survey], teachers: Sequence[str], shape: StudentShape, wishes: Wishes, gpu: bool
 ) -> Config:
-    """The configuration that fits what was found.
-
-    Raises:
-        UserError: a teacher is not known.
-    """
+    """The configuration that fits what was found. Raises UserError: a teacher is not known."""
     for teacher in teachers:
         parse_choice(teacher)
     rows = block_rows(surveys[training_set(surveys)].rows)
