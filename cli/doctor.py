@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    print_json,
-)
+from dataclasses import asdict
+
+from unic_pipe.cli.options import ConfigOption, JsonOption, SetOption, print_json
 
 EXAMPLES = ("doctor",)
 
@@ -21,7 +18,7 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None, overrides: 
 
     checks = examine(config, overrides or ())
     if as_json:
-        print_json({"checks": [check.as_dict() for check in checks], "ok": all(c.ok for c in checks)})
+        print_json({"checks": [asdict(check) for check in checks], "ok": all(c.ok for c in checks)})
     else:
         show_checks(checks, Console(highlight=False))
     return 0 if all(c.ok for c in checks) else 1

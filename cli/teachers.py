@@ -121,10 +121,6 @@ def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _random(row: CatalogueRow) -> bool:
-    return row.path is None and row.problem is None
-
-
 def _where(row: CatalogueRow) -> Text:
     """The second line: the file and its digest, or what is missing."""
     from rich.text import Text
@@ -135,7 +131,7 @@ def _where(row: CatalogueRow) -> Text:
         return Text(row.problem, "yellow")
     if row.path is not None and row.digest is not None:
         return Text(f"{row.path.name}  sha256 {short(row.digest)}", "dim")
-    if _random(row):
+    if row.path is None and row.problem is None:
         return Text(f"no weights file: {row.source}", "dim")
     if row.configured and row.card is None:
         return Text(row.problem or "", "yellow")

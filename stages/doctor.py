@@ -32,10 +32,6 @@ class Check:
     finding: str
     advice: str = ""
 
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        return {"name": self.name, "ok": self.ok, "finding": self.finding, "advice": self.advice}
-
 
 def examine(config: Path | None, overrides: Sequence[str]) -> list[Check]:
     """All checks. Without a configuration file those that need one are left out."""

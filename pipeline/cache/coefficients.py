@@ -217,7 +217,8 @@ class Calibrated:
         part = np.full(self.arrays[0].shard, MISSING, np.int16)
         for start in range(0, len(values), _PIECE_ROWS):
             piece = values[start : start + _PIECE_ROWS]
-            q_NK = self.transform.quantise(np.where(_like(valid_N[start : start + len(piece)], piece), piece, 0))
+            known = valid_N[start : start + len(piece)].reshape(-1, *(1,) * (piece.ndim - 1))
+            q_NK = self.transform.quantise(np.where(known, piece, 0))
             part[:, start : start + len(piece)] = q_NK.clamp_(-LARGEST, LARGEST).to(torch.int16).T.numpy()
         part[:, : len(values)][:, ~valid_N] = MISSING
         return (part,)
@@ -254,7 +255,3 @@ class Calibrated:
         # Torch transposes in tiles, several times as fast as NumPy.
         stored = torch.from_numpy(part_UN).T.contiguous().numpy()
         return Coefficients(stored, self.transform, present, Escaped.from_bytes(escape))
-
-
-def _like(valid_N: Bools, values: Floats) -> Bools:
-    return valid_N.reshape(-1, *(1,) * (values.ndim - 1))

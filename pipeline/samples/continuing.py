@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from unic_pipe.pipeline.samples.dataset import Dataset, find_dataset, open_dataset
-from unic_pipe.pipeline.samples.folders import ImageFolder
 from unic_pipe.pipeline.samples.freshness import Changes, compare
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS
 from unic_pipe.pipeline.samples.places import where
@@ -107,12 +106,8 @@ def gained(work: Work, old: Dataset, changes: Changes) -> tuple[list[Piece], tup
         )
     known = {path for table in old.segments for path in table.shards.to_pylist()}
     there = {folder.shard(name) for folder in work.folders for name in folder.names}
-    new = [_without(folder, known) for folder in work.folders]
+    new = [replace(f, names=tuple(name for name in f.names if f.shard(name) not in known)) for f in work.folders]
     return folder_pieces(new, work.rule), tuple(sorted(known - there))
-
-
-def _without(folder: ImageFolder, known: set[str]) -> ImageFolder:
-    return replace(folder, names=tuple(name for name in folder.names if folder.shard(name) not in known))
 
 
 def _refusal(work: Work, old: Dataset, changes: Changes) -> UserError:

@@ -62,7 +62,9 @@ def list_folders(
         names, left = list_images(source.folder, rule, deep=False)
         return [ImageFolder(source.base, source.folder, "", None, _checked(names, source.folder), left)]
     entries = _checked(class_folders(source.folder), source.folder)
-    labels = range(len(entries)) if by_place else _folder_labels(entries)
+    labels: Sequence[int | None] = range(len(entries))
+    if not by_place:
+        labels = [None] if len(entries) == 1 else whole_numbers(entries) or labels
     folders = []
     for label, name in zip(labels, entries, strict=True):
         folder = source.folder / name
@@ -76,10 +78,6 @@ def list_folders(
             )
         folders.append(ImageFolder(path, folder, f"{name}/", label, _checked(names, folder), left))
     return folders
-
-
-def _folder_labels(names: Sequence[str]) -> Sequence[int | None]:
-    return [None] if len(names) == 1 else whole_numbers(names) or range(len(names))
 
 
 def listed(source: Source) -> Listing:

@@ -34,7 +34,7 @@ def unique_keys(table: pa.Table, layout: str, earlier: Sequence[pa.Array], prefi
     if layout == "tars" and (prefixed or clash.any()):
         prefixed = True
         original = keys
-        for form in (_stem, _path_without_ending):
+        for form in (lambda shard: PurePosixPath(shard).stem, lambda shard: shard.removesuffix(".tar")):
             keys = _prefix(original, shards, form)
             clash = _clashes(keys, earlier)
             if not clash.any():
@@ -81,14 +81,6 @@ def _clashes(keys: pa.Array, earlier: Sequence[pa.Array]) -> np.ndarray:
     for known in earlier:
         clash = clash | pc.is_in(keys, value_set=known).to_numpy(zero_copy_only=False)
     return np.asarray(clash, np.bool_)
-
-
-def _stem(shard: str) -> str:
-    return PurePosixPath(shard).stem
-
-
-def _path_without_ending(shard: str) -> str:
-    return shard.removesuffix(".tar")
 
 
 def _prefix(keys: pa.Array, shards: pa.Array, form: Callable[[str], str]) -> pa.Array:

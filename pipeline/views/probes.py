@@ -68,7 +68,8 @@ def write_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, 
         if not store.create(file, png):
             # Left by a killed process or made by one that runs beside this one; elsewhere, if it is not the same.
             there = store.get(file)
-            if _is_close(_from_png(there, size), pixels_HWC):
+            kept_HWC = _from_png(there, size)
+            if kept_HWC is not None and _difference(key, kept_HWC, pixels_HWC).allowed:
                 png = there
             else:
                 store.put(file, png)
@@ -202,10 +203,6 @@ def _sample(probe: Probe, document: ProbesDocument, samples: dict[str, np.ndarra
 def _difference(key: str, a_HWC: np.ndarray, b_HWC: np.ndarray) -> _Difference:
     distance_HWC = np.abs(a_HWC.astype(np.int16) - b_HWC)
     return _Difference(key, int(distance_HWC.max()), float(distance_HWC.mean()))
-
-
-def _is_close(a_HWC: np.ndarray | None, b_HWC: np.ndarray) -> bool:
-    return a_HWC is not None and _difference("", a_HWC, b_HWC).allowed
 
 
 def _render(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,16 +36,6 @@ class DenseTask:
         )
 
 
-class Tally(Protocol):
-    """Collects predictions, and says what they are worth."""
-
-    def add(self, true_BSS: Tensor, predicted_BSS: Tensor) -> None:
-        """Labels and predictions of some images."""
-
-    def scores(self) -> dict[str, float]:
-        """Metrics over all images."""
-
-
 def segmentation(task: DenseTask, setting: Setting) -> Outcome | None:
     """A linear head for classes; None after a stop.
 
@@ -75,7 +64,7 @@ def depth(task: DenseTask, setting: Setting) -> Outcome | None:
 def scored(
     task: DenseTask,
     setting: Setting,
-    tally: Tally,
+    tally: Confusion | DepthErrors,
     predict: Callable[[Scenes], Tensor],
     chosen: dict[str, Scalar] | None = None,
 ) -> Outcome | None:

@@ -98,7 +98,10 @@ def for_markdown(comparison: RunComparison) -> str:
     parts = []
     for table in map(shown, comparison.tables):
         heads = [f"{run}: {column.name}" for run, column in zip(table.group_names, table.columns, strict=True)]
-        rows = ((escaped(row.name), map(_markdown_cell, row.cells)) for row in (*table.rows, *table.means))
+        rows = (
+            (escaped(row.name), [markdown_score(c) + (f" ({c.difference})" if c.difference else "") for c in row.cells])
+            for row in (*table.rows, *table.means)
+        )
         parts += [f"**{table.title}**", "\n".join(markdown_table(map(escaped, heads), rows))]
         if table.reference:
             parts.append(f"In brackets: difference to {escaped(table.reference)}.")
@@ -107,10 +110,6 @@ def for_markdown(comparison: RunComparison) -> str:
     protocols = (f"{escaped(run.label)} `{', '.join(run.protocols)}`" for run in comparison.runs)
     parts.append(f"Protocols: {'; '.join(protocols)}.")
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_cell(cell: Cell) -> str:
-    return markdown_score(cell) + (f" ({cell.difference})" if cell.difference else "")
 
 
 def write_page(file: Path, comparison: RunComparison) -> None:

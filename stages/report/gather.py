@@ -14,7 +14,7 @@ from unic_pipe.pipeline.workspace.documents import read_document, student_metric
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.evaluations import ResultRecord, Role
-from unic_pipe.schemas.features import FeatureManifest, UnitRecord
+from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.students import StudentManifest
 from unic_pipe.stages.report.data import (
     BenchmarkEntry,
@@ -161,16 +161,12 @@ def feature_rows(found: tuple[FeatureManifest, FeatureFolder], trained_on: set[s
                 values=sum(unit.count for unit in units) * math.prod(shape),
                 views=len([records for records in views if records]),
                 rows=max(sum(unit.count for unit in records.values()) for records in views),
-                bad_rows=_bad_rows(units),
+                bad_rows=len({(unit.block, row.offset) for unit in units for row in unit.bad}),
                 training=manifest.digest in trained_on,
                 digest=manifest.digest,
             )
         )
     return rows
-
-
-def _bad_rows(units: Iterable[UnitRecord]) -> int:
-    return len({(unit.block, row.offset) for unit in units for row in unit.bad})
 
 
 def _origins(
