@@ -15,16 +15,11 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.benchmarks.catalogue import BenchmarkRow
 
 
-EXAMPLES = (
-    "benchmarks",
-    "benchmarks dtd pets",
-    "benchmarks dtd --download",
-    "benchmarks nyud --unpack",
-)
+EXAMPLES = ("benchmarks", "benchmarks dtd pets", "benchmarks dtd --download", "benchmarks nyud --unpack")
 
 
 def benchmarks(
-    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).")] = None,
     download: Annotated[
         bool,
         typer.Option("--download", metavar=NO_VALUE, help="Download the named ones, where torchvision can."),

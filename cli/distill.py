@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    NO_VALUE,
-    ConfigOption,
-    DeviceOption,
-    RowsOption,
-    SetOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
 from unic_pipe.cli.running import staged
 
 if TYPE_CHECKING:
@@ -37,7 +30,7 @@ EXAMPLES = (
 def distill(
     student: Annotated[
         list[str] | None,
-        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
+        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all)."),
     ] = None,
     ablation: Annotated[
         bool,

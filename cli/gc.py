@@ -6,19 +6,9 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    NO_VALUE,
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    open_inventory,
-    print_json,
-)
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
-EXAMPLES = (
-    "gc",
-    "gc --yes",
-)
+EXAMPLES = ("gc", "gc --yes")
 
 
 def gc(

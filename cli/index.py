@@ -6,17 +6,10 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    SetOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
 from unic_pipe.cli.running import staged
 
-EXAMPLES = (
-    "index",
-    "index train val",
-)
+EXAMPLES = ("index", "index train val")
 
 
 def index(

@@ -27,7 +27,7 @@ def init(
     ],
     preset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A setting of the paper: unic-b or unic-l.", show_default=False),
+        typer.Option(metavar="NAME", help="A setting of the paper: unic-b or unic-l."),
     ] = None,
     teachers: Annotated[
         str | None,

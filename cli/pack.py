@@ -7,11 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    SetOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
 from unic_pipe.cli.running import staged
 
 EXAMPLES = ("pack train shards/",)

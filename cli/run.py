@@ -31,11 +31,7 @@ if TYPE_CHECKING:
     from unic_pipe.schemas.status import Artefact
 
 
-EXAMPLES = (
-    "run",
-    "run --rows 1%",
-    "run --set cache.codec=int8",
-)
+EXAMPLES = ("run", "run --rows 1%", "run --set cache.codec=int8")
 
 
 def run(

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    NO_VALUE,
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    open_inventory,
-    print_json,
-)
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -24,10 +17,7 @@ if TYPE_CHECKING:
     from unic_pipe.schemas.config import EncoderConfig
 
 
-EXAMPLES = (
-    "teachers",
-    "teachers --fetch",
-)
+EXAMPLES = ("teachers", "teachers --fetch")
 
 
 def teachers(

@@ -16,13 +16,7 @@ from unic_pipe.cli.options import (
     print_json,
 )
 
-EXAMPLES = (
-    "verify",
-    "verify --quick",
-    "verify --live 64",
-    "verify --read-only --json",
-    "verify --seal",
-)
+EXAMPLES = ("verify", "verify --quick", "verify --live 64", "verify --read-only --json", "verify --seal")
 
 
 def verify(

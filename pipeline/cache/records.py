@@ -27,14 +27,7 @@ from unic_pipe.pipeline.cache.folded import (
     placed,
     read_folded,
 )
-from unic_pipe.pipeline.cache.layout import (
-    DAMAGED,
-    MANIFEST,
-    folded_key,
-    record_key,
-    records_folder,
-    statistics_key,
-)
+from unic_pipe.pipeline.cache.layout import DAMAGED, MANIFEST, folded_key, record_key, records_folder, statistics_key
 from unic_pipe.pipeline.storage import LocalStore, Store, Version, fast_hash, get_or_none
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType

@@ -24,13 +24,7 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.schemas.plans import Measurement
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.samples import DatasetManifest
-from unic_pipe.schemas.students import (
-    CheckpointEntry,
-    ExportManifest,
-    ImportManifest,
-    StudentManifest,
-    StudentVerdicts,
-)
+from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, ImportManifest, StudentManifest, StudentVerdicts
 
 _HEAD_BYTES = 100
 _FILES: dict[str, type[Document] | None] = {
