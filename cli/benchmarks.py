@@ -37,7 +37,7 @@ def benchmarks(
     To use them, name them under evaluate.benchmarks in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
     """
     from unic_pipe.pipeline.benchmarks.catalogue import catalogue
-    from unic_pipe.pipeline.benchmarks.download import download as fetch
+    from unic_pipe.pipeline.benchmarks.catalogue import download as fetch
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
     from unic_pipe.schemas.config import EvaluateConfig

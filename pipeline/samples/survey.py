@@ -15,11 +15,10 @@ from typing import NamedTuple
 import xxhash
 from PIL import Image
 
-from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
+from unic_pipe.pipeline.samples.files import CLASSES_ONLY, IMAGE_EXTENSIONS, Layout, class_folders, is_image
 from unic_pipe.pipeline.samples.folders import count_images
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
-from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, Layout
-from unic_pipe.pipeline.samples.objects import Listings
+from unic_pipe.pipeline.samples.patterns import Listings
 from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads

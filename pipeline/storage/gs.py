@@ -16,8 +16,15 @@ import google.auth.exceptions
 from fsspec.exceptions import FSTimeoutError
 from gcsfs.retry import HttpError
 
-from unic_pipe.pipeline.storage.errors import RESULT_KEPT, Busy, ConditionFailed, no_bucket, no_credentials, refused
-from unic_pipe.pipeline.storage.requests import ABSENT
+from unic_pipe.pipeline.storage.requests import (
+    ABSENT,
+    RESULT_KEPT,
+    Busy,
+    ConditionFailed,
+    no_bucket,
+    no_credentials,
+    refused,
+)
 from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
 

@@ -12,8 +12,7 @@ import s3fs
 from botocore import exceptions as aws
 from fsspec.exceptions import FSTimeoutError
 
-from unic_pipe.pipeline.storage.errors import Busy, ConditionFailed, no_bucket, no_credentials, refused
-from unic_pipe.pipeline.storage.requests import ABSENT
+from unic_pipe.pipeline.storage.requests import ABSENT, Busy, ConditionFailed, no_bucket, no_credentials, refused
 from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import UserError
 

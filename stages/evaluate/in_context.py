@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from unic_pipe.pipeline.benchmarks.label_maps import patch_histograms
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.stages.evaluate.dense import DenseTask, scored
+from unic_pipe.stages.evaluate.dense import Confusion, DenseTask, scored
 from unic_pipe.stages.evaluate.dense_data import DenseData, Scenes
-from unic_pipe.stages.evaluate.dense_scores import Confusion
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 
 _TILE = 65_536

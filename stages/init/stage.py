@@ -17,9 +17,17 @@ from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, to_yaml
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.students import StudentShape
-from unic_pipe.stages.init.fit import WEIGHTS, Wishes, block_rows, comments, fitted_config
+from unic_pipe.stages.init.fit import (
+    WEIGHTS,
+    Wishes,
+    benchmarks,
+    block_rows,
+    comments,
+    fitted_config,
+    training_set,
+    validation_set,
+)
 from unic_pipe.stages.init.presets import COMMENTS, PRESETS
-from unic_pipe.stages.init.roles import benchmarks, training_set, validation_set
 
 IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
 """Images of ImageNet-1k's splits."""

@@ -21,9 +21,8 @@ from unic_pipe.pipeline.cache.calibration import bound_codec
 from unic_pipe.pipeline.cache.codecs import TokenCodec, plain_codec
 from unic_pipe.pipeline.cache.coefficients import Calibrated
 from unic_pipe.pipeline.cache.fitting import Sample, axes_of, fit_step, measure
-from unic_pipe.pipeline.cache.losses import cosines
+from unic_pipe.pipeline.cache.losses import cosines, gaussian_bits
 from unic_pipe.pipeline.cache.needs import TOKENS, FeatureNeed
-from unic_pipe.pipeline.cache.rates import gaussian_bits
 from unic_pipe.pipeline.cache.reader import Block, FeatureCache, valid_rows
 from unic_pipe.pipeline.cache.spec import row_shape
 from unic_pipe.pipeline.encoders import ResolvedEncoder

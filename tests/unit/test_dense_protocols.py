@@ -25,8 +25,8 @@ from unic_pipe.pipeline.views.render import render_view
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.protocols import DenseConfig
 from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.evaluate.dense import Confusion, DepthErrors
 from unic_pipe.stages.evaluate.dense_data import Scenes
-from unic_pipe.stages.evaluate.dense_scores import Confusion, DepthErrors
 from unic_pipe.stages.evaluate.in_context import Memory, in_context_logits
 from unic_pipe.stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
 
