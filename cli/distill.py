@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE, ConfigOption, DeviceOption, RowsOption, SetOption, open_inventory
+from unic_pipe.cli.options import (
+    NO_VALUE,
+    ConfigOption,
+    DeviceOption,
+    RestartOption,
+    RowsOption,
+    SetOption,
+    open_inventory,
+)
 from unic_pipe.cli.running import staged
 
 if TYPE_CHECKING:
@@ -54,12 +62,7 @@ def distill(
         int,
         typer.Option(metavar="N", min=1, help="Train in N processes of this machine: one per GPU, or on the CPU."),
     ] = 1,
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."
-        ),
-    ] = False,
+    restart: RestartOption = False,
     live_check: Annotated[
         bool,
         typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),

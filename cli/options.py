@@ -65,6 +65,10 @@ ForceOption = Annotated[
     bool,
     typer.Option("--force", metavar=NO_VALUE, help="Start although the disk looks too small or the CPU too slow."),
 ]
+RestartOption = Annotated[
+    bool,
+    typer.Option("--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."),
+]
 
 
 def add_command(app: typer.Typer, panel: str, command: Callable[..., int], *examples: str) -> None:
