@@ -18,9 +18,7 @@ def index(
     """Index datasets that are missing or have new shards; the others are only compared with their files.
 
     Of `optional` ones that cannot be used it only says why, and the inventory takes note.
-
-    Raises:
-        UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
+    Raises UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
     """
     known = inventory.config.samples.datasets
     for name in names:

@@ -43,10 +43,7 @@ class BenchmarkRow:
 
 def catalogue(config: EvaluateConfig, folder: Path, names: Sequence[str] = ()) -> list[BenchmarkRow]:
     """The named benchmarks (none named: all), looked for as the configuration says; `folder` is the working folder.
-
-    Raises:
-        UserError: no such benchmark.
-    """
+    Raises UserError: no such benchmark."""
     for name in names:
         if name not in cards():
             raise UserError(

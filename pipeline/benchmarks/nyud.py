@@ -35,9 +35,7 @@ def unpack_nyud(
     """Write `SPLIT/images/NNNN.png` and `SPLIT/depth/NNNN.png` (16 bits, millimetres); the number of pairs of each split.
 
     Files that are there already are written again with the same bytes. `progress` is given the pairs done so far.
-
-    Raises:
-        UserError: h5py is not installed, or the files are not those of the dataset.
+    Raises UserError: h5py is not installed, or the files are not those of the dataset.
     """
     try:
         import h5py

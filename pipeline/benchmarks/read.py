@@ -14,10 +14,8 @@ from unic_pipe.schemas.errors import UserError
 
 def listing(place: Place) -> Listing:
     """Read a split's own annotation files.
-
-    Raises:
-        UserError: files missing or damaged, another number of images than the benchmark has, images that are not there.
-    """
+    Raises UserError: files missing or damaged, another number of images than the benchmark has, images that are not
+    there."""
     place.require()
     return _read(place, place.signature())
 

@@ -96,10 +96,7 @@ def bound_codec(folder: FeatureFolder, token: TokenType) -> TokenCodec:
 
 def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocument | None:
     """The calibration document, or None if there is none.
-
-    Raises:
-        StageError: it is damaged, or of another definition.
-    """
+    Raises StageError: it is damaged, or of another definition."""
     key = calibration_key(token)
     raw = get_or_none(folder.store, key)
     if raw is None:

@@ -225,10 +225,7 @@ class Calibrated:
 
     def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
         """Row, coefficient and value of everything beyond 16 bits.
-
-        Raises:
-            StageError: more than a thousandth of the values.
-        """
+        Raises StageError: more than a thousandth of the values."""
         part = parts[0]
         coefficient_E, row_E = np.nonzero((part == LARGEST) | (part == -LARGEST))
         if not len(row_E):

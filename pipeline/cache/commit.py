@@ -131,10 +131,7 @@ def encode_unit(
 ) -> tuple[list[bytes], bytes, bytes, UnitLoss | None]:
     """The shards of a unit, its escape table, the statistics of what they decode to, and how that differs from what went
     in; nothing is written.
-
-    Raises:
-        StageError: values that the codec cannot hold, or bytes that do not decode to what went in.
-    """
+    Raises StageError: values that the codec cannot hold, or bytes that do not decode to what went in."""
     values = np.ascontiguousarray(values, np.float32)
     parts = codec.encode(values, valid_N)
     escape = codec.escape(parts, values)

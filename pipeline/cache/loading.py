@@ -84,10 +84,7 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Targets]]:
         """The batches of this epoch, those of this worker if there are several.
-
-        Raises:
-            StageError: a unit is missing or damaged, belongs to other rows, or a sample cannot be read.
-        """
+        Raises StageError: a unit is missing or damaged, belongs to other rows, or a sample cannot be read."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for rows_B in self.order()[first::step]:

@@ -88,10 +88,7 @@ class FeatureFolder:
 
     def create(self, manifest: FeatureManifest) -> FeatureManifest:
         """Write the manifest once; whoever comes later adopts it. A damaged one is kept in `damaged/` and replaced.
-
-        Raises:
-            StageError: the folder belongs to another definition.
-        """
+        Raises StageError: the folder belongs to another definition."""
         raw = manifest.to_bytes()
         while not self.store.create(MANIFEST, raw):
             version, existing = self.store.version(MANIFEST), get_or_none(self.store, MANIFEST)

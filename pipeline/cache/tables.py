@@ -50,9 +50,7 @@ def read_table(raw: bytes, source: str, hint: str, sealed: bool = False) -> pa.T
     """The table in a file's bytes: a sealed one verified, one of a version that had no seals as it is.
 
     `source` (a path) and `hint` (what to type) are for errors; `sealed`: it has a seal, for what lies beside it has.
-
-    Raises:
-        DamagedError: not what was written, or no table.
+    Raises DamagedError: not what was written, or no table.
     """
     try:
         return pq.read_table(io.BytesIO(raw)) if unsealed_table(raw) and not sealed else read_sealed(raw)

@@ -47,10 +47,7 @@ def versions() -> tuple[tuple[str, str], ...]:
 
 def run_here(expected: Expected, job: ExtractJob, task: BlockTask) -> BlockResult:
     """`run_block` on this worker.
-
-    Raises:
-        StageError: what `run_block` raises, or this worker has other packages, or does not see a folder.
-    """
+    Raises StageError: what `run_block` raises, or this worker has other packages, or does not see a folder."""
     with _named(expected):
         _check_versions(expected)
         _check_folders(job)

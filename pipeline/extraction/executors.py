@@ -31,10 +31,7 @@ class Executor(ABC):
     def run(self, job: ExtractJob, tasks: Iterable[BlockTask], stop: Stop) -> Iterator[BlockResult]:
         """Run tasks and yield results as they finish. After a stop request no other begins; blocks in flight end at
         their next batch here, and are finished where they run elsewhere.
-
-        Raises:
-            StageError: what `run_block` raises; a cluster's failures, in plain words. Finished blocks are kept.
-        """
+        Raises StageError: what `run_block` raises; a cluster's failures, in plain words. Finished blocks are kept."""
 
     @abstractmethod
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -101,10 +101,7 @@ class ExtractPass:
 
 def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Reporter, stop: Stop) -> Extraction:
     """Extract what is missing. Everything that was finished before stays as it is.
-
-    Raises:
-        StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently.
-    """
+    Raises StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently."""
     executor = options.executor
     check_writers(
         work.features, several=not isinstance(executor, Threads) or options.part is not None, reporter=reporter

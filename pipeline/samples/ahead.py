@@ -48,10 +48,7 @@ class ReadAhead:
 
     def take(self, number: int) -> bytes | None:
         """Piece `number`, shorter at the end of a shard; None if it was taken before, or its request failed.
-
-        Raises:
-            UserError, StageError: the object store's refusals.
-        """
+        Raises UserError, StageError: the object store's refusals."""
         with self._lock:
             i = self._range_of.pop(number, None)
             if i is None:

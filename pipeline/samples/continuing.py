@@ -21,10 +21,7 @@ MOST_GONE = 0.5
 
 def existing(work: Work) -> tuple[Dataset, Changes] | None:
     """The index to continue: the one in force if its data are there, else an earlier one of that name, else None.
-
-    Raises:
-        UserError: the data of the one in force changed or went away; it was made with other settings.
-    """
+    Raises UserError: the data of the one in force changed or went away; it was made with other settings."""
     current = find_dataset(work.place, work.name)
     pattern = re.compile(re.escape(work.name) + "-[0-9a-f]{8}")
     earlier = [work.place.child(folder) for folder in work.place.folders() if pattern.fullmatch(folder)]
@@ -50,10 +47,7 @@ def existing(work: Work) -> tuple[Dataset, Changes] | None:
 
 def compared(work: Work, old: Dataset, rewritten: Sequence[str]) -> Dataset:
     """Objects that were written again are read again: the same data in another copy are as good, other data are not.
-
-    Raises:
-        UserError: other data.
-    """
+    Raises UserError: other data."""
     if not rewritten:
         return old
     pieces = work.tar_pieces(rewritten)
@@ -88,10 +82,7 @@ def described(old: Dataset, **fields: Any) -> Dataset:
 
 def gained(work: Work, old: Dataset, changes: Changes) -> tuple[list[Piece], tuple[str, ...]]:
     """What the source has that `old` has not, and the paths of indexed images that were deleted.
-
-    Raises:
-        UserError: a new class folder that would renumber others.
-    """
+    Raises UserError: a new class folder that would renumber others."""
     if work.source.layout == "tars":
         return work.tar_pieces(changes.added), ()
     if work.source.layout == "listed":

@@ -60,9 +60,7 @@ def list_images(folder: Path, rule: ImageNames = NAMES, deep: bool = True) -> tu
     """Paths of the images below a folder (directly in it, unless `deep`), relative to it and sorted; and what else is there.
 
     Linked folders are entered last and in the order of their paths, each folder once: links may form circles.
-
-    Raises:
-        UserError: a folder that cannot be listed.
+    Raises UserError: a folder that cannot be listed.
     """
     names: list[str] = []
     left = LeftOut()
@@ -143,10 +141,7 @@ def only_layout(
 ) -> Layout | None:
     """The layout of a folder, from its tars and the names of its files; None if it holds nothing. `known` decides where
     several are possible.
-
-    Raises:
-        UserError: several are, and nothing decides: tars or images beside folders of images, folders of tars.
-    """
+    Raises UserError: several are, and nothing decides: tars or images beside folders of images, folders of tars."""
     images, classes = [file for file in files if is_image(file)], class_folders(folder)
     here: Layout | None = "tars" if tars else "flat-folder" if images else None
     possible = {"tars": tars, "flat-folder": images, "class-folders": classes}

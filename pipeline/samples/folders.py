@@ -51,9 +51,7 @@ def list_folders(
     A class's number is its place among the sorted folder names. Names that are all whole numbers are the numbers
     themselves, and a single folder is no class, unless `by_place` (indexes made before that). Folders that are `recorded`
     may have lost their images.
-
-    Raises:
-        UserError: a class folder without images, file names that are not UTF-8, lists that do not hold.
+    Raises UserError: a class folder without images, file names that are not UTF-8, lists that do not hold.
     """
     assert source.folder is not None
     if source.layout == "listed":
@@ -82,10 +80,7 @@ def list_folders(
 
 def listed(source: Source) -> Listing:
     """The images and labels that a benchmark's own lists name.
-
-    Raises:
-        UserError: files are missing or damaged, or there are more or fewer images than the benchmark has.
-    """
+    Raises UserError: files are missing or damaged, or there are more or fewer images than the benchmark has."""
     from unic_pipe.pipeline.benchmarks.locate import locate, split_of
     from unic_pipe.pipeline.benchmarks.read import listing
 
@@ -107,10 +102,7 @@ def count_images(folder: Path, layout: str, rule: ImageNames = NAMES) -> int:
 
 def scan_folder(folder: ImageFolder, names: tuple[str, ...], rule: ImageNames = NAMES) -> pa.Table:
     """Hash the named images of a folder; rows in that order, keyed by path inside the source without the ending.
-
-    Raises:
-        UserError: an image that cannot be read.
-    """
+    Raises UserError: an image that cannot be read."""
     hashes, sizes = [], []
     for name in names:
         try:

@@ -41,9 +41,7 @@ def decode_image(data: bytes, decoding: Decoding = AS_STORED) -> npt.NDArray[np.
     EXIF orientation is applied; alpha is dropped, not blended (as `convert("RGB")` does), unless `decoding.background`
     names a ground to blend with; 16-bit grey is divided by 257; of an animation the first frame is taken. Images of more
     than `decoding.max_pixels` (by default `MAX_PIXELS`) pixels are refused.
-
-    Raises:
-        UndecodableImage: for all other bytes; nothing else is raised.
+    Raises UndecodableImage: for all other bytes; nothing else is raised.
     """
     if not data:
         raise UndecodableImage("empty (0 bytes)")

@@ -244,10 +244,7 @@ def make_segment(
 
 def write_index(work: Work, manifest: DatasetManifest, files: Mapping[int, bytes]) -> Dataset:
     """Write segment files (by number), then the manifest, then the pointer.
-
-    Raises:
-        UserError: there is such an index with other block rows.
-    """
+    Raises UserError: there is such an index with other block rows."""
     folder = f"{work.name}-{short(manifest.digest)}"
     store = work.place.child(folder)
     if store.size("manifest.json") is not None:

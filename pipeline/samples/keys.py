@@ -25,9 +25,7 @@ def unique_keys(table: pa.Table, layout: str, earlier: Sequence[pa.Array], prefi
 
     Tars: if any key repeats, or the first segment's did (`prefixed`), every key becomes `shard/key`. Folders: keys
     that repeat get their file extension back. Returns the table and whether keys were prefixed.
-
-    Raises:
-        UserError: keys repeat even so.
+    Raises UserError: keys repeat even so.
     """
     keys, shards = one_array(table["key"]), one_array(table["shard"])
     clash = _clashes(keys, earlier)

@@ -64,9 +64,7 @@ def listed_classes(path: Path, text: str, folder: Path, names: Sequence[str]) ->
     """The line of each image of `folder` (`names`, in that order), and a remark on lines that name none of them.
 
     Lines may name an image by its path (as much of it as they like), its name, or its name without the extension.
-
-    Raises:
-        UserError: not such a list, an image that is named twice, or not at all.
+    Raises UserError: not such a list, an image that is named twice, or not at all.
     """
     images = _Images(folder, names)
     tables = list(_tables(text, images))

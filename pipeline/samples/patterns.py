@@ -24,10 +24,7 @@ class Listings:
 
     def entries(self, store: Store, folder: str) -> dict[str, Stamp | None]:
         """What is directly in a folder, by name and sorted; None for folders. Empty when there is no such folder.
-
-        Raises:
-            UserError: no such bucket, no credentials, not allowed.
-        """
+        Raises UserError: no such bucket, no credentials, not allowed."""
         key = (store, folder)
         if key not in self._known:
             found: dict[str, Stamp | None] = {}
@@ -81,10 +78,7 @@ MOST_PATHS = 1_000_000
 
 def expand_braces(text: str) -> list[str]:
     """`a{00..02}` and `a{x,y}` written out, in order; numbers keep their leading zeros.
-
-    Raises:
-        UserError: more than `MOST_PATHS`.
-    """
+    Raises UserError: more than `MOST_PATHS`."""
     pieces: list[Sequence[str]] = []
     total = 1
     for literal, brace in re.findall(r"([^{]*)(?:\{([^{}]*)\})?", text):

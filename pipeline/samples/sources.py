@@ -72,11 +72,8 @@ def relative_source(config: DatasetConfig, roots: Sequence[Root]) -> str:
 
 def find_source(name: str, config: DatasetConfig, roots: Sequence[Root], known: Layout | None = None) -> Source:
     """Find the data of dataset `name`; `known` is the layout of its index, which decides where several are possible.
-
-    Raises:
-        UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of images
-            in an object store, several layouts beside each other.
-    """
+    Raises UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of
+    images in an object store, several layouts beside each other."""
     if config.reader is not None:
         (folder,) = (root for root in roots if isinstance(root, Path))
         return Source(config.reader, "listed", {}, _place(config.reader, folder).require(), "")

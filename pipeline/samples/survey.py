@@ -68,10 +68,7 @@ class Survey:
 
 def survey(path: str | Path) -> Survey:
     """Look at tars (a path or URL with `*` or `{000..146}`, a folder, one tar), class folders or a flat folder of images.
-
-    Raises:
-        UserError: nothing there that can be a source.
-    """
+    Raises UserError: nothing there that can be a source."""
     if isinstance(path, str) and is_remote(path):
         folder, text = split_url(path)
         root = as_root(folder)
@@ -96,9 +93,7 @@ def survey_splits(path: str | Path) -> dict[str, Survey]:
     (`imagenet1k-train-0001.tar`).
 
     Without such splits, the folder itself is the one dataset `train`.
-
-    Raises:
-        UserError: nothing there that can be a source.
+    Raises UserError: nothing there that can be a source.
     """
     folders, files = _children(path)
     places = {name.lower(): name for name in folder_splits(folders)}

@@ -40,10 +40,7 @@ class Member:
 
 def walk(tar: Ranged, shard: str) -> Iterator[Member]:
     """All regular members of an open tar, in order. `shard` names the tar in errors.
-
-    Raises:
-        UserError: compressed, cut, damaged or empty tar; links, devices, and names that leave the folder.
-    """
+    Raises UserError: compressed, cut, damaged or empty tar; links, devices, and names that leave the folder."""
     size = tar.size
     _check_kind(tar, shard)
     at, last, members = 0, "", 0

@@ -19,10 +19,7 @@ except ImportError:  # Windows has no flock; there a second process is not notic
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
-
-    Raises:
-        StageError: another process holds it; `what` says in the message what that process is doing.
-    """
+    Raises StageError: another process holds it; `what` says in the message what that process is doing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         if fcntl is not None:

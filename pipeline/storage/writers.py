@@ -11,10 +11,7 @@ from unic_pipe.schemas.errors import UserError
 
 def check_writers(store: Store, several: bool, reporter: Reporter) -> None:
     """Try a store's conditions, once per process; a local folder has them.
-
-    Raises:
-        UserError: it ignores them, and several processes are to write.
-    """
+    Raises UserError: it ignores them, and several processes are to write."""
     if not store.remote or _conditional(store):
         return
     if several:

@@ -94,10 +94,8 @@ def check_probes(
     `MEAN_DIFFERENCE` per picture, as between the kernels of two CPUs. Arguments as for `write_probes`; further images
     are ignored, and so are probes of samples that were `deleted`. With `device`, their photometric part is drawn there,
     as `compute.views: device` does.
-
-    Raises:
-        StageError: the view is rendered differently, the probes belong to another recipe, seed or size, a probe's
-            sample is not among the images, or a picture is missing or damaged.
+    Raises StageError: the view is rendered differently, the probes belong to another recipe, seed or size, a probe's
+    sample is not among the images, or a picture is missing or damaged.
     """
     document = read_probes(store, view)
     if document is None:

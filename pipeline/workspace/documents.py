@@ -34,10 +34,7 @@ class FinishedStudent:
 def finished_student(name: str, folder: Path) -> FinishedStudent | None:
     """The student in a folder if it is finished: the export is that of the manifest, and its files are there.
 
-    Only `verify` hashes them.
-
-    Raises:
-        DamagedError: a manifest is not what was written.
+    Only `verify` hashes them. Raises DamagedError: a manifest is not what was written.
     """
     manifest = read_document(folder / "manifest.json", StudentManifest)
     export = read_document(folder / "export" / "manifest.json", ExportManifest)

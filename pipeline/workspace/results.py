@@ -58,10 +58,7 @@ def result_definition(
     """What one result is made from: the datasets, the definition digests of both feature sets and of the encoder.
 
     `asked`: for each training class the test class that it counts as, in a test with another benchmark's probe; else
-    classes are matched by name.
-
-    Raises:
-        UserError: the sides have no class in common.
+    classes are matched by name. Raises UserError: the sides have no class in common.
     """
     card, table = PROBES[probe], None
     if asked is None:

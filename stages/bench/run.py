@@ -85,10 +85,7 @@ class BenchOptions:
 
 def chosen_student(inventory: Inventory, name: str | None) -> str | None:
     """The named student, else the first configured; None where none is configured.
-
-    Raises:
-        UserError: no such student.
-    """
+    Raises UserError: no such student."""
     students = inventory.config.students
     if name is not None and name not in students:
         raise UserError(

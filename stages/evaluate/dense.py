@@ -38,10 +38,7 @@ class Confusion:
 
     def scores(self) -> dict[str, float]:
         """`miou` over the classes that are there or predicted, and `pixel_accuracy`, fractions.
-
-        Raises:
-            UserError: no pixel has a class.
-        """
+        Raises UserError: no pixel has a class."""
         hits_C = np.diag(self.counts_CC)
         union_C = self.counts_CC.sum(0) + self.counts_CC.sum(1) - hits_C
         if not union_C.any():
@@ -94,10 +91,7 @@ class DenseTask:
 
 def segmentation(task: DenseTask, setting: Setting) -> Outcome | None:
     """A linear head for classes; None after a stop.
-
-    Raises:
-        UserError: label maps are missing, or nothing in them is a class.
-    """
+    Raises UserError: label maps are missing, or nothing in them is a class."""
     config, definition = task.config, task.train.cache.definition.encoder
     assert config.classes is not None
     head = SegmentationHead(definition.patch_dim, config.classes, task.train.grid, config.seed)
@@ -107,10 +101,7 @@ def segmentation(task: DenseTask, setting: Setting) -> Outcome | None:
 
 def depth(task: DenseTask, setting: Setting) -> Outcome | None:
     """A linear head for metres; None after a stop.
-
-    Raises:
-        UserError: label maps are missing, or nothing in them is a depth.
-    """
+    Raises UserError: label maps are missing, or nothing in them is a depth."""
     config, definition = task.config, task.train.cache.definition.encoder
     head = DepthHead(definition.patch_dim + definition.cls_dim, task.train.grid, config.max_depth, config.seed)
     _fit(head, task, setting)

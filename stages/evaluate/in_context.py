@@ -49,10 +49,7 @@ def run(task: DenseTask, setting: Setting) -> Outcome | None:
 
 def make_memory(data: DenseData, classes: int, size: int, seed: int) -> Memory:
     """At most `size` patches, equally many of every image (drawn by `seed`); patches without any class are left out.
-
-    Raises:
-        UserError: no patch has a class, or images are more than patches may be.
-    """
+    Raises UserError: no patch has a class, or images are more than patches may be."""
     rows = data.dataset.manifest.rows
     quota = size // rows
     if quota < 1:

@@ -63,10 +63,7 @@ def best_of_trials(
 
 def _opened(file: Path) -> Any:
     """A new study, or one that goes on; trials that a kill cut off are over.
-
-    Raises:
-        DamagedError: a trial of an earlier run is not what was written.
-    """
+    Raises DamagedError: a trial of an earlier run is not what was written."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -45,10 +45,7 @@ _FILES = {
 
 class Garbage:
     """One look at a working folder.
-
-    Raises:
-        DamagedError: a document is not what was written, so that nobody knows what it needs; also while looking.
-    """
+    Raises DamagedError: a document is not what was written, so that nobody knows what it needs; also while looking."""
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory, self.base = inventory, inventory.folder

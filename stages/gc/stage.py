@@ -30,10 +30,7 @@ def find(inventory: Inventory) -> GarbageReport:
 
 def collect(inventory: Inventory, shown: GarbageReport, reporter: Reporter) -> GarbageReport:
     """Remove what was shown, if it is still garbage.
-
-    Raises:
-        StageError: a stage is running in this working folder, or begins to.
-    """
+    Raises StageError: a stage is running in this working folder, or begins to."""
     require_quiet(inventory.folder)
     with exclusive(inventory.folder / "runs" / "gc.lock", "gc"):
         still = {item.path for item in Garbage(inventory).find()}

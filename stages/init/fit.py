@@ -103,10 +103,7 @@ def fitted_config(
     gpu: bool,
 ) -> Config:  # fmt: skip
     """The configuration for what was found; it sets every field that is worth a look.
-
-    Raises:
-        UserError: a wish that cannot be.
-    """
+    Raises UserError: a wish that cannot be."""
     if wishes.recipe is not None:
         recipe_named(wishes.recipe)
     train = training_set(surveys)

@@ -35,10 +35,7 @@ IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
 
 def look(path: str | Path) -> dict[str, Survey]:
     """What is below a path or URL, by split (`train`, `val` ...), with counts and the time that indexing will take.
-
-    Raises:
-        UserError: nothing there that can be a source.
-    """
+    Raises UserError: nothing there that can be a source."""
     if is_remote(str(path)):
         return survey_splits(str(path).rstrip("/"))
     path = Path(path)
@@ -49,10 +46,7 @@ def look(path: str | Path) -> dict[str, Survey]:
 
 def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
     """Those teachers whose weights are not on this machine yet.
-
-    Raises:
-        UserError: a teacher is not known, or its file is nowhere.
-    """
+    Raises UserError: a teacher is not known, or its file is nowhere."""
     missing = []
     for teacher in teachers:
         kind, target = parse_choice(teacher)
@@ -90,10 +84,7 @@ def fitted(
 
 def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) -> Path:
     """Write `unic-pipe.yaml` into the working folder, which must not have one; its path.
-
-    Raises:
-        UserError: there is one already.
-    """
+    Raises UserError: there is one already."""
     head = ["# unic-pipe: what to distil, from which samples, and how to judge it.", *_HELP, ""]
     end = [] if config.evaluate.benchmarks else ["", *_NO_BENCHMARK]
     return _create(folder, "\n".join([*head, to_yaml(config, comments(config, surveys)).rstrip("\n"), *end, ""]))
@@ -101,11 +92,7 @@ def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) ->
 
 def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Path, list[str]]:
     """Write `unic-pipe.yaml` for one of the paper's settings into the working folder, which must not have one; its
-    path, and the encoders that it names.
-
-    Raises:
-        UserError: there is one already, or no preset has that name.
-    """
+    path, and the encoders that it names. Raises UserError: there is one already, or no preset has that name."""
     if preset not in PRESETS:
         raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
     config = PRESETS[preset](

@@ -114,10 +114,7 @@ def for_markdown(comparison: RunComparison) -> str:
 
 def write_page(file: Path, comparison: RunComparison) -> None:
     """One HTML page, complete in itself, in the report's style; appears whole or not at all.
-
-    Raises:
-        UserError: the file is a folder.
-    """
+    Raises UserError: the file is a folder."""
     if file.is_dir():
         raise UserError(f"{file} is a folder.", f"Name a file: --html {file / 'compare.html'}")
     text = fill("compare.html.j2", comparison=comparison, tables=[shown(table) for table in comparison.tables])

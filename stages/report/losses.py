@@ -56,10 +56,7 @@ def compare(
     dataset: Dataset, cache: FeatureCache, need: FeatureNeed, encoder: ResolvedEncoder, device: str
 ) -> Compared | None:
     """Run the teacher again on random rows of view 0; None if there are no finished blocks.
-
-    Raises:
-        StageError: samples that are not what was indexed.
-    """
+    Raises StageError: samples that are not what was indexed."""
     tokens = [token for token in TOKENS if need.views.get(token, 0)]
     records = [cache.records(0, token) for token in tokens]
     finished = sorted(set.intersection(*(set(r) for r in records))) if records else []
