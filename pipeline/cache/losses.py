@@ -99,7 +99,7 @@ def cosines(a_MD: NDArray[np.floating], b_MD: NDArray[np.floating]) -> Doubles:
     return cosine_M
 
 
-def write_losses(folder: FeatureFolder) -> LossDocument:
+def write_losses(folder: FeatureFolder) -> None:
     """Derive `losses.json` from the records in force. Equal records, equal bytes."""
     by_token: dict[TokenType, dict[int, dict[int, UnitRecord]]] = {token: {} for token in TOKENS}
     for view, token in folder.planes():
@@ -111,7 +111,6 @@ def write_losses(folder: FeatureFolder) -> LossDocument:
     raw = document.to_bytes()
     if folder.store.size(LOSSES) is None or folder.store.get(LOSSES) != raw:
         folder.store.put(LOSSES, raw)
-    return document
 
 
 def read_losses(folder: FeatureFolder) -> LossDocument | None:
