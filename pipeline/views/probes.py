@@ -44,17 +44,9 @@ Images = Sequence[tuple[str, np.ndarray]]
 
 
 def write_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, images: Images) -> None:
-    """Keep the probes of a view, once: where they exist already, only pictures that are gone are drawn again.
-
-    Args:
-        store: the feature folder.
-        recipe, seed, view: what the view is made from.
-        size: height and width of the pictures in pixels: the encoder's input size.
-        images: the probe samples.
-
-    Raises:
-        StageError: a picture is gone, and rendering no longer gives the recorded one.
-    """
+    """Keep the probes of a view in a feature folder, once: where they exist already, only pictures that are gone are drawn
+    again. They have the encoder's input `size`, in pixels.
+    Raises StageError: a picture is gone, and rendering no longer gives the recorded one."""
     document = read_probes(store, view)
     if document is not None:
         _restore(store, document, recipe, dict(images))

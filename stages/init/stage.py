@@ -27,7 +27,7 @@ from unic_pipe.stages.init.fit import (
     training_set,
     validation_set,
 )
-from unic_pipe.stages.init.presets import COMMENTS, PRESETS
+from unic_pipe.stages.init.presets import COMMENTS, PRESETS, preset_config
 
 IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
 """Images of ImageNet-1k's splits."""
@@ -95,7 +95,8 @@ def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views
     path, and the encoders that it names. Raises UserError: there is one already, or no preset has that name."""
     if preset not in PRESETS:
         raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
-    config = PRESETS[preset](
+    config = preset_config(
+        preset,
         _samples(folder, surveys),
         DistillConfig(validation=validation_set(surveys)),
         EvaluateConfig(benchmarks=benchmarks(surveys)),

@@ -49,21 +49,9 @@ def gather(
 ) -> ReportData:
     """Read everything that a report shows. What has gone missing since is left out, not an error.
 
-    Args:
-        workdir: the working folder.
-        features: where feature folders are looked up by digest; by default `features/` of the working folder.
-        evaluation_folder: `evaluations/<name>-<8>`; its name is the title, and stands with the digits in the provenance.
-        students: folder of each student whose training is shown, by name.
-        results: the records in force, in the order of the configuration.
-        notes: remarks on benchmarks, for instance that the data are synthetic.
-        axes: the group that a benchmark belongs to, such as `fine-grained`.
-        skipped: what was asked for and has no result, and why.
-        commands: what to type to make the results again.
-        pictures: patch tokens as colours.
-
-    Raises:
-        DamagedError: a student's manifest or metrics are not what was written.
-        StageError: nor are a feature folder's.
+    The name of `evaluation_folder`, `evaluations/<name>-<8>`, is the title. `students` are folders, `notes` and `axes` (as
+    `fine-grained`) belong to benchmarks, all by name; `features`: where feature folders are, by default in `workdir`.
+    Raises DamagedError, StageError: a student's or a feature folder's documents are not what was written.
     """
     found = {name: read_document(folder / "manifest.json", StudentManifest) for name, folder in students.items()}
     manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
