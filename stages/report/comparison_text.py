@@ -12,12 +12,11 @@ from rich.text import Text
 
 from unic_pipe.schemas.comparisons import ComparedCell, ComparedTable, RunComparison
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.stages.report.files import escaped, markdown_score, markdown_table
+from unic_pipe.stages.report.files import escaped, filled, markdown_score, markdown_table
 from unic_pipe.stages.report.metrics import Metric, named_metric, signed
 from unic_pipe.stages.report.render import fill
 from unic_pipe.stages.report.summary import capital, probe_name
 from unic_pipe.stages.report.tables import NONE, Cell, Column, Row, ScoreTable, direction
-from unic_pipe.stages.report.text import filled
 
 MARK = "†"
 

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from unic_pipe.pipeline.process.svg import element, marker, nice_ticks, number, picture, table, text
 from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve
-from unic_pipe.stages.report.styles import Style
+from unic_pipe.stages.report.charts import Style
 
 WIDTH, HEIGHT = 640.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 118.0, 16.0, 46.0
