@@ -1,7 +1,5 @@
 """How a command ends: exit codes 0, 1 and 2, one to three lines of text, a traceback only with `--debug`."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """The group `report`: the page again, runs side by side, what caches cost and lost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

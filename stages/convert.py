@@ -1,7 +1,5 @@
 """`import` and `export`: official checkpoints in, and our students out in the layout of the official code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

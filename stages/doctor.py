@@ -1,7 +1,5 @@
 """`doctor`: what this machine can do, measured in a few seconds."""
 
-from __future__ import annotations
-
 import io
 import os
 import platform

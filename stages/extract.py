@@ -1,7 +1,5 @@
 """The extract stage: each teacher runs once over the views of each sample; its features go to the cache."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed

@@ -1,7 +1,5 @@
 """The index stage: look at every sample once, write down where it is, what it contains and its label."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from unic_pipe.pipeline.process.progress import Reporter

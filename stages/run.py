@@ -1,7 +1,5 @@
 """`run`: whatever is not fresh, in the order in which it is made."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from unic_pipe.pipeline.process.progress import Reporter

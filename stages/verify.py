@@ -1,7 +1,5 @@
 """`verify`: every file of every artefact against what was recorded (R11)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How a plan looks on a terminal, and sizes and times as people type them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Every benchmark of the registry as `unic-pipe benchmarks` shows it: what it is, what of it is here, and downloading it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Benchmarks that have a name, written out as what they stand for: datasets, and a pair of them."""
 
-from __future__ import annotations
-
 from unic_pipe.schemas.benchmarks import SOURCE, BenchmarkCard, BenchmarkConfig, Split, cards
 from unic_pipe.schemas.config import Config, DatasetConfig
 from unic_pipe.schemas.errors import UserError

@@ -1,7 +1,5 @@
 """ImageNet-1k, and the test sets that are scored with its probe: what their folders mean in its classes."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import json

@@ -6,8 +6,6 @@ by nearest neighbour, so that a value is never a mixture of two.
 Shapes: H, W a map's height and width, S side of the square that is scored, G x G patches (P in all), C classes.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Images and labels of one split of a benchmark, in the order that rows have."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Benchmarks whose lists are MATLAB files (read with scipy, which scikit-learn brings)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

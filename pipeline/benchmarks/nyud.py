@@ -4,8 +4,6 @@
 column by column; `splits.mat` numbers the pairs of `trainNdxs` and `testNdxs` from 1.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path

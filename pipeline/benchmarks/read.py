@@ -1,7 +1,5 @@
 """Reading the list of images and labels of one split of a benchmark, checked before anything is hashed."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Reading the annotation files of the benchmarks that come with lists: text, JSON. Paths are relative to the folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ Zarr never touches the disk: what it writes is published by one atomic put of ou
 before it saw it. That also keeps its thread pool from holding files, and makes reading safe in any process.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

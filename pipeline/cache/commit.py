@@ -13,8 +13,6 @@ Killed before 3, the unit is simply not finished, and running it again puts the 
 Legend: N rows of the unit, P tokens per row, D dimensions.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

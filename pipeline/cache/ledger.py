@@ -1,7 +1,5 @@
 """The ledger: every row that cannot be used, per view and token type, and why."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 from unic_pipe.pipeline.cache.layout import LEDGER

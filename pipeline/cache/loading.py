@@ -6,8 +6,6 @@ process; blocks are read whole and a bounded number of them is kept.
 Shapes: B rows of a batch, S image side in pixels, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ rows, decoded from the very bytes that are published; of a whole cache these are
 Legend: N rows, M tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace

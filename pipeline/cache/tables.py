@@ -9,8 +9,6 @@ The seal holds two hashes: of the payload column, and of everything else (the co
 the core alone, however large the payload is; the payload is hashed by whoever reads it.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import Any

@@ -5,8 +5,6 @@ Everything else can be derived: a damaged ledger, probe picture or statistics do
 needs it next writes it again; a damaged manifest or `zarr.json` stays, and the next extract replaces it.
 """
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

@@ -3,8 +3,6 @@
 Legend: N rows, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -3,8 +3,6 @@
 Workers on other machines need the same packages and the same paths; a worker that lacks one says so, with its name.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

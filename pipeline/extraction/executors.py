@@ -4,8 +4,6 @@ All run the same function on the same small tasks, so the bytes do not depend on
 pass of a command and is closed at its end; nothing is started before there is something to run.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait

@@ -9,8 +9,6 @@ of a codec that has one. Features of something unrelated have an error of about 
 Shapes: N rows of a block, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

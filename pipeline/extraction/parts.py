@@ -1,7 +1,5 @@
 """Parts of a job array: part i of n takes every n-th block, so that no scheduler is needed to share the work."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Looking before leaping: does it fit on the disk, and does it end in a time that people wait?"""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Bringing feature caches up to date: what is missing, whether it fits, and running it block by block."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -4,8 +4,6 @@ A request costs tens of milliseconds before its first byte, whatever its size; i
 side in one tar. Which bytes are asked for never changes what is read: every image is still checked by its hash.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence

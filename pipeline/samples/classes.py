@@ -5,8 +5,6 @@ lists of numbers) a class is known by its number. Names that are whole numbers a
 after Unicode's NFC and without spaces around them, nothing else: `Dog` and `dog` are two classes.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Going on from an index that is there: whether its data still are, and what its source gained and lost."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

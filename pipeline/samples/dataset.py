@@ -3,8 +3,6 @@
 Legend: N rows. A row is found by its number; numbers have gaps where a segment ended inside a block.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from bisect import bisect_right

@@ -2,8 +2,6 @@
 
 Where it could be two of them, the error names the sources that say which."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decoding images: any bytes become either an RGB array or an `UndecodableImage` with a short reason."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

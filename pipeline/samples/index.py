@@ -4,8 +4,6 @@ Segment files are written first, the manifest after them, the pointer last: a ki
 the new one. What a segment holds never changes, so rows keep their numbers and keys.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A key never changes once indexed: what later segments hold cannot rename earlier rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 

@@ -1,7 +1,5 @@
 """Labels of a flat folder of images, from a file beside it."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 
 What is there under its very name is taken as it is."""
 
-from __future__ import annotations
-
 import fnmatch
 import glob
 import itertools

@@ -3,8 +3,6 @@
 No request is made here, and nothing of the libraries for it is imported, before an object is looked at.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

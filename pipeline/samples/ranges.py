@@ -3,8 +3,6 @@
 Both give `read(size, offset)`: that many bytes, fewer only at the end of the file.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Labels of a source, and giving new ones to rows that keep their numbers, keys and hashes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath

@@ -4,8 +4,6 @@ A killed indexing loses the pieces in flight only: finished ones wait in `runs/i
 holds the path, size and mtime of its files.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed

@@ -1,7 +1,5 @@
 """One WebDataset tar as rows: members grouped into samples, images hashed, labels parsed, in one sequential pass."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Splits by the names of folders and tars: `train`, `imagenet1k-validation-000.tar`, `test-google` beside `test-twitter`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal

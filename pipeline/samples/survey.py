@@ -1,7 +1,5 @@
 """A quick look at a folder or at tars, for `unic-pipe init`: what is there, about how much, and how long indexing takes."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

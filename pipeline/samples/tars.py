@@ -4,8 +4,6 @@ Readers in common use stop silently at a damaged header, which loses samples. He
 refused. Formats: POSIX ustar and pax, GNU long names, old V7 tars (IEEE Std 1003.1, "pax", ustar interchange format).
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator

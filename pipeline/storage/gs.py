@@ -4,8 +4,6 @@ gcsfs repeats what it can see to be a passing failure (six times); only requests
 the level above. Conditions are generations instead of ETags: 0 means that there is nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """One process at a time: an advisory lock on a file, released by the system when its holder dies."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Opening the store that a location names: a folder, `s3://bucket/prefix` or `gs://bucket/prefix`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

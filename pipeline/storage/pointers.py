@@ -4,8 +4,6 @@ Artefact folders end in digits of their identity and are never overwritten (R5);
 In a local folder it is a relative symbolic link; object stores have none, there it is the small object `<name>.pointer`.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

@@ -1,8 +1,6 @@
 """Requests to an object store: what it must be able to do for `ObjectStore`, and what can become of a request, in words that
 do not depend on the kind of store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 Credentials and the region come from where AWS's tools look for them (environment, ~/.aws, instance roles).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 

@@ -1,7 +1,5 @@
 """Whether a store can be written to by several processes at once: it must refuse a write whose condition does not hold."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from unic_pipe.pipeline.process.progress import Reporter

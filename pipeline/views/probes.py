@@ -7,8 +7,6 @@ from the same parameters; the probes show it before features and views of differ
     probes/view-000.json                the pictures' names, parameters and hashes; written last, and once
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Collection, Sequence

@@ -6,8 +6,6 @@ Shapes: H, W height and width in pixels; C = 3 channels (RGB); B batch.
 A pure function of its arguments: it draws nothing, and neither reads nor changes torch's modes. Safe in threads.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Reading `unic-pipe.yaml`: YAML 1.2, with overrides from the command line, checked as a whole."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

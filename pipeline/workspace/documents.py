@@ -1,7 +1,5 @@
 """Documents in folders, and what they say: a finished student, the newest checkpoint. No torch here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Which results an evaluation consists of: every benchmark x encoder x probe, with the features each one needs. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path

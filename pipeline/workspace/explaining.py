@@ -1,7 +1,5 @@
 """What is wrong with a configuration file, in a person's words: one line for each place, with its line number."""
 
-from __future__ import annotations
-
 import json
 import types
 import typing

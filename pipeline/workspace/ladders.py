@@ -6,8 +6,6 @@ One teacher's part of it predicts that teacher's own cls feature from the output
 Shapes: B images, S image side in pixels, D student width, H hidden width of a rung, E teacher dimension.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Students of the working folder that the configuration does not name: made by `--student NEW --set …`, pilots, variants."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator

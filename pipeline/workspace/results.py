@@ -3,8 +3,6 @@
 Nothing here computes a score and nothing imports torch, so `status`, the report and the evaluate stage share it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 

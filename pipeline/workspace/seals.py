@@ -4,8 +4,6 @@ Files of versions before there were seals (`Document.SEALED`) carry none. They a
 unsealed, and `verify --seal` writes them again. Everything in `features/` has always been sealed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Everything is measured in one run, in turns, in a folder that is removed afterwards.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """What a probe may be given. Everything that would make a score meaningless is said before anything is fitted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

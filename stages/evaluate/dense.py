@@ -3,8 +3,6 @@
 Shapes: B images, S side of the labels, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ likeliest class of each pixel is the answer.
 Shapes: M patches in the memory, D dimensions, C classes, N query patches, K neighbours, B images, P = G x G patches.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

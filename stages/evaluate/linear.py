@@ -3,8 +3,6 @@
 Shapes: N training samples, M test samples, D dimensions, C classes of the probe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """`evaluate --encoder`: encoders that are probed beside those of the configuration."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The validation split and the scores that every probe shares. N training samples, M test samples, C classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -13,8 +13,6 @@ and Wright, Numerical Optimization, section 7.1). Products of the directions wit
 the line search costs none.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ The study is an SQLite file: a killed search goes on after its last finished tri
 trial from (seed, trial), so a resumed study proposes what an uninterrupted one does.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ made from it. Of a teacher that cannot be resolved now, everything is kept. What
 says what it is and every file in it is one that unic-pipe writes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """`gc`: remove what nothing names any more, after showing it, and never under a live run."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

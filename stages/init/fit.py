@@ -3,8 +3,6 @@
 Which dataset is trained on, validated with and tested with is told by their names.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil

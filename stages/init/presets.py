@@ -4,8 +4,6 @@ Every field that the paper or its published code (github.com/naver/unic) decides
 default. What is not theirs is marked "our choice" in the docstrings, and in the YAML that `init --preset` writes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from unic_pipe.schemas.config import (

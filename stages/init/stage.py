@@ -1,7 +1,5 @@
 """`init`: look at the data, and write a commented `unic-pipe.yaml` for them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings that fit a disk and a deadline: the first of a list that gives up what costs a student least, first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ the prediction cannot drift away from the code.
 Shapes: N measured rows, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Mapping, Sequence

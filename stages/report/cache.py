@@ -7,8 +7,6 @@ that units own.
 Legend: N rows, P tokens, D dimensions, M tokens of all rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The charts: each encoder's colour, dash and marker; a radar of relative scores, and panels of curves, as inline SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A score of another protocol version or on other data is shown and marked, never compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from unic_pipe.schemas.base import short

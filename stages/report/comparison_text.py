@@ -1,7 +1,5 @@
 """A comparison of runs for people: tables for a terminal, for Markdown, and as one HTML page."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path

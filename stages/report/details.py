@@ -1,8 +1,6 @@
 """Details as rows of finished text: classes that a student gains and loses most, where training ended, which features were
 read."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from unic_pipe.pipeline.process.progress import human_bytes

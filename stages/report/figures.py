@@ -1,7 +1,5 @@
 """From report data to charts: which series each one shows, in which style, with which legend and remark."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

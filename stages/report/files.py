@@ -1,7 +1,5 @@
 """The report as text: `report.md` to paste, `results.csv` for spreadsheets and scripts, and tables of scores for the terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

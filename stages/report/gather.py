@@ -1,7 +1,5 @@
 """Fills `ReportData` from a working folder: result records, students' metrics, feature records, digests."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The picture of a cache report: bits per value against signal-to-noise ratio, all codecs on the user's own features."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writes the report: tables and charts laid out in one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reads finished evaluations from wherever they are: a working folder, an evaluation's folder, a results table alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

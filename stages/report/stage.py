@@ -1,7 +1,5 @@
 """The report as a command writes it: from the results in force, beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Curves over a setting that no validation chose: k of k-NN, labelled images per class."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The score tables of the report as rows of finished text, so that the template only lays them out."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
