@@ -22,16 +22,13 @@ if TYPE_CHECKING:
 PAGE = "bench.html"
 
 
-EXAMPLES = (
-    "bench --quick",
-    "bench --student main --repeats 9",
-)
+EXAMPLES = ("bench --quick", "bench --student main --repeats 9")
 
 
 def bench(
     student: Annotated[
         str | None,
-        typer.Option("--student", "-s", metavar="NAME", help="Which (default: the first).", show_default=False),
+        typer.Option("--student", "-s", metavar="NAME", help="Which (default: the first)."),
     ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Repetitions; the median is shown.")] = 5,
     quick: Annotated[
@@ -39,12 +36,7 @@ def bench(
     ] = False,
     rows: Annotated[
         str | None,
-        typer.Option(
-            "--rows",
-            metavar="N|N%",
-            help="Measure on the first blocks only, for instance 1% or 5000.",
-            show_default=False,
-        ),
+        typer.Option("--rows", metavar="N|N%", help="Measure on the first blocks only, for instance 1% or 5000."),
     ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,

@@ -15,16 +15,11 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.benchmarks.catalogue import BenchmarkRow
 
 
-EXAMPLES = (
-    "benchmarks",
-    "benchmarks dtd pets",
-    "benchmarks dtd --download",
-    "benchmarks nyud --unpack",
-)
+EXAMPLES = ("benchmarks", "benchmarks dtd pets", "benchmarks dtd --download", "benchmarks nyud --unpack")
 
 
 def benchmarks(
-    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).")] = None,
     download: Annotated[
         bool,
         typer.Option("--download", metavar=NO_VALUE, help="Download the named ones, where torchvision can."),
@@ -42,7 +37,7 @@ def benchmarks(
     To use them, name them under evaluate.benchmarks in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
     """
     from unic_pipe.pipeline.benchmarks.catalogue import catalogue
-    from unic_pipe.pipeline.benchmarks.download import download as fetch
+    from unic_pipe.pipeline.benchmarks.catalogue import download as fetch
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
     from unic_pipe.schemas.config import EvaluateConfig

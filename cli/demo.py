@@ -1,22 +1,15 @@
 """The command `demo`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    DeviceOption,
-)
+from unic_pipe.cli.options import DeviceOption
 from unic_pipe.cli.run import run_everything
 from unic_pipe.cli.running import Where, extract_options, staged
 
-EXAMPLES = (
-    "demo",
-    "demo /tmp/try",
-)
+EXAMPLES = ("demo", "demo /tmp/try")
 
 
 def demo(

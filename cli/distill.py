@@ -12,6 +12,7 @@ from unic_pipe.cli.options import (
     NO_VALUE,
     ConfigOption,
     DeviceOption,
+    RestartOption,
     RowsOption,
     SetOption,
     open_inventory,
@@ -37,7 +38,7 @@ EXAMPLES = (
 def distill(
     student: Annotated[
         list[str] | None,
-        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
+        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all)."),
     ] = None,
     ablation: Annotated[
         bool,
@@ -61,12 +62,7 @@ def distill(
         int,
         typer.Option(metavar="N", min=1, help="Train in N processes of this machine: one per GPU, or on the CPU."),
     ] = 1,
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."
-        ),
-    ] = False,
+    restart: RestartOption = False,
     live_check: Annotated[
         bool,
         typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),

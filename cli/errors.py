@@ -1,7 +1,5 @@
 """How a command ends: exit codes 0, 1 and 2, one to three lines of text, a traceback only with `--debug`."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -29,7 +27,7 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
     except typer.Abort:
         return 130
     except KeyboardInterrupt:
-        _say("Stopped. Finished work is kept; the same command goes on.")
+        Console(stderr=True, highlight=False).print("Stopped. Finished work is kept; the same command goes on.")
         return 130
     except (BrokenPipeError, SystemExit):
         # The reader of our output went away (`unic-pipe status | head`), and rich ends so when it notices; say nothing,
@@ -92,7 +90,3 @@ def _show(message: str, hint: str | None) -> None:
     console.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=not console.is_terminal)
     if hint:
         console.print(Text.assemble(("  →", "cyan"), " ", hint), soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    Console(stderr=True, highlight=False).print(text, markup=False)

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from unic_pipe.schemas.evaluations import ResultRecord
 
 
-EXAMPLES = (
-    "evaluate",
-    "evaluate --encoder unic.pth --encoder rival=timm:vit_small_patch16_224.dino",
-)
+EXAMPLES = ("evaluate", "evaluate --encoder unic.pth --encoder rival=timm:vit_small_patch16_224.dino")
 
 
 def evaluate(
@@ -39,7 +36,6 @@ def evaluate(
             "--encoder",
             metavar="[NAME=]FILE",
             help="Probe this one too: a weights file, a folder, timm:NAME (repeatable).",
-            show_default=False,
         ),
     ] = None,
     workers: WorkersOption = 0,

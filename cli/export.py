@@ -1,24 +1,18 @@
 """The command `export`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    SetOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
 
 EXAMPLES = ("export main unic.pth",)
 
 
 def export(
-    student: Annotated[str, typer.Argument(help="A finished student, or an imported folder.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="The checkpoint to write.", show_default=False)],
+    student: Annotated[str, typer.Argument(help="A finished student, or an imported folder.")],
+    file: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:

@@ -27,17 +27,13 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.workspace.inventory import Inventory
 
 
-EXAMPLES = (
-    "extract --teacher dino",
-    "extract --workers 4",
-    "extract --part 1/8",
-)
+EXAMPLES = ("extract --teacher dino", "extract --workers 4", "extract --part 1/8")
 
 
 def extract(
     teacher: Annotated[
         list[str] | None,
-        typer.Option("--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all).", show_default=False),
+        typer.Option("--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all)."),
     ] = None,
     workers: WorkersOption = 0,
     scheduler: SchedulerOption = None,

@@ -7,35 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import ConfigOption, open_inventory
 
 if TYPE_CHECKING:
     from unic_pipe.schemas.config import Scalar
 
 
-EXAMPLES = (
-    "import unic.pth unic",
-    "import checkpoint_teacher.pth my-ibot --layout ibot",
-)
+EXAMPLES = ("import unic.pth unic", "import checkpoint_teacher.pth my-ibot --layout ibot")
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="An official checkpoint.", show_default=False)],
-    name: Annotated[str, typer.Argument(help="The folder will be encoders/NAME.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="An official checkpoint.")],
+    name: Annotated[str, typer.Argument(help="The folder will be encoders/NAME.")],
     layout: Annotated[
         str, typer.Option(metavar="NAME", help="Whose file it is: unic, dino, ibot, deit3 or dbot-ft.")
     ] = "unic",
     arg: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE", help="An argument for timm, as num_heads=2 (repeatable).", show_default=False
-        ),
+        typer.Option(metavar="KEY=VALUE", help="An argument for timm, as num_heads=2 (repeatable)."),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Pixels (default: the file's own).", show_default=False)
+        int | None, typer.Option(metavar="N", min=1, help="Pixels (default: the file's own).")
     ] = None,
     config: ConfigOption = None,
 ) -> int:

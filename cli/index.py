@@ -1,22 +1,13 @@
 """The command `index`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    SetOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
 from unic_pipe.cli.running import staged
 
-EXAMPLES = (
-    "index",
-    "index train val",
-)
+EXAMPLES = ("index", "index train val")
 
 
 def index(

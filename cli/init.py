@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from unic_pipe.pipeline.samples.survey import Survey
+    from unic_pipe.schemas.config import StudentConfig
 
 EXAMPLES = (
     "init --data /data/imagenet",
@@ -28,7 +35,7 @@ def init(
     ],
     preset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A setting of the paper: unic-b or unic-l.", show_default=False),
+        typer.Option(metavar="NAME", help="A setting of the paper: unic-b or unic-l."),
     ] = None,
     teachers: Annotated[
         str | None,
@@ -73,7 +80,6 @@ def init(
     """
     from rich.console import Console
 
-    from unic_pipe.cli.show.init import survey_line, training_line
     from unic_pipe.schemas.errors import UserError
     from unic_pipe.schemas.starts import PRETRAINED
     from unic_pipe.stages.distill.blueprint import build, shape_of
@@ -117,3 +123,31 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def survey_line(name: str, found: Survey) -> Text:
+    """What `init` found as one dataset."""
+    from rich.text import Text
+
+    from unic_pipe.pipeline.process.progress import duration, human_bytes
+
+    about = "" if found.exact else "about "
+    classes = (
+        f"{found.classes:,} classes" if found.classes else "labels from a file" if found.config.labels else "no labels"
+    )
+    time = f"about {duration(found.seconds)}" if found.seconds >= 1 else "a second"
+    return Text.assemble(
+        (name, "bold"),
+        f": {about}{found.rows:,} images in {found.layout.replace('-', ' ')}, {classes}, {human_bytes(found.bytes)};"
+        f" indexing takes {time}",
+    )
+
+
+def training_line(student: StudentConfig, surveys: Mapping[str, Survey]) -> str:
+    """How long the training is that was written, in steps; `plan` says what that takes."""
+    optimizer = student.optimizer
+    steps = surveys[student.dataset].rows // optimizer.batch
+    return (
+        f"Student: {student.architecture} at {student.image_size} pixels, {optimizer.epochs * steps:,} steps of "
+        f"{optimizer.batch} images ({optimizer.epochs} epochs); what that takes here: unic-pipe plan, after index"
+    )

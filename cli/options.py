@@ -21,39 +21,24 @@ NO_VALUE = ""
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config",
-        "-c",
-        metavar="PATH",
-        help="Configuration file, or its folder (default: unic-pipe.yaml here).",
-        show_default=False,
+        "--config", "-c", metavar="PATH", help="Configuration file, or its folder (default: unic-pipe.yaml here)."
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="A.B=VALUE",
-        help="Override one value of the configuration (repeatable).",
-        show_default=False,
-    ),
+    typer.Option("--set", metavar="A.B=VALUE", help="Override one value of the configuration (repeatable)."),
 ]
 RowsOption = Annotated[
     str | None,
     typer.Option(
-        "--rows",
-        metavar="N|N%",
-        help="Pilot on the first blocks, for instance 1% or 5000; a full run reuses them.",
-        show_default=False,
+        "--rows", metavar="N|N%", help="Pilot on the first blocks, for instance 1% or 5000; a full run reuses them."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", metavar=NO_VALUE, help="Print one JSON object on stdout.")]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        "--device",
-        metavar="NAME",
-        help="cpu, cuda, cuda:N or mps (default: compute.device of the configuration).",
-        show_default=False,
+        "--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: compute.device of the configuration)."
     ),
 ]
 WorkersOption = Annotated[
@@ -65,10 +50,7 @@ WorkersOption = Annotated[
 SchedulerOption = Annotated[
     str | None,
     typer.Option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="An existing Dask scheduler: tcp://HOST:8786, or its scheduler file.",
-        show_default=False,
+        "--scheduler", metavar="ADDRESS", help="An existing Dask scheduler: tcp://HOST:8786, or its scheduler file."
     ),
 ]
 PartOption = Annotated[
@@ -77,12 +59,15 @@ PartOption = Annotated[
         "--part",
         metavar="I/N",
         help="Every N-th block, beginning with the I-th (from 1 to N): for job arrays without a scheduler.",
-        show_default=False,
     ),
 ]
 ForceOption = Annotated[
     bool,
     typer.Option("--force", metavar=NO_VALUE, help="Start although the disk looks too small or the CPU too slow."),
+]
+RestartOption = Annotated[
+    bool,
+    typer.Option("--restart", metavar=NO_VALUE, help="Train changed settings under the same name; old runs are kept."),
 ]
 
 

@@ -1,17 +1,11 @@
 """The command `pack`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    ConfigOption,
-    SetOption,
-    open_inventory,
-)
+from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
 from unic_pipe.cli.running import staged
 
 EXAMPLES = ("pack train shards/",)

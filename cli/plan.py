@@ -1,7 +1,5 @@
 """The command `plan`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -17,26 +15,21 @@ from unic_pipe.cli.options import (
 )
 from unic_pipe.cli.running import check_students
 
-EXAMPLES = (
-    "plan",
-    "plan --disk 1TB --deadline 48h",
-)
+EXAMPLES = ("plan", "plan --disk 1TB --deadline 48h")
 
 
 def plan(
     disk: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Find settings that fit, for instance 1TB or 200GB.", show_default=False),
+        typer.Option(metavar="SIZE", help="Find settings that fit, for instance 1TB or 200GB."),
     ] = None,
     deadline: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Find settings that are done in 48h, 30min or 3d.", show_default=False),
+        typer.Option(metavar="TIME", help="Find settings that are done in 48h, 30min or 3d."),
     ] = None,
     throughput: Annotated[
         float | None,
-        typer.Option(
-            metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring.", show_default=False
-        ),
+        typer.Option(metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring."),
     ] = None,
     rows: RowsOption = None,
     device: DeviceOption = None,

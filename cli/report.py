@@ -1,7 +1,5 @@
 """The group `report`: the page again, runs side by side, what caches cost and lost."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -68,27 +66,21 @@ def html(config: ConfigOption = None, overrides: SetOption = None) -> int:
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN...", help="A working folder, an evaluation's folder, or a results.parquet.", show_default=False
-        ),
+        typer.Argument(metavar="RUN...", help="A working folder, an evaluation's folder, or a results.parquet."),
     ],
     encoder: Annotated[
         list[str] | None,
-        typer.Option("--encoder", "-e", metavar="NAME", help="Only this one (repeatable).", show_default=False),
+        typer.Option("--encoder", "-e", metavar="NAME", help="Only this one (repeatable)."),
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric", metavar="NAME", help="For instance per_class (repeatable); all: every one.", show_default=False
-        ),
+        typer.Option("--metric", metavar="NAME", help="For instance per_class (repeatable); all: every one."),
     ] = None,
     as_json: JsonOption = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", metavar=NO_VALUE, help="Print Markdown tables on stdout.")
     ] = False,
-    page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write one HTML page.", show_default=False)
-    ] = None,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write one HTML page.")] = None,
 ) -> int:
     """Put the results of several runs side by side: benchmarks down, encoders by run across.
 

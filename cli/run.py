@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from unic_pipe.cli.distill import distill_step
 from unic_pipe.cli.evaluate import evaluate_step, show_results
 from unic_pipe.cli.extract import extract_step
 from unic_pipe.cli.options import (
-    NO_VALUE,
     ConfigOption,
     DeviceOption,
     ForceOption,
+    RestartOption,
     RowsOption,
     SchedulerOption,
     SetOption,
@@ -31,11 +29,7 @@ if TYPE_CHECKING:
     from unic_pipe.schemas.status import Artefact
 
 
-EXAMPLES = (
-    "run",
-    "run --rows 1%",
-    "run --set cache.codec=int8",
-)
+EXAMPLES = ("run", "run --rows 1%", "run --set cache.codec=int8")
 
 
 def run(
@@ -44,12 +38,7 @@ def run(
     rows: RowsOption = None,
     device: DeviceOption = None,
     force: ForceOption = False,
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", metavar=NO_VALUE, help="Train changed students under their names; old runs are kept."
-        ),
-    ] = False,
+    restart: RestartOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:

@@ -77,9 +77,7 @@ def check_students(inventory: Inventory, say: Callable[[str], None] | None = Non
     """Refuse to begin what a student's settings would end. PyTorch is only needed for networks that nobody has built yet.
 
     `say`: told of students with fewer rows than a batch, which are no reason not to extract; None: refused as well.
-
-    Raises:
-        UserError: what is wrong with the first of them.
+    Raises UserError: what is wrong with the first of them.
     """
     from unic_pipe.pipeline.workspace.trainable import refuse_unbuildable, too_few_rows, unjudged
 

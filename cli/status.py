@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    NO_VALUE,
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    open_inventory,
-    print_json,
-)
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.schemas.status import StatusReport
 
 
-EXAMPLES = (
-    "status",
-    "status --watch",
-)
+EXAMPLES = ("status", "status --watch")
 
 
 def status(

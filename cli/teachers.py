@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import (
-    NO_VALUE,
-    ConfigOption,
-    JsonOption,
-    SetOption,
-    open_inventory,
-    print_json,
-)
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -25,10 +18,7 @@ if TYPE_CHECKING:
     from unic_pipe.schemas.config import EncoderConfig
 
 
-EXAMPLES = (
-    "teachers",
-    "teachers --fetch",
-)
+EXAMPLES = ("teachers", "teachers --fetch")
 
 
 def teachers(
@@ -138,10 +128,6 @@ def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _random(row: CatalogueRow) -> bool:
-    return row.path is None and row.problem is None
-
-
 def _where(row: CatalogueRow) -> Text:
     """The second line: the file and its digest, or what is missing."""
     from rich.text import Text
@@ -152,7 +138,7 @@ def _where(row: CatalogueRow) -> Text:
         return Text(row.problem, "yellow")
     if row.path is not None and row.digest is not None:
         return Text(f"{row.path.name}  sha256 {short(row.digest)}", "dim")
-    if _random(row):
+    if row.path is None and row.problem is None:
         return Text(f"no weights file: {row.source}", "dim")
     if row.configured and row.card is None:
         return Text(row.problem or "", "yellow")

@@ -1,7 +1,5 @@
 """The command `verify`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
@@ -16,13 +14,7 @@ from unic_pipe.cli.options import (
     print_json,
 )
 
-EXAMPLES = (
-    "verify",
-    "verify --quick",
-    "verify --live 64",
-    "verify --read-only --json",
-    "verify --seal",
-)
+EXAMPLES = ("verify", "verify --quick", "verify --live 64", "verify --read-only --json", "verify --seal")
 
 
 def verify(

@@ -1,7 +1,5 @@
 """`import` and `export`: official checkpoints in, and our students out in the layout of the official code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,9 +52,7 @@ def import_encoder(
     """Write an official file as `encoders/NAME`, a folder that is an encoder: `checkpoint:encoders/NAME`.
 
     A UNIC checkpoint keeps its ladder and statistics there, so that `export` gives it back tensor by tensor.
-
-    Raises:
-        UserError: no such file or layout, a file that does not fit, or a folder of that name with other content.
+    Raises UserError: no such file or layout, a file that does not fit, or a folder of that name with other content.
     """
     if layout not in LAYOUTS:
         raise UserError(f"No layout is named {layout!r}{did_you_mean(layout, LAYOUTS)}")
@@ -126,10 +122,7 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
 
 def export_imported(folder: Path, file: Path) -> Exported:
     """Write an imported UNIC checkpoint back: the same tensors under the same names.
-
-    Raises:
-        UserError: the folder holds no imported UNIC checkpoint, or the file exists.
-    """
+    Raises UserError: the folder holds no imported UNIC checkpoint, or the file exists."""
     _write_new(file, read_folder(folder, load_encoder(str(folder)).model).to_bytes())
     return Exported(file, ())
 

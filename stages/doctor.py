@@ -1,7 +1,5 @@
 """`doctor`: what this machine can do, measured in a few seconds."""
 
-from __future__ import annotations
-
 import io
 import os
 import platform
@@ -31,10 +29,6 @@ class Check:
     ok: bool
     finding: str
     advice: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        return {"name": self.name, "ok": self.ok, "finding": self.finding, "advice": self.advice}
 
 
 def examine(config: Path | None, overrides: Sequence[str]) -> list[Check]:

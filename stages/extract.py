@@ -1,9 +1,6 @@
 """The extract stage: each teacher runs once over the views of each sample; its features go to the cache."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.encoders.summary import sentence
@@ -15,26 +12,15 @@ from unic_pipe.pipeline.workspace.status import extraction_needs, ready_teachers
 from unic_pipe.schemas.errors import UserError
 
 
-@dataclass(frozen=True)
-class ExtractOutcome:
-    """What `extract` did, per dataset."""
-
-    passes: dict[str, Extraction]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every feature that was asked for is there."""
-        return all(extraction.complete for extraction in self.passes.values())
-
-
 def extract(
     inventory: Inventory,
     teachers: Sequence[str],
     options: ExtractOptions,
     reporter: Reporter,
     stop: Stop,
-) -> ExtractOutcome:
-    """Bring the features of some teachers (none named: all) up to date over the training and validation sets.
+) -> dict[str, Extraction]:
+    """Bring the features of some teachers (none named: all) up to date over the training and validation sets; what
+    came of each dataset.
 
     The datasets must be indexed. Teachers that share a dataset share one pass: images are decoded once.
 
@@ -71,7 +57,7 @@ def extract(
             reporter.say(f"{work.title}: nothing to do, all {found.total} units are there")
         elif found.before:
             reporter.say(f"{work.title}: {found.before} of {found.total} units were there already")
-    return ExtractOutcome(passes)
+    return passes
 
 
 def _pass(inventory: Inventory, name: str, needs: Sequence[FeatureNeed]) -> ExtractPass:

@@ -1,7 +1,5 @@
 """The index stage: look at every sample once, write down where it is, what it contains and its label."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from unic_pipe.pipeline.process.progress import Reporter
@@ -18,9 +16,7 @@ def index(
     """Index datasets that are missing or have new shards; the others are only compared with their files.
 
     Of `optional` ones that cannot be used it only says why, and the inventory takes note.
-
-    Raises:
-        UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
+    Raises UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
     """
     known = inventory.config.samples.datasets
     for name in names:

@@ -1,7 +1,5 @@
 """`run`: whatever is not fresh, in the order in which it is made."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 from unic_pipe.pipeline.process.progress import Reporter
@@ -17,8 +15,8 @@ Step = Callable[[Inventory, Sequence[Artefact]], None]
 """Brings the unfinished artefacts of one stage up to date."""
 
 
-def run(look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Reporter, stop: Stop) -> bool:
-    """Run the stages that have something unfinished; True when everything is fresh at the end.
+def run(look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Reporter, stop: Stop) -> None:
+    """Run the stages that have something unfinished.
 
     `look` reads the working folder anew: each stage plans with what the one before has made.
     """
@@ -33,8 +31,7 @@ def run(look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Re
             if left == before:
                 break
         if stop.requested:
-            return False
-    return all(a.state == "fresh" for a in make_plan(look()).artefacts)
+            return
 
 
 def _run_stage(stage: Stage, look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Reporter) -> None:
@@ -45,10 +42,12 @@ def _run_stage(stage: Stage, look: Callable[[], Inventory], steps: Mapping[Stage
     waiting = [a for a in artefacts if a.state != "fresh" and a.waits_for]
     title = f"[{ORDER.index(stage) + 1}/{len(ORDER)}] {stage}"
     if unfinished:
-        reporter.say(f"{title}: {_listed([_because(a) for a in unfinished])}")
+        more = f" and {len(unfinished) - 4} more" if len(unfinished) > 4 else ""
+        reporter.say(f"{title}: {', '.join(map(_because, unfinished[:4]))}{more}")
         steps[stage](inventory, unfinished)
     elif artefacts and not waiting:
-        reporter.say(f"{title}: nothing to do, {_count(artefacts)} fresh")
+        count = "1 artefact is" if len(artefacts) == 1 else f"all {len(artefacts)} artefacts are"
+        reporter.say(f"{title}: nothing to do, {count} fresh")
 
 
 def _left(look: Callable[[], Inventory]) -> list[Artefact]:
@@ -56,15 +55,7 @@ def _left(look: Callable[[], Inventory]) -> list[Artefact]:
     return [a for a in make_plan(look()).artefacts if a.stage in ROUND and a.state != "fresh"]
 
 
-def _count(artefacts: Sequence[Artefact]) -> str:
-    return "1 artefact is" if len(artefacts) == 1 else f"all {len(artefacts)} artefacts are"
-
-
 def _because(artefact: Artefact) -> str:
     progress = f" {artefact.done} of {artefact.total}" if artefact.state == "partial" else ""
     why = f" ({artefact.reason})" if artefact.state == "stale" else ""
     return f"{artefact.name} {artefact.state}{progress}{why}"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")

@@ -1,7 +1,5 @@
 """`verify`: every file of every artefact against what was recorded (R11)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,10 +43,7 @@ def verify(inventory: Inventory, options: VerifyOptions | bool, reporter: Report
     """Check samples' indexes, feature caches, students and results; the report, and the command that repairs.
 
     Damage is reported, never raised. Without `read_only`, damaged units of caches and damaged results are set aside, so
-    that the next extract and evaluate make them again.
-
-    Raises:
-        UserError: both to seal and to change nothing.
+    that the next extract and evaluate make them again. Raises UserError: both to seal and to change nothing.
     """
     if isinstance(options, bool):
         options = VerifyOptions(read_only=options)

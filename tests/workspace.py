@@ -128,7 +128,7 @@ class Work:
         try:
             with executor_of(workers) as executor:
                 options = ExtractOptions(device="cpu", **{"executor": executor} | more)
-                return extract(inventory, tuple(teachers), options, reporter, Stop()).passes
+                return extract(inventory, tuple(teachers), options, reporter, Stop())
         finally:
             self.said += reporter.said
 

@@ -1,7 +1,5 @@
 """How a plan looks on a terminal, and sizes and times as people type them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 
@@ -69,20 +67,12 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
 
 
 def parse_bytes(text: str) -> float:
-    """Bytes of `1TB`, `200 GB`, `1.5TiB`.
-
-    Raises:
-        UserError: not a size.
-    """
+    """Bytes of `1TB`, `200 GB`, `1.5TiB`. Raises UserError: not a size."""
     return _parse(text, _BYTES, "--disk", "1TB or 200GB")
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds of `48h`, `30min`, `3d`.
-
-    Raises:
-        UserError: not a time.
-    """
+    """Seconds of `48h`, `30min`, `3d`. Raises UserError: not a time."""
     return _parse(text, _SECONDS, "--deadline", "48h, 30min or 3d")
 
 

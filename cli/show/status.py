@@ -1,8 +1,6 @@
 """How artefacts and runs look on a terminal."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -30,7 +28,8 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
         top, _, name = artefact.name.partition("/")
         if top not in folders:
             folders[top] = tree.add(Text(f"{top}/", style="bold"))
-        folders[top].add(_line(artefact, name, _width(everything, top)))
+        width = max(len(a.name) for a in everything if a.name.startswith(f"{top}/")) - len(top) - 1
+        folders[top].add(_line(artefact, name, width))
     matrix = coverage_table(report)
     if report.next is None and any(a.state != "fresh" for a in report.artefacts):
         following = Text("Correct unic-pipe.yaml first, as the line above says.", style="bold red")
@@ -75,10 +74,6 @@ def coverage_table(report: StatusReport) -> RenderableType | None:
             table.add_row(name, token, signs, f"{sum(counts):,} of {blocks * len(counts):,}")
             name = ""
     return table
-
-
-def _width(artefacts: Iterable[Artefact], top: str) -> int:
-    return max(len(a.name) - len(top) - 1 for a in artefacts if a.name.startswith(f"{top}/"))
 
 
 def _line(artefact: Artefact, name: str, width: int) -> Text:

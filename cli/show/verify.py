@@ -1,7 +1,5 @@
 """How what `verify` finds looks on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType

@@ -1,15 +1,13 @@
-"""Every benchmark of the registry as `unic-pipe benchmarks` shows it: what it is, and what of it is on this machine."""
+"""Every benchmark of the registry as `unic-pipe benchmarks` shows it: what it is, what of it is here, and downloading it."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unic_pipe.pipeline.benchmarks.locate import Place, locate
 from unic_pipe.schemas.benchmarks import BenchmarkCard, Split, cards
 from unic_pipe.schemas.config import EvaluateConfig
-from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,7 @@ class BenchmarkRow:
 
 def catalogue(config: EvaluateConfig, folder: Path, names: Sequence[str] = ()) -> list[BenchmarkRow]:
     """The named benchmarks (none named: all), looked for as the configuration says; `folder` is the working folder.
-
-    Raises:
-        UserError: no such benchmark.
-    """
+    Raises UserError: no such benchmark."""
     for name in names:
         if name not in cards():
             raise UserError(
@@ -65,3 +60,32 @@ def _row(config: EvaluateConfig, folder: Path, name: str, card: BenchmarkCard) -
     places = tuple(locate(name, split, base) for split in splits if not own[split])
     shown = tuple(own[split] for split in splits if own[split])
     return BenchmarkRow(name, card, given is not None, shown, places, base)
+
+
+def download(row: BenchmarkRow, say: Callable[[str], None] = print) -> None:
+    """Download what is missing of a benchmark into the folder in which it is searched.
+
+    Raises:
+        UserError: torchvision has no download of it; the hint says where to get it.
+        StageError: the download failed.
+    """
+    card = row.card
+    if row.here:
+        say(f"{row.name}: nothing is missing.")
+        return
+    if card.torchvision is None:
+        raise UserError(
+            f"{row.name} has no download that a program may use.",
+            f"Get {card.get} ({card.source}), and put it into {row.base}",
+        )
+    from torchvision import datasets
+
+    say(f"{row.name}: downloading into {row.base} (licence: {card.licence})")
+    row.base.mkdir(parents=True, exist_ok=True)
+    try:
+        getattr(datasets, card.torchvision)(root=row.base, download=True)
+    except (OSError, RuntimeError) as error:
+        raise StageError(
+            f"{row.name}: the download failed ({error}).",
+            f"Try again, or get {card.get} by hand ({card.source}), and put it into {row.base}",
+        ) from error

@@ -1,7 +1,5 @@
 """Benchmarks that have a name, written out as what they stand for: datasets, and a pair of them."""
 
-from __future__ import annotations
-
 from unic_pipe.schemas.benchmarks import SOURCE, BenchmarkCard, BenchmarkConfig, Split, cards
 from unic_pipe.schemas.config import Config, DatasetConfig
 from unic_pipe.schemas.errors import UserError
@@ -10,10 +8,7 @@ from unic_pipe.schemas.errors import UserError
 def with_benchmarks(config: Config) -> Config:
     """The configuration with datasets `NAME-train` and `NAME-test` for every benchmark that has a name, unless it names
     datasets of the user's. What is tested with ImageNet's probe shares ImageNet's training set.
-
-    Raises:
-        UserError: the user has another dataset of that name.
-    """
+    Raises UserError: the user has another dataset of that name."""
     datasets = dict(config.samples.datasets)
     benchmarks: dict[str, BenchmarkConfig] = {}
     for name, given in config.evaluate.benchmarks.items():

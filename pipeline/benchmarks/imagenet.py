@@ -1,7 +1,5 @@
 """ImageNet-1k, and the test sets that are scored with its probe: what their folders mean in its classes."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import json
@@ -93,9 +91,7 @@ def counted_as(train: DatasetManifest, test: DatasetManifest) -> tuple[int, ...]
     """For each class number of ImageNet-1k's training set, the class of a test set that it counts as; -1: it is not asked.
 
     Classes are matched by WordNet id. A training set without class names (tars) has those of ImageNet-1k, sorted.
-
-    Raises:
-        UserError: the test set has no class names, or none that the training set has.
+    Raises UserError: the test set has no class names, or none that the training set has.
     """
     if test.classes is None:
         raise UserError(

@@ -6,8 +6,6 @@ by nearest neighbour, so that a value is never a mixture of two.
 Shapes: H, W a map's height and width, S side of the square that is scored, G x G patches (P in all), C classes.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -29,10 +27,7 @@ def maps_digest(folder: Path, memory: LocalStore | None = None) -> str:
     """Identity of a folder of label maps by the names and contents of its PNGs, 32 hex digits.
 
     Thousands of files take seconds to read, so that the answer is kept in `memory` for as long as their names, sizes and
-    times stay the same.
-
-    Raises:
-        UserError: there is no such folder, no PNG in it, or one that cannot be read.
+    times stay the same. Raises UserError: there is no such folder, no PNG in it, or one that cannot be read.
     """
     try:
         found = sorted((e.name, e.stat()) for e in os.scandir(folder) if e.name.endswith(".png"))
@@ -60,10 +55,7 @@ _WANTED = "It has to hold KEY.png for every sample KEY of the dataset."
 
 def read_map(path: Path) -> NDArray[np.int32]:
     """The values of a PNG with one channel (H, W); of one with a palette, the indices.
-
-    Raises:
-        UserError: no such file, or not such a PNG.
-    """
+    Raises UserError: no such file, or not such a PNG."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
             values = np.asarray(image)

@@ -1,7 +1,5 @@
 """ImageNet-CoG: five levels of 1,000 classes of ImageNet-21k, by the two pickles that its authors publish."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Images and labels of one split of a benchmark, in the order that rows have."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +22,7 @@ class Listing:
 
 
 def made(folder: Path, pairs: Sequence[tuple[str, int]], classes: Sequence[str]) -> Listing:
-    """A listing of (path, class number) pairs, sorted by path.
-
-    Raises:
-        UserError: an image is listed twice.
-    """
+    """A listing of (path, class number) pairs, sorted by path. Raises UserError: an image is listed twice."""
     ordered = sorted(pairs)
     twice = next((a[0] for a, b in itertools.pairwise(ordered) if a[0] == b[0]), None)
     if twice is not None:

@@ -1,7 +1,5 @@
 """Finding a benchmark's folder, by what has to be in it. Nothing is read here, only names are looked at."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 from dataclasses import dataclass

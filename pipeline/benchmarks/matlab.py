@@ -1,7 +1,5 @@
 """Benchmarks whose lists are MATLAB files (read with scipy, which scikit-learn brings)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ def read_cars(place: Place) -> Listing:
     if (folder / "cars_annos.mat").exists():
         records = _matrix(folder / "cars_annos.mat", "annotations")
         wanted = int(place.split == "test")
-        pairs = [(_text(r["relative_im_path"]), int(r["class"]) - 1) for r in records if int(r["test"]) == wanted]
+        pairs = [(str(r["relative_im_path"]), int(r["class"]) - 1) for r in records if int(r["test"]) == wanted]
     else:
         train = place.split == "train"
         file = folder / ("devkit/cars_train_annos.mat" if train else "cars_test_annos_withlabels.mat")
         images = "cars_train" if train else "cars_test"
-        pairs = [(f"{images}/{_text(r['fname'])}", int(r["class"]) - 1) for r in _matrix(file, "annotations")]
+        pairs = [(f"{images}/{r['fname']}", int(r["class"]) - 1) for r in _matrix(file, "annotations")]
     return made(folder, pairs, [str(n + 1) for n in range(max((label for _, label in pairs), default=-1) + 1)])
 
 
@@ -48,7 +46,3 @@ def _matrix(file: Path, name: str) -> Any:
         return np.atleast_1d(scipy.io.loadmat(file, squeeze_me=True)[name]).reshape(-1)
     except Exception as error:  # scipy raises many kinds on damaged files
         raise UserError(f"{file}: cannot be read ({error}).", "Get the file again.") from None
-
-
-def _text(value: Any) -> str:
-    return str(value)

@@ -4,8 +4,6 @@
 column by column; `splits.mat` numbers the pairs of `trainNdxs` and `testNdxs` from 1.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +29,11 @@ _SPLITS = {"train": "trainNdxs", "test": "testNdxs"}
 
 def unpack_nyud(
     labelled: Path, splits: Path, folder: Path, progress: Callable[[int], None] = lambda done: None
-) -> dict[str, int]:
-    """Write `SPLIT/images/NNNN.png` and `SPLIT/depth/NNNN.png` (16 bits, millimetres); the number of pairs of each split.
+) -> None:
+    """Write `SPLIT/images/NNNN.png` and `SPLIT/depth/NNNN.png` (16 bits, millimetres).
 
     Files that are there already are written again with the same bytes. `progress` is given the pairs done so far.
-
-    Raises:
-        UserError: h5py is not installed, or the files are not those of the dataset.
+    Raises UserError: h5py is not installed, or the files are not those of the dataset.
     """
     try:
         import h5py
@@ -60,7 +56,6 @@ def unpack_nyud(
         raise UserError(
             f"{labelled}: not the labelled pairs of NYU Depth v2 ({error}).", "It is nyu_depth_v2_labeled.mat, 2.8 GB."
         ) from None
-    return {split: len(pairs) for split, pairs in numbers.items()}
 
 
 def _numbers(splits: Path) -> dict[str, list[int]]:

@@ -1,7 +1,5 @@
 """Reading the list of images and labels of one split of a benchmark, checked before anything is hashed."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Sequence
@@ -14,10 +12,8 @@ from unic_pipe.schemas.errors import UserError
 
 def listing(place: Place) -> Listing:
     """Read a split's own annotation files.
-
-    Raises:
-        UserError: files missing or damaged, another number of images than the benchmark has, images that are not there.
-    """
+    Raises UserError: files missing or damaged, another number of images than the benchmark has, images that are not
+    there."""
     place.require()
     return _read(place, place.signature())
 

@@ -1,7 +1,5 @@
 """Reading the annotation files of the benchmarks that come with lists: text, JSON. Paths are relative to the folder."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +88,10 @@ def read_eurosat(place: Place) -> Listing:
     held = place.card.test // len(classes)
     pairs = []
     for label, name in enumerate(classes):
-        files = sorted(image_names(place.folder / name), key=_eurosat_order)
+        # Of equal hashes the names decide, which come sorted.
+        files = sorted(
+            image_names(place.folder / name), key=lambda n: xxhash.xxh3_64_intdigest(n.encode(), _EUROSAT_SEED)
+        )
         chosen = files[held:] if place.split == "train" else files[:held]
         pairs += [(f"{name}/{file}", label) for file in chosen]
     return made(place.folder, pairs, classes)
@@ -116,11 +117,7 @@ READERS: dict[str, Callable[[Place], Listing]] = {
 
 
 def json_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: damaged, or something else.
-    """
+    """The object in a JSON file. Raises UserError: damaged, or something else."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -133,10 +130,6 @@ def json_object(file: Path) -> dict[str, Any]:
 def _sun_list(place: Place, name: str) -> list[str]:
     inside = place.folder / name
     return [line.strip("/") for line in _lines(inside if inside.exists() else place.folder.parent / name)]
-
-
-def _eurosat_order(name: str) -> tuple[int, str]:
-    return xxhash.xxh3_64_intdigest(name.encode(), seed=_EUROSAT_SEED), name
 
 
 def _by_folder(place: Place, pairs: list[tuple[str, str]]) -> Listing:

@@ -4,8 +4,6 @@ Zarr never touches the disk: what it writes is published by one atomic put of ou
 before it saw it. That also keeps its thread pool from holding files, and makes reading safe in any process.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
@@ -24,10 +22,7 @@ warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr 
 
 def encode_part(spec: ArraySpec, part: NDArray[Any]) -> bytes:
     """The bytes of the shard that holds `part` (shape `spec.shard`), also when it is nothing but fill values.
-
-    Raises:
-        ValueError: another shape or dtype: floats assigned to an int8 array would wrap silently.
-    """
+    Raises ValueError: another shape or dtype: floats assigned to an int8 array would wrap silently."""
     if part.shape != spec.shard or part.dtype != np.dtype(spec.dtype):
         raise ValueError(f"{spec.name}: {part.dtype} {part.shape} is not {spec.dtype} {spec.shard}")
     store = _one_shard(spec)
@@ -39,10 +34,7 @@ def encode_part(spec: ArraySpec, part: NDArray[Any]) -> bytes:
 
 def decode_part(spec: ArraySpec, shard: bytes) -> NDArray[Any]:
     """The part, shape `spec.shard`, of verified shard bytes.
-
-    Raises:
-        ValueError, RuntimeError: bytes that are not a shard of this array.
-    """
+    Raises ValueError, RuntimeError: bytes that are not a shard of this array."""
     store = _one_shard(spec)
     store._store_dict[spec.chunk_key(0)] = cpu.Buffer.from_bytes(shard)
     return np.asarray(_open(store, "r")[...])

@@ -81,11 +81,7 @@ def ensure_calibration(folder: FeatureFolder, token: TokenType, make: Callable[[
 
 
 def bound_codec(folder: FeatureFolder, token: TokenType) -> TokenCodec:
-    """The codec of a folder's token type.
-
-    Raises:
-        StageError: it needs a calibration, and that is missing or damaged.
-    """
+    """The codec of a folder's token type. Raises StageError: it needs a calibration, and that is missing or damaged."""
     definition = folder.required_manifest().definition
     shape = row_shape(definition, token)
     if not definition.codec.calibrated:
@@ -100,10 +96,7 @@ def bound_codec(folder: FeatureFolder, token: TokenType) -> TokenCodec:
 
 def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocument | None:
     """The calibration document, or None if there is none.
-
-    Raises:
-        StageError: it is damaged, or of another definition.
-    """
+    Raises StageError: it is damaged, or of another definition."""
     key = calibration_key(token)
     raw = get_or_none(folder.store, key)
     if raw is None:

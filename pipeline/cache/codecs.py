@@ -46,17 +46,11 @@ class TokenCodec(Protocol):
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
         """K full parts, in the order of `arrays`, of values (N, *, D), N <= B; invalid rows become the sentinel.
-
-        Raises:
-            StageError: values that this codec cannot hold.
-        """
+        Raises StageError: values that this codec cannot hold."""
 
     def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
         """The table of what the parts of these values cannot hold; empty if they hold everything.
-
-        Raises:
-            StageError: it would hold too much.
-        """
+        Raises StageError: it would hold too much."""
 
     def decode(self, parts: tuple[NDArray[Any], ...], count: int, escape: bytes = b"") -> Decoded | Coefficients:
         """The first `count` rows of K parts and their escape table."""
@@ -75,11 +69,7 @@ class Float16(Plain):
         )
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
-        """One part (B, *, D) float16.
-
-        Raises:
-            StageError: a finite value beyond float16's largest, 65504.
-        """
+        """One part (B, *, D) float16. Raises StageError: a finite value beyond float16's largest, 65504."""
         part = np.full(self.arrays[0].shard, np.nan, np.float16)
         stored = part[: len(values)]
         with np.errstate(over="ignore", invalid="ignore"):
@@ -132,10 +122,7 @@ class Int8(Plain):
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
         """Two parts: (B, *, D) int8 and (1, 2, D) float32.
-
-        Raises:
-            StageError: values so large that decoding them would overflow float32.
-        """
+        Raises StageError: values so large that decoding them would overflow float32."""
         part = np.full(self.arrays[0].shard, -128, np.int8)
         scale_D, offset_D = self._affine(values, valid_N)
         divisor_D = np.where(scale_D > 0, scale_D, np.float32(1))

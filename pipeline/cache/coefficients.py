@@ -122,11 +122,7 @@ class Transform:
         return y_NPD.flatten(1)[:, order_K]
 
     def quantise(self, values: Floats) -> Tensor:
-        """Integers (N, K), as float32, of rows (N, D) or (N, P, D).
-
-        Raises:
-            StageError: values beyond all reason.
-        """
+        """Integers (N, K), as float32, of rows (N, D) or (N, P, D). Raises StageError: values beyond all reason."""
         y_NK = self.forward(values)
         q_NK = y_NK.abs().div_(self.step).add_(self.rounding).floor_()
         if not bool((q_NK < 2.0**31).all()):
@@ -217,25 +213,19 @@ class Calibrated:
         return self.transform.codec
 
     def encode(self, values: Floats, valid_N: Bools) -> tuple[NDArray[Any], ...]:
-        """One part (K, B) int16.
-
-        Raises:
-            StageError: values beyond all reason.
-        """
+        """One part (K, B) int16. Raises StageError: values beyond all reason."""
         part = np.full(self.arrays[0].shard, MISSING, np.int16)
         for start in range(0, len(values), _PIECE_ROWS):
             piece = values[start : start + _PIECE_ROWS]
-            q_NK = self.transform.quantise(np.where(_like(valid_N[start : start + len(piece)], piece), piece, 0))
+            known = valid_N[start : start + len(piece)].reshape(-1, *(1,) * (piece.ndim - 1))
+            q_NK = self.transform.quantise(np.where(known, piece, 0))
             part[:, start : start + len(piece)] = q_NK.clamp_(-LARGEST, LARGEST).to(torch.int16).T.numpy()
         part[:, : len(values)][:, ~valid_N] = MISSING
         return (part,)
 
     def escape(self, parts: tuple[NDArray[Any], ...], values: Floats) -> bytes:
         """Row, coefficient and value of everything beyond 16 bits.
-
-        Raises:
-            StageError: more than a thousandth of the values.
-        """
+        Raises StageError: more than a thousandth of the values."""
         part = parts[0]
         coefficient_E, row_E = np.nonzero((part == LARGEST) | (part == -LARGEST))
         if not len(row_E):
@@ -262,7 +252,3 @@ class Calibrated:
         # Torch transposes in tiles, several times as fast as NumPy.
         stored = torch.from_numpy(part_UN).T.contiguous().numpy()
         return Coefficients(stored, self.transform, present, Escaped.from_bytes(escape))
-
-
-def _like(valid_N: Bools, values: Floats) -> Bools:
-    return valid_N.reshape(-1, *(1,) * (values.ndim - 1))

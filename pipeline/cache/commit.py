@@ -13,8 +13,6 @@ Killed before 3, the unit is simply not finished, and running it again puts the 
 Legend: N rows of the unit, P tokens per row, D dimensions.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -131,10 +129,7 @@ def encode_unit(
 ) -> tuple[list[bytes], bytes, bytes, UnitLoss | None]:
     """The shards of a unit, its escape table, the statistics of what they decode to, and how that differs from what went
     in; nothing is written.
-
-    Raises:
-        StageError: values that the codec cannot hold, or bytes that do not decode to what went in.
-    """
+    Raises StageError: values that the codec cannot hold, or bytes that do not decode to what went in."""
     values = np.ascontiguousarray(values, np.float32)
     parts = codec.encode(values, valid_N)
     escape = codec.escape(parts, values)

@@ -5,8 +5,6 @@ whose hash the record states. Both are stored uncompressed. If the file is damag
 bytes and believed one by one, so that a flipped bit costs one unit and not the whole table.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,6 @@ The metadata is written by us, not by the Zarr library, so that its bytes depend
 rows alone and can be recomputed to check a file. Each document carries a checksum of itself in its attributes.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The ledger: every row that cannot be used, per view and token type, and why."""
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 from unic_pipe.pipeline.cache.layout import LEDGER
@@ -13,8 +11,8 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_ledger(folder: FeatureFolder) -> int:
-    """Derive `ledger.parquet` from the records in force; returns its number of rows. Equal records, equal bytes."""
+def write_ledger(folder: FeatureFolder) -> None:
+    """Derive `ledger.parquet` from the records in force. Equal records, equal bytes."""
     block_rows = folder.required_manifest().definition.block_rows
     rows = [
         {"key": bad.key, "row": block * block_rows + bad.offset, "view": view, "token": token, "reason": bad.reason}
@@ -25,4 +23,3 @@ def write_ledger(folder: FeatureFolder) -> int:
     raw = sealed_parquet(pa.Table.from_pylist(rows, schema=_SCHEMA))
     if folder.store.size(LEDGER) is None or folder.store.get(LEDGER) != raw:
         folder.store.put(LEDGER, raw)
-    return len(rows)

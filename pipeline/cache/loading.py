@@ -6,11 +6,10 @@ process; blocks are read whole and a bounded number of them is kept.
 Shapes: B rows of a batch, S image side in pixels, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -83,10 +82,7 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Targets]]:
         """The batches of this epoch, those of this worker if there are several.
-
-        Raises:
-            StageError: a unit is missing or damaged, belongs to other rows, or a sample cannot be read.
-        """
+        Raises StageError: a unit is missing or damaged, belongs to other rows, or a sample cannot be read."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for rows_B in self.order()[first::step]:
@@ -108,11 +104,9 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         )
         return list(order_SB)
 
-    def __reduce__(self) -> tuple[object, tuple[dict[str, object]]]:
-        return _rebuild, (self._settings(),)
-
-    def _settings(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        settings = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return partial(CachedBatches, **settings), ()
 
     def _rows(self) -> NDArray[np.int64]:
         """Rows that are valid for every token type, ascending."""
@@ -151,7 +145,3 @@ class CachedBatches(IterableDataset[tuple[Tensor, Targets]]):
         read = {t: self.cache.read_block(self.view, t, block, rows_digest=digest)[0] for t in self.tokens}
         self._kept[block] = read
         return read
-
-
-def _rebuild(settings: dict[str, object]) -> CachedBatches:
-    return CachedBatches(**settings)  # type: ignore[arg-type]

@@ -6,8 +6,6 @@ rows, decoded from the very bytes that are published; of a whole cache these are
 Legend: N rows, M tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,13 +17,31 @@ from unic_pipe.pipeline.cache.calibration import bound_codec, calibrated_tokens,
 from unic_pipe.pipeline.cache.codecs import TokenCodec
 from unic_pipe.pipeline.cache.layout import LOSSES
 from unic_pipe.pipeline.cache.moments import Doubles, Moments, merge, moments_of
-from unic_pipe.pipeline.cache.rates import gaussian_bits
 from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
 from unic_pipe.pipeline.cache.spec import Floats
 from unic_pipe.pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import LossDocument, TokenLoss, UnitLoss, UnitRecord
+
+
+def gaussian_bits(variance_D: NDArray[np.float64], snr_db: float) -> float:
+    """Bits per value of independent Gaussian components at a signal-to-noise ratio, by reverse water-filling.
+
+    R = mean over d of max(0, log2(variance_d / level) / 2), where the level is such that the mean of min(variance_d,
+    level) is the distortion (Cover and Thomas, Elements of Information Theory, theorem 10.3.3).
+    """
+    variance_D = np.maximum(np.asarray(variance_D, np.float64), 0)
+    distortion = float(variance_D.mean()) * 10 ** (-snr_db / 10)
+    low, high = 0.0, float(variance_D.max(initial=0.0))
+    if not 0 < distortion < float(variance_D.mean()):
+        return 0.0
+    for _ in range(200):
+        level = (low + high) / 2 if low == 0 or high / low < 4 else math.sqrt(low * high)
+        low, high = (level, high) if float(np.minimum(variance_D, level).mean()) < distortion else (low, level)
+    active_D = variance_D[variance_D > high]
+    return float(np.log2(active_D / high).sum() / 2 / len(variance_D))
+
 
 ROWS = 16
 """Rows of a unit that are compared."""
@@ -81,7 +97,7 @@ def cosines(a_MD: NDArray[np.floating], b_MD: NDArray[np.floating]) -> Doubles:
     return cosine_M
 
 
-def write_losses(folder: FeatureFolder) -> LossDocument:
+def write_losses(folder: FeatureFolder) -> None:
     """Derive `losses.json` from the records in force. Equal records, equal bytes."""
     by_token: dict[TokenType, dict[int, dict[int, UnitRecord]]] = {token: {} for token in TOKENS}
     for view, token in folder.planes():
@@ -93,7 +109,6 @@ def write_losses(folder: FeatureFolder) -> LossDocument:
     raw = document.to_bytes()
     if folder.store.size(LOSSES) is None or folder.store.get(LOSSES) != raw:
         folder.store.put(LOSSES, raw)
-    return document
 
 
 def read_losses(folder: FeatureFolder) -> LossDocument | None:

@@ -1,7 +1,5 @@
 """What a feature cache is made from, and where it lives. Free of torch, so that planning is quick."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -141,10 +141,7 @@ class FeatureCache:
 
     def valid(self, view: int, token: TokenType, block: int) -> Bools:
         """Which rows of a block can be used, (N,), without reading features.
-
-        Raises:
-            StageError: the unit is not extracted yet.
-        """
+        Raises StageError: the unit is not extracted yet."""
         return valid_rows(self._record(view, token, block))
 
     def loader(
@@ -198,10 +195,7 @@ class FeatureCache:
 
     def read_block(self, view: int, token: TokenType, block: int, rows_digest: str | None = None) -> Block:
         """Features of a unit as float32. With `rows_digest`, only if they are those of exactly these rows.
-
-        Raises:
-            StageError: the unit is not extracted yet, is damaged, or belongs to other rows.
-        """
+        Raises StageError: the unit is not extracted yet, is damaged, or belongs to other rows."""
         decoded = self.read_block_raw(view, token, block, rows_digest)
         return Block(decoded.values(), decoded.present)
 
@@ -209,10 +203,7 @@ class FeatureCache:
         self, view: int, token: TokenType, block: int, rows_digest: str | None = None
     ) -> Decoded | Coefficients:
         """Stored numbers of a unit with what turns them into features, for decoding on the training device.
-
-        Raises:
-            StageError: the unit is not extracted yet, is damaged, or belongs to other rows.
-        """
+        Raises StageError: the unit is not extracted yet, is damaged, or belongs to other rows."""
         return self.read_block_timed(view, token, block, rows_digest)[0]
 
     def read_block_timed(

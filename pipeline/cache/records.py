@@ -27,14 +27,7 @@ from unic_pipe.pipeline.cache.folded import (
     placed,
     read_folded,
 )
-from unic_pipe.pipeline.cache.layout import (
-    DAMAGED,
-    MANIFEST,
-    folded_key,
-    record_key,
-    records_folder,
-    statistics_key,
-)
+from unic_pipe.pipeline.cache.layout import DAMAGED, MANIFEST, folded_key, record_key, records_folder, statistics_key
 from unic_pipe.pipeline.storage import LocalStore, Store, Version, fast_hash, get_or_none
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
@@ -78,11 +71,7 @@ class FeatureFolder:
 
     @property
     def manifest(self) -> FeatureManifest | None:
-        """The manifest, or None if the folder has none.
-
-        Raises:
-            StageError: the manifest is damaged.
-        """
+        """The manifest, or None if the folder has none. Raises StageError: the manifest is damaged."""
         if self._manifest is None:
             raw = get_or_none(self.store, MANIFEST)
             if raw is None:
@@ -91,11 +80,7 @@ class FeatureFolder:
         return self._manifest
 
     def required_manifest(self) -> FeatureManifest:
-        """The manifest.
-
-        Raises:
-            StageError: there is none, or it is damaged.
-        """
+        """The manifest. Raises StageError: there is none, or it is damaged."""
         manifest = self.manifest
         if manifest is None:
             raise StageError(f"{self.location} holds no features (no {MANIFEST}).", "Run `unic-pipe extract`.")
@@ -103,10 +88,7 @@ class FeatureFolder:
 
     def create(self, manifest: FeatureManifest) -> FeatureManifest:
         """Write the manifest once; whoever comes later adopts it. A damaged one is kept in `damaged/` and replaced.
-
-        Raises:
-            StageError: the folder belongs to another definition.
-        """
+        Raises StageError: the folder belongs to another definition."""
         raw = manifest.to_bytes()
         while not self.store.create(MANIFEST, raw):
             version, existing = self.store.version(MANIFEST), get_or_none(self.store, MANIFEST)
@@ -185,11 +167,7 @@ class FeatureFolder:
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def statistics(self, view: int, token: TokenType, records: Mapping[int, UnitRecord]) -> dict[int, bytes]:
-        """Verified statistics of these units, by block.
-
-        Raises:
-            StageError: a sidecar is missing or damaged.
-        """
+        """Verified statistics of these units, by block. Raises StageError: a sidecar is missing or damaged."""
         loose = self._sidecars(view, token, [b for b in self.loose_blocks(view, token, ".stats") if b in records])
         found = {block: raw for block, raw in loose.items() if fast_hash(raw) == records[block].files[-1].xxh3}
         missing = [block for block in records if block not in found]

@@ -7,8 +7,6 @@ Legend: N rows of the unit, P tokens per row, D dimensions. `cls` values are (N,
 stands for either.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 

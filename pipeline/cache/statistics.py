@@ -3,8 +3,6 @@
 Legend: D dimensions.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 
@@ -30,10 +28,7 @@ def merge_statistics(
     """Statistics of blocks 0 to `blocks` - 1 of these views, each token type apart; `patch_views`: those with patches.
 
     Merged block by block, and within a block view by view in the given order, so that neither the order nor the time
-    of extraction changes a bit.
-
-    Raises:
-        StageError: a unit is not extracted yet, or its statistics are damaged.
+    of extraction changes a bit. Raises StageError: a unit is not extracted yet, or its statistics are damaged.
     """
     names = hashlib.sha256()
     found: dict[TokenType, TokenStatistics] = {}
@@ -65,9 +60,7 @@ def standardization(statistics: TokenStatistics) -> tuple[Doubles, Doubles]:
     """(mean_D, std_D) in float64; a target is (x − mean) / std.
 
     std = sqrt(M2 / count), at least 1e-6 and at least a hundredth of the median std: some dimensions are constant.
-
-    Raises:
-        UserError: there is no valid token.
+    Raises UserError: there is no valid token.
     """
     if not statistics.count:
         raise UserError("No valid token to take statistics of.", "The ledger says why: features/*/ledger.parquet.")

@@ -9,8 +9,6 @@ The seal holds two hashes: of the payload column, and of everything else (the co
 the core alone, however large the payload is; the payload is hashed by whoever reads it.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import Any
@@ -50,9 +48,7 @@ def read_table(raw: bytes, source: str, hint: str, sealed: bool = False) -> pa.T
     """The table in a file's bytes: a sealed one verified, one of a version that had no seals as it is.
 
     `source` (a path) and `hint` (what to type) are for errors; `sealed`: it has a seal, for what lies beside it has.
-
-    Raises:
-        DamagedError: not what was written, or no table.
+    Raises DamagedError: not what was written, or no table.
     """
     try:
         return pq.read_table(io.BytesIO(raw)) if unsealed_table(raw) and not sealed else read_sealed(raw)
@@ -123,11 +119,7 @@ def read_core(store: Store, key: str, columns: list[str], size: int | None = Non
 
 
 def read_sealed(raw: bytes) -> pa.Table:
-    """All columns of a sealed file's bytes, verified.
-
-    Raises:
-        DamagedTable: not what was written.
-    """
+    """All columns of a sealed file's bytes, verified. Raises DamagedTable: not what was written."""
     wanted = int.from_bytes(raw[-8:-4], "little") + 8 + _SEAL_BYTES
     tail = raw[-wanted:] if wanted <= len(raw) else b""
     start, length = _check_seal(tail, len(raw))

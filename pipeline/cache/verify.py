@@ -5,13 +5,10 @@ Everything else can be derived: a damaged ledger, probe picture or statistics do
 needs it next writes it again; a damaged manifest or `zarr.json` stays, and the next extract replaces it.
 """
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from unic_pipe.pipeline.cache.calibration import bound_codec, check_calibrations
 from unic_pipe.pipeline.cache.codecs import TokenCodec, how_to_read
@@ -38,6 +35,7 @@ from unic_pipe.pipeline.cache.losses import read_losses
 from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from unic_pipe.pipeline.cache.tables import DamagedTable, read_sealed
 from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
+from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import TokenType
@@ -50,20 +48,9 @@ THREADS = 8
 """Files that are hashed at a time; hashing and reading release the interpreter, and disks like several requests."""
 
 
-class Rows(Protocol):
-    """What is asked of a dataset: the digests of its blocks' rows."""
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks."""
-
-    def block_digest(self, block: int) -> str:
-        """SHA-256 over the keys and content hashes of a block's rows."""
-
-
 def verify_folder(
     place: Path | Store,
-    dataset: Rows | None = None,
+    dataset: Dataset | None = None,
     read_only: bool = False,
     progress: Reporter | None = None,
     quick: bool = False,
@@ -81,7 +68,7 @@ class _Verification:
     """One run over one folder."""
 
     def __init__(
-        self, folder: FeatureFolder, dataset: Rows | None, read_only: bool, progress: Reporter, quick: bool
+        self, folder: FeatureFolder, dataset: Dataset | None, read_only: bool, progress: Reporter, quick: bool
     ) -> None:
         self.folder, self.dataset, self.read_only, self.progress = folder, dataset, read_only, progress
         self.quick = quick

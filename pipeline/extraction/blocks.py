@@ -7,8 +7,6 @@ for 256 rows at 224 pixels) and the float32 features of two encoders, one being 
 Shapes: N rows of a block, P patch tokens, D dimensions, H and W pixels.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import lru_cache

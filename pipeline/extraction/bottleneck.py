@@ -1,7 +1,5 @@
 """Where the time of an extraction goes: how many blocks are in each stage on average, and how often a device waits."""
 
-from __future__ import annotations
-
 import time
 
 from unic_pipe.pipeline.extraction.executors import Executor, Threads

@@ -3,8 +3,6 @@
 Legend: N rows, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,11 +96,7 @@ def sample_features(
     batch: int,
 ) -> dict[TokenType, NDArray[np.float32]]:
     """Features of view 0 of these rows, (N, D) and (N, P, D); rows that cannot be used are left out. `device` may be
-    `auto`.
-
-    Raises:
-        StageError: samples that are not what was indexed, or none of them is usable.
-    """
+    `auto`. Raises StageError: samples that are not what was indexed, or none of them is usable."""
     parts = sample_batches(dataset, rows_N, need, encoder, device, batch)
     return usable_features(parts, need, len(rows_N))
 
@@ -131,10 +125,7 @@ def sample_batches(
 
 def usable_features(parts: Sequence[Features], need: FeatureNeed, rows: int) -> dict[TokenType, NDArray[np.float32]]:
     """The parts of each token type, one behind the other, of `rows` rows, without those not finite in all of them.
-
-    Raises:
-        StageError: nothing is left, because of the encoder or of the images.
-    """
+    Raises StageError: nothing is left, because of the encoder or of the images."""
     whole = {token: np.concatenate([part[token] for part in parts]) for token in parts[0]} if parts else {}
     finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in whole.values()]
     usable = np.logical_and.reduce(finite) if finite else np.zeros(0, bool)

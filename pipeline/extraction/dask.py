@@ -4,8 +4,6 @@ A cluster keeps no state that matters: what is finished has a record, so a lost 
 lost scheduler is continued by the same command.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -3,8 +3,6 @@
 Workers on other machines need the same packages and the same paths; a worker that lacks one says so, with its name.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,10 +45,7 @@ def versions() -> tuple[tuple[str, str], ...]:
 
 def run_here(expected: Expected, job: ExtractJob, task: BlockTask) -> BlockResult:
     """`run_block` on this worker.
-
-    Raises:
-        StageError: what `run_block` raises, or this worker has other packages, or does not see a folder.
-    """
+    Raises StageError: what `run_block` raises, or this worker has other packages, or does not see a folder."""
     with _named(expected):
         _check_versions(expected)
         _check_folders(job)

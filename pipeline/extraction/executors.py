@@ -4,8 +4,6 @@ All run the same function on the same small tasks, so the bytes do not depend on
 pass of a command and is closed at its end; nothing is started before there is something to run.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -31,10 +29,7 @@ class Executor(ABC):
     def run(self, job: ExtractJob, tasks: Iterable[BlockTask], stop: Stop) -> Iterator[BlockResult]:
         """Run tasks and yield results as they finish. After a stop request no other begins; blocks in flight end at
         their next batch here, and are finished where they run elsewhere.
-
-        Raises:
-            StageError: what `run_block` raises; a cluster's failures, in plain words. Finished blocks are kept.
-        """
+        Raises StageError: what `run_block` raises; a cluster's failures, in plain words. Finished blocks are kept."""
 
     @abstractmethod
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

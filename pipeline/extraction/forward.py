@@ -95,17 +95,11 @@ def features_of_rows(
 ) -> Iterator[ViewFeatures]:
     """Features of some rows, view by view, and of a view encoder by encoder.
 
-    Args:
-        dataset: the samples.
-        rows: numbers of rows, in any order. Batches are cut from those of them that have an image.
-        runs: encoders on one device, and the planes wanted of each.
-        batch: rows of a forward pass.
-        crew: the threads that do the work; an accelerator does its part in the caller's.
-        clock: what may time `STAGES`; with a crew of one also `PIECES`.
-        stop: looked at before every batch.
+    Rows may come in any order; batches are cut from those of them that have an image. All `runs` are on one device, and
+    an accelerator does its part in the caller's thread. `clock` may time `STAGES`, with a crew of one also `PIECES`.
 
     Raises:
-        Stopped: somebody asked for the end.
+        Stopped: somebody asked for the end; looked at before every batch.
         StageError: samples that are not what was indexed, or the device ran out of memory.
     """
     views = sorted({view for run in runs for view, _ in run.planes})
@@ -241,11 +235,7 @@ def loaded_encoder(resolved: ResolvedEncoder, device: str, channels_last: bool, 
 
 
 def pick_device(wanted: str) -> str:
-    """`auto` becomes `cuda` when there is one, else `cpu`.
-
-    Raises:
-        UserError: no such device, or it is not there.
-    """
+    """`auto` becomes `cuda` when there is one, else `cpu`. Raises UserError: no such device, or it is not there."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

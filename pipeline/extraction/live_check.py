@@ -9,8 +9,6 @@ of a codec that has one. Features of something unrelated have an error of about 
 Shapes: N rows of a block, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,10 +54,7 @@ def live_check(
     blocks: int,
 ) -> list[LiveFinding]:
     """Compare `samples` random (row, view) pairs of blocks 0 to `blocks` - 1; one finding per token type.
-
-    Raises:
-        StageError: a unit is missing or damaged, or samples cannot be read.
-    """
+    Raises StageError: a unit is missing or damaged, or samples cannot be read."""
     from unic_pipe.pipeline.encoders import load_encoder
 
     definition, found = cache.definition, dict[TokenType, _Errors]()

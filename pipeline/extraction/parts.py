@@ -1,7 +1,5 @@
 """Parts of a job array: part i of n takes every n-th block, so that no scheduler is needed to share the work."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,11 +28,7 @@ def part_of(block: int, parts: int) -> int:
 
 
 def parse_part(text: str) -> Part:
-    """`2/8` as a part.
-
-    Raises:
-        UserError: not two whole numbers, or the first is not between 1 and the second.
-    """
+    """`2/8` as a part. Raises UserError: not two whole numbers, or the first is not between 1 and the second."""
     match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
     if match is None:
         raise UserError(

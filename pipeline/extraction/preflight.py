@@ -1,7 +1,5 @@
 """Looking before leaping: does it fit on the disk, and does it end in a time that people wait?"""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +22,7 @@ SMALL_WORK = 50_000
 
 def check_disk(workdir: Path, needs: Sequence[tuple[FeatureNeed, Store]], rows: int) -> None:
     """Compare what the caches will take, less what they hold already, with the free disk. An object store has no end.
-
-    Raises:
-        StageError: too little room; says how much is needed and what would make it fit.
-    """
+    Raises StageError: too little room; says how much is needed and what would make it fit."""
     local = [(need, store) for need, store in needs if isinstance(store, LocalStore)]
     if not local:
         return
@@ -65,9 +60,7 @@ def check_time(
     """Estimate how long a CPU would need, from a short measurement of each encoder, when there is much to do.
 
     `tasks` holds, per block, the missing planes of each job and the number of rows.
-
-    Raises:
-        UserError: longer than `PATIENCE_S`; says how long, and what to do.
+    Raises UserError: longer than `PATIENCE_S`; says how long, and what to do.
     """
     forwards = [sum(len({v for v, _ in planes[i]}) * rows for planes, rows in tasks) for i in range(len(jobs))]
     if sum(forwards) < SMALL_WORK:

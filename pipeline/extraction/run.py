@@ -1,7 +1,5 @@
 """Bringing feature caches up to date: what is missing, whether it fits, and running it block by block."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -101,10 +99,7 @@ class ExtractPass:
 
 def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Reporter, stop: Stop) -> Extraction:
     """Extract what is missing. Everything that was finished before stays as it is.
-
-    Raises:
-        StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently.
-    """
+    Raises StageError: too little disk, too slow a CPU, too many unusable rows, views that render differently."""
     executor = options.executor
     check_writers(
         work.features, several=not isinstance(executor, Threads) or options.part is not None, reporter=reporter

@@ -1,7 +1,5 @@
 """Rows that cannot be used: which, why, and whose fault it is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from unic_pipe.pipeline.cache.layout import LEDGER

@@ -8,8 +8,6 @@ On an accelerator the forward passes run in the block's own thread, one block at
 flight are rendered before it and written behind it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """How busy a GPU is, where that can be known: torch asks NVIDIA's management library (the extra `gpu`)."""
 
-from __future__ import annotations
-
 
 def gpu_use(device: str | None = None) -> float | None:
     """Fraction of the driver's last sample period (a second or less) in which kernels ran on a CUDA device, by default

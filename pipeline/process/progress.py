@@ -1,7 +1,5 @@
 """Progress that a person can read: a rich bar on a terminal, one line a minute without one."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -1,7 +1,5 @@
 """Stopping politely: the first signal asks for an end after what is in flight, the second ends at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -4,8 +4,6 @@ CPU seconds are those of all threads of this process. A piece may be timed in se
 up, so that a large piece of work can be measured block by block.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Collection, Iterator

@@ -1,7 +1,5 @@
 """Small pieces of SVG and HTML: escaped elements, tables, labels, round ticks, markers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

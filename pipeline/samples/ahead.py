@@ -4,8 +4,6 @@ A request costs tens of milliseconds before its first byte, whatever its size; i
 side in one tar. Which bytes are asked for never changes what is read: every image is still checked by its hash.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -48,10 +46,7 @@ class ReadAhead:
 
     def take(self, number: int) -> bytes | None:
         """Piece `number`, shorter at the end of a shard; None if it was taken before, or its request failed.
-
-        Raises:
-            UserError, StageError: the object store's refusals.
-        """
+        Raises UserError, StageError: the object store's refusals."""
         with self._lock:
             i = self._range_of.pop(number, None)
             if i is None:

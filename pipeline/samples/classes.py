@@ -5,8 +5,6 @@ lists of numbers) a class is known by its number. Names that are whole numbers a
 after Unicode's NFC and without spaces around them, nothing else: `Dog` and `dog` are two classes.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -72,10 +70,7 @@ def listed_names(names: Sequence[str]) -> str:
 
 def match_classes(train: tuple[str, Names], test: tuple[str, Names]) -> ClassMap:
     """Match a test set's classes with a training set's; each side is (dataset, class names or None).
-
-    Raises:
-        UserError: no class in common, or a name that two classes have.
-    """
+    Raises UserError: no class in common, or a name that two classes have."""
     (train_name, ours), (test_name, theirs) = train, test
     if ours == theirs:
         return ClassMap("numbers" if ours is None else "names", None)
@@ -99,9 +94,7 @@ def match_texts(dataset: str, classes: Names, texts: Sequence[str]) -> tuple[tup
     """For each class number of a dataset its place among named text embeddings, as sorted pairs; None: equal numbers.
 
     By name where the texts have all names of the classes; where they have none of them (`n02084071` and `dog`), by order.
-
-    Raises:
-        UserError: only some of the names, or none and another number of classes.
+    Raises UserError: only some of the names, or none and another number of classes.
     """
     numbers = None if classes is None else whole_numbers(classes)
     if classes is None or numbers is not None:

@@ -1,14 +1,11 @@
 """Going on from an index that is there: whether its data still are, and what its source gained and lost."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from unic_pipe.pipeline.samples.dataset import Dataset, find_dataset, open_dataset
-from unic_pipe.pipeline.samples.folders import ImageFolder
 from unic_pipe.pipeline.samples.freshness import Changes, compare
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS
 from unic_pipe.pipeline.samples.places import where
@@ -22,10 +19,7 @@ MOST_GONE = 0.5
 
 def existing(work: Work) -> tuple[Dataset, Changes] | None:
     """The index to continue: the one in force if its data are there, else an earlier one of that name, else None.
-
-    Raises:
-        UserError: the data of the one in force changed or went away; it was made with other settings.
-    """
+    Raises UserError: the data of the one in force changed or went away; it was made with other settings."""
     current = find_dataset(work.place, work.name)
     pattern = re.compile(re.escape(work.name) + "-[0-9a-f]{8}")
     earlier = [work.place.child(folder) for folder in work.place.folders() if pattern.fullmatch(folder)]
@@ -51,10 +45,7 @@ def existing(work: Work) -> tuple[Dataset, Changes] | None:
 
 def compared(work: Work, old: Dataset, rewritten: Sequence[str]) -> Dataset:
     """Objects that were written again are read again: the same data in another copy are as good, other data are not.
-
-    Raises:
-        UserError: other data.
-    """
+    Raises UserError: other data."""
     if not rewritten:
         return old
     pieces = work.tar_pieces(rewritten)
@@ -89,10 +80,7 @@ def described(old: Dataset, **fields: Any) -> Dataset:
 
 def gained(work: Work, old: Dataset, changes: Changes) -> tuple[list[Piece], tuple[str, ...]]:
     """What the source has that `old` has not, and the paths of indexed images that were deleted.
-
-    Raises:
-        UserError: a new class folder that would renumber others.
-    """
+    Raises UserError: a new class folder that would renumber others."""
     if work.source.layout == "tars":
         return work.tar_pieces(changes.added), ()
     if work.source.layout == "listed":
@@ -107,12 +95,8 @@ def gained(work: Work, old: Dataset, changes: Changes) -> tuple[list[Piece], tup
         )
     known = {path for table in old.segments for path in table.shards.to_pylist()}
     there = {folder.shard(name) for folder in work.folders for name in folder.names}
-    new = [_without(folder, known) for folder in work.folders]
+    new = [replace(f, names=tuple(name for name in f.names if f.shard(name) not in known)) for f in work.folders]
     return folder_pieces(new, work.rule), tuple(sorted(known - there))
-
-
-def _without(folder: ImageFolder, known: set[str]) -> ImageFolder:
-    return replace(folder, names=tuple(name for name in folder.names if folder.shard(name) not in known))
 
 
 def _refusal(work: Work, old: Dataset, changes: Changes) -> UserError:

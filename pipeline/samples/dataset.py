@@ -3,8 +3,6 @@
 Legend: N rows. A row is found by its number; numbers have gaps where a segment ended inside a block.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from bisect import bisect_right
@@ -287,10 +285,7 @@ def open_dataset(
 ) -> Dataset:
     """Open an index (`samples/<name>-<8 digits>/`, or the pointer `samples/<name>`); `roots` are the folders or URLs
     (`s3://bucket/prefix`) below which its shards are searched, `options` those of fsspec for URLs.
-
-    Raises:
-        UserError: no index there, or a damaged manifest.
-    """
+    Raises UserError: no index there, or a damaged manifest."""
     store = open_store(folder, options) if isinstance(folder, str | Path) else folder
     if isinstance(folder, str) and store.remote:  # a path follows its links by itself
         store = pointed(open_store(store.location.rpartition("/")[0], options), store.name) or store

@@ -1,7 +1,5 @@
 """Reading byte ranges of shards under several roots, with few open files, from any thread and after a fork."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections import OrderedDict

@@ -7,8 +7,6 @@ sees the same numbers.
 Shapes: N rows, L lanes (independent draws of one row).
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import numpy as np

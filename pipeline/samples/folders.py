@@ -51,9 +51,7 @@ def list_folders(
     A class's number is its place among the sorted folder names. Names that are all whole numbers are the numbers
     themselves, and a single folder is no class, unless `by_place` (indexes made before that). Folders that are `recorded`
     may have lost their images.
-
-    Raises:
-        UserError: a class folder without images, file names that are not UTF-8, lists that do not hold.
+    Raises UserError: a class folder without images, file names that are not UTF-8, lists that do not hold.
     """
     assert source.folder is not None
     if source.layout == "listed":
@@ -62,7 +60,9 @@ def list_folders(
         names, left = list_images(source.folder, rule, deep=False)
         return [ImageFolder(source.base, source.folder, "", None, _checked(names, source.folder), left)]
     entries = _checked(class_folders(source.folder), source.folder)
-    labels = range(len(entries)) if by_place else _folder_labels(entries)
+    labels: Sequence[int | None] = range(len(entries))
+    if not by_place:
+        labels = [None] if len(entries) == 1 else whole_numbers(entries) or labels
     folders = []
     for label, name in zip(labels, entries, strict=True):
         folder = source.folder / name
@@ -78,16 +78,9 @@ def list_folders(
     return folders
 
 
-def _folder_labels(names: Sequence[str]) -> Sequence[int | None]:
-    return [None] if len(names) == 1 else whole_numbers(names) or range(len(names))
-
-
 def listed(source: Source) -> Listing:
     """The images and labels that a benchmark's own lists name.
-
-    Raises:
-        UserError: files are missing or damaged, or there are more or fewer images than the benchmark has.
-    """
+    Raises UserError: files are missing or damaged, or there are more or fewer images than the benchmark has."""
     from unic_pipe.pipeline.benchmarks.locate import locate, split_of
     from unic_pipe.pipeline.benchmarks.read import listing
 
@@ -109,10 +102,7 @@ def count_images(folder: Path, layout: str, rule: ImageNames = NAMES) -> int:
 
 def scan_folder(folder: ImageFolder, names: tuple[str, ...], rule: ImageNames = NAMES) -> pa.Table:
     """Hash the named images of a folder; rows in that order, keyed by path inside the source without the ending.
-
-    Raises:
-        UserError: an image that cannot be read.
-    """
+    Raises UserError: an image that cannot be read."""
     hashes, sizes = [], []
     for name in names:
         try:

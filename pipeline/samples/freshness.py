@@ -4,8 +4,6 @@ Modification times decide nothing (copied data stay the same data; every read is
 spare the listing of folders that have the recorded one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

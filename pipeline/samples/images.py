@@ -1,7 +1,5 @@
 """Decoding images: any bytes become either an RGB array or an `UndecodableImage` with a short reason."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings
@@ -41,9 +39,7 @@ def decode_image(data: bytes, decoding: Decoding = AS_STORED) -> npt.NDArray[np.
     EXIF orientation is applied; alpha is dropped, not blended (as `convert("RGB")` does), unless `decoding.background`
     names a ground to blend with; 16-bit grey is divided by 257; of an animation the first frame is taken. Images of more
     than `decoding.max_pixels` (by default `MAX_PIXELS`) pixels are refused.
-
-    Raises:
-        UndecodableImage: for all other bytes; nothing else is raised.
+    Raises UndecodableImage: for all other bytes; nothing else is raised.
     """
     if not data:
         raise UndecodableImage("empty (0 bytes)")

@@ -4,8 +4,6 @@ Segment files are written first, the manifest after them, the pointer last: a ki
 the new one. What a segment holds never changes, so rows keep their numbers and keys.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,16 +25,16 @@ from unic_pipe.pipeline.samples.labels import OLD_FOLDERS, label_source
 from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.relabel import SourceLabels, relabelled, source_labels
 from unic_pipe.pipeline.samples.scan import Piece, entries_of, scan_pieces
-from unic_pipe.pipeline.samples.segments import make_segment, write_index
 from unic_pipe.pipeline.samples.shards import left_out
 from unic_pipe.pipeline.samples.sources import data_roots, find_source
-from unic_pipe.pipeline.samples.table import one_array
+from unic_pipe.pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
 from unic_pipe.pipeline.samples.undertaking import NEW_NAME, Work
-from unic_pipe.pipeline.storage import LocalStore, Store
+from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash
 from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.schemas.base import short
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.samples import DatasetManifest, Segment
+from unic_pipe.schemas.samples import INDEX_COLUMNS, DatasetManifest, Segment, ShardEntry
 
 
 def index_dataset(
@@ -220,3 +218,46 @@ def _remark(work: Work, dataset: Dataset, permuted: bool, unlabelled: int) -> No
             f"dataset {name}: class numbers {first:,} to {last:,} are kept as they are. If they count from 1 where other "
             f"datasets count from 0: samples.datasets.{name}.first_class: 1"
         )
+
+
+def make_segment(
+    table: pa.Table, before: Sequence[Segment], block_rows: int, shards: tuple[ShardEntry, ...]
+) -> tuple[Segment, bytes]:
+    """A segment that begins at the next block after those before it, and its Parquet file."""
+    end = before[-1].first_row + before[-1].rows if before else 0
+    first = -(-end // block_rows) * block_rows
+    numbers = pa.array(np.arange(first, first + table.num_rows, dtype=np.int64))
+    data = to_parquet(table.add_column(0, pa.field("row", pa.int64(), nullable=False), numbers).select(INDEX_COLUMNS))
+    segment = Segment(
+        file=f"segment-{len(before):03d}.parquet",
+        first_row=first,
+        rows=table.num_rows,
+        rows_digest=rows_digest(one_array(table["key"]), hashes_of(one_array(table["xxh3"]))),
+        labels_digest=labels_digest(labels_of(one_array(table["label"]))),
+        file_digest=fast_hash(data),
+        shards=shards,
+    )
+    return segment, data
+
+
+def write_index(work: Work, manifest: DatasetManifest, files: Mapping[int, bytes]) -> Dataset:
+    """Write segment files (by number), then the manifest, then the pointer.
+    Raises UserError: there is such an index with other block rows."""
+    folder = f"{work.name}-{short(manifest.digest)}"
+    store = work.place.child(folder)
+    if store.size("manifest.json") is not None:
+        work.expect_same_settings(read_manifest(store))
+    segments = list(manifest.segments)
+    for number, data in files.items():
+        name = segments[number].file
+        if store.size("manifest.json") is not None and store.size(name) is not None and store.get(name) != data:
+            # The same rows with other labels or in another place: readers of the old manifest keep their file.
+            name = f"segment-{number:03d}-{segments[number].file_digest[:8]}.parquet"
+            segments[number] = segments[number].model_copy(update={"file": name})
+        store.put(name, data)
+    manifest = manifest.model_copy(update={"segments": tuple(segments)})
+    store.put("manifest.json", manifest.to_bytes())
+    point(work.place, work.name, folder)
+    if isinstance(store, LocalStore):
+        store.sweep()
+    return Dataset(store, work.roots, manifest)

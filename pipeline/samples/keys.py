@@ -3,8 +3,6 @@
 A key never changes once indexed: what later segments hold cannot rename earlier rows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
@@ -25,16 +23,14 @@ def unique_keys(table: pa.Table, layout: str, earlier: Sequence[pa.Array], prefi
 
     Tars: if any key repeats, or the first segment's did (`prefixed`), every key becomes `shard/key`. Folders: keys
     that repeat get their file extension back. Returns the table and whether keys were prefixed.
-
-    Raises:
-        UserError: keys repeat even so.
+    Raises UserError: keys repeat even so.
     """
     keys, shards = one_array(table["key"]), one_array(table["shard"])
     clash = _clashes(keys, earlier)
     if layout == "tars" and (prefixed or clash.any()):
         prefixed = True
         original = keys
-        for form in (_stem, _path_without_ending):
+        for form in (lambda shard: PurePosixPath(shard).stem, lambda shard: shard.removesuffix(".tar")):
             keys = _prefix(original, shards, form)
             clash = _clashes(keys, earlier)
             if not clash.any():
@@ -81,14 +77,6 @@ def _clashes(keys: pa.Array, earlier: Sequence[pa.Array]) -> np.ndarray:
     for known in earlier:
         clash = clash | pc.is_in(keys, value_set=known).to_numpy(zero_copy_only=False)
     return np.asarray(clash, np.bool_)
-
-
-def _stem(shard: str) -> str:
-    return PurePosixPath(shard).stem
-
-
-def _path_without_ending(shard: str) -> str:
-    return shard.removesuffix(".tar")
 
 
 def _prefix(keys: pa.Array, shards: pa.Array, form: Callable[[str], str]) -> pa.Array:

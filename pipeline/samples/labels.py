@@ -1,7 +1,5 @@
 """Labels of a flat folder of images, from a file beside it."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -29,10 +27,7 @@ _NUMERIC = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?(e[+-]?[0-9]+)?", re.IGNORECASE)
 
 def find_labels(config: DatasetConfig, roots: Sequence[Root]) -> Path | None:
     """The labels file that the configuration names (searched in the roots that are folders), or None without one.
-
-    Raises:
-        UserError: it is not there.
-    """
+    Raises UserError: it is not there."""
     if config.labels is None:
         return None
     for root in (root for root in roots if isinstance(root, Path)):
@@ -84,9 +79,7 @@ def read_labels(path: Path, folder: Path, names: Sequence[str]) -> Labels:
     Two forms: one class number per line in the order of the names (with the ImageNet devkit's `meta.mat` beside it, put
     in the order of the sorted WordNet ids, as class folders have it), or lines `FILENAME CLASS` (`listed_classes`), where
     a class is a number as it is, or a name: then numbers follow the sorted names. `-1`, `null` and nothing are no label.
-
-    Raises:
-        UserError: another number of lines, a file without a line or with two, something that is not a class.
+    Raises UserError: another number of lines, a file without a line or with two, something that is not a class.
     """
     text = read_text(path)
     lines = [line.strip() for line in text.rstrip().split("\n")]

@@ -64,9 +64,7 @@ def listed_classes(path: Path, text: str, folder: Path, names: Sequence[str]) ->
     """The line of each image of `folder` (`names`, in that order), and a remark on lines that name none of them.
 
     Lines may name an image by its path (as much of it as they like), its name, or its name without the extension.
-
-    Raises:
-        UserError: not such a list, an image that is named twice, or not at all.
+    Raises UserError: not such a list, an image that is named twice, or not at all.
     """
     images = _Images(folder, names)
     tables = list(_tables(text, images))
@@ -118,12 +116,9 @@ def _columns(rows: list[tuple[int, list[str]]], images: _Images) -> _Table:
     if not header:
         return _Table([Line(number, *row) for number, row in body], fields=width)
     value = classes[0]
-    tables = [[Line(n, row[file], _value(head[value], row[value])) for n, row in body] for file in files]
+    values = [row[value].partition(" ")[0] if head[value] == _BOX else row[value] for _, row in body]
+    tables = [[Line(n, row[f], text) for (n, row), text in zip(body, values, strict=True)] for f in files]
     return _Table(max(tables, key=images.known), fields=width)
-
-
-def _value(column: str, value: str) -> str:
-    return value.partition(" ")[0] if column == _BOX else value
 
 
 class _Images:

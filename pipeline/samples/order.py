@@ -8,8 +8,6 @@ being read from at any moment, and one new block is needed at a time.
 Shapes: N usable rows, B batch, C streams, S = N // B steps.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

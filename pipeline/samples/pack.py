@@ -4,8 +4,6 @@ Rows keep their order and keys, so that the packed dataset has the identity of t
 features of the other. Equal input gives equal tars; each tar appears whole or not at all, and a second run goes on.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

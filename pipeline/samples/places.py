@@ -3,8 +3,6 @@
 No request is made here, and nothing of the libraries for it is imported, before an object is looked at.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,11 +83,7 @@ def stamp_now(shard: Shard) -> Stamp | None:
 
 
 def open_shard(shard: Shard, name: str) -> Ranged:
-    """Open a tar for one pass from front to back; errors call it `name`.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
+    """Open a tar for one pass from front to back; errors call it `name`. Raises UserError: it cannot be opened."""
     if isinstance(shard, ObjectFile):
         store, key = shard.store, shard.key
         return WindowRanges(shard.listed.size, lambda offset, size: store.get_range(key, offset, size))

@@ -3,31 +3,15 @@
 Both give `read(size, offset)`: that many bytes, fewer only at the end of the file.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from unic_pipe.pipeline.storage.regular import require_regular
 
 WINDOW_BYTES = 8 << 20
 """An object is read from front to back in requests of this many bytes: few enough requests, little enough memory when
 sixteen threads read one each."""
-
-
-class Ranged(Protocol):
-    """An open shard."""
-
-    size: int
-    """Bytes of the whole."""
-
-    def read(self, size: int, offset: int) -> bytes:
-        """`size` bytes at `offset`, fewer at the end. Raises OSError."""
-
-    def close(self) -> None:
-        """Let go of it."""
 
 
 class LocalRanges:
@@ -78,3 +62,7 @@ class WindowRanges:
     def close(self) -> None:
         """Forget the window."""
         self._data = b""
+
+
+Ranged = LocalRanges | WindowRanges
+"""An open shard: its `size` in bytes, and `read(size, offset)`."""

@@ -1,7 +1,5 @@
 """Labels of a source, and giving new ones to rows that keep their numbers, keys and hashes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -34,10 +32,7 @@ class SourceLabels:
 
     def apply(self, table: pa.Table, scanned: pa.Array, dataset: str) -> pa.Table:
         """The table with its labels; `scanned` are those that scanning gave.
-
-        Raises:
-            UserError: a label below `first_class`.
-        """
+        Raises UserError: a label below `first_class`."""
         labels = (
             scanned if self.label_of is None else pa.array(map(self.label_of, table["shard"].to_pylist()), pa.int32())
         )
@@ -59,10 +54,7 @@ def source_labels(
 ) -> SourceLabels:
     """Class names and labels of dataset `name`; `folders` are those of its source (none for tars), `named` whether class
     folders are known by name.
-
-    Raises:
-        UserError: a labels file that is not there or does not fit, numbers to shift where classes have names.
-    """
+    Raises UserError: a labels file that is not there or does not fit, numbers to shift where classes have names."""
     found = _source_labels(config, source, folders, roots, named)
     if config.first_class and found.classes is not None:
         raise UserError(

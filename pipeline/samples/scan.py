@@ -4,13 +4,10 @@ A killed indexing loses the pieces in flight only: finished ones wait in `runs/i
 holds the path, size and mtime of its files.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Protocol
 
 import pyarrow as pa
 import xxhash
@@ -32,23 +29,6 @@ IMAGES_PER_PIECE = 2048
 
 class IndexingStopped(StageError):
     """Somebody asked for the end; finished pieces are kept for the next run."""
-
-
-class Piece(Protocol):
-    """Part of a source that one thread scans."""
-
-    @property
-    def weight(self) -> int:
-        """Work: bytes of a tar, images of a folder."""
-
-    def identity(self) -> str:
-        """What the result depends on, beside the bytes themselves."""
-
-    def scan(self) -> pa.Table:
-        """Its rows (`ROW_SCHEMA`)."""
-
-    def entry(self, rows: pa.Table) -> ShardEntry:
-        """How the manifest names it."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +99,10 @@ class FolderPiece:
         size = sum(rows["size"].to_pylist())
         mtime = self.folder.folder.stat().st_mtime_ns
         return ShardEntry(path=self.folder.path, size=size, mtime_ns=mtime, files=rows.num_rows)
+
+
+Piece = TarPiece | FolderPiece
+"""Part of a source that one thread scans."""
 
 
 def folder_pieces(folders: Sequence[ImageFolder], rule: ImageNames) -> list[Piece]:

@@ -1,7 +1,5 @@
 """One WebDataset tar as rows: members grouped into samples, images hashed, labels parsed, in one sequential pass."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,10 +57,7 @@ def split_name(name: str, rule: ImageNames = NAMES) -> tuple[str, str] | None:
 def scan_tar(file: Shard, shard: str, label_field: str | None, rule: ImageNames = NAMES) -> pa.Table:
     """Rows of one tar in the order of its images. `shard` is its path relative to a root. The table's metadata say what
     was left out (`left_out`).
-
-    Raises:
-        UserError: a damaged tar, a key twice, a sample with two images or none, an unusable label.
-    """
+    Raises UserError: a damaged tar, a key twice, a sample with two images or none, an unusable label."""
     endings, label_ending = image_endings(rule), "cls" if label_field is None else "json"
     images: dict[str, _Image] = {}
     labels: dict[str, _Label] = {}
@@ -208,10 +203,7 @@ def no_label(text: str) -> bool:
 
 def class_number(value: Any) -> int | None:
     """A label as int; None where there is none (nothing, `-1`, null).
-
-    Raises:
-        ValueError: anything but a whole number (or its text) from 0 to 2^31 - 1.
-    """
+    Raises ValueError: anything but a whole number (or its text) from 0 to 2^31 - 1."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | None):
         raise ValueError(value)
     text = "" if value is None else str(value).strip()

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
-from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, Layout, only_layout
-from unic_pipe.pipeline.samples.objects import Listings
-from unic_pipe.pipeline.samples.patterns import matches
+from unic_pipe.pipeline.samples.files import (
+    CLASSES_ONLY,
+    IMAGE_EXTENSIONS,
+    Layout,
+    class_folders,
+    is_image,
+    only_layout,
+)
+from unic_pipe.pipeline.samples.patterns import Listings, matches
 from unic_pipe.pipeline.samples.places import Root, Shard, as_root, where
 from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.pipeline.storage import Store, is_remote
@@ -67,11 +72,8 @@ def relative_source(config: DatasetConfig, roots: Sequence[Root]) -> str:
 
 def find_source(name: str, config: DatasetConfig, roots: Sequence[Root], known: Layout | None = None) -> Source:
     """Find the data of dataset `name`; `known` is the layout of its index, which decides where several are possible.
-
-    Raises:
-        UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of images
-            in an object store, several layouts beside each other.
-    """
+    Raises UserError: nothing there, compressed tars, pipes and other URLs, split folders taken for classes, folders of
+    images in an object store, several layouts beside each other."""
     if config.reader is not None:
         (folder,) = (root for root in roots if isinstance(root, Path))
         return Source(config.reader, "listed", {}, _place(config.reader, folder).require(), "")

@@ -1,7 +1,5 @@
 """Splits by the names of folders and tars: `train`, `imagenet1k-validation-000.tar`, `test-google` beside `test-twitter`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -52,7 +50,7 @@ def tar_splits(tars: Sequence[str]) -> dict[str, str]:
         if any(other != stem and other.startswith(stem) for other in patterns):
             # `test*.tar` would take in `test-google-000.tar`.
             patterns[stem] = f"{stem}[!A-Za-z][0-9]*.tar"
-    words = {stem: _split_word(stem) for stem in patterns}
+    words = {stem: next(w for w in re.split(r"[^a-z]+", stem.lower()) if w in SPLITS) for stem in patterns}
     unique = len(set(words.values())) == len(words)
     return {words[stem] if unique else stem: pattern for stem, pattern in patterns.items()}
 
@@ -74,10 +72,6 @@ def _is_word(parts: Sequence[str], at: int) -> bool:
     after = parts[at + 1] if at + 1 < len(parts) else ""
     word = parts[at]
     return len(word) > 2 and word.lower() not in _SHARD_WORDS and not after[:1].isdigit()
-
-
-def _split_word(stem: str) -> str:
-    return next(word for word in re.split(r"[^a-z]+", stem.lower()) if word in SPLITS)
 
 
 def usable_names(names: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """A quick look at a folder or at tars, for `unic-pipe init`: what is there, about how much, and how long indexing takes."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -15,11 +13,10 @@ from typing import NamedTuple
 import xxhash
 from PIL import Image
 
-from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, class_folders, is_image
+from unic_pipe.pipeline.samples.files import CLASSES_ONLY, IMAGE_EXTENSIONS, Layout, class_folders, is_image
 from unic_pipe.pipeline.samples.folders import count_images
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
-from unic_pipe.pipeline.samples.layouts import CLASSES_ONLY, Layout
-from unic_pipe.pipeline.samples.objects import Listings
+from unic_pipe.pipeline.samples.patterns import Listings
 from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads
@@ -69,10 +66,7 @@ class Survey:
 
 def survey(path: str | Path) -> Survey:
     """Look at tars (a path or URL with `*` or `{000..146}`, a folder, one tar), class folders or a flat folder of images.
-
-    Raises:
-        UserError: nothing there that can be a source.
-    """
+    Raises UserError: nothing there that can be a source."""
     if isinstance(path, str) and is_remote(path):
         folder, text = split_url(path)
         root = as_root(folder)
@@ -97,9 +91,7 @@ def survey_splits(path: str | Path) -> dict[str, Survey]:
     (`imagenet1k-train-0001.tar`).
 
     Without such splits, the folder itself is the one dataset `train`.
-
-    Raises:
-        UserError: nothing there that can be a source.
+    Raises UserError: nothing there that can be a source.
     """
     folders, files = _children(path)
     places = {name.lower(): name for name in folder_splits(folders)}

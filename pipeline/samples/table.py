@@ -3,8 +3,6 @@
 Legend: N rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

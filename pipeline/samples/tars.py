@@ -4,8 +4,6 @@ Readers in common use stop silently at a damaged header, which loses samples. He
 refused. Formats: POSIX ustar and pax, GNU long names, old V7 tars (IEEE Std 1003.1, "pax", ustar interchange format).
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator
@@ -40,10 +38,7 @@ class Member:
 
 def walk(tar: Ranged, shard: str) -> Iterator[Member]:
     """All regular members of an open tar, in order. `shard` names the tar in errors.
-
-    Raises:
-        UserError: compressed, cut, damaged or empty tar; links, devices, and names that leave the folder.
-    """
+    Raises UserError: compressed, cut, damaged or empty tar; links, devices, and names that leave the folder."""
     size = tar.size
     _check_kind(tar, shard)
     at, last, members = 0, "", 0

@@ -1,7 +1,5 @@
 """One indexing: what is indexed, where to, and how names and labels are read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Where artefacts live: durable, atomic, conditional writes in a local folder or an object store."""
 
-from __future__ import annotations
-
 from unic_pipe.pipeline.storage.local import LocalStore, abandoned, process_runs, sync_folder
 from unic_pipe.pipeline.storage.open import is_remote, open_store
 from unic_pipe.pipeline.storage.store import Store, Version, fast_hash, get_or_none, sha256, sha256_of_file

@@ -4,8 +4,6 @@ gcsfs repeats what it can see to be a passing failure (six times); only requests
 the level above. Conditions are generations instead of ETags: 0 means that there is nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Iterator
@@ -16,8 +14,15 @@ import google.auth.exceptions
 from fsspec.exceptions import FSTimeoutError
 from gcsfs.retry import HttpError
 
-from unic_pipe.pipeline.storage.errors import RESULT_KEPT, Busy, ConditionFailed, no_bucket, no_credentials, refused
-from unic_pipe.pipeline.storage.requests import ABSENT
+from unic_pipe.pipeline.storage.requests import (
+    ABSENT,
+    RESULT_KEPT,
+    Busy,
+    ConditionFailed,
+    no_bucket,
+    no_credentials,
+    refused,
+)
 from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
 

@@ -1,7 +1,5 @@
 """One process at a time: an advisory lock on a file, released by the system when its holder dies."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator
@@ -19,10 +17,7 @@ except ImportError:  # Windows has no flock; there a second process is not notic
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` while the block runs.
-
-    Raises:
-        StageError: another process holds it; `what` says in the message what that process is doing.
-    """
+    Raises StageError: another process holds it; `what` says in the message what that process is doing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         if fcntl is not None:

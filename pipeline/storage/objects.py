@@ -18,8 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from unic_pipe.pipeline.storage.errors import Busy, ConditionFailed, explained
-from unic_pipe.pipeline.storage.requests import ABSENT, Requests
+from unic_pipe.pipeline.storage.requests import ABSENT, Busy, ConditionFailed, Requests, explained
 from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import UserError
 

@@ -1,7 +1,5 @@
 """Opening the store that a location names: a folder, `s3://bucket/prefix` or `gs://bucket/prefix`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +21,7 @@ def open_store(location: str | Path, options: Mapping[str, Any] | None = None) -
     """The store at a path, or at `s3://bucket/prefix` or `gs://bucket/prefix`. Nothing is asked of it yet.
 
     `options` are those of fsspec's file system for object stores (endpoint_url, anon, profile …).
-
-    Raises:
-        UserError: no such kind of store, or no bucket.
+    Raises UserError: no such kind of store, or no bucket.
     """
     text = str(location)
     if isinstance(location, Path) or "://" not in text:

@@ -4,8 +4,6 @@ Artefact folders end in digits of their identity and are never overwritten (R5);
 In a local folder it is a relative symbolic link; object stores have none, there it is the small object `<name>.pointer`.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -24,10 +22,7 @@ _counter = itertools.count()
 
 def point(folder: Path | Store, name: str, target: str) -> None:
     """Make `<folder>/<name>` point to `<folder>/<target>`, atomically and durably.
-
-    Raises:
-        UserError: something that is not a pointer already has that name, or links cannot be made here.
-    """
+    Raises UserError: something that is not a pointer already has that name, or links cannot be made here."""
     if isinstance(folder, Path):
         _link(folder, name, target)
     elif isinstance(folder, LocalStore):
@@ -38,10 +33,7 @@ def point(folder: Path | Store, name: str, target: str) -> None:
 
 def pointed(folder: Store, name: str) -> Store | None:
     """The store that `<folder>/<name>` points to, or None when there is no such pointer or its target is gone.
-
-    Raises:
-        DamagedError: it points to something else than a folder of that name.
-    """
+    Raises DamagedError: it points to something else than a folder of that name."""
     if isinstance(folder, LocalStore):
         found = resolve_pointer(folder.root, name)
         return None if found is None else LocalStore(found)
@@ -58,10 +50,7 @@ def pointers(folder: Store) -> list[str]:
 
 def resolve_pointer(folder: Path, name: str) -> Path | None:
     """The folder beside it that the link `<folder>/<name>` points to, or None when there is no such link or folder.
-
-    Raises:
-        DamagedError: it leads to something else.
-    """
+    Raises DamagedError: it leads to something else."""
     try:
         target = os.readlink(folder / name)
     except OSError:
@@ -72,10 +61,7 @@ def resolve_pointer(folder: Path, name: str) -> Path | None:
 
 def followed(path: Path) -> Path:
     """A folder, or what a pointer to it leads to; other links, such as to another disk, are followed as they are.
-
-    Raises:
-        DamagedError: it is a pointer, and leads to another name's folder.
-    """
+    Raises DamagedError: it is a pointer, and leads to another name's folder."""
     pointer = path.is_symlink() and "/" not in os.readlink(path)
     return (resolve_pointer(path.parent, path.name) if pointer else None) or path.resolve()
 

@@ -1,7 +1,5 @@
 """Files that others hand over: only regular ones are opened, because a named pipe or a device may never end, or never begin."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Credentials and the region come from where AWS's tools look for them (environment, ~/.aws, instance roles).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -12,8 +10,7 @@ import s3fs
 from botocore import exceptions as aws
 from fsspec.exceptions import FSTimeoutError
 
-from unic_pipe.pipeline.storage.errors import Busy, ConditionFailed, no_bucket, no_credentials, refused
-from unic_pipe.pipeline.storage.requests import ABSENT
+from unic_pipe.pipeline.storage.requests import ABSENT, Busy, ConditionFailed, no_bucket, no_credentials, refused
 from unic_pipe.pipeline.storage.store import Version
 from unic_pipe.schemas.errors import UserError
 

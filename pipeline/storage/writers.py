@@ -1,7 +1,5 @@
 """Whether a store can be written to by several processes at once: it must refuse a write whose condition does not hold."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from unic_pipe.pipeline.process.progress import Reporter
@@ -11,10 +9,7 @@ from unic_pipe.schemas.errors import UserError
 
 def check_writers(store: Store, several: bool, reporter: Reporter) -> None:
     """Try a store's conditions, once per process; a local folder has them.
-
-    Raises:
-        UserError: it ignores them, and several processes are to write.
-    """
+    Raises UserError: it ignores them, and several processes are to write."""
     if not store.remote or _conditional(store):
         return
     if several:

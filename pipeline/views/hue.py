@@ -9,8 +9,6 @@ Formulas: A. R. Smith, Color gamut transform pairs, SIGGRAPH 1978.
 Shapes: H, W pixels; C = 3 channels (RGB).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -13,8 +13,6 @@ and each has a fixed place (the first 53 bits of a 64-bit word, as a fraction u 
 A later operation appends its numbers; moving one would change every cached view (the tests hold golden values).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from typing import get_args

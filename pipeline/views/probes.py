@@ -7,8 +7,6 @@ from the same parameters; the probes show it before features and views of differ
     probes/view-000.json                the pictures' names, parameters and hashes; written last, and once
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Collection, Sequence
@@ -44,17 +42,9 @@ Images = Sequence[tuple[str, np.ndarray]]
 
 
 def write_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, images: Images) -> None:
-    """Keep the probes of a view, once: where they exist already, only pictures that are gone are drawn again.
-
-    Args:
-        store: the feature folder.
-        recipe, seed, view: what the view is made from.
-        size: height and width of the pictures in pixels: the encoder's input size.
-        images: the probe samples.
-
-    Raises:
-        StageError: a picture is gone, and rendering no longer gives the recorded one.
-    """
+    """Keep the probes of a view in a feature folder, once: where they exist already, only pictures that are gone are drawn
+    again. They have the encoder's input `size`, in pixels.
+    Raises StageError: a picture is gone, and rendering no longer gives the recorded one."""
     document = read_probes(store, view)
     if document is not None:
         _restore(store, document, recipe, dict(images))
@@ -68,7 +58,8 @@ def write_probes(store: Store, recipe: Recipe, seed: int, view: int, size: int, 
         if not store.create(file, png):
             # Left by a killed process or made by one that runs beside this one; elsewhere, if it is not the same.
             there = store.get(file)
-            if _is_close(_from_png(there, size), pixels_HWC):
+            kept_HWC = _from_png(there, size)
+            if kept_HWC is not None and _difference(key, kept_HWC, pixels_HWC).allowed:
                 png = there
             else:
                 store.put(file, png)
@@ -93,10 +84,8 @@ def check_probes(
     `MEAN_DIFFERENCE` per picture, as between the kernels of two CPUs. Arguments as for `write_probes`; further images
     are ignored, and so are probes of samples that were `deleted`. With `device`, their photometric part is drawn there,
     as `compute.views: device` does.
-
-    Raises:
-        StageError: the view is rendered differently, the probes belong to another recipe, seed or size, a probe's
-            sample is not among the images, or a picture is missing or damaged.
+    Raises StageError: the view is rendered differently, the probes belong to another recipe, seed or size, a probe's
+    sample is not among the images, or a picture is missing or damaged.
     """
     document = read_probes(store, view)
     if document is None:
@@ -128,11 +117,7 @@ def check_probes(
 
 
 def read_probes(store: Store, view: int) -> ProbesDocument | None:
-    """The document of a view's probes, or None.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The document of a view's probes, or None. Raises UserError: it cannot be read."""
     raw = get_or_none(store, _document_key(view))
     return None if raw is None else ProbesDocument.from_bytes(raw, _document_key(view))
 
@@ -206,10 +191,6 @@ def _sample(probe: Probe, document: ProbesDocument, samples: dict[str, np.ndarra
 def _difference(key: str, a_HWC: np.ndarray, b_HWC: np.ndarray) -> _Difference:
     distance_HWC = np.abs(a_HWC.astype(np.int16) - b_HWC)
     return _Difference(key, int(distance_HWC.max()), float(distance_HWC.mean()))
-
-
-def _is_close(a_HWC: np.ndarray | None, b_HWC: np.ndarray) -> bool:
-    return a_HWC is not None and _difference("", a_HWC, b_HWC).allowed
 
 
 def _render(

@@ -6,8 +6,6 @@ Shapes: H, W height and width in pixels; C = 3 channels (RGB); B batch.
 A pure function of its arguments: it draws nothing, and neither reads nor changes torch's modes. Safe in threads.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,14 +34,9 @@ _LEAST_SIGMA = 0.2
 def render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int) -> torch.Tensor:
     """The view of a decoded image: uint8 tensor (3, size, size), contiguous, sharing no memory with the image.
 
-    Args:
-        image_HWC: uint8 (H, W, 3), RGB; never written to. H and W are those that the parameters were drawn for.
-        parameters: what was drawn for this view.
-        recipe: the recipe that they were drawn from; gives what is not drawn (kernel, threshold, centre fraction).
-        size: height and width of the view in pixels.
-
-    Raises:
-        ValueError: not such an image, or the box does not lie inside it.
+    `image_HWC` is uint8 (H, W, 3), RGB, of the size that the parameters were drawn for, and never written to; `recipe`, that
+    they were drawn from, gives what is not drawn (kernel, threshold, centre fraction).
+    Raises ValueError: not such an image, or the box does not lie inside it.
     """
     # The blur is a float convolution: a caller's autocast must not reach it.
     with torch.autocast("cpu", enabled=False):

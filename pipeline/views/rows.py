@@ -65,10 +65,7 @@ def views_of_rows(
 
     An image is dropped as soon as it is rendered: a block of full-size photographs would not fit in memory. `pinned`
     memory is what an accelerator reads without the CPU's help. `clock` may time "read", "decode" and "render", if the
-    crew is one of one.
-
-    Raises:
-        StageError: samples that are not what was indexed.
+    crew is one of one. Raises StageError: samples that are not what was indexed.
     """
     import torch
 
@@ -108,10 +105,7 @@ def finished_views(
     dataset: Dataset, rows: Sequence[int], renderings: Sequence[Rendering], crew: Crew, clock: Stopwatch = UNTIMED
 ) -> list[torch.Tensor]:
     """Each rendering of rows that could be used when their features were extracted, uint8 (N, 3, size, size).
-
-    Raises:
-        StageError: samples that are not what was indexed, or one that cannot be decoded any more.
-    """
+    Raises StageError: samples that are not what was indexed, or one that cannot be decoded any more."""
     pixels, unreadable = views_of_rows(dataset, rows, renderings, crew, clock)
     require_readable(unreadable)
     return [pixels[rendering].x_N3HW for rendering in renderings]

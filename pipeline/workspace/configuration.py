@@ -1,7 +1,5 @@
 """Reading `unic-pipe.yaml`: YAML 1.2, with overrides from the command line, checked as a whole."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -77,10 +75,8 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
     """Read the configuration file (by default `unic-pipe.yaml` in the current folder).
 
     `overrides` are `a.b=value` texts that replace single values; the value is read as YAML.
-
-    Raises:
-        UserError: no such file, not YAML, or fields that do not validate (all of them, with lines); a dataset has the name
-            that a benchmark needs.
+    Raises UserError: no such file, not YAML, or fields that do not validate (all of them, with lines); a dataset has
+    the name that a benchmark needs.
     """
     path = Path(CONFIG_NAME) if file is None else Path(file)
     if path.is_dir():
@@ -177,10 +173,7 @@ def _open_brackets(text: str) -> int:
 
 def _require_plain(value: Any, source: str, left: list[int], depth: int = 0) -> None:
     """Few values, none of them deep or huge: an alias stands for all that it repeats, and may stand in itself.
-
-    Raises:
-        UserError: something else.
-    """
+    Raises UserError: something else."""
     left[0] -= 1
     if left[0] < 0:
         raise UserError(f"{source}: over {_MOST_VALUES:,} values, aliases written out.", "Write it without aliases.")
@@ -215,21 +208,14 @@ def _override(tree: CommentedMap, text: str) -> Place:
 
 
 def rows_wanted(rows: str, dataset: Dataset) -> int:
-    """The number of rows that `1%` or `5000` means.
-
-    Raises:
-        UserError: neither a percentage nor a number.
-    """
+    """The number of rows that `1%` or `5000` means. Raises UserError: neither a percentage nor a number."""
     number, percentage = parse_rows(rows)
     return math.ceil(number / 100 * dataset.manifest.rows if percentage else number)
 
 
 def parse_rows(rows: str) -> tuple[float, bool]:
     """The number in `1%` or `5000`, and whether it is a percentage.
-
-    Raises:
-        UserError: neither a percentage between 0 and 100 nor a positive number.
-    """
+    Raises UserError: neither a percentage between 0 and 100 nor a positive number."""
     text = rows.strip().replace(",", "")
     percentage = text.endswith("%")
     try:

@@ -1,7 +1,5 @@
 """Documents in folders, and what they say: a finished student, the newest checkpoint. No torch here."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,10 +32,7 @@ class FinishedStudent:
 def finished_student(name: str, folder: Path) -> FinishedStudent | None:
     """The student in a folder if it is finished: the export is that of the manifest, and its files are there.
 
-    Only `verify` hashes them.
-
-    Raises:
-        DamagedError: a manifest is not what was written.
+    Only `verify` hashes them. Raises DamagedError: a manifest is not what was written.
     """
     manifest = read_document(folder / "manifest.json", StudentManifest)
     export = read_document(folder / "export" / "manifest.json", ExportManifest)

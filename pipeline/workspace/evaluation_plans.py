@@ -1,7 +1,5 @@
 """Which results an evaluation consists of: every benchmark x encoder x probe, with the features each one needs. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,10 +79,7 @@ class Pair:
 
 def evaluation_plans(inventory: Inventory) -> Plans:
     """All results that the configuration asks for: labelled images first, then zero-shot, then dense.
-
-    Raises:
-        UserError: a teacher's weights are missing, or a student's export is not what training left.
-    """
+    Raises UserError: a teacher's weights are missing, or a student's export is not what training left."""
     found = _labelled(inventory)
     for name, zero_shot in inventory.config.evaluate.zero_shot.items():
         try:
@@ -132,10 +127,7 @@ def other_datasets(inventory: Inventory) -> set[str]:
 def evaluated_encoders(inventory: Inventory) -> tuple[list[tuple[ResolvedEncoder, Role]], list[str]]:
     """Finished students, teachers, and each configured student's architecture at random initialisation,
     and the encoders of `evaluate`; and the students that are still waited for (`students/main`).
-
-    Raises:
-        UserError: a teacher's weights are missing, or two encoders have one name.
-    """
+    Raises UserError: a teacher's weights are missing, or two encoders have one name."""
     config = inventory.config
     finished = inventory.finished_students
     found: list[tuple[ResolvedEncoder, Role]] = [(inventory.student_encoder(s), "student") for s in finished.values()]
@@ -185,10 +177,7 @@ def _labelled(inventory: Inventory) -> Plans:
 
 def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig) -> list[Plan]:
     """The students of the teacher, imported ones that have a ladder to it, and the teacher itself.
-
-    Raises:
-        UnicPipeError: not indexed, no weights, no file of classes, classes that are not those of the texts.
-    """
+    Raises UnicPipeError: not indexed, no weights, no file of classes, classes that are not those of the texts."""
     (test,) = _indexed(inventory, config.test)
     texts, teacher = texts_digest(config, inventory.folder), inventory.teacher(config.teacher)
     classes, protocol = test.manifest.classes, PROBES["zero-shot"].protocol
@@ -224,10 +213,8 @@ def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig) -> list[
 
 def _dense(inventory: Inventory, name: str, config: DenseConfig) -> list[Plan]:
     """Every encoder with every protocol of a dense benchmark.
-
-    Raises:
-        UnicPipeError: not indexed, no label maps, another number of images than the benchmark of this name has, no weights.
-    """
+    Raises UnicPipeError: not indexed, no label maps, another number of images than the benchmark of this name has, no
+    weights."""
     train, test = _indexed(inventory, config.train, config.test)
     _check_counts(name, train, test)
     memory = LocalStore(inventory.folder / "runs")
@@ -258,11 +245,7 @@ def _dense(inventory: Inventory, name: str, config: DenseConfig) -> list[Plan]:
 
 
 def _indexed(inventory: Inventory, *names: str) -> list[Dataset]:
-    """Datasets of these names.
-
-    Raises:
-        UserError: one cannot be used now; the message is the reason alone.
-    """
+    """Datasets of these names. Raises UserError: one cannot be used now; the message is the reason alone."""
     found = []
     for name in names:
         view = inventory.dataset(name)
@@ -274,10 +257,7 @@ def _indexed(inventory: Inventory, *names: str) -> list[Dataset]:
 
 def _check_counts(name: str, train: Dataset, test: Dataset) -> None:
     """Compare the user's datasets with what the benchmark of this name promises.
-
-    Raises:
-        UserError: another number of images.
-    """
+    Raises UserError: another number of images."""
     card = cards().get(name)
     if card is None:
         return

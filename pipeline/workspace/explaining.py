@@ -1,7 +1,5 @@
 """What is wrong with a configuration file, in a person's words: one line for each place, with its line number."""
 
-from __future__ import annotations
-
 import json
 import types
 import typing
@@ -52,11 +50,11 @@ def explain(error: ValidationError, tree: CommentedMap, set_by_hand: Sequence[Pl
         by_hand = any(place and (place[: len(s)] == s or s[: len(place)] == place) for s in set_by_hand)
         line = 0 if by_hand else _line(tree, place)
         where = ".".join(map(str, place))
-        lines.append((line, f"{f'line {line}:' if line else '--set'} {where}: {_text(place, here)}"))
+        lines.append((line, f"{f'line {line}:' if line else '--set'} {where}: {_text(here)}"))
     return [text for _, text in sorted(lines)]
 
 
-def _text(place: Place, here: list[ErrorDetails]) -> str:
+def _text(here: list[ErrorDetails]) -> str:
     """What is wrong at one place, where a union has one problem for each of its members."""
     kinds = list(dict.fromkeys(kind for problem in here if (kind := _kind(problem))))
     problem = next((problem for problem in here if not _kind(problem)), None)

@@ -1,7 +1,5 @@
 """Students and imported checkpoints against the digests in their own documents: for `verify`. No torch here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -6,8 +6,6 @@ One teacher's part of it predicts that teacher's own cls feature from the output
 Shapes: B images, S image side in pixels, D student width, H hidden width of a rung, E teacher dimension.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +101,7 @@ def predict_imported(folder: Path, encoder: Encoder, teacher: str) -> TeacherPre
     """An official UNIC checkpoint that was imported as `encoders/NAME`, with its ladder to a teacher.
 
     `teacher` is the name here (`metaclip-h`) or in the official code (`metaclip_vithuge_14`).
-
-    Raises:
-        UserError: no ladder there, or none to this teacher.
+    Raises UserError: no ladder there, or none to this teacher.
     """
     checkpoint = read_folder(folder, encoder.model)
     return TeacherPrediction(encoder, checkpoint.ladder, checkpoint.statistics, TEACHERS.get(teacher, teacher))

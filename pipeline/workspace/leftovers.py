@@ -3,8 +3,6 @@
 None of it is read, and none of it is damage: `verify` names it as what it is, and `gc` removes it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Students of the working folder that the configuration does not name: made by `--student NEW --set …`, pilots, variants."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator
@@ -30,7 +28,8 @@ def other_students(inventory: Inventory) -> Iterator[Artefact]:
     for label, found in folders.items():
         pointed = inventory.finished_students.get(label)
         step, folder_name, manifest = next(
-            (one for one in found if pointed is not None and one[1] == pointed.folder.name), max(found, key=_progress)
+            (one for one in found if pointed is not None and one[1] == pointed.folder.name),
+            max(found, key=lambda one: one[:2]),
         )
         finished = step == manifest.steps
         command = None if finished else _command(inventory, manifest)
@@ -45,10 +44,6 @@ def other_students(inventory: Inventory) -> Iterator[Artefact]:
             next=command,
             path=f"students/{folder_name}",
         )
-
-
-def _progress(one: tuple[int, str, StudentManifest]) -> tuple[int, str]:
-    return one[:2]
 
 
 def _command(inventory: Inventory, manifest: StudentManifest) -> str | None:

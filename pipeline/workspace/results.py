@@ -3,8 +3,6 @@
 Nothing here computes a score and nothing imports torch, so `status`, the report and the evaluate stage share it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,10 +56,7 @@ def result_definition(
     """What one result is made from: the datasets, the definition digests of both feature sets and of the encoder.
 
     `asked`: for each training class the test class that it counts as, in a test with another benchmark's probe; else
-    classes are matched by name.
-
-    Raises:
-        UserError: the sides have no class in common.
+    classes are matched by name. Raises UserError: the sides have no class in common.
     """
     card, table = PROBES[probe], None
     if asked is None:
@@ -121,11 +116,7 @@ def in_force(record: ResultRecord | None, benchmark: str, encoder: str, definiti
 
 
 def read_record(path: Path) -> ResultRecord | None:
-    """The record in a file; None when there is none.
-
-    Raises:
-        DamagedError: it is not what was written.
-    """
+    """The record in a file; None when there is none. Raises DamagedError: it is not what was written."""
     try:
         record = read_document(path, ResultRecord)
         if record is None or digest_of(record.definition) == record.digest:

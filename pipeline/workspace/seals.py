@@ -4,8 +4,6 @@ Files of versions before there were seals (`Document.SEALED`) carry none. They a
 unsealed, and `verify --seal` writes them again. Everything in `features/` has always been sealed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,13 +22,7 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.schemas.plans import Measurement
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.samples import DatasetManifest
-from unic_pipe.schemas.students import (
-    CheckpointEntry,
-    ExportManifest,
-    ImportManifest,
-    StudentManifest,
-    StudentVerdicts,
-)
+from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, ImportManifest, StudentManifest, StudentVerdicts
 
 _HEAD_BYTES = 100
 _FILES: dict[str, type[Document] | None] = {

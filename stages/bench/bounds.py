@@ -4,8 +4,6 @@ On a GPU the device, the host's cores and the disk work beside each other, so th
 a CPU that does everything itself it is all CPU seconds of the pieces over the cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from unic_pipe.pipeline.process.stopwatch import Stopwatch

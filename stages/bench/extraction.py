@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from unic_pipe.pipeline.cache.calibration import bound_codec
 from unic_pipe.pipeline.cache.commit import encode_unit
-from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.extraction.blocks import commit_features, usable_rows
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
@@ -61,7 +60,11 @@ class ExtractBench:
         from unic_pipe.pipeline.encoders import load_encoder
 
         work = self.dataset_pass
-        jobs = [(_limited(need), encoder) for need, encoder in work.jobs]
+        # As many views as are rendered from one decoding.
+        jobs = [
+            (replace(need, views={t: min(n, VIEWS_AT_ONCE) for t, n in need.views.items()}), encoder)
+            for need, encoder in work.jobs
+        ]
         self.dataset_pass = work = replace(moved(work, self.folder / "prepared"), jobs=jobs)
         nothing = replace(work, blocks=0)
         extract_features(nothing, ExtractOptions(device=self.device, force=True), reporter, self.stop)
@@ -150,11 +153,6 @@ class ExtractBench:
         target = self.folder / name
         shutil.rmtree(target, ignore_errors=True)
         return Path(shutil.copytree(self.folder / "prepared", target, symlinks=True))
-
-
-def _limited(need: FeatureNeed) -> FeatureNeed:
-    """The same features with as many views as are rendered from one decoding."""
-    return replace(need, views={token: min(views, VIEWS_AT_ONCE) for token, views in need.views.items()})
 
 
 def moved(work: ExtractPass, workdir: Path) -> ExtractPass:

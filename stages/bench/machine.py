@@ -1,7 +1,5 @@
 """The machine on which a bench runs: its name, and what else it has to do."""
 
-from __future__ import annotations
-
 import os
 import platform
 import time

@@ -1,7 +1,5 @@
 """The picture of a bench: for every stage, what its pieces allow beside the time that it really takes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape

@@ -3,8 +3,6 @@
 Everything is measured in one run, in turns, in a folder that is removed afterwards.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -85,10 +83,7 @@ class BenchOptions:
 
 def chosen_student(inventory: Inventory, name: str | None) -> str | None:
     """The named student, else the first configured; None where none is configured.
-
-    Raises:
-        UserError: no such student.
-    """
+    Raises UserError: no such student."""
     students = inventory.config.students
     if name is not None and name not in students:
         raise UserError(

@@ -1,7 +1,5 @@
 """A bench in words: one line for every part, used by the terminal and by the page."""
 
-from __future__ import annotations
-
 from unic_pipe.schemas.bench import BenchReport, BenchRow, Part
 
 TARGETS = {"cpu": 0.85, "gpu": 0.95}

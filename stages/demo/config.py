@@ -1,7 +1,5 @@
 """The demo's configuration file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from unic_pipe.pipeline.storage import LocalStore

@@ -3,8 +3,6 @@
 Shapes: H, W pixels.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Iterator
 from itertools import islice

@@ -1,7 +1,5 @@
 """What a probe may be given. Everything that would make a score meaningless is said before anything is fitted."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,9 +51,7 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
 
     `asked`: for each class number of the training set the test set's class that it counts as, or -1; None: classes are
     matched by name (`match_classes`).
-
-    Raises:
-        UserError: nothing to score, labels missing, a single class, sides that do not fit, features not finite.
+    Raises UserError: nothing to score, labels missing, a single class, sides that do not fit, features not finite.
     """
     for side in (train, test):
         check_side(side)
@@ -120,10 +116,7 @@ def _matched(train: Features, test: Features, classes: NDArray[np.int64]) -> tup
 
 def _as_places(train: Features, test: Features) -> list[str]:
     """What to say where one side has class names and the other numbers, which are then places among the names.
-
-    Raises:
-        UserError: a number beyond the names, or a training set without the number of some name.
-    """
+    Raises UserError: a number beyond the names, or a training set without the number of some name."""
     names, numbered = (test, train) if train.classes is None else (train, test)
     if names.classes is None or numbered.classes is not None:  # numbers that an earlier index has as names
         names, numbered = (train, test) if whole_numbers(test.classes or ()) else (test, train)
@@ -146,10 +139,7 @@ def _as_places(train: Features, test: Features) -> list[str]:
 
 def check_side(side: Features) -> None:
     """Refuse a dataset that cannot be scored.
-
-    Raises:
-        UserError: no usable sample, labels missing, features not finite.
-    """
+    Raises UserError: no usable sample, labels missing, features not finite."""
     if not len(side.x_ND):
         raise UserError(
             f"Dataset {side.name} has no usable samples"

@@ -1,22 +1,72 @@
-"""Dense benchmarks: a head is fitted on the training images, every test pixel is scored."""
+"""Dense benchmarks: a head is fitted on the training images, every test pixel is scored.
 
-from __future__ import annotations
+Shapes: B images, S side of the labels, C classes.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.protocols import DenseConfig
 from unic_pipe.stages.evaluate.dense_data import DenseData, Scenes
-from unic_pipe.stages.evaluate.dense_scores import Confusion, DepthErrors
 from unic_pipe.stages.evaluate.features import left_out_remarks
 from unic_pipe.stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting
+
+
+class Confusion:
+    """Counts of (true, predicted) pixels over many images."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.counts_CC: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
+
+    def add(self, true_BSS: Tensor, predicted_BSS: Tensor) -> None:
+        """Count the pixels whose true class is not negative."""
+        known = true_BSS >= 0
+        places = true_BSS[known].long() * self.classes + predicted_BSS[known]
+        counts = torch.bincount(places, minlength=self.classes**2).cpu().numpy()
+        self.counts_CC += counts.reshape(self.classes, self.classes)
+
+    def scores(self) -> dict[str, float]:
+        """`miou` over the classes that are there or predicted, and `pixel_accuracy`, fractions.
+        Raises UserError: no pixel has a class."""
+        hits_C = np.diag(self.counts_CC)
+        union_C = self.counts_CC.sum(0) + self.counts_CC.sum(1) - hits_C
+        if not union_C.any():
+            raise UserError("No pixel of the test set has a class.", "Check classes and first_class of the benchmark.")
+        seen = union_C > 0
+        return {
+            "miou": float((hits_C[seen] / union_C[seen]).mean()),
+            "pixel_accuracy": float(hits_C.sum() / self.counts_CC.sum()),
+        }
+
+
+class DepthErrors:
+    """Root mean squared errors, image by image, of pixels whose depth is known."""
+
+    def __init__(self) -> None:
+        self.rmse: list[float] = []
+
+    def add(self, true_BSS: Tensor, predicted_BSS: Tensor) -> None:
+        """Both in metres; 0 in `true_BSS` is unknown. An image without any known pixel does not count."""
+        for true_SS, predicted_SS in zip(true_BSS, predicted_BSS, strict=True):
+            known = true_SS > 0
+            if known.any():
+                error = (predicted_SS[known].double() - true_SS[known].double()).square().mean().sqrt()
+                self.rmse.append(float(error))
+
+    def scores(self) -> dict[str, float]:
+        """`rmse`: the mean over images, in metres. Raises UserError: no image has a known depth."""
+        if not self.rmse:
+            raise UserError("No pixel of the test set has a known depth.", "Check metres and max_depth.")
+        return {"rmse": float(np.mean(self.rmse))}
 
 
 @dataclass(frozen=True)
@@ -37,22 +87,9 @@ class DenseTask:
         )
 
 
-class Tally(Protocol):
-    """Collects predictions, and says what they are worth."""
-
-    def add(self, true_BSS: Tensor, predicted_BSS: Tensor) -> None:
-        """Labels and predictions of some images."""
-
-    def scores(self) -> dict[str, float]:
-        """Metrics over all images."""
-
-
 def segmentation(task: DenseTask, setting: Setting) -> Outcome | None:
     """A linear head for classes; None after a stop.
-
-    Raises:
-        UserError: label maps are missing, or nothing in them is a class.
-    """
+    Raises UserError: label maps are missing, or nothing in them is a class."""
     config, definition = task.config, task.train.cache.definition.encoder
     assert config.classes is not None
     head = SegmentationHead(definition.patch_dim, config.classes, task.train.grid, config.seed)
@@ -62,10 +99,7 @@ def segmentation(task: DenseTask, setting: Setting) -> Outcome | None:
 
 def depth(task: DenseTask, setting: Setting) -> Outcome | None:
     """A linear head for metres; None after a stop.
-
-    Raises:
-        UserError: label maps are missing, or nothing in them is a depth.
-    """
+    Raises UserError: label maps are missing, or nothing in them is a depth."""
     config, definition = task.config, task.train.cache.definition.encoder
     head = DepthHead(definition.patch_dim + definition.cls_dim, task.train.grid, config.max_depth, config.seed)
     _fit(head, task, setting)
@@ -75,7 +109,7 @@ def depth(task: DenseTask, setting: Setting) -> Outcome | None:
 def scored(
     task: DenseTask,
     setting: Setting,
-    tally: Tally,
+    tally: Confusion | DepthErrors,
     predict: Callable[[Scenes], Tensor],
     chosen: dict[str, Scalar] | None = None,
 ) -> Outcome | None:

@@ -85,10 +85,7 @@ class DenseData:
 
     def batches(self, batch: int, seed: int) -> Iterator[Scenes]:
         """Batches for ever: blocks in random order, the rows of a block in random order, another one in every epoch.
-
-        Raises:
-            UserError: there is no usable row.
-        """
+        Raises UserError: there is no usable row."""
         epoch = 0
         while True:
             random = np.random.default_rng([seed, epoch])

@@ -6,8 +6,6 @@ regression on raw features at C = 1 for features of unit root-mean-square deviat
 left to choose C on, so it is fixed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

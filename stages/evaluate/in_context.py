@@ -7,8 +7,6 @@ likeliest class of each pixel is the answer.
 Shapes: M patches in the memory, D dimensions, C classes, N query patches, K neighbours, B images, P = G x G patches.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +17,8 @@ from torch.nn import functional as F
 
 from unic_pipe.pipeline.benchmarks.label_maps import patch_histograms
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.stages.evaluate.dense import DenseTask, scored
+from unic_pipe.stages.evaluate.dense import Confusion, DenseTask, scored
 from unic_pipe.stages.evaluate.dense_data import DenseData, Scenes
-from unic_pipe.stages.evaluate.dense_scores import Confusion
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 
 _TILE = 65_536
@@ -50,10 +47,7 @@ def run(task: DenseTask, setting: Setting) -> Outcome | None:
 
 def make_memory(data: DenseData, classes: int, size: int, seed: int) -> Memory:
     """At most `size` patches, equally many of every image (drawn by `seed`); patches without any class are left out.
-
-    Raises:
-        UserError: no patch has a class, or images are more than patches may be.
-    """
+    Raises UserError: no patch has a class, or images are more than patches may be."""
     rows = data.dataset.manifest.rows
     quota = size // rows
     if quota < 1:

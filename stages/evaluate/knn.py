@@ -4,8 +4,6 @@ Shapes: N training samples, M test samples, D dimensions, K neighbours, C classe
 Protocol of UNIC and DINO: each of the k nearest training samples votes for its class with weight exp(similarity / .07).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,11 +3,8 @@
 Shapes: N training samples, M test samples, D dimensions, C classes of the probe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +23,15 @@ _ROWS = 4096
 """Test samples at a time, so that the logits of 1,000 classes stay small."""
 
 
-class Scorer(Protocol):
-    """A fitted linear probe."""
-
-    def scores(self, x_MD: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Logits (M, C), up to a constant for each sample."""
+Linear = Probe | FastProbe | sgd_fit.SgdProbe
+"""A fitted probe; `scores` gives its logits (M, C), up to a constant for each sample."""
 
 
 @dataclass(frozen=True)
 class Fit:
     """A linear probe that was fitted on a training set, and what its search chose."""
 
-    probe: Scorer
+    probe: Linear
     chosen: dict[str, Scalar]
     remarks: tuple[str, ...] = ()
 
@@ -52,7 +46,7 @@ def sgd(task: Task, setting: Setting) -> Outcome:
     return _linear("sgd", fit_sgd, task, setting)
 
 
-def predict_among(probe: Scorer, x_MD: NDArray[np.float32], counts_as_C: NDArray[np.int64]) -> NDArray[np.int64]:
+def predict_among(probe: Linear, x_MD: NDArray[np.float32], counts_as_C: NDArray[np.int64]) -> NDArray[np.int64]:
     """The test class (M,) of the likeliest class among those that are asked (`counts_as_C` >= 0)."""
     asked = np.flatnonzero(counts_as_C >= 0)
     predicted = [
@@ -127,6 +121,6 @@ def fit_sgd(x_ND: NDArray[np.float32], labels_N: NDArray[np.int64], setting: Set
     return Fit(probe, {"lr": found.lr, "wd": found.wd, "validation_top1": found.validation_top1})
 
 
-def _predict(probe: Scorer, task: Task) -> NDArray[np.int64]:
+def _predict(probe: Linear, task: Task) -> NDArray[np.int64]:
     among_C = np.arange(task.classes) if task.counts_as_C is None else task.counts_as_C
     return predict_among(probe, task.test_MD, among_C)

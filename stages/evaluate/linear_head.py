@@ -7,8 +7,6 @@ Bhat et al. 2021) at four times the grid, trained by the scale-invariant log los
 Shapes: B images, P = G x G patch tokens, D dimensions, C classes (or bins), S side of the labels, Q upsampled grid.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -12,8 +12,6 @@ instead of stalling at float32's rounding, and OpenBLAS and OpenMP threads do no
 far more than two cores gain.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`evaluate --encoder`: encoders that are probed beside those of the configuration."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Sequence
@@ -23,9 +21,7 @@ def with_encoders(inventory: Inventory, texts: Sequence[str]) -> Inventory:
     """The inventory with more encoders to evaluate, each `FILE` or `NAME=FILE`.
 
     FILE is a weights file, an export folder, an official UNIC checkpoint, a registry name or `timm:NAME`.
-
-    Raises:
-        UserError: no such file or encoder, or a name that is taken.
+    Raises UserError: no such file or encoder, or a name that is taken.
     """
     if not texts:
         return inventory

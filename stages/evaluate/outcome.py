@@ -1,7 +1,5 @@
 """What every probe is given beside its task, and what it gives back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Test images that were trained on, found by the content hashes of the index. Said with the score, part of no digest."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -10,8 +10,6 @@ within 1e-4 of the least objective; the fit of the chosen C on the whole trainin
 within 1e-9.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Results on disk: one record a probe, and the table that is made from the records in force."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

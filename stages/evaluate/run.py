@@ -1,7 +1,5 @@
 """The evaluate stage: every result that is not fresh, one after the other, each durable before the next."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

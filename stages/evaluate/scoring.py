@@ -1,7 +1,5 @@
 """The validation split and the scores that every probe shares. N training samples, M test samples, C classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +15,7 @@ def validation_split(labels_N: NDArray[np.int64], fraction: float, seed: int) ->
     """Mask (N,) of the validation samples: `fraction` of each class, at random.
 
     A class of two samples or more has at least one on each side; a class of one stays in training.
-
-    Raises:
-        UserError: no class has two samples.
+    Raises UserError: no class has two samples.
     """
     generator = np.random.default_rng(seed)
     validation_N = np.zeros(len(labels_N), dtype=bool)

@@ -9,8 +9,6 @@ and its products with the weights of all pairs are one GEMM with B * K columns. 
 those of a run of its own, but for rounding.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

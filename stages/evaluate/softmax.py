@@ -13,8 +13,6 @@ and Wright, Numerical Optimization, section 7.1). Products of the directions wit
 the line search costs none.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +37,7 @@ class Stop:
 
 
 class Problem:
-    """Rotated features with labels, on one device. Counts the products it makes, in units of one C."""
+    """Rotated features with labels, on one device."""
 
     def __init__(self, z_NA: torch.Tensor, labels_N: torch.Tensor, classes: int, rotation: Rotation) -> None:
         self.z_NA, self.labels_N, self.classes = z_NA, labels_N, classes
@@ -47,7 +45,6 @@ class Problem:
         self._penalised_A[: rotation.intercept] = 1
         self._scale, self._intercept = rotation.scale, rotation.intercept
         self._axes_DR = (rotation.axes_DR * rotation.scale).to(z_NA)
-        self.products = 0
 
     def penalty(self, c_B: torch.Tensor) -> torch.Tensor:
         """Penalties (A, B, 1) for inverse strengths `c_B` of the features as they came (float64)."""
@@ -61,17 +58,14 @@ class Problem:
 
     def logits(self, weights_ABK: torch.Tensor) -> torch.Tensor:
         """Z W (N, B, K)."""
-        self.products += weights_ABK.shape[1]
         return (self.z_NA @ weights_ABK.flatten(1)).view(-1, *weights_ABK.shape[1:])
 
     def back(self, values_NBK: torch.Tensor) -> torch.Tensor:
         """Z' values / N (A, B, K)."""
-        self.products += values_NBK.shape[1]
         return (self.z_NA.T @ values_NBK.flatten(1)).view(-1, *values_NBK.shape[1:]) / len(self.z_NA)
 
     def diagonal(self, p_NBK: torch.Tensor) -> torch.Tensor:
         """Diagonal of the mean loss's Hessian (A, B, K)."""
-        self.products += p_NBK.shape[1]
         total = self.z_NA.new_zeros(self.z_NA.shape[1], p_NBK[0].numel())
         for start in range(0, len(self.z_NA), _ROWS):
             p = p_NBK[start : start + _ROWS].flatten(1)
@@ -96,7 +90,6 @@ class Fit:
     """Solutions for B values of C."""
 
     weights_ABK: torch.Tensor
-    objective_B: torch.Tensor
     converged_B: torch.Tensor
     """bool: whether `Stop` was met."""
 
@@ -104,7 +97,6 @@ class Fit:
 def fit(problem: Problem, c_B: torch.Tensor, start_ABK: torch.Tensor, stop: Stop) -> Fit:
     """Fit all of `c_B` (float64, on the problem's device) together, from `start_ABK`; finished ones leave the batch."""
     weights_ABK, penalty_AB1 = start_ABK.clone(), problem.penalty(c_B)
-    objective_B = torch.zeros_like(c_B)
     done_B = torch.zeros_like(c_B, dtype=torch.bool)
     stalled_B = done_B.clone()
     for _ in range(MAX_NEWTON):
@@ -112,30 +104,23 @@ def fit(problem: Problem, c_B: torch.Tensor, start_ABK: torch.Tensor, stop: Stop
         if not len(at):
             break
         w, penalty = weights_ABK[:, at], penalty_AB1[:, at]
-        step = _newton(problem, w, penalty, stop)
-        weights_ABK[:, at], objective_B[at] = step.weights_ABK, step.objective_B
-        done_B[at] = step.done_B
-        stalled_B[at] = step.stalled_B & ~step.done_B
-    return Fit(weights_ABK, objective_B, done_B)
+        weights_ABK[:, at], done_B[at], stalled = _newton(problem, w, penalty, stop)
+        stalled_B[at] = stalled & ~done_B[at]
+    return Fit(weights_ABK, done_B)
 
 
-@dataclass(frozen=True)
-class _Step:
-    weights_ABK: torch.Tensor
-    objective_B: torch.Tensor
-    done_B: torch.Tensor
-    stalled_B: torch.Tensor
-
-
-def _newton(problem: Problem, w: torch.Tensor, penalty: torch.Tensor, stop: Stop) -> _Step:
-    """One Newton step of each problem of a batch; those whose gradient is small enough stay where they are."""
+def _newton(
+    problem: Problem, w: torch.Tensor, penalty: torch.Tensor, stop: Stop
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One Newton step of each problem of a batch: the weights, which are done, and which are stalled. Those whose gradient
+    is small enough stay where they are."""
     logits = problem.logits(w)
     before = problem.objective(logits, w, penalty)
     p = logits.softmax(2)
     gradient = _gradient(problem, p, w, penalty)
     small = problem.largest(gradient) <= stop.gradient
     if bool(small.all()):
-        return _Step(w, before, small, small)
+        return w, small, small
     move, moved, decrement = _conjugate(problem, p, gradient, penalty, small, stop.forcing)
     length = torch.where(small, 0.0, 1.0).to(before)
     slack = (1e-6 if w.dtype == torch.float32 else 1e-14) * before.abs()
@@ -151,7 +136,7 @@ def _newton(problem: Problem, w: torch.Tensor, penalty: torch.Tensor, stop: Stop
     gap = decrement / 2 <= stop.gap * before
     # Nothing left to gain in this precision.
     stalled = (worse | (before - objective <= slack / 100)) & ~small
-    return _Step(w + length.to(w)[None, :, None] * move, torch.where(worse, before, objective), small | gap, stalled)
+    return w + length.to(w)[None, :, None] * move, small | gap, stalled
 
 
 def _gradient(problem: Problem, p: torch.Tensor, w: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """The evaluate stage as a command runs it: features of every benchmark through the cache, then the probes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 

@@ -4,8 +4,6 @@ The study is an SQLite file: a killed search goes on after its last finished tri
 trial from (seed, trial), so a resumed study proposes what an uninterrupted one does.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,10 +61,7 @@ def best_of_trials(
 
 def _opened(file: Path) -> Any:
     """A new study, or one that goes on; trials that a kill cut off are over.
-
-    Raises:
-        DamagedError: a trial of an earlier run is not what was written.
-    """
+    Raises DamagedError: a trial of an earlier run is not what was written."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -5,8 +5,6 @@ made from it. Of a teacher that cannot be resolved now, everything is kept. What
 says what it is and every file in it is one that unic-pipe writes.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import time
@@ -45,10 +43,7 @@ _FILES = {
 
 class Garbage:
     """One look at a working folder.
-
-    Raises:
-        DamagedError: a document is not what was written, so that nobody knows what it needs; also while looking.
-    """
+    Raises DamagedError: a document is not what was written, so that nobody knows what it needs; also while looking."""
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory, self.base = inventory, inventory.folder

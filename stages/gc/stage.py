@@ -1,7 +1,5 @@
 """`gc`: remove what nothing names any more, after showing it, and never under a live run."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -30,10 +28,7 @@ def find(inventory: Inventory) -> GarbageReport:
 
 def collect(inventory: Inventory, shown: GarbageReport, reporter: Reporter) -> GarbageReport:
     """Remove what was shown, if it is still garbage.
-
-    Raises:
-        StageError: a stage is running in this working folder, or begins to.
-    """
+    Raises StageError: a stage is running in this working folder, or begins to."""
     require_quiet(inventory.folder)
     with exclusive(inventory.folder / "runs" / "gc.lock", "gc"):
         still = {item.path for item in Garbage(inventory).find()}
@@ -50,11 +45,7 @@ def collect(inventory: Inventory, shown: GarbageReport, reporter: Reporter) -> G
 
 
 def require_quiet(workdir: Path) -> None:
-    """Nothing may run while things are removed.
-
-    Raises:
-        StageError: something does.
-    """
+    """Nothing may run while things are removed. Raises StageError: something does."""
     for run in running(workdir):
         silent = silent_for(run)
         if silent < LOST_S:

@@ -1,14 +1,16 @@
-"""A configuration that fits what `init` saw: how many images of which size, which splits, and how large the student is."""
+"""A configuration that fits what `init` saw: how many images of which size, which splits, and how large the student is.
 
-from __future__ import annotations
+Which dataset is trained on, validated with and tested with is told by their names.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from unic_pipe.pipeline.samples.splits import split_of, usable_names
+from unic_pipe.pipeline.samples.splits import Split, split_of, stem_of, usable_names
 from unic_pipe.pipeline.samples.survey import Survey
+from unic_pipe.schemas.benchmarks import BenchmarkConfig
 from unic_pipe.schemas.config import (
     CacheConfig,
     ComputeConfig,
@@ -26,7 +28,42 @@ from unic_pipe.schemas.config import (
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.recipes import recipe_named
 from unic_pipe.schemas.students import StudentShape
-from unic_pipe.stages.init.roles import benchmarks, training_set, validation_set
+
+
+def training_set(surveys: Mapping[str, Survey]) -> str:
+    """The dataset that students are trained on: the largest training split, or the first dataset."""
+    return max(_of(surveys, "train"), key=lambda name: surveys[name].rows, default=next(iter(surveys)))
+
+
+def validation_set(surveys: Mapping[str, Survey]) -> str | None:
+    """Images for the loss after every epoch: a validation split, or a test set where there is none. Labels are not
+    needed."""
+    train = training_set(surveys)
+    others = [*_of(surveys, "val"), *_of(surveys, "test")]
+    alike = [name for name in others if stem_of(name) == stem_of(train)]
+    return next(iter([*alike, *others]), None)
+
+
+def benchmarks(surveys: Mapping[str, Survey]) -> dict[str, BenchmarkConfig]:
+    """Every labelled test set with the training set of its name, or with the only one; validation sets where a training
+    set has no other."""
+    labelled = {name: s for name, s in surveys.items() if s.classes is not None or s.config.labels is not None}
+    trains = _of(labelled, "train")
+    found: dict[str, BenchmarkConfig] = {}
+    kinds: tuple[Split, Split] = ("test", "val")
+    for kind in kinds:
+        taken = {pair.train for pair in found.values()}
+        for name in _of(labelled, kind):
+            alike = [train for train in trains if stem_of(train) == stem_of(name)]
+            train = next(iter(alike or (trains if len(trains) == 1 else [])), None)
+            if train is not None and train not in taken:
+                found[name] = BenchmarkConfig(train=train, test=name)
+    return found
+
+
+def _of(surveys: Mapping[str, Survey], split: Split) -> list[str]:
+    return [name for name in surveys if split_of(name) == split]
+
 
 STUDENT = "main"
 WEIGHTS = "weights"
@@ -71,10 +108,7 @@ def fitted_config(
     gpu: bool,
 ) -> Config:  # fmt: skip
     """The configuration for what was found; it sets every field that is worth a look.
-
-    Raises:
-        UserError: a wish that cannot be.
-    """
+    Raises UserError: a wish that cannot be."""
     if wishes.recipe is not None:
         recipe_named(wishes.recipe)
     train = training_set(surveys)

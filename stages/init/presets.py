@@ -1,10 +1,8 @@
-"""The two settings of the UNIC paper (arXiv 2408.05088) by name, each a function that returns a complete configuration.
+"""The two settings of the UNIC paper (arXiv 2408.05088) by name.
 
 Every field that the paper or its published code (github.com/naver/unic) decides is given here, also where it is our
 default. What is not theirs is marked "our choice" in the docstrings, and in the YAML that `init --preset` writes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
@@ -27,38 +25,26 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGE_TEACHERS = ("dinov2-g", "metaclip-h")
 
 
-def unic_b(
-    samples: SamplesConfig,
-    distill: DistillConfig = DistillConfig(),
-    evaluate: EvaluateConfig = EvaluateConfig(),
-    views: int = 2,
-) -> Config:
+Preset = tuple[dict[str, EncoderConfig], dict[str, StudentConfig]]
+"""Teachers and students."""
+
+
+def unic_b() -> Preset:
     """UNIC: DINO, iBOT, DeiT-III and dBOT-ft (all ViT-B/16, ImageNet-1k) into one ViT-B/16.
 
     From the paper and its code: teachers, architecture, 224 pixels, drop path .1, ladder on all blocks with 768 and 3072
     hidden units, cosine and smooth-L1 at .5 each for cls and patch, teacher dropping .5, AdamW β (.9, .99), weight decay
     .03, 3e-4 per 256 images, 10 of 200 epochs warm-up, cosine to 1e-6, batch 512, the augmentations of recipe `unic`.
 
-    Our choice: `views` cached views instead of a fresh one every epoch; exact statistics instead of running ones
+    Our choice: cached views instead of a fresh one every epoch; exact statistics instead of running ones
     (`standardize: ema` is the official way); bfloat16 instead of float16 autocast; int8 features.
     """
-    student = _student("vit_base_patch16_224", 224, ("dino", "ibot", "deit3", "dbot-ft"), 0.5, _optimizer(200, 10))
-    return _config(
-        samples,
-        distill,
-        evaluate,
-        views,
-        teachers={name: EncoderConfig() for name in ("dino", "ibot", "deit3", "dbot-ft")},
-        students={"unic-b": student},
-    )
+    teachers = ("dino", "ibot", "deit3", "dbot-ft")
+    student = _student("vit_base_patch16_224", 224, teachers, 0.5, _optimizer(200, 10))
+    return {name: EncoderConfig() for name in teachers}, {"unic-b": student}
 
 
-def unic_l(
-    samples: SamplesConfig,
-    distill: DistillConfig = DistillConfig(),
-    evaluate: EvaluateConfig = EvaluateConfig(),
-    views: int = 2,
-) -> Config:
+def unic_l() -> Preset:
     """UNIC-L: DINOv2-g/14 (registers) and MetaCLIP-H/14 into one ViT-L/14, at 224 and then at 336 pixels.
 
     From the paper and its code: teachers, architecture, ImageNet-1k, distillation at 224 and then 336 pixels, teacher
@@ -72,17 +58,9 @@ def unic_l(
     later = tuple(f"{name}-336" for name in LARGE_TEACHERS)
     first = _student(architecture, 224, LARGE_TEACHERS, 0.25, _optimizer(200, 10))
     second = _student(architecture, 336, later, 0.25, _optimizer(20, 1, lr=3e-5)).model_copy(update={"init": "unic-l"})
-    return _config(
-        samples,
-        distill,
-        evaluate,
-        views,
-        teachers={
-            **{name: EncoderConfig() for name in LARGE_TEACHERS},
-            **{n: EncoderConfig(encoder=name, image_size=336) for n, name in zip(later, LARGE_TEACHERS, strict=True)},
-        },
-        students={"unic-l": first, "unic-l-336": second},
-    )
+    teachers = {name: EncoderConfig() for name in LARGE_TEACHERS}
+    teachers |= {n: EncoderConfig(encoder=name, image_size=336) for n, name in zip(later, LARGE_TEACHERS, strict=True)}
+    return teachers, {"unic-l": first, "unic-l-336": second}
 
 
 COMMENTS: Mapping[tuple[str, ...], str] = {
@@ -117,17 +95,14 @@ COMMENTS: Mapping[tuple[str, ...], str] = {
 }
 """What the YAML says beside a field; `*` is any student. "paper": from it or its code, "ours": our choice."""
 
-PRESETS: Mapping[str, Callable[..., Config]] = {"unic-b": unic_b, "unic-l": unic_l}
+PRESETS: Mapping[str, Callable[[], Preset]] = {"unic-b": unic_b, "unic-l": unic_l}
 
 
-def _config(
-    samples: SamplesConfig,
-    distill: DistillConfig,
-    evaluate: EvaluateConfig,
-    views: int,
-    teachers: dict[str, EncoderConfig],
-    students: dict[str, StudentConfig],
+def preset_config(
+    name: str, samples: SamplesConfig, distill: DistillConfig, evaluate: EvaluateConfig, views: int
 ) -> Config:
+    """The configuration of a preset; its students train on the dataset `train`, or the first one."""
+    teachers, students = PRESETS[name]()
     dataset = "train" if "train" in samples.datasets else next(iter(samples.datasets))
     return Config(
         samples=samples,
@@ -136,7 +111,7 @@ def _config(
         teachers=teachers,
         cache=CacheConfig(codec="auto"),
         compute=ComputeConfig(device="auto", dtype="bfloat16"),
-        students={name: s.model_copy(update={"dataset": dataset}) for name, s in students.items()},
+        students={student: s.model_copy(update={"dataset": dataset}) for student, s in students.items()},
         distill=distill,
         evaluate=evaluate,
     )

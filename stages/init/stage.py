@@ -1,7 +1,5 @@
 """`init`: look at the data, and write a commented `unic-pipe.yaml` for them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +16,17 @@ from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, Evalu
 from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.starts import TEACHER
 from unic_pipe.schemas.students import StudentShape
-from unic_pipe.stages.init.fit import WEIGHTS, Wishes, block_rows, comments, fitted_config
-from unic_pipe.stages.init.presets import COMMENTS, PRESETS
-from unic_pipe.stages.init.roles import benchmarks, training_set, validation_set
+from unic_pipe.stages.init.fit import (
+    WEIGHTS,
+    Wishes,
+    benchmarks,
+    block_rows,
+    comments,
+    fitted_config,
+    training_set,
+    validation_set,
+)
+from unic_pipe.stages.init.presets import COMMENTS, PRESETS, preset_config
 
 IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
 """Images of ImageNet-1k's splits."""
@@ -28,10 +34,7 @@ IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
 
 def look(path: str | Path) -> dict[str, Survey]:
     """What is below a path or URL, by split (`train`, `val` ...), with counts and the time that indexing will take.
-
-    Raises:
-        UserError: nothing there that can be a source.
-    """
+    Raises UserError: nothing there that can be a source."""
     if is_remote(str(path)):
         return survey_splits(str(path).rstrip("/"))
     path = Path(path)
@@ -42,10 +45,7 @@ def look(path: str | Path) -> dict[str, Survey]:
 
 def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
     """Those teachers whose weights are not on this machine yet.
-
-    Raises:
-        UserError: a teacher is not known, or its file is nowhere.
-    """
+    Raises UserError: a teacher is not known, or its file is nowhere."""
     missing = []
     for teacher in teachers:
         if teacher.startswith(TEACHER):
@@ -76,11 +76,7 @@ def expected_rows(name: str, surveys: Mapping[str, Survey]) -> int | None:
 def fitted(
     folder: Path, surveys: Mapping[str, Survey], teachers: Sequence[str], shape: StudentShape, wishes: Wishes, gpu: bool
 ) -> Config:
-    """The configuration that fits what was found.
-
-    Raises:
-        UserError: a teacher is not known.
-    """
+    """The configuration that fits what was found. Raises UserError: a teacher is not known."""
     for teacher in teachers:
         parse_choice(teacher)
     rows = block_rows(surveys[training_set(surveys)].rows)
@@ -89,10 +85,7 @@ def fitted(
 
 def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) -> Path:
     """Write `unic-pipe.yaml` into the working folder, which must not have one; its path.
-
-    Raises:
-        UserError: there is one already.
-    """
+    Raises UserError: there is one already."""
     head = ["# unic-pipe: what to distil, from which samples, and how to judge it.", *_HELP, ""]
     end = [] if config.evaluate.benchmarks else ["", *_NO_BENCHMARK]
     return _create(folder, "\n".join([*head, to_yaml(config, comments(config, surveys)).rstrip("\n"), *end, ""]))
@@ -100,14 +93,11 @@ def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) ->
 
 def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Path, list[str]]:
     """Write `unic-pipe.yaml` for one of the paper's settings into the working folder, which must not have one; its
-    path, and the encoders that it names.
-
-    Raises:
-        UserError: there is one already, or no preset has that name.
-    """
+    path, and the encoders that it names. Raises UserError: there is one already, or no preset has that name."""
     if preset not in PRESETS:
         raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
-    config = PRESETS[preset](
+    config = preset_config(
+        preset,
         _samples(folder, surveys),
         DistillConfig(validation=validation_set(surveys)),
         EvaluateConfig(benchmarks=benchmarks(surveys)),

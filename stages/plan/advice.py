@@ -1,7 +1,5 @@
 """Settings that fit a disk and a deadline: the first of a list that gives up what costs a student least, first."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +54,7 @@ def advise(config: Config, jobs: Sequence[Job], report: PlanReport, disk: float 
     """
     least: tuple[float, float] | None = None
     for setting in _settings(config, jobs):
-        size, hours = _cost(config, setting, jobs, report)
+        size, hours = _cost(setting, jobs, report)
         if (disk is None or size <= disk) and (deadline is None or hours * HOUR_S <= deadline):
             return _yaml(config, setting, size, hours)
         least = min(least or (size, hours), (size, hours))
@@ -68,7 +66,7 @@ def advise(config: Config, jobs: Sequence[Job], report: PlanReport, disk: float 
 
 def _settings(config: Config, jobs: Sequence[Job]) -> Iterator[Setting]:
     """From the configured settings down."""
-    labels = _codecs(config, jobs)
+    labels = _codecs(jobs)
     count, patch = config.views.count, config.views.patch_views
     for codec in labels:
         yield Setting(count, patch, codec)
@@ -81,7 +79,7 @@ def _settings(config: Config, jobs: Sequence[Job]) -> Iterator[Setting]:
         yield Setting(fewer, 0, smallest)
 
 
-def _codecs(config: Config, jobs: Sequence[Job]) -> list[str]:
+def _codecs(jobs: Sequence[Job]) -> list[str]:
     """Codecs that were measured for all training features: the configured one, then smaller ones."""
     training = [job for job in jobs if job.trains]
     if not training:
@@ -93,7 +91,7 @@ def _codecs(config: Config, jobs: Sequence[Job]) -> list[str]:
     return [own, *smaller]
 
 
-def _cost(config: Config, setting: Setting, jobs: Sequence[Job], report: PlanReport) -> tuple[float, float]:
+def _cost(setting: Setting, jobs: Sequence[Job], report: PlanReport) -> tuple[float, float]:
     """Bytes still to be written, and hours still to be worked, under a setting."""
     size, forwards, before = float(report.stages["distill"].bytes), 0.0, 0
     for job in jobs:

@@ -6,8 +6,6 @@ the prediction cannot drift away from the code.
 Shapes: N measured rows, P patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -55,9 +53,7 @@ def measure(
     """Measure at most `limit` rows of a dataset under a need's recipe; kept in `runs/measurements/` for this device.
 
     A measurement that is there and has these codecs is returned as it is.
-
-    Raises:
-        StageError: samples cannot be read, or features not be stored by a codec.
+    Raises StageError: samples cannot be read, or features not be stored by a codec.
     """
     store, key = LocalStore(workdir / "runs"), measurement_key(need, device)
     tokens = [token for token, views in need.views.items() if views]

@@ -1,7 +1,5 @@
 """`plan`: what extract, distill and evaluate will take, from a short measurement on this machine, before anything runs."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -3,8 +3,6 @@
 A score of another protocol version or on other data is shown and marked, never compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 from unic_pipe.schemas.base import short
@@ -30,10 +28,7 @@ def compare_runs(runs: Sequence[Run], encoders: Collection[str] = (), metrics: C
     """Tables for every probe and metric of the runs.
 
     `encoders`: only these names; `metrics`: only these, `all` for all; by default each probe's first of `METRICS`, or
-    k-NN's at k = 20.
-
-    Raises:
-        UserError: no run has such an encoder or metric.
+    k-NN's at k = 20. Raises UserError: no run has such an encoder or metric.
     """
     _known("encoder", encoders, {r.encoder for run in runs for r in run.results})
     _known("metric", [m for m in metrics if m != ALL], {r.metric for run in runs for r in run.results})

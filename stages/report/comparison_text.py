@@ -1,7 +1,5 @@
 """A comparison of runs for people: tables for a terminal, for Markdown, and as one HTML page."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from pathlib import Path
@@ -12,12 +10,11 @@ from rich.text import Text
 
 from unic_pipe.schemas.comparisons import ComparedCell, ComparedTable, RunComparison
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.stages.report.files import escaped, markdown_score, markdown_table
+from unic_pipe.stages.report.files import escaped, filled, markdown_score, markdown_table
 from unic_pipe.stages.report.metrics import Metric, named_metric, signed
 from unic_pipe.stages.report.render import fill
 from unic_pipe.stages.report.summary import capital, probe_name
 from unic_pipe.stages.report.tables import NONE, Cell, Column, Row, ScoreTable, direction
-from unic_pipe.stages.report.text import filled
 
 MARK = "†"
 
@@ -98,7 +95,10 @@ def for_markdown(comparison: RunComparison) -> str:
     parts = []
     for table in map(shown, comparison.tables):
         heads = [f"{run}: {column.name}" for run, column in zip(table.group_names, table.columns, strict=True)]
-        rows = ((escaped(row.name), map(_markdown_cell, row.cells)) for row in (*table.rows, *table.means))
+        rows = (
+            (escaped(row.name), [markdown_score(c) + (f" ({c.difference})" if c.difference else "") for c in row.cells])
+            for row in (*table.rows, *table.means)
+        )
         parts += [f"**{table.title}**", "\n".join(markdown_table(map(escaped, heads), rows))]
         if table.reference:
             parts.append(f"In brackets: difference to {escaped(table.reference)}.")
@@ -109,16 +109,9 @@ def for_markdown(comparison: RunComparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_cell(cell: Cell) -> str:
-    return markdown_score(cell) + (f" ({cell.difference})" if cell.difference else "")
-
-
 def write_page(file: Path, comparison: RunComparison) -> None:
     """One HTML page, complete in itself, in the report's style; appears whole or not at all.
-
-    Raises:
-        UserError: the file is a folder.
-    """
+    Raises UserError: the file is a folder."""
     if file.is_dir():
         raise UserError(f"{file} is a folder.", f"Name a file: --html {file / 'compare.html'}")
     text = fill("compare.html.j2", comparison=comparison, tables=[shown(table) for table in comparison.tables])

@@ -4,8 +4,6 @@ Scores are as they were measured: accuracies and mIoU between 0 and 1, depth err
 is printed, and which of two is better).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The chart of all benchmarks: a row each, a dot per encoder, on a scale where the best teacher is 100."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,16 +1,13 @@
 """From report data to charts: which series each one shows, in which style, with which legend and remark."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
-from unic_pipe.stages.report.charts import Axis, Line, Polygon, panel, radar
+from unic_pipe.stages.report.charts import Axis, Line, Polygon, Style, panel, radar, styles, swatch
 from unic_pipe.stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, StudentCurves
 from unic_pipe.stages.report.dots import dots
-from unic_pipe.stages.report.styles import Style, styles, swatch
 from unic_pipe.stages.report.summary import main_view, plural
 from unic_pipe.stages.report.view import Comparison, ProbeView, average
 

@@ -1,7 +1,5 @@
 """Fills `ReportData` from a working folder: result records, students' metrics, feature records, digests."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +12,7 @@ from unic_pipe.pipeline.workspace.documents import read_document, student_metric
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.evaluations import ResultRecord, Role
-from unic_pipe.schemas.features import FeatureManifest, UnitRecord
+from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.students import StudentManifest
 from unic_pipe.stages.report.data import (
     BenchmarkEntry,
@@ -49,21 +47,9 @@ def gather(
 ) -> ReportData:
     """Read everything that a report shows. What has gone missing since is left out, not an error.
 
-    Args:
-        workdir: the working folder.
-        features: where feature folders are looked up by digest; by default `features/` of the working folder.
-        evaluation_folder: `evaluations/<name>-<8>`; its name is the title, and stands with the digits in the provenance.
-        students: folder of each student whose training is shown, by name.
-        results: the records in force, in the order of the configuration.
-        notes: remarks on benchmarks, for instance that the data are synthetic.
-        axes: the group that a benchmark belongs to, such as `fine-grained`.
-        skipped: what was asked for and has no result, and why.
-        commands: what to type to make the results again.
-        pictures: patch tokens as colours.
-
-    Raises:
-        DamagedError: a student's manifest or metrics are not what was written.
-        StageError: nor are a feature folder's.
+    The name of `evaluation_folder`, `evaluations/<name>-<8>`, is the title. `students` are folders, `notes` and `axes` (as
+    `fine-grained`) belong to benchmarks, all by name; `features`: where feature folders are, by default in `workdir`.
+    Raises DamagedError, StageError: a student's or a feature folder's documents are not what was written.
     """
     found = {name: read_document(folder / "manifest.json", StudentManifest) for name, folder in students.items()}
     manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
@@ -161,16 +147,12 @@ def feature_rows(found: tuple[FeatureManifest, FeatureFolder], trained_on: set[s
                 values=sum(unit.count for unit in units) * math.prod(shape),
                 views=len([records for records in views if records]),
                 rows=max(sum(unit.count for unit in records.values()) for records in views),
-                bad_rows=_bad_rows(units),
+                bad_rows=len({(unit.block, row.offset) for unit in units for row in unit.bad}),
                 training=manifest.digest in trained_on,
                 digest=manifest.digest,
             )
         )
     return rows
-
-
-def _bad_rows(units: Iterable[UnitRecord]) -> int:
-    return len({(unit.block, row.offset) for unit in units for row in unit.bad})
 
 
 def _origins(

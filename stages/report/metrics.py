@@ -1,7 +1,5 @@
 """What scores measure: their names, how they are printed, and which of two is better."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

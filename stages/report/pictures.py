@@ -6,8 +6,6 @@ tokens; colours of different encoders have nothing to do with each other.
 Shapes: N images, P = rows x columns patch tokens, D dimensions.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

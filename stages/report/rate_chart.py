@@ -1,7 +1,5 @@
 """The picture of a cache report: bits per value against signal-to-noise ratio, all codecs on the user's own features."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +7,8 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from unic_pipe.pipeline.process.svg import element, marker, nice_ticks, number, picture, table, text
-from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve, RatePoint
-from unic_pipe.stages.report.styles import Style
+from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve
+from unic_pipe.stages.report.charts import Style
 
 WIDTH, HEIGHT = 640.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 118.0, 16.0, 46.0
@@ -54,11 +52,12 @@ def rate_chart(curve: RateCurve, written: CacheLoss | None) -> Markup:
         mine = sorted((p for p in points if p.codec == name), key=lambda p: p.snr_db)
         parts += _series(name, style, [(x(p.bits_per_value), y(p.snr_db)) for p in mine])
     title = f"{curve.teacher}, {curve.token} tokens of {curve.dataset}"
+    told = "; ".join(f"{p.codec} {p.bits_per_value:.2f} bits at {p.snr_db:.1f} dB" for p in points)
     if written is not None:
         spot = x(written.bits_per_value), y(min(written.snr_db, ticks[-1]))
         parts.append(element("circle", cx=spot[0], cy=spot[1], r=8, style="fill:none;stroke:var(--ink);stroke-width:2"))
         parts.append(text(spot[0] + 12, spot[1] + 16, "written", "label"))
-    return picture(WIDTH, HEIGHT, f"rate-{curve.teacher}-{curve.token}", title, _described(points), *parts)
+    return picture(WIDTH, HEIGHT, f"rate-{curve.teacher}-{curve.token}", title, told, *parts)
 
 
 def write_cache_report(path: Path, report: CacheReport) -> bytes:
@@ -102,7 +101,3 @@ def _series(name: str, style: Style, at: Sequence[tuple[float, float]]) -> list[
     px, py = at[0] if name == "Gaussian R(D)" else at[-1]
     parts.append(text(px + 8, py - 6, name, "label"))
     return parts
-
-
-def _described(points: Sequence[RatePoint]) -> str:
-    return "; ".join(f"{p.codec} {p.bits_per_value:.2f} bits at {p.snr_db:.1f} dB" for p in points)

@@ -1,7 +1,5 @@
 """Writes the report: tables and charts laid out in one HTML file that needs nothing else."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,8 @@ from unic_pipe.pipeline.process.progress import human_bytes
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.base import PROGRAM_VERSION, short
 from unic_pipe.stages.report import details, tables
-from unic_pipe.stages.report.classes import class_tables
 from unic_pipe.stages.report.data import ReportData
+from unic_pipe.stages.report.details import class_tables
 from unic_pipe.stages.report.figures import curve_legend, relative_charts, training_panels
 from unic_pipe.stages.report.metrics import METRICS, signed
 from unic_pipe.stages.report.summary import (
@@ -29,7 +27,7 @@ from unic_pipe.stages.report.summary import (
     probe_name,
 )  # fmt: skip
 from unic_pipe.stages.report.sweeps import sweep_panels
-from unic_pipe.stages.report.versus import versus_tables
+from unic_pipe.stages.report.tables import versus_tables
 from unic_pipe.stages.report.view import average
 
 FILE = "report.html"

@@ -1,7 +1,5 @@
 """Reads finished evaluations from wherever they are: a working folder, an evaluation's folder, a results table alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +41,8 @@ class Run:
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
     """Every run, in order, under labels that tell them apart.
-
-    Raises:
-        UserError: a path holds no results, or several; a table is damaged or has other columns; a run is given twice.
-    """
+    Raises UserError: a path holds no results, or several; a table is damaged or has other columns; a run is given
+    twice."""
     tables = [results_table_of(path) for path in paths]
     places = [table.resolve() for table in tables]
     for path, place in zip(paths, places, strict=True):
@@ -59,10 +55,7 @@ def load_runs(paths: Sequence[Path]) -> list[Run]:
 
 def results_table_of(path: Path) -> Path:
     """The `results.parquet` that a path stands for.
-
-    Raises:
-        UserError: there is none, or the working folder holds several evaluations.
-    """
+    Raises UserError: there is none, or the working folder holds several evaluations."""
     if path.is_file():
         return results_table_of(path.parent) if path.suffix in (".yaml", ".yml", ".html") else path
     if not path.exists():

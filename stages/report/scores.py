@@ -1,7 +1,5 @@
 """One result record as the score that the report shows."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

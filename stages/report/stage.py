@@ -1,7 +1,5 @@
 """The report as a command writes it: from the results in force, beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +12,10 @@ from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path
 from unic_pipe.schemas.benchmarks import cards
 from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.report.data import Skipped
-from unic_pipe.stages.report.files import write_text
+from unic_pipe.stages.report.files import results_table, write_text
 from unic_pipe.stages.report.gather import gather
 from unic_pipe.stages.report.pictures import patch_pictures
 from unic_pipe.stages.report.render import write_report
-from unic_pipe.stages.report.text import results_table
 
 COMMANDS = ("unic-pipe run", "unic-pipe verify")
 """What makes the results again from the configuration, and what checks them."""

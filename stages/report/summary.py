@@ -1,7 +1,5 @@
 """Numbers and sentences that are computed from the scores: the best teacher, differences, the headline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from unic_pipe.schemas.probes import PROBES

@@ -1,7 +1,5 @@
 """Curves over a setting that no validation chose: k of k-NN, labelled images per class."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +7,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from unic_pipe.pipeline.process.svg import element, nice_ticks, number, picture, text, tick_labels
-from unic_pipe.stages.report.charts import curve
+from unic_pipe.stages.report.charts import Style, curve, swatch
 from unic_pipe.stages.report.data import BenchmarkEntry, ReportData
 from unic_pipe.stages.report.figures import Chart, looks_of
-from unic_pipe.stages.report.styles import Style, swatch
 from unic_pipe.stages.report.summary import capital, probe_name
 from unic_pipe.stages.report.view import ProbeView
 

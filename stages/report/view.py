@@ -1,7 +1,5 @@
 """The scores of one probe: the best teacher of each benchmark, differences, means, log-odds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

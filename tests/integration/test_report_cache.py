@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unic_pipe.cli.main import app
-from unic_pipe.pipeline.cache.rates import gaussian_bits
+from unic_pipe.pipeline.cache.losses import gaussian_bits
 from unic_pipe.pipeline.cache.reader import FeatureCache
 
 FIELDS = {

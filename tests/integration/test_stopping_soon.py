@@ -45,7 +45,7 @@ class Asking:
 def run(work: Any, reporter: Any, stop: Stop, *overrides: str) -> dict[str, Any]:
     inventory = work.inventory(*overrides)
     index(inventory, ["train", "val"], reporter, Stop())
-    return dict(extract(inventory, (), ExtractOptions(device="cpu"), reporter, stop).passes)
+    return dict(extract(inventory, (), ExtractOptions(device="cpu"), reporter, stop))
 
 
 def test_calibration_ends_between_batches(raw: Any) -> None:

@@ -56,7 +56,7 @@ class TestMachinesRead:
     def test_doctor_keeps_brackets(self, raw: Any, capsys: pytest.CaptureFixture[str]) -> None:
         from rich.console import Console
 
-        from unic_pipe.cli.show.doctor import show_checks
+        from unic_pipe.cli.doctor import show_checks
         from unic_pipe.stages.doctor import Check
 
         written = io.StringIO()

@@ -25,8 +25,8 @@ from unic_pipe.pipeline.views.render import render_view
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.protocols import DenseConfig
 from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.stages.evaluate.dense import Confusion, DepthErrors
 from unic_pipe.stages.evaluate.dense_data import Scenes
-from unic_pipe.stages.evaluate.dense_scores import Confusion, DepthErrors
 from unic_pipe.stages.evaluate.in_context import Memory, in_context_logits
 from unic_pipe.stages.evaluate.linear_head import DepthHead, SegmentationHead, fit
 
@@ -208,7 +208,8 @@ def test_nyud_is_unpacked_into_folders(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "l.mat", "w") as file:
         file["images"], file["depths"] = images, depths
     savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1], [3]]), "testNdxs": np.array([[2]])})
-    assert unpack_nyud(tmp_path / "l.mat", tmp_path / "splits.mat", tmp_path / "out") == {"train": 2, "test": 1}
+    unpack_nyud(tmp_path / "l.mat", tmp_path / "splits.mat", tmp_path / "out")
+    assert [len(list((tmp_path / "out" / split / "depth").iterdir())) for split in ("train", "test")] == [2, 1]
     image = np.asarray(Image.open(tmp_path / "out/train/images/0003.png"))
     assert image.shape == (6, 8, 3)
     np.testing.assert_array_equal(image[2, 5], images[2, :, 5, 2])

@@ -17,7 +17,7 @@ from unic_pipe.schemas.config import (
     EvaluateConfig,
     SamplesConfig,
 )
-from unic_pipe.stages.init.presets import COMMENTS, PRESETS
+from unic_pipe.stages.init.presets import COMMENTS, PRESETS, preset_config
 
 PAPER = {
     "dataset": "train",
@@ -65,10 +65,12 @@ STUDENTS: dict[tuple[str, str], dict[str, Any]] = {
 
 def preset(name: str) -> Config:
     datasets = {"train": DatasetConfig(source="train", rows=1_281_167), "val": DatasetConfig(source="val")}
-    return PRESETS[name](
+    return preset_config(
+        name,
         SamplesConfig(roots=("/data",), datasets=datasets),
         DistillConfig(validation="val"),
         EvaluateConfig(benchmarks={"val": BenchmarkConfig(train="train", test="val")}),
+        views=2,
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from report_page import ENCODERS, VALUES, Page, curves, hex64, report_data, scores
 from rich.console import Console
 
-from unic_pipe.stages.report.charts import Axis, Polygon, radar
+from unic_pipe.stages.report.charts import Axis, Polygon, radar, styles
 from unic_pipe.stages.report.data import (
     BenchmarkEntry,
     EncoderEntry,
@@ -21,11 +21,10 @@ from unic_pipe.stages.report.data import (
     Score,
     Skipped,
 )
+from unic_pipe.stages.report.files import results_table
 from unic_pipe.stages.report.metrics import log_odds
 from unic_pipe.stages.report.render import render, write_report
-from unic_pipe.stages.report.styles import styles
 from unic_pipe.stages.report.summary import headline
-from unic_pipe.stages.report.text import results_table
 
 
 def test_page_is_well_formed_and_loads_nothing() -> None:

@@ -7,6 +7,7 @@ import pytest
 from unic_pipe.pipeline.process.progress import SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.workspace.status import make_plan
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.stages.run import ORDER, run
 
@@ -36,7 +37,8 @@ class Steps:
     def run(self):
         reporter = SilentReporter()
         reporter.say = self.lines.append
-        return run(lambda: self.here.look(), {s: self.step(s) for s in ORDER}, reporter, self.stop or Stop())
+        run(lambda: self.here.look(), {s: self.step(s) for s in ORDER}, reporter, self.stop or Stop())
+        return all(a.state == "fresh" for a in make_plan(self.here.look()).artefacts)
 
 
 def test_run_runs_what_is_not_fresh_in_order_and_then_nothing(here):
