@@ -171,8 +171,11 @@ class StudentConfig(Model):
     """A finished student whose encoder and ladder this one starts from, for instance for a second phase at a higher
     image size. Ladders match by the order of the teachers; where they do not fit they start afresh, which is said."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of an exponential moving average of the weights (encoder and ladder). The averaged encoder is what
-    is exported, and the validation loss is that of the averages."""
+    """Decay per step of an exponential moving average of the weights (encoder and ladder; running statistics of
+    BatchNorm, too). The averaged encoder is what is exported, and the validation loss is that of the averages."""
+    batch_norm: Literal["batch", "frozen"] = "batch"
+    """Statistics of BatchNorm layers in training: `batch`, those of the global batch, over all processes; `frozen`, the
+    running ones that the student starts with (see `init`), while its weights are trained: for batches in parts."""
     dataset: Name = "train"
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""

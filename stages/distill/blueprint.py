@@ -16,6 +16,7 @@ from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.model.distiller import build_ladder
 from unic_pipe.stages.distill.model.student import Student, build_student
+from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
 IMAGES = 2
 
@@ -32,10 +33,10 @@ def judge_students(inventory: Inventory) -> dict[str, StudentVerdict]:
 def judge(config: StudentConfig) -> StudentVerdict:
     """What building a student and its ladder, and showing it images, says."""
     try:
-        build(config)
+        student = build(config)
     except UserError as error:
         return StudentVerdict(problem=error.message, hint=error.hint)
-    return StudentVerdict()
+    return StudentVerdict(batch_norm=config.batch_norm != "frozen" and bool(batch_norms(student)))
 
 
 def shape_of(architecture: str, image_size: int | None) -> StudentShape:
