@@ -179,8 +179,11 @@ class StudentConfig(Model):
     said). Weights alone: `student:NAME`, `teacher:NAME`, `pretrained` (short for `timm:ARCHITECTURE`), or whatever an
     encoder is named by. Mean and std are then those of the weights unless they are given."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of an exponential moving average of the weights (encoder and ladder). The averaged encoder is what
-    is exported, and the validation loss is that of the averages."""
+    """Decay per step of an exponential moving average of the weights (encoder and ladder; running statistics of
+    BatchNorm, too). The averaged encoder is what is exported, and the validation loss is that of the averages."""
+    batch_norm: Literal["batch", "frozen"] = "batch"
+    """Statistics of BatchNorm layers in training: `batch`, those of the global batch, over all processes; `frozen`, the
+    running ones that the student starts with (see `init`), while its weights are trained: for batches in parts."""
     dataset: Name = "train"
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""

@@ -97,6 +97,8 @@ class StudentVerdict(Model):
     problem: str | None = None
     """Why not; None where nothing is wrong."""
     hint: str | None = None
+    batch_norm: bool = False
+    """Whether it normalises by statistics of the batch, which are others where a batch is taken in parts."""
 
 
 class StudentVerdicts(Document):

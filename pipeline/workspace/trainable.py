@@ -60,7 +60,8 @@ def refuse_unbuildable(inventory: Inventory, name: str, found: Mapping[str, Stud
     """The part of `refuse_untrainable` that does not depend on samples.
 
     Raises:
-        UserError: its network cannot be built, or what it should start from is not here or does not fit.
+        UserError: its network cannot be built, what it should start from is not here or does not fit, or
+            `distill.micro_batch` would change what it computes.
     """
     if _finished(inventory, name):
         return
@@ -71,6 +72,14 @@ def refuse_unbuildable(inventory: Inventory, name: str, found: Mapping[str, Stud
     if verdict.problem is not None:
         hint = verdict.hint.replace("students.NAME", f"students.{name}") if verdict.hint is not None else None
         raise UserError(f"Student {name}: {verdict.problem.removeprefix('Student ')}", hint)
+    micro, batch = inventory.config.distill.micro_batch, student.optimizer.batch
+    if verdict.batch_norm and micro is not None and micro < batch:
+        raise UserError(
+            f"Student {name} normalises by the statistics of whole batches ({batch:,} images), and distill.micro_batch: "
+            f"{micro} takes them in parts.",
+            f"Leave out distill.micro_batch, and use more processes where memory is short; or set "
+            f"students.{name}.batch_norm: frozen, which makes another student.",
+        )
 
 
 def _refuse_start(inventory: Inventory, name: str) -> None:

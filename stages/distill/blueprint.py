@@ -24,6 +24,7 @@ from unic_pipe.stages.distill.model.build import MisfitError, build_student, fir
 from unic_pipe.stages.distill.model.distiller import build_ladder
 from unic_pipe.stages.distill.model.student import Student
 from unic_pipe.stages.distill.model.warm import require_fit
+from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
 IMAGES = 2
 STEPS, TRIES = (8, 14, 32), 4
@@ -49,7 +50,7 @@ def judge(config: StudentConfig, start: EncoderDefinition | None = None) -> Stud
             require_fit(student, start, config)
     except UserError as error:
         return StudentVerdict(problem=error.message, hint=error.hint)
-    return StudentVerdict()
+    return StudentVerdict(batch_norm=config.batch_norm != "frozen" and bool(batch_norms(student)))
 
 
 def shape_of(architecture: str, image_size: int | None) -> StudentShape:

@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 from unic_pipe.pipeline.workspace.ablation import ablation
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import student_order, students_before
+from unic_pipe.pipeline.workspace.trainable import refuse_unbuildable
 from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.stages.distill.blueprint import judge_students
 from unic_pipe.stages.distill.jobs import find_job
 from unic_pipe.stages.distill.live_check import check_teachers
 from unic_pipe.stages.distill.parallel.members import refuse_uneven
@@ -31,11 +33,16 @@ def distill_students(
 
     Raises:
         UserError: features or a parent are incomplete, the settings changed in the middle of a training, or the
-            processes cannot share its batches.
+            processes cannot share its batches, or `distill.micro_batch` not take them in parts.
         StageError: a training failed (others go on first), or another process is training one of the students.
     """
     config, world, reporter = inventory.config, context.world, context.reporter
     refuse_uneven({name: config.students[name] for name in names}, world.size)
+    if config.distill.micro_batch is not None:
+        with world.in_turn():
+            found = judge_students(inventory)
+            for name in names:
+                refuse_unbuildable(inventory, name, found)
     failed: dict[str, Diverged] = {}
     waiting = [name for name in student_order(config) if name in names]
     while waiting and not world.stopping(context.stop):

@@ -25,6 +25,7 @@ from unic_pipe.stages.distill.model.average import WeightAverage
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer, set_rate
 from unic_pipe.stages.distill.model.standardization import momenta
+from unic_pipe.stages.distill.parallel.batch_norm import running_statistics
 from unic_pipe.stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
 from unic_pipe.stages.distill.parallel.world import World
 
@@ -241,7 +242,8 @@ class Training:
             StageError: the checkpoint before could not be written.
         """
         self.share_meter()
-        norms = torch.stack(torch._foreach_norm([local(p.detach()) for p in self.model.parameters()]))
+        weights = [*self.model.parameters(), *running_statistics(self.model)]
+        norms = torch.stack(torch._foreach_norm([local(x.detach()) for x in weights]))
         self.require_finite(float(self.world.sum(norms.sum())), "weights")
         self.require_finite(self.meter.means().get("loss", 0.0), "loss")
         state = {**self._state(), "meter": self.meter.state()}

@@ -1,4 +1,5 @@
-"""An exponential moving average of weights (`ema: DECAY`), of the encoder and of its ladder alike.
+"""An exponential moving average of weights (`ema: DECAY`), of the encoder and of its ladder alike; BatchNorm's running mean
+and variance count as weights, and its number of batches stays what it is.
 
 The averaged encoder is what is exported, and the validation loss is that of the averages, so that it is about the
 student which one gets; a student that starts from this one (`init`) starts from them too.
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unic_pipe.stages.distill.parallel.batch_norm import running_statistics
 from unic_pipe.stages.distill.parallel.sharding import local, locals_of, shared_as
 
 
@@ -20,7 +22,7 @@ class WeightAverage:
 
     def __init__(self, modules: Sequence[nn.Module], decay: float) -> None:
         self.decay = decay
-        self._weights = [p for module in modules for p in module.parameters()]
+        self._weights = [w for module in modules for w in (*module.parameters(), *running_statistics(module))]
         self._averages = [p.detach().clone() for p in self._weights]
 
     @torch.no_grad()
@@ -38,7 +40,7 @@ class WeightAverage:
             self._swap()
 
     def state(self) -> list[Tensor]:
-        """What a checkpoint keeps: the averages in the order of the parameters."""
+        """What a checkpoint keeps: the averages, of each module's parameters and then of its running statistics."""
         return self._averages
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.model.student import Student
+from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
 
 class Distiller(nn.Module):
@@ -54,7 +56,14 @@ class Distiller(nn.Module):
             (teacher, token): standard_of(known.get(teacher), token) for token in sizes for teacher in sizes[token]
         }
         self.running = RunningStandardization(sizes, device) if config.loss.standardize == "ema" else None
-        self.to(device)
+        self.to(device).train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; frozen BatchNorm layers stay in the latter."""
+        super().train(mode)
+        for layer in batch_norms(self.student) if self.config.batch_norm == "frozen" else ():
+            layer.eval()
+        return self
 
     def forward(
         self, batch: Batch, training: bool = True, count: float | None = None, frozen: bool = False

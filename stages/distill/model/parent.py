@@ -64,7 +64,7 @@ def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller
         return None
     model, ladder = Distiller(config, manifest.definition.teachers, torch.device("cpu")), found[1]["ladder"]
     if config.ema is not None:
-        # The averages are those of the encoder's parameters, then of the ladder's.
+        # The averages are those of the encoder, then those of the ladder's parameters.
         names = [name for name, _ in model.ladder.named_parameters()]
         ladder = dict(zip(names, found[1]["average"][-len(names) :], strict=True))
     model.ladder.load_state_dict(ladder)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from unic_pipe.stages.distill.parallel.batch_norm import share_statistics
 from unic_pipe.stages.distill.parallel.world import World
 
 SHARD_ABOVE = 1_000_000_000
@@ -28,17 +29,23 @@ class Parallel:
         """The model must hold its weights already: the first process's are everybody's.
 
         `parts`: modules that are gathered when they are needed, where the model is shared out.
+
+        Raises:
+            UserError: a layer takes statistics over the images of one process only.
         """
         self.model, self.world = model, world
         parameters = sum(p.numel() for p in model.parameters())
         self.sharded = world.size > 1 and (shard == "always" or (shard == "auto" and parameters > SHARD_ABOVE))
         self.call: nn.Module = model
+        if world.size > 1:
+            share_statistics(model, world.sum)
         if self.sharded:
             _shard(model, parts)
         elif world.size > 1:
             # The final norm gets no gradient, and the patch ladder none from views without patches.
+            # Buffers are equal already: running statistics are those of the global batch on every process.
             self.call = nn.parallel.DistributedDataParallel(
-                model, find_unused_parameters=True, gradient_as_bucket_view=True
+                model, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
             )
 
     def syncing(self, last: bool) -> AbstractContextManager[object]:
