@@ -154,7 +154,9 @@ class Training:
             for parameter in self.model.parameters():
                 parameter.grad = None
             if self.model.student.training is self.frozen:
-                self.model.student.train(not self.frozen)
+                self.model.train()
+                if self.frozen:
+                    self.model.student.eval()
         with self.parallel.syncing(batch.plan.last):
             # What all micro-batches of all processes kept is known at the end; until then any count will do.
             count = None if whole_step else float(self.config.optimizer.batch)
