@@ -6,6 +6,7 @@ needs it next writes it again; a damaged manifest or `zarr.json` stays, and the 
 """
 
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,6 @@ from unic_pipe.pipeline.cache.layout import (
 from unic_pipe.pipeline.cache.losses import read_losses
 from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from unic_pipe.pipeline.cache.tables import DamagedTable, read_sealed
-from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
 from unic_pipe.schemas.base import digest_of, short
@@ -52,25 +52,31 @@ def verify_folder(
     place: Path | Store,
     dataset: Dataset | None = None,
     read_only: bool = False,
-    progress: Reporter | None = None,
+    advance: Callable[[], object] = lambda: None,
     quick: bool = False,
 ) -> tuple[list[Problem], int]:
     """Check a feature folder; (problems, number of files that were checked). Never raises for damage.
 
     With a `dataset`, records must also be of its rows. `read_only` reports and changes nothing.
-    `quick` looks at documents, and at the sizes of shards without reading them.
+    `quick` looks at documents, and at the sizes of shards without reading them. `advance` is
+    called for every file of a unit.
     """
     folder = FeatureFolder(LocalStore(place) if isinstance(place, Path) else place)
-    return _Verification(folder, dataset, read_only, progress or SilentReporter(), quick).run()
+    return _Verification(folder, dataset, read_only, advance, quick).run()
 
 
 class _Verification:
     """One run over one folder."""
 
     def __init__(
-        self, folder: FeatureFolder, dataset: Dataset | None, read_only: bool, progress: Reporter, quick: bool
+        self,
+        folder: FeatureFolder,
+        dataset: Dataset | None,
+        read_only: bool,
+        advance: Callable[[], object],
+        quick: bool,
     ) -> None:
-        self.folder, self.dataset, self.read_only, self.progress = folder, dataset, read_only, progress
+        self.folder, self.dataset, self.read_only, self.advance = folder, dataset, read_only, advance
         self.quick = quick
         self.store = folder.store
         self.sizes = folder.store.sizes() if quick else {}
@@ -186,13 +192,10 @@ class _Verification:
     def _check_units(self, units: list[UnitRecord]) -> None:
         """Size and hash of every shard, and of every sidecar: loose, or folded in the sealed table."""
         files = [(unit, entry) for unit in units for entry in unit.files]
-        with (
-            self.progress.task(f"verify {self.folder.name}", total=len(files), unit="files") as task,
-            ThreadPoolExecutor(THREADS) as pool,
-        ):
+        with ThreadPoolExecutor(THREADS) as pool:
             kinds = pool.map(self._file_damage, (entry for _, entry in files))
             for (unit, entry), kind in zip(files, kinds, strict=True):
-                task.advance()
+                self.advance()
                 plane = (unit.view, unit.token)
                 folded = self.folded[plane].get(unit.block) if entry is unit.files[-1] else None
                 if kind is not None and folded == entry.xxh3:
