@@ -32,7 +32,6 @@ from unic_pipe.pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
-from unic_pipe.pipeline.cache.losses import read_losses
 from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from unic_pipe.pipeline.cache.tables import DamagedTable, read_sealed
 from unic_pipe.pipeline.samples.dataset import Dataset
@@ -40,7 +39,7 @@ from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, get_or_none
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
-from unic_pipe.schemas.features import FeatureManifest, FileEntry, StatisticsDocument, UnitRecord
+from unic_pipe.schemas.features import FeatureManifest, FileEntry, LossDocument, StatisticsDocument, UnitRecord
 from unic_pipe.schemas.status import Problem
 from unic_pipe.schemas.views import ProbesDocument
 
@@ -98,8 +97,7 @@ class _Verification:
         self._check_units(units)
         self._check_metadata()
         self._check_statistics()
-        self._check_ledger()
-        self._check_losses()
+        self._check_summaries()
         self._check_probes()
         checked = len(self.seen)
         self._name_unexpected()
@@ -271,23 +269,17 @@ class _Verification:
             if not sound:
                 self._derivable(key, "document")
 
-    def _check_ledger(self) -> None:
-        raw = get_or_none(self.store, LEDGER)
-        if raw is None:
-            return
-        self.seen.add(LEDGER)
-        try:
-            read_sealed(raw)
-        except DamagedTable:
-            self._derivable(LEDGER, "document")
-
-    def _check_losses(self) -> None:
-        raw = get_or_none(self.store, LOSSES)
-        if raw is None:
-            return
-        self.seen.add(LOSSES)
-        if read_losses(self.folder) is None:
-            self._derivable(LOSSES, "document")
+    def _check_summaries(self) -> None:
+        """What is derived from all records: the ledger and the losses."""
+        for key in (LEDGER, LOSSES):
+            raw = get_or_none(self.store, key)
+            if raw is None:
+                continue
+            self.seen.add(key)
+            try:
+                read_sealed(raw) if key == LEDGER else LossDocument.from_bytes(raw, key)
+            except (DamagedTable, UserError):
+                self._derivable(key, "document")
 
     def _check_probes(self) -> None:
         """Probe pictures by the hashes in their documents; without its document a view's pictures are not checked."""
