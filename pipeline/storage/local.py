@@ -39,6 +39,9 @@ class LocalStore:
     root: Path
     remote = False
 
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+
     @property
     def location(self) -> str:
         """The folder's path."""
