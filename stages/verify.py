@@ -1,14 +1,13 @@
 """`verify`: every file of every artefact against what was recorded (R11)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.verify import verify_folder
-from unic_pipe.pipeline.process.progress import Reporter, Task
+from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.samples import Dataset, open_dataset
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
@@ -123,16 +122,22 @@ class _Look:
         folders = self._artefacts("features")
         with reporter.task("verify", total=sum(map(_count_files, folders)), unit="files") as task:
             for folder in folders:
-                inner = _Onto(task)
+                counted = 0
+
+                def advance() -> None:
+                    nonlocal counted
+                    counted += 1
+                    task.advance()
+
                 try:
                     manifest = usable_document(folder, "manifest.json", FeatureManifest)
                     dataset = self._sound.get(manifest.definition.dataset) if manifest is not None else None
-                    found, count = verify_folder(folder, dataset, self.options.read_only, inner, self.options.quick)
+                    found, count = verify_folder(folder, dataset, self.options.read_only, advance, self.options.quick)
                 except (UnicPipeError, OSError):
                     found, count = [_problem("manifest.json", "unreadable")], 1
                 self.problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
                 self.checked += count
-                task.advance(max(0, _count_files(folder) - inner.done))
+                task.advance(max(0, _count_files(folder) - counted))
 
     def folders(self) -> None:
         """Students, and checkpoints that were brought in."""
@@ -212,30 +217,6 @@ def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -
                 skipped.append(f"{name}: {error.message}")
             task.advance()
     return findings, skipped
-
-
-class _Onto:
-    """A reporter that advances a task of another one."""
-
-    def __init__(self, task: Task) -> None:
-        self._task, self.done = task, 0
-
-    def say(self, text: str) -> None:
-        """Nothing is said here."""
-
-    @contextmanager
-    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
-        """The other reporter's task."""
-        yield self
-
-    def advance(self, amount: int = 1) -> None:
-        """Advance it."""
-        self.done += amount
-        self._task.advance(amount)
-
-    def note(self, text: str) -> None:
-        """Pass it on."""
-        self._task.note(text)
 
 
 def _count_files(folder: Store) -> int:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from unic_pipe.pipeline.benchmarks.listing import Listing, made
-from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.pipeline.benchmarks.locate import Listing, Place, made
 from unic_pipe.pipeline.samples.files import image_names
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE, read_labels
 from unic_pipe.schemas.errors import UserError

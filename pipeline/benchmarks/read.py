@@ -4,8 +4,7 @@ import functools
 import os
 from collections.abc import Sequence
 
-from unic_pipe.pipeline.benchmarks.listing import Listing
-from unic_pipe.pipeline.benchmarks.locate import Place
+from unic_pipe.pipeline.benchmarks.locate import Listing, Place
 from unic_pipe.pipeline.benchmarks.readers import READERS
 from unic_pipe.schemas.errors import UserError
 

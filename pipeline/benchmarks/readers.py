@@ -1,19 +1,115 @@
-"""Reading the annotation files of the benchmarks that come with lists: text, JSON. Paths are relative to the folder."""
+"""Reading the annotation files of the benchmarks that come with lists: text, JSON, MATLAB's, and the pickles of ImageNet-CoG.
+
+Paths are relative to the folder.
+"""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from unic_pipe.pipeline.benchmarks.imagenet import read_imagenet, read_numbered, read_objectnet, read_synsets
-from unic_pipe.pipeline.benchmarks.levels import read_cog
-from unic_pipe.pipeline.benchmarks.listing import Listing, made
-from unic_pipe.pipeline.benchmarks.locate import Place
-from unic_pipe.pipeline.benchmarks.matlab import read_cars, read_flowers
+from unic_pipe.pipeline.benchmarks.locate import Listing, Place, made
 from unic_pipe.pipeline.samples.files import image_names
 from unic_pipe.schemas.errors import UserError
+
+_ALLOWED = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+    ("collections", "OrderedDict"),
+}
+"""What lists of file names in NumPy arrays are made of. A pickle could run any program otherwise."""
+
+
+def read_cog(place: Place) -> Listing:
+    """Level N: `cog_levels_mapping_file.pkl`[N - 1] are its WordNet ids, `cog_concepts_split_file.pkl` gives each one's
+    train and test images, as `WNID/FILE` below the folder."""
+    level = int(place.name[-1])
+    mapping = place.folder / "cog_levels_mapping_file.pkl"
+    splits_file = place.folder / "cog_concepts_split_file.pkl"
+    try:
+        wnids = sorted(str(wnid) for wnid in _unpickle(mapping)[level - 1])
+    except (LookupError, TypeError):
+        raise UserError(f"{mapping}: not a list of five levels.", "Get the file again.") from None
+    splits = _unpickle(splits_file)
+    pairs = []
+    for label, wnid in enumerate(wnids):
+        try:
+            files = [str(path).strip("/\\").replace("\\", "/") for path in splits[wnid][place.split]]
+        except (LookupError, TypeError):
+            raise UserError(
+                f"{splits_file}: has no {place.split} images of {wnid}.", "Use both files of one release."
+            ) from None
+        pairs += [(path, label) for path in files]
+    return made(place.folder, pairs, wnids)
+
+
+class _Names(pickle.Unpickler):
+    """Loads containers, texts and NumPy arrays, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class, if it is one of the allowed ones."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _unpickle(file: Path) -> Any:
+    try:
+        with file.open("rb") as handle:
+            return _Names(handle).load()
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise UserError(
+            f"{file}: refused ({error}).", "It should hold lists of names only: get it again from its authors."
+        ) from None
+
+
+def read_cars(place: Place) -> Listing:
+    """Either `cars_annos.mat` over `car_ims/` (a flag says which are test), or one file for each split."""
+    folder = place.folder
+    if (folder / "cars_annos.mat").exists():
+        records = _matrix(folder / "cars_annos.mat", "annotations")
+        wanted = int(place.split == "test")
+        pairs = [(str(r["relative_im_path"]), int(r["class"]) - 1) for r in records if int(r["test"]) == wanted]
+    else:
+        train = place.split == "train"
+        file = folder / ("devkit/cars_train_annos.mat" if train else "cars_test_annos_withlabels.mat")
+        images = "cars_train" if train else "cars_test"
+        pairs = [(f"{images}/{r['fname']}", int(r["class"]) - 1) for r in _matrix(file, "annotations")]
+    return made(folder, pairs, [str(n + 1) for n in range(max((label for _, label in pairs), default=-1) + 1)])
+
+
+def read_flowers(place: Place) -> Listing:
+    """`setid.mat` (trnid and valid; tstid) and `imagelabels.mat` (classes counted from 1) over `jpg/image_NNNNN.jpg`."""
+    sets = place.folder / "setid.mat"
+    numbers = [
+        int(n) for name in (("trnid", "valid") if place.split == "train" else ("tstid",)) for n in _matrix(sets, name)
+    ]
+    labels = _matrix(place.folder / "imagelabels.mat", "labels")
+    if max(numbers, default=0) > len(labels):
+        raise UserError(f"{sets}: names images beyond the {len(labels):,} of imagelabels.mat.", "Get both files again.")
+    pairs = [(f"jpg/image_{n:05d}.jpg", int(labels[n - 1]) - 1) for n in numbers]
+    return made(place.folder, pairs, [str(n + 1) for n in range(int(max(labels)))])
+
+
+def _matrix(file: Path, name: str) -> Any:
+    """A variable of a MATLAB file, flat."""
+    import scipy.io
+
+    try:
+        return np.atleast_1d(scipy.io.loadmat(file, squeeze_me=True)[name]).reshape(-1)
+    except Exception as error:  # scipy raises many kinds on damaged files
+        raise UserError(f"{file}: cannot be read ({error}).", "Get the file again.") from None
+
 
 _EUROSAT_SEED = 2750
 

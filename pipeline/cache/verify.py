@@ -6,6 +6,7 @@ needs it next writes it again; a damaged manifest or `zarr.json` stays, and the 
 """
 
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -31,16 +32,14 @@ from unic_pipe.pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
-from unic_pipe.pipeline.cache.losses import read_losses
 from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, Plane
 from unic_pipe.pipeline.cache.tables import DamagedTable, read_sealed
-from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
-from unic_pipe.schemas.features import FeatureManifest, FileEntry, StatisticsDocument, UnitRecord
+from unic_pipe.schemas.features import FeatureManifest, FileEntry, LossDocument, StatisticsDocument, UnitRecord
 from unic_pipe.schemas.status import Problem
 from unic_pipe.schemas.views import ProbesDocument
 
@@ -52,25 +51,31 @@ def verify_folder(
     place: Path | Store,
     dataset: Dataset | None = None,
     read_only: bool = False,
-    progress: Reporter | None = None,
+    advance: Callable[[], object] = lambda: None,
     quick: bool = False,
 ) -> tuple[list[Problem], int]:
     """Check a feature folder; (problems, number of files that were checked). Never raises for damage.
 
     With a `dataset`, records must also be of its rows. `read_only` reports and changes nothing.
-    `quick` looks at documents, and at the sizes of shards without reading them.
+    `quick` looks at documents, and at the sizes of shards without reading them. `advance` is
+    called for every file of a unit.
     """
     folder = FeatureFolder(LocalStore(place) if isinstance(place, Path) else place)
-    return _Verification(folder, dataset, read_only, progress or SilentReporter(), quick).run()
+    return _Verification(folder, dataset, read_only, advance, quick).run()
 
 
 class _Verification:
     """One run over one folder."""
 
     def __init__(
-        self, folder: FeatureFolder, dataset: Dataset | None, read_only: bool, progress: Reporter, quick: bool
+        self,
+        folder: FeatureFolder,
+        dataset: Dataset | None,
+        read_only: bool,
+        advance: Callable[[], object],
+        quick: bool,
     ) -> None:
-        self.folder, self.dataset, self.read_only, self.progress = folder, dataset, read_only, progress
+        self.folder, self.dataset, self.read_only, self.advance = folder, dataset, read_only, advance
         self.quick = quick
         self.store = folder.store
         self.sizes = folder.store.sizes() if quick else {}
@@ -92,8 +97,7 @@ class _Verification:
         self._check_units(units)
         self._check_metadata()
         self._check_statistics()
-        self._check_ledger()
-        self._check_losses()
+        self._check_summaries()
         self._check_probes()
         checked = len(self.seen)
         self._name_unexpected()
@@ -186,13 +190,10 @@ class _Verification:
     def _check_units(self, units: list[UnitRecord]) -> None:
         """Size and hash of every shard, and of every sidecar: loose, or folded in the sealed table."""
         files = [(unit, entry) for unit in units for entry in unit.files]
-        with (
-            self.progress.task(f"verify {self.folder.name}", total=len(files), unit="files") as task,
-            ThreadPoolExecutor(THREADS) as pool,
-        ):
+        with ThreadPoolExecutor(THREADS) as pool:
             kinds = pool.map(self._file_damage, (entry for _, entry in files))
             for (unit, entry), kind in zip(files, kinds, strict=True):
-                task.advance()
+                self.advance()
                 plane = (unit.view, unit.token)
                 folded = self.folded[plane].get(unit.block) if entry is unit.files[-1] else None
                 if kind is not None and folded == entry.xxh3:
@@ -268,23 +269,17 @@ class _Verification:
             if not sound:
                 self._derivable(key, "document")
 
-    def _check_ledger(self) -> None:
-        raw = get_or_none(self.store, LEDGER)
-        if raw is None:
-            return
-        self.seen.add(LEDGER)
-        try:
-            read_sealed(raw)
-        except DamagedTable:
-            self._derivable(LEDGER, "document")
-
-    def _check_losses(self) -> None:
-        raw = get_or_none(self.store, LOSSES)
-        if raw is None:
-            return
-        self.seen.add(LOSSES)
-        if read_losses(self.folder) is None:
-            self._derivable(LOSSES, "document")
+    def _check_summaries(self) -> None:
+        """What is derived from all records: the ledger and the losses."""
+        for key in (LEDGER, LOSSES):
+            raw = get_or_none(self.store, key)
+            if raw is None:
+                continue
+            self.seen.add(key)
+            try:
+                read_sealed(raw) if key == LEDGER else LossDocument.from_bytes(raw, key)
+            except (DamagedTable, UserError):
+                self._derivable(key, "document")
 
     def _check_probes(self) -> None:
         """Probe pictures by the hashes in their documents; without its document a view's pictures are not checked."""

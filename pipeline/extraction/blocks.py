@@ -1,6 +1,6 @@
 """Running encoders over blocks: read and decode once, render each view, encode with every encoder, commit each unit.
 
-Memory of a process: `pieces.blocks_in_flight` blocks, each with at most `sizes.VIEWS_AT_ONCE` views as uint8 pixels (38 MB
+Memory of a process: `crew.blocks_in_flight` blocks, each with at most `sizes.VIEWS_AT_ONCE` views as uint8 pixels (38 MB
 for 256 rows at 224 pixels) and the float32 features of two encoders, one being computed while the other is written
 (155 MB each for ViT-B tokens).
 

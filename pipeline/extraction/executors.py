@@ -1,4 +1,4 @@
-"""Who runs the blocks of a command: threads of this process, or workers of a Dask cluster (`clusters`).
+"""Who runs the blocks of a command: threads of this process, or workers of a Dask cluster (`dask`).
 
 All run the same function on the same small tasks, so the bytes do not depend on which one ran. An executor serves every
 pass of a command and is closed at its end; nothing is started before there is something to run.

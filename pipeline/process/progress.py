@@ -1,12 +1,12 @@
 """Progress that a person can read: a rich bar on a terminal, one line a minute without one."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 LINE_EVERY_S = 60.0
 NARROW = 110
@@ -34,13 +34,24 @@ class Reporter(Protocol):
 
 
 class _Meter:
-    """Counts work and knows its rate since the start (not counting what was done before)."""
+    """A `Task` that knows its rate since the start (not counting what was done before); `show` is called at every step."""
 
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+        self.show: Callable[[], object] = lambda: None
         self.title, self.total, self.unit = title, total, unit
         self.done = self.before = done
         self.started = time.monotonic()
         self.remark = ""
+
+    def advance(self, amount: int = 1) -> None:
+        """Count finished work."""
+        self.done += amount
+        self.show()
+
+    def note(self, text: str) -> None:
+        """Show a short live remark."""
+        self.remark = text
+        self.show()
 
     def describe(self) -> str:
         """Done and total, rate, time left and the latest remark."""
@@ -65,36 +76,21 @@ class _Meter:
         return " · ".join([*parts, self.remark] if self.remark else parts)
 
 
-class _BarTask:
-    def __init__(self, meter: _Meter, bar: Progress, handle: TaskID) -> None:
-        self._meter, self._bar, self._handle = meter, bar, handle
-
-    def advance(self, amount: int = 1) -> None:
-        self._meter.done += amount
-        self._bar.update(self._handle, completed=self._meter.done, status=self._meter.describe())
-
-    def note(self, text: str) -> None:
-        self._meter.remark = text
-        self._bar.update(self._handle, status=self._meter.describe())
-
-
-class _LineTask:
-    def __init__(self, meter: _Meter, console: Console) -> None:
-        self._meter, self._console, self._last = meter, console, time.monotonic()
-
-    def advance(self, amount: int = 1) -> None:
-        self._meter.done += amount
-        if time.monotonic() - self._last >= LINE_EVERY_S:
-            self._last = time.monotonic()
-            _print_line(self._console, f"{self._meter.title}: {self._meter.describe()}")
-
-    def note(self, text: str) -> None:
-        self._meter.remark = text
-
-
 def _print_line(console: Console, text: str) -> None:
     """One line, with brackets as they are (paths and names may hold some); a terminal gets it wrapped between words."""
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def _line_now_and_then(console: Console, meter: _Meter) -> Callable[[], None]:
+    last = time.monotonic()
+
+    def show() -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            _print_line(console, f"{meter.title}: {meter.describe()}")
+
+    return show
 
 
 class ConsoleReporter:
@@ -124,9 +120,11 @@ class ConsoleReporter:
                 )
                 with Progress(*columns, console=self.console, transient=True) as bar:
                     handle = bar.add_task(title, total=total, completed=done, status="")
-                    yield _BarTask(meter, bar, handle)
+                    meter.show = lambda: bar.update(handle, completed=meter.done, status=meter.describe())
+                    yield meter
             else:
-                yield _LineTask(meter, self.console)
+                meter.show = _line_now_and_then(self.console, meter)
+                yield meter
         finally:
             if meter.done > meter.before:
                 self.say(f"{title}: {meter.summary()}")
@@ -141,16 +139,7 @@ class SilentReporter:
     @contextmanager
     def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
         """Run the block without showing anything."""
-        del title, total, unit, done
-        yield _Silent()
-
-
-class _Silent:
-    def advance(self, amount: int = 1) -> None:
-        del amount
-
-    def note(self, text: str) -> None:
-        del text
+        yield _Meter(title, total, unit, done)
 
 
 def duration(seconds: float) -> str:

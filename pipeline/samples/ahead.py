@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 GAP_BYTES = 256 << 10
 """Pieces that are no further apart are read together: a gap of this size takes less time than another request."""
@@ -106,21 +107,9 @@ def ranges_of(pieces: Sequence[Piece]) -> list[_Range]:
     return sorted(ranges, key=lambda found: min(found.pieces))
 
 
-_pools: list[ThreadPoolExecutor] = []
-_pools_lock = threading.Lock()
-
-
+@cache
 def _pool() -> ThreadPoolExecutor:
-    with _pools_lock:
-        if not _pools:
-            _pools.append(ThreadPoolExecutor(REQUESTS, thread_name_prefix="samples"))
-        return _pools[0]
+    return ThreadPoolExecutor(REQUESTS, thread_name_prefix="samples")
 
 
-def _after_fork() -> None:
-    global _pools_lock
-    _pools_lock = threading.Lock()
-    _pools.clear()  # the parent's threads are not here
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_pool.cache_clear)  # the parent's threads are not here

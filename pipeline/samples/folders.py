@@ -20,7 +20,7 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.samples import ImageNames
 
 if TYPE_CHECKING:
-    from unic_pipe.pipeline.benchmarks.listing import Listing
+    from unic_pipe.pipeline.benchmarks.locate import Listing
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ features of the other. Equal input gives equal tars; each tar appears whole or n
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,7 @@ def _claim(dataset: Dataset, destination: Path, shard_bytes: int) -> None:
 
 
 def _expect_space(destination: Path, needed: int) -> None:
-    status = os.statvfs(destination)
-    free = status.f_bavail * status.f_frsize
+    free = shutil.disk_usage(destination).free
     if needed > free:
         raise StageError(
             f"{destination}: the tars need {needed / 1e9:,.1f} GB, {free / 1e9:,.1f} GB are free.",

@@ -9,7 +9,10 @@ import socket
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from unic_pipe.schemas.errors import StageError, UserError
 
@@ -25,6 +28,7 @@ ATTEMPTS = 3
 """Writes of a temporary file that somebody else removes before it has its name."""
 
 
+@dataclass(unsafe_hash=True)
 class LocalStore:
     """A `Store` in a local (or network) folder with POSIX rename and link.
 
@@ -32,19 +36,11 @@ class LocalStore:
     process left behind from what a live one is writing.
     """
 
+    root: Path
     remote = False
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LocalStore) and type(self) is type(other) and self.root == other.root
-
-    def __hash__(self) -> int:
-        return hash(self.root)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.root)!r})"
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
 
     @property
     def location(self) -> str:
@@ -272,18 +268,7 @@ def abandoned(entry: Path, owner: str) -> bool:
     except FileNotFoundError:
         return False
     ours = host == socket.gethostname() and pid.isdecimal()
-    return (ours and not process_runs(int(pid))) or age_s > _DAY_S
-
-
-def process_runs(pid: int) -> bool:
-    """Whether a process of this host with that number exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return (ours and not psutil.pid_exists(int(pid))) or age_s > _DAY_S
 
 
 _NO_ROOM = {errno.ENOSPC: "Disk full", errno.EDQUOT: "Disk quota used up", errno.EFBIG: "File size limit reached"}

@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -34,29 +35,19 @@ REQUESTS = 16
 T = TypeVar("T")
 
 
+@dataclass(unsafe_hash=True)
 class ObjectStore:
     """See the module. `options`: JSON of a mapping of options for fsspec's file system."""
 
+    location: str
+    options: str = field(default="{}", repr=False)
     remote = True
 
-    def __init__(self, location: str, options: str = "{}") -> None:
-        self.location, self.options = location.rstrip("/"), options
-        scheme, _, rest = self.location.partition("://")
-        self._scheme = scheme
+    def __post_init__(self) -> None:
+        self.location = self.location.rstrip("/")
+        self._scheme, _, rest = self.location.partition("://")
         self._bucket, _, prefix = rest.partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ObjectStore) and (self.location, self.options) == (other.location, other.options)
-
-    def __hash__(self) -> int:
-        return hash(self.location)
-
-    def __reduce__(self) -> tuple[type[ObjectStore], tuple[str, str]]:
-        return type(self), (self.location, self.options)
-
-    def __repr__(self) -> str:
-        return f"ObjectStore({self.location!r})"
 
     @property
     def name(self) -> str:

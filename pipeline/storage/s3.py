@@ -50,13 +50,9 @@ class S3Requests:
 
     def get(self, key: str, offset: int | None, size: int | None) -> bytes:
         """Content, or a part of it."""
-        path = f"{self.bucket}/{key}"
-        if offset is None or size is None:
-            return bytes(self._send(lambda: self._fs.cat_file(path, max_concurrency=1)))
+        path, end = f"{self.bucket}/{key}", None if offset is None or size is None else offset + size
         try:
-            return bytes(
-                self._send(lambda: self._fs.cat_file(path, start=offset, end=offset + size, max_concurrency=1))
-            )
+            return bytes(self._send(lambda: self._fs.cat_file(path, start=offset, end=end, max_concurrency=1)))
         except _BeyondEnd:
             return b""
 

@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from unic_pipe.pipeline.process.progress import Reporter, Task
 from unic_pipe.pipeline.process.stopping import Stop
-from unic_pipe.pipeline.storage import LocalStore, process_runs
+from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.errors import UnicPipeError
 from unic_pipe.schemas.runs import RunDocument
 
@@ -122,7 +124,7 @@ def running(workdir: Path) -> list[RunDocument]:
             run = RunDocument.from_bytes(path.read_bytes(), str(path))
         except (UnicPipeError, OSError):
             continue
-        dead = run.host == socket.gethostname() and not process_runs(run.pid)
+        dead = run.host == socket.gethostname() and not psutil.pid_exists(run.pid)
         if run.state == "running" and not dead:
             found.append(run)
     return found

@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.ablation import origins
 from unic_pipe.pipeline.workspace.documents import read_document, student_metrics
 from unic_pipe.schemas.base import short
-from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.evaluations import ResultRecord, Role
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.students import StudentManifest
@@ -29,7 +28,6 @@ from unic_pipe.stages.report.scores import scores_of
 
 RANDOM = "-random"
 """Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""
-TOKENS: tuple[TokenType, ...] = ("cls", "patch")
 
 
 def gather(

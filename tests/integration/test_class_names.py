@@ -15,7 +15,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.results import result_key
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.probes import BY_NAME, PROTOCOL
-from unic_pipe.stages.evaluate.results import write_record
+from unic_pipe.stages.evaluate.run import write_record
 
 CONFIG = """\
 samples:

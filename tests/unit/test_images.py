@@ -31,11 +31,11 @@ def rgb():
 def reason(data):
     with pytest.raises(UndecodableImage) as caught:
         decode_image(data)
-    assert len(caught.value.reason) < 120
+    assert len(str(caught.value)) < 120
     with pytest.raises(UndecodableImage) as again:
         decode_image(data)
-    assert again.value.reason == caught.value.reason
-    return caught.value.reason
+    assert str(again.value) == str(caught.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
@@ -205,7 +205,7 @@ def test_no_bytes_raise_anything_else(seed, changes, keep, tail):
     try:
         out, why = decode_image(data), "fine"
     except UndecodableImage as error:
-        out, why = np.zeros((1, 1, 3), np.uint8), error.reason
+        out, why = np.zeros((1, 1, 3), np.uint8), str(error)
     assert 0 < len(why) < 120
     assert "0x" not in why
     assert out.dtype == np.uint8

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from unic_pipe.pipeline.storage import LocalStore, fast_hash, process_runs, sha256, sha256_of_file, sync_folder
+from unic_pipe.pipeline.storage import LocalStore, fast_hash, sha256, sha256_of_file, sync_folder
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.schemas.errors import StageError, UserError
 
@@ -162,12 +162,6 @@ def test_sweep_removes_what_dead_processes_left_and_nothing_else(store):
     store.sweep()
     assert temporaries(store) == sorted(names[n] for n in ("live", "elsewhere", "lock"))
     LocalStore(store.root / "nothing").sweep()
-
-
-def test_processes():
-    assert process_runs(os.getpid())
-    assert process_runs(1)
-    assert not process_runs(dead_process())
 
 
 TOO_LARGE = """
