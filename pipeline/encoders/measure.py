@@ -55,11 +55,13 @@ def measured(
                 f"{draft.architecture} does not take images of {size} x {size} pixels: {error}.",
                 "Set image_size to one that it takes.",
             ) from None
-        found = {
-            "section": chosen.section,
-            "readout": readout or readout_of(model, features),
-            "grid": grid_of(model, features),
-        }
+        readout = readout or readout_of(model, features)
+        if not fits(model, features, readout):
+            raise UserError(
+                f"{name}: its config.json says readout {readout}, which {draft.architecture} does not have.",
+                "Export the student again.",
+            )
+        found = {"section": chosen.section, "readout": readout, "grid": grid_of(model, features)}
         definition = draft.model_copy(update=found)
         tokens = Encoder(model, definition)(x_13HW)
     definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
