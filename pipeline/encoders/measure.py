@@ -10,7 +10,7 @@ from torch import nn
 from unic_pipe.pipeline.encoders.choose import Chosen, choose_weights
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.models import build
-from unic_pipe.pipeline.encoders.readouts import features_of, grid_of, pooling_of, probing_images, readout_of
+from unic_pipe.pipeline.encoders.readouts import features_of, fits, grid_of, pooling_of, probing_images, readout_of
 from unic_pipe.schemas.encoders import EncoderReading
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition, Readout
