@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from unic_pipe.pipeline.workspace.documents import checkpoint_step
 
@@ -43,6 +45,21 @@ def test_a_process_is_killed_in_a_step(ranks: Any, extracted: Any, tmp_path: Pat
     for name in theirs:
         if "/export/" in name or "/statistics/" in name:
             assert mine[name] == theirs[name], name
+
+
+@pytest.mark.slow
+def test_batch_norm_on_four_processes_killed_and_on_two(ranks: Any, extracted: Any, tmp_path: Path) -> None:
+    """Weights and running statistics after 22 steps are those of one process."""
+    cnn = ("architecture=test_efficientnet", "model_args={}", "ema=0.9", "optimizer.epochs=2")
+    settings = [text for setting in cnn for text in ("--set", f"students.tiny.{setting}")]
+    killed = copy_of(extracted, tmp_path / "killed")
+    assert ranks(killed, 4, *settings, signals=[(2, 16, "SIGKILL")])[2] == -signal.SIGKILL
+    assert ranks(killed, 2, *settings) == [0, 0], ranks.everything()
+    assert min(step for _, step in ranks.learned()) == 11, "the checkpoint of the first epoch"
+    assert ranks(extracted, 1, *settings) == [0], ranks.everything()
+    mine, theirs = (load_file(work.student() / "export/model.safetensors") for work in (killed, extracted))
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-5)
+    assert sum(name.endswith("running_var") for name in theirs) > 10
 
 
 def begin(work: Any, log: Path) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:

@@ -1,22 +1,41 @@
-"""BatchNorm over processes is BatchNorm over their whole batch; its running statistics are weights to averages."""
+"""BatchNorm over processes is BatchNorm over their whole batch; its running statistics are weights to averages, and can
+be frozen.
+"""
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from distill_world import STUDENT, World, student_folder
+from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d, EvoNorm2dB0
 from torch import Tensor, nn
 from torch.distributed import HashStore, PrefixStore, ProcessGroupGloo  # type: ignore[attr-defined]
 
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.config import OptimizerConfig
+from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.model.average import WeightAverage
+from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.parallel.batch_norm import GlobalBatchNorm, running_statistics, share_statistics
+from unic_pipe.stages.distill.training import Training
 
+CNN = STUDENT.model_copy(
+    update={
+        "architecture": "test_efficientnet",
+        "model_args": {},
+        "image_size": 32,
+        "optimizer": OptimizerConfig(epochs=2, batch=8, lr=0.03, warmup_epochs=0),
+    }
+)
 SIZE = 3
 """Members, each a thread with a process group of its own: they talk to each other as processes do."""
 
@@ -128,3 +147,32 @@ def test_averages_follow_running_statistics() -> None:
     share_statistics(net, lambda x: x)
     assert isinstance(net[0], GlobalBatchNorm)
     assert [s is t for s, t in zip(running_statistics(net), average._weights[4:6], strict=True)] == [True, True]
+
+
+def test_frozen_layers_stay_as_they_are_and_batches_can_be_taken_in_parts(template: World, tmp_path: Path) -> None:
+    frozen, states = CNN.model_copy(update={"batch_norm": "frozen"}), []
+    for name, micro in (("whole", None), ("parts", 3)):
+        shutil.copytree(template.folder, tmp_path / name, symlinks=True)
+        world = World(tmp_path / name)
+        assert world.distill(frozen, validation=True, micro_batch=micro)
+        states.append(load_file(student_folder(world) / "export/model.safetensors"))
+    assert states[0].keys() == states[1].keys() == build_student(CNN).state().keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=2e-5)
+        if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.equal(value, build_student(CNN).state()[name]), name
+    assert not torch.equal(states[0]["bn1.weight"], torch.ones(16)), "its weights are trained"
+
+
+def test_statistics_that_are_not_finite_stop_a_training(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else shows them: training normalises by the batch."""
+    learn = Training.learn
+
+    def overflow(self: Training, batch: Batch) -> None:
+        learn(self, batch)
+        running_statistics(self.model)[1].fill_(math.inf)
+
+    monkeypatch.setattr(Training, "learn", overflow)
+    with pytest.raises(StageError, match="weights not finite at step 4"):
+        world.distill(CNN, log_every=1)
+    assert not list(world.folder.glob("students/*/checkpoints/*.pt"))

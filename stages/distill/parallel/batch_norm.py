@@ -46,13 +46,14 @@ def share_statistics(model: nn.Module, total: Total) -> None:
     local = set(batch_norms(model))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if child in local and (not isinstance(child, _BatchNorm) or type(child).forward not in _FORWARDS):
+            if child not in local:
+                continue
+            if not isinstance(child, _BatchNorm) or type(child).forward not in _FORWARDS:
                 raise UserError(
                     f"Layer {type(child).__name__} of the student takes statistics over the images of one process only.",
                     "Train this student in one process, or choose another norm_layer (students.NAME.model_args).",
                 )
-            if child in local:
-                setattr(parent, name, GlobalBatchNorm(child, total))
+            setattr(parent, name, GlobalBatchNorm(child, total))
 
 
 class GlobalBatchNorm(_BatchNorm):
@@ -70,7 +71,7 @@ class GlobalBatchNorm(_BatchNorm):
             setattr(self, name, child)
         self.train(local.training)
 
-    @torch.compiler.disable  # processes talk in the middle of it
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # processes talk in the middle of it
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, of the shape and type of `x`; in training, running statistics follow."""
         if self.training:
@@ -131,7 +132,7 @@ class _Normalize(torch.autograd.Function):
         return F.batch_norm(x, mean_C, var_C, weight_C, bias_C, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_C, mean_C, var_C, count = ctx.saved_tensors
         # As if mean and variance were constants: gradients of weight and bias are sums over this process's images.
         dx, dweight_C, dbias_C = torch.ops.aten.native_batch_norm_backward(

@@ -42,11 +42,13 @@ class Parallel:
         if self.sharded:
             _shard(model, parts)
         elif world.size > 1:
-            # The final norm gets no gradient, and the patch ladder none from views without patches.
-            # Buffers are equal already: running statistics are those of the global batch on every process.
+            # A ViT's final norm gets no gradient, and the patch ladder none from views without patches.
             self.call = nn.parallel.DistributedDataParallel(
-                model, find_unused_parameters=True, gradient_as_bucket_view=True, broadcast_buffers=False
+                _Step(model), find_unused_parameters=True, gradient_as_bucket_view=True
             )
+            # Running statistics are those of the global batch on every process already. (As an argument of the
+            # constructor it has had two names.)
+            self.call.broadcast_buffers = False
 
     def syncing(self, last: bool) -> AbstractContextManager[object]:
         """Gradients are summed over processes in the last micro-batch of a step alone."""
@@ -63,6 +65,20 @@ class Parallel:
         gradients = [local(p.grad) for p in self.model.parameters() if p.grad is not None]
         if gradients:
             torch._foreach_mul_(gradients, factor)
+
+
+class _Step(nn.Module):
+    """A model with a parameter that nothing uses: where all are used, DDP warns on every process that none is unused."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        # DDP puts types apart: the buckets of the others, and with them the order of sums, stay what they are.
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64, device=next(model.parameters()).device))
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """What the model returns."""
+        return self.model(*inputs, **more)
 
 
 def local(x: Tensor) -> Tensor:
