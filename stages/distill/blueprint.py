@@ -26,7 +26,7 @@ from unic_pipe.stages.distill.model.student import Student
 from unic_pipe.stages.distill.model.warm import require_fit
 
 IMAGES = 2
-STEPS, TRIES = (8, 14, 32), 4
+STEPS, TRIES = (8, 14, 32), 6
 """What image sizes are multiples of, and how many are tried in each direction where one does not fit."""
 
 
