@@ -172,6 +172,10 @@ def _origins(
         weights = manifest.definition.encoder.weights
         if re.fullmatch(r"[0-9a-f]{64}", weights):
             found.append(Origin("weights", manifest.encoder, weights))
+    for name, student in students.items():
+        start, parent = student.definition.config.start, student.definition.parent
+        if start is not None and parent is not None:
+            found.append(Origin("weights", f"{name}, which starts from {start.encoder}", parent))
     found += [Origin("encoder", record.encoder, record.definition.encoder) for record in results]
     for manifest, _ in folders:
         if manifest.digest in trained_on:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from documents import blocks, inline_commands
+from documents import ROOT, blocks, inline_commands
 
 from unic_pipe.cli.errors import guarded
 from unic_pipe.cli.main import app
@@ -20,6 +20,9 @@ CHEAP = (
 """`extract` and `distill` have nothing to do here."""
 HERE = {"train-dino": "train-lite0", "students/main": "students/tiny", "batch=256": "batch=8"}
 """What README calls what the working folder of the tests has."""
+
+SMALLER = {"image_size: 64": "image_size: 32", "epochs: 5, warmup_epochs: 1": "epochs: 1, warmup_epochs: 0"}
+"""What the tutorial says, and what is enough for a test."""
 
 
 def test_the_code_runs(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +55,30 @@ def test_cheap_commands_run(trained: Any, monkeypatch: pytest.MonkeyPatch, capfd
         shown = capfd.readouterr()
         assert code == 0, (line, shown.err)
         assert (shown.out + shown.err).strip(), line
+
+
+def test_the_tutorial_runs(raw: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its configuration, smaller and on digits, and its commands."""
+    text = (ROOT / "docs/continue.md").read_text()
+    (yaml,), (sh,) = (re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) for kind in ("yaml", "sh"))
+    monkeypatch.chdir(raw.folder)
+    for tutorial, here in SMALLER.items():
+        assert tutorial in yaml
+        yaml = yaml.replace(tutorial, here)
+    (raw.folder / "unic-pipe.yaml").write_text(yaml)
+    for line in sh.splitlines():
+        code = guarded(
+            lambda line=line: app(args=line.split()[1:], prog_name="unic-pipe", standalone_mode=False), False
+        )
+        shown = capfd.readouterr()
+        assert code == 0, (line, shown.err)
+    definition = raw.inventory().finished_students["mine"].manifest.definition
+    assert (definition.config.mean, definition.parent) == (
+        (0.5, 0.5, 0.5),
+        raw.inventory().start("mine").definition.weights,
+    )
+    scores = (raw.folder / "evaluations/main/results.csv").read_text()
+    assert {"mine", "itself", "larger"} <= {name for line in scores.splitlines() for name in line.split(",")}
 
 
 def test_make_help_names_every_target() -> None:

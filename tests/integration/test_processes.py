@@ -23,7 +23,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "other": {
         "loss": {"standardize": "ema"},
         "ema": 0.9,
-        "optimizer": {"clip_norm": 0.5},
+        "optimizer": {"clip_norm": 0.5, "frozen_steps": 9, "layer_decay": 0.7},
         "ladder": {"blocks": "last"},
     },
     "cnn": {"architecture": "test_efficientnet", "model_args": {}, "ema": 0.9, "optimizer": {"epochs": 2}},

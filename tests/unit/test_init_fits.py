@@ -80,7 +80,7 @@ def test_a_start_from_weights_is_shorter_and_gentler(tmp_path: Path) -> None:
         written(tmp_path / n, {"train": seen(9600)}, **w).students["main"]
         for n, w in (("c", {}), ("w", {"start": "pretrained"}))
     )
-    assert (cold.optimizer.epochs, warm.optimizer.epochs) == (20, 5)
+    assert (cold.optimizer.epochs, warm.optimizer.epochs) == (112, 28)
     assert (warm.init, warm.optimizer.warmup_epochs, warm.optimizer.frozen_steps) == ("pretrained", 1, 9)
     assert (warm.optimizer.lr, warm.optimizer.layer_decay) == (1e-4, 0.8)
     assert "mean" not in warm.model_fields_set, "those of the weights count"
