@@ -77,8 +77,8 @@ def too_few_rows(inventory: Inventory, name: str) -> UserError | None:
 
 def shape_digest(student: StudentConfig) -> str:
     """Digest of the settings that decide whether a network can be built and has something to learn."""
-    others = ("teachers", "dataset", "init", "ema", "mean", "std", "dtype", "seed", "window_blocks", "threads")
-    defaults = {name: StudentConfig.model_fields[name].default for name in others}
+    others = ("teachers", "dataset", "init", "ema", "mean", "std", "dtype", "window_blocks", "threads")
+    defaults = {name: StudentConfig.model_fields[name].default for name in (*others, "seed", "order_seed")}
     # Its streams divide its batch: both go together.
     same = {"optimizer": OptimizerConfig(), "streams": StudentConfig.model_fields["streams"].default}
     return digest_of(student.model_copy(update=defaults | same))

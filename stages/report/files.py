@@ -14,6 +14,7 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.report.data import ReportData
 from unic_pipe.stages.report.render import put_text
 from unic_pipe.stages.report.scores import seeds_of
+from unic_pipe.stages.report.spread import seed_sentences, seed_tables
 from unic_pipe.stages.report.summary import headline
 from unic_pipe.stages.report.tables import NONE, Cell, Column, ScoreTable, failures, score_table
 
@@ -33,9 +34,8 @@ def write_text(folder: Path, data: ReportData, records: Sequence[ResultRecord]) 
 
 def markdown(data: ReportData) -> str:
     """One table per probe: a row per encoder, a column per benchmark, the best of each column bold."""
-    parts = [f"**{escaped(data.title)}**: {headline(data)}"]
-    for probe in data.probes:
-        table = score_table(data, probe)
+    parts = [f"**{escaped(data.title)}**: {headline(data)}", *seed_sentences(data)]
+    for table in [*(score_table(data, probe) for probe in data.probes), *seed_tables(data)]:
         parts.append(f"**{table.title}**, " + ("scores" if table.mixed else "top-1 in %"))
         parts.append(encoders_by_benchmarks(table))
     if any(score_table(data, probe).means for probe in data.probes):

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.stages.report.data import ReportData
+from unic_pipe.stages.report.spread import seed_sentences
 from unic_pipe.stages.report.summary import headline, main_view
 from unic_pipe.stages.report.tables import Cell, Column, Row, ScoreTable, score_table
 
@@ -17,7 +18,7 @@ WIDE = 6
 def results_table(data: ReportData) -> Table:
     """Benchmarks x encoders for the main probe; under a student's score its difference to the best teacher, in points."""
     shown = score_table(data, main_view(data).probe)
-    caption = Text(headline(data).replace("`", ""))
+    caption = Text("\n".join([headline(data), *seed_sentences(data)]).replace("`", ""))
     title = Text(f"{shown.title}: {'scores' if shown.mixed else 'top-1 in %'}")
     return filled(Table(title=title, caption=caption, caption_justify="left"), shown)
 
