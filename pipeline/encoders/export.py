@@ -10,6 +10,7 @@ from torch import nn
 
 from unic_pipe.pipeline.storage import Store, sha256
 from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.features import Readout
 
 
 class ExportDigests(NamedTuple):
@@ -28,12 +29,14 @@ def export_student(
     image_size: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    readout: Readout | None = None,
     prefix: str = "",
 ) -> ExportDigests:
     """Write a timm model without classifier in timm's local-dir layout, below `prefix` (such as `export/`).
 
     Equal weights give equal bytes. `timm.create_model("local-dir:FOLDER", pretrained=True)` loads the result, and so
-    does `checkpoint:FOLDER`. Both files are written atomically, the configuration last.
+    does `checkpoint:FOLDER`, which reads its tokens as `readout` says; timm passes over that. Both files are written
+    atomically, the configuration last.
     """
     from safetensors.torch import save
 
@@ -45,6 +48,7 @@ def export_student(
         "num_classes": 0,
         "num_features": int(getattr(model, "num_features", 0)),
         "model_args": {**model_args, **fixed},
+        **({"readout": readout} if readout is not None else {}),
         "pretrained_cfg": {
             "input_size": [3, image_size, image_size],
             "fixed_input_size": bool(fixed),

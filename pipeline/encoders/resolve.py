@@ -18,10 +18,11 @@ from unic_pipe.schemas.base import PROGRAM_VERSION, Model, digest_of, json_diges
 from unic_pipe.schemas.config import EncoderConfig
 from unic_pipe.schemas.encoders import EncoderCache, EncoderCard, EncoderReading
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
-from unic_pipe.schemas.features import EncoderDefinition
+from unic_pipe.schemas.features import EncoderDefinition, Readout
+from unic_pipe.schemas.students import ExportManifest
 
 _CACHE_FILE = "encoders.json"
-_READING = 2
+_READING = 3
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 
@@ -229,7 +230,7 @@ def _define(
         patch_dim=0,
         grid=(0, 0),
     )
-    return measured(name, draft, path, config.prefix)
+    return measured(name, draft, path, config.prefix, card.readout)
 
 
 def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDefinition) -> str:
@@ -269,6 +270,7 @@ def _folder_card(folder: Path) -> EncoderCard:
             image_size=arguments.get("img_size") or known["input_size"][-1],
             mean=triple(known["mean"]),
             std=triple(known["std"]),
+            readout=body.get("readout") or _readout_of_students(folder),
             source=str(folder),
         )
     except UserError:
@@ -278,6 +280,16 @@ def _folder_card(folder: Path) -> EncoderCard:
             f"{folder / 'config.json'}: not a timm model configuration ({error!r}).",
             "Export the student again, or name the weights file and its architecture.",
         ) from None
+
+
+def _readout_of_students(folder: Path) -> Readout | None:
+    """The readout of students whose exports do not record it: all of them learned with their class tokens."""
+    path = folder / "manifest.json"
+    try:
+        ExportManifest.from_bytes(path.read_bytes(), path.name)
+    except (OSError, UnicPipeError):
+        return None
+    return "vit"
 
 
 def _key(choice: str, config: EncoderConfig, files: list[Path]) -> str:

@@ -14,8 +14,9 @@ from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
+from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.distiller import build_ladder
-from unic_pipe.stages.distill.model.student import Student, build_student
+from unic_pipe.stages.distill.model.student import Student
 
 IMAGES = 2
 
@@ -48,7 +49,7 @@ def shape_of(architecture: str, image_size: int | None) -> StudentShape:
     size = image_size or (known.input_size[-1] if known is not None else StudentConfig().image_size)
     student = build(StudentConfig(architecture=architecture, image_size=size))
     return StudentShape(
-        architecture=architecture, image_size=size, patch=size // student.grid[0], width=student.widths[-1]
+        architecture=architecture, image_size=size, patch=size // student.grid[0], width=student.widths["cls"][-1]
     )
 
 
@@ -62,7 +63,7 @@ def build(config: StudentConfig) -> Student:
         student = build_student(config)
         # Whatever a teacher gives, its projector is a linear layer.
         sizes: dict[TokenType, dict[str, int]] = {token: {"teacher": 1} for token in trained_tokens(config)}
-        ladder = build_ladder(config, sizes, student.widths)
+        ladder = build_ladder(config, sizes, student)
         try:
             x_B3SS = torch.empty(IMAGES, 3, config.image_size, config.image_size)
             ladder(*student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths))))

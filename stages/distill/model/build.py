@@ -1,0 +1,83 @@
+"""From a student's settings to its network: a timm model, and what its tokens and stages make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+
+from unic_pipe.schemas.arguments import require_arguments
+from unic_pipe.schemas.config import StudentConfig
+from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.stages.distill.model.staged import StagedStudent
+from unic_pipe.stages.distill.model.student import Student
+from unic_pipe.stages.distill.model.vits import PooledViTStudent, ViTStudent
+
+OPTIONAL = ("img_size", "drop_path_rate")
+"""Arguments that a constructor gets only if it takes them."""
+
+
+def build_student(config: StudentConfig) -> Student:
+    """The student at its seeded random initialisation, on the CPU, in training mode; global random state is kept.
+
+    Raises:
+        UserError: no such architecture, one that cannot be a student, or settings that it does not take.
+    """
+    require_arguments(config.architecture, config.model_args)
+    _refuse_random_layers(config)
+    if not timm.is_model(config.architecture):
+        near = did_you_mean(config.architecture, timm.list_models())
+        raise UserError(
+            f"Student architecture {config.architecture}: timm has no such model{near if near.startswith(';') else '.'}",
+            "Correct students.NAME.architecture, for instance to vit_small_patch16_224.",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            return _student_of(_create(config), config.image_size)
+        except TypeError as error:
+            raise UserError(
+                f"Student architecture {config.architecture} does not take these arguments: {error}.",
+                "Check students.NAME.architecture and model_args.",
+            ) from None
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(
+                f"Student architecture {config.architecture} cannot be built: {error}.",
+                "Check students.NAME.architecture, image_size and model_args.",
+            ) from None
+
+
+def _create(config: StudentConfig) -> Any:
+    arguments: dict[str, Any] = {"img_size": config.image_size, "drop_path_rate": config.drop_path, **config.model_args}
+    while True:
+        try:
+            return timm.create_model(config.architecture, pretrained=False, num_classes=0, **arguments)
+        except TypeError as error:
+            refused = next((name for name in OPTIONAL if name in arguments and f"'{name}'" in str(error)), None)
+            if refused is None or refused in config.model_args:
+                raise
+            del arguments[refused]
+
+
+def _student_of(encoder: Any, image_size: int) -> Student:
+    if _has(encoder, "blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens"):
+        return ViTStudent(encoder)
+    if _has(encoder, "blocks", "num_prefix_tokens"):
+        return PooledViTStudent(encoder, image_size)
+    return StagedStudent(encoder, image_size)
+
+
+def _has(encoder: Any, *names: str) -> bool:
+    return all(getattr(encoder, name, None) is not None for name in names)
+
+
+def _refuse_random_layers(config: StudentConfig) -> None:
+    if "drop_path_rate" in config.model_args:
+        raise UserError("model_args.drop_path_rate: use students.NAME.drop_path instead.")
+    rates = [key for key, value in config.model_args.items() if key.endswith("drop_rate") and value]
+    if rates:
+        raise UserError(
+            f"model_args.{rates[0]}: dropout draws from global random state, which a resumed run cannot repeat.",
+            "Leave it out; students.NAME.drop_path regularises and resumes exactly.",
+        )
