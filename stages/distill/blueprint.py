@@ -8,15 +8,15 @@ from __future__ import annotations
 import timm
 import torch
 
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
-from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.distiller import build_ladder
-from unic_pipe.stages.distill.model.student import Student
 
 IMAGES = 2
 

@@ -10,14 +10,18 @@ import torch
 
 from unic_pipe.pipeline.encoders.export import export_student
 from unic_pipe.pipeline.process.progress import Task
+from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.students.adaptors import FILE as ADAPTORS
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.workspace.documents import read_document
+from unic_pipe.pipeline.workspace.ladders import adaptors_of
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig
-from unic_pipe.schemas.students import ExportManifest
+from unic_pipe.schemas.students import ExportManifest, StudentManifest
 from unic_pipe.stages.distill.clock import Bottleneck, Clock, Stretch
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.metrics import Meter
-from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.parallel.sharding import whole
 from unic_pipe.stages.distill.parallel.world import Context, World
 from unic_pipe.stages.distill.training import Diverged, Training
@@ -134,6 +138,7 @@ def export(student: Training) -> None:
     fresh = build_student(config)
     with student.measuring():
         weights = whole(student.model.student.state(), student.world.first)
+        ladder = whole(student.model.ladder.state_dict(), student.world.first)
         if student.world.first:
             fresh.load(weights)
     if not student.world.first:
@@ -149,8 +154,17 @@ def export(student: Training) -> None:
         std=config.std,
         prefix=EXPORT,
     )
+    begun, running = read_document(store.root / "manifest.json", StudentManifest), student.model.running
+    assert begun is not None, "written before training"
+    state = running.state() if running is not None else {}
+    adaptors = adaptors_of(begun, store.root, ladder, state, fresh.depth).to_bytes()
+    store.put(f"{EXPORT}{ADAPTORS}", adaptors)
     manifest = ExportManifest(
-        student=digest_of(student.definition), step=student.steps, weights=digests.weights, config=digests.config
+        student=digest_of(student.definition),
+        step=student.steps,
+        weights=digests.weights,
+        config=digests.config,
+        adaptors=sha256(adaptors),
     )
     store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
     point(store.root.parent, student.name, store.root.name)

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.pipeline.students.ladder import Projector
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.workspace.documents import FinishedStudent
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.model.distiller import Distiller
-from unic_pipe.stages.distill.model.ladder import Projector
-from unic_pipe.stages.distill.model.student import Student
 
 Projectors = dict[tuple[str, TokenType, int], Projector]
 
