@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -135,12 +135,13 @@ def export(student: Training) -> None:
     """Export a student that has done all its steps; all processes call this, and the first one writes."""
     student.checkpoints.settle()
     store, config = student.store, student.config
-    fresh = build_student(config)
+    fresh, adaptors = build_student(config), b""
     with student.measuring():
         weights = whole(student.model.student.state(), student.world.first)
         ladder = whole(student.model.ladder.state_dict(), student.world.first)
         if student.world.first:
             fresh.load(weights)
+            adaptors = _adaptors(student, ladder, fresh.depth)
     if not student.world.first:
         return
     digests = export_student(
@@ -154,10 +155,6 @@ def export(student: Training) -> None:
         std=config.std,
         prefix=EXPORT,
     )
-    begun, running = read_document(store.root / "manifest.json", StudentManifest), student.model.running
-    assert begun is not None, "written before training"
-    state = running.state() if running is not None else {}
-    adaptors = adaptors_of(begun, store.root, ladder, state, fresh.depth).to_bytes()
     store.put(f"{EXPORT}{ADAPTORS}", adaptors)
     manifest = ExportManifest(
         student=digest_of(student.definition),
@@ -168,3 +165,11 @@ def export(student: Training) -> None:
     )
     store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
     point(store.root.parent, student.name, store.root.name)
+
+
+def _adaptors(student: Training, ladder: Mapping[str, torch.Tensor], depth: int) -> bytes:
+    """What is exported of a student's ladder, a state dict."""
+    folder, running = student.store.root, student.model.running
+    manifest = read_document(folder / "manifest.json", StudentManifest)
+    assert manifest is not None, "written before training"
+    return adaptors_of(manifest, folder, ladder, running.state() if running is not None else {}, depth).to_bytes()
