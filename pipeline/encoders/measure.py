@@ -34,7 +34,7 @@ def measured(
     chosen = Chosen(build(draft, None), None, "", ()) if path is None else choose_weights(draft, path, prefix)
     model = chosen.model.eval()
     size = draft.image_size
-    patch = _patch_size(model)
+    patch = patch_size(model)
     if size % patch:
         raise UserError(
             f"{draft.architecture}: image_size {size} is not a multiple of its patch size, {patch}; the rest of the image"
@@ -72,7 +72,7 @@ def _input_channels(model: nn.Module) -> int:
     return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
 
 
-def _patch_size(model: nn.Module) -> int:
+def patch_size(model: nn.Module) -> int:
     """Pixels per patch where timm would silently cut off what does not fill one; 1 where it pads or has no patches."""
     embed = getattr(model, "patch_embed", None)
     patch = getattr(embed, "patch_size", None)

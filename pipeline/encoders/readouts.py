@@ -22,6 +22,10 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import Readout
 
 
+class UnreadableError(UserError):
+    """A model that gives neither tokens on a square grid nor a map."""
+
+
 class Tokens(NamedTuple):
     """What an encoder says about a batch: `cls` (B, D) and `patch` (B, P, D)."""
 
@@ -42,7 +46,7 @@ def features_of(model: nn.Module, x_B3HW: torch.Tensor) -> torch.Tensor:
     """A timm model's unpooled features: tokens (B, T, D), or a map brought to (B, D, rows, columns).
 
     Raises:
-        UserError: the model gives neither.
+        UnreadableError: the model gives neither.
     """
     return arranged(model, model.forward_features(x_B3HW))  # type: ignore[operator]
 
@@ -51,11 +55,11 @@ def arranged(model: nn.Module, features: object) -> torch.Tensor:
     """What a model gave as unpooled features, with the channels of a map before its rows and columns.
 
     Raises:
-        UserError: neither tokens nor a map.
+        UnreadableError: neither tokens nor a map.
     """
     if not isinstance(features, torch.Tensor) or features.ndim not in (3, 4):
-        raise UserError(
-            f"{type(model).__name__} gives neither tokens nor a feature map, so it cannot be used as an encoder."
+        raise UnreadableError(
+            f"{type(model).__name__} gives neither tokens nor a feature map, so it can be neither teacher nor student."
         )
     if features.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NHWC":
         return features.permute(0, 3, 1, 2)
@@ -113,14 +117,14 @@ def grid_of(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
     """Rows and columns of the patch tokens; vision transformers see square images here.
 
     Raises:
-        UserError: the tokens are not a square grid.
+        UnreadableError: the tokens are not a square grid.
     """
     if features.ndim == 4:
         return features.shape[2], features.shape[3]
     patches = features.shape[1] - _prefix(model)
     side = math.isqrt(patches)
     if side * side != patches:
-        raise UserError(f"{type(model).__name__}: {patches} patch tokens are not a square grid.")
+        raise UnreadableError(f"{type(model).__name__}: {patches} patch tokens are not a square grid.")
     return side, side
 
 

@@ -208,8 +208,8 @@ def _define(
     """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
     from unic_pipe.pipeline.encoders.measure import measured
 
-    model_args = {**card.model_args, **config.model_args}
-    size = model_args.pop("img_size", None)
+    size = config.model_args.get("img_size")
+    model_args = {**card.model_args, **{k: v for k, v in config.model_args.items() if k != "img_size"}}
     if size is not None and not isinstance(size, int):
         raise UserError(f"{card.name}: model_args.img_size must be a number of pixels, not {size!r}.")
     if config.image_size is not None and size is not None and size != config.image_size:
@@ -265,7 +265,7 @@ def _folder_card(folder: Path) -> EncoderCard:
         return EncoderCard(
             name=str(folder),
             architecture=body["architecture"],
-            model_args={k: v for k, v in arguments.items() if k != "img_size"},
+            model_args=_without_size(body["architecture"], arguments),
             licence=known.get("license") or "unknown",
             image_size=arguments.get("img_size") or known["input_size"][-1],
             mean=triple(known["mean"]),
@@ -280,6 +280,14 @@ def _folder_card(folder: Path) -> EncoderCard:
             f"{folder / 'config.json'}: not a timm model configuration ({error!r}).",
             "Export the student again, or name the weights file and its architecture.",
         ) from None
+
+
+def _without_size(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a model, without the image size where `create` gives it anyway."""
+    from unic_pipe.pipeline.encoders.models import fixed_size
+
+    given = fixed_size(architecture, arguments)
+    return {key: value for key, value in arguments.items() if key != "img_size" or not given}
 
 
 def _readout_of_students(folder: Path) -> Readout | None:

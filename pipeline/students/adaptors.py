@@ -10,7 +10,6 @@ Shapes: B images, S image side in pixels, P patch tokens of the student, D width
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ class Adaptors:
         # Copies, because parts of one tensor would be taken for shared memory.
         return save({k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()})
 
-    def projectors(self, teacher: str, tokens: Collection[TokenType]) -> dict[tuple[TokenType, int], Projector]:
+    def projectors(self, teacher: str, tokens: tuple[TokenType, ...]) -> dict[tuple[TokenType, int], Projector]:
         """A teacher's MLPs by token type and rung.
 
         Raises:
@@ -84,7 +83,7 @@ class AdaptedStudent(Encoder):
         definition: EncoderDefinition,
         adaptors: Adaptors,
         teacher: str,
-        tokens: Collection[TokenType] = ("cls", "patch"),
+        tokens: tuple[TokenType, ...] = ("cls", "patch"),
     ) -> None:
         """Args:
         student: with its trained weights.

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 
+from unic_pipe.pipeline.encoders.readouts import UnreadableError
 from unic_pipe.pipeline.students.staged import StagedStudent
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.students.vits import PooledViTStudent, ViTStudent
@@ -16,6 +17,10 @@ from unic_pipe.schemas.errors import UserError, did_you_mean
 
 OPTIONAL = ("img_size", "drop_path_rate")
 """Arguments that a constructor gets only if it takes them."""
+
+
+class MisfitError(UserError):
+    """A network that timm does not make of these settings; at another image size it may."""
 
 
 def build_student(config: StudentConfig) -> Student:
@@ -35,24 +40,40 @@ def build_student(config: StudentConfig) -> Student:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            return student_of(_create(config), config.image_size)
+            encoder, sized = _create(config)
+            student = student_of(encoder, config.image_size)
         except TypeError as error:
             raise UserError(
                 f"Student architecture {config.architecture} does not take these arguments: {error}.",
                 "Check students.NAME.architecture and model_args.",
             ) from None
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except UnreadableError as error:
             raise UserError(
-                f"Student architecture {config.architecture} cannot be built: {error}.",
+                f"Student architecture {config.architecture}: {error.message}",
+                "Choose another one for students.NAME.architecture.",
+            ) from None
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise MisfitError(
+                f"Student architecture {config.architecture} cannot be built: {first_line(error)}.",
                 "Check students.NAME.architecture, image_size and model_args.",
             ) from None
+    student.model_args = {**config.model_args, **sized}
+    return student
 
 
-def _create(config: StudentConfig) -> Any:
-    arguments: dict[str, Any] = {"img_size": config.image_size, "drop_path_rate": config.drop_path, **config.model_args}
+def first_line(error: BaseException) -> str:
+    """What an error of PyTorch or timm says first."""
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def _create(config: StudentConfig) -> tuple[Any, dict[str, int]]:
+    """The network, and the image size where its constructor had to be told."""
+    size = {"img_size": config.image_size}
+    arguments: dict[str, Any] = {**size, "drop_path_rate": config.drop_path, **config.model_args}
     while True:
         try:
-            return timm.create_model(config.architecture, pretrained=False, num_classes=0, **arguments)
+            encoder = timm.create_model(config.architecture, pretrained=False, num_classes=0, **arguments)
+            return encoder, {name: value for name, value in size.items() if name in arguments}
         except TypeError as error:
             refused = next((name for name in OPTIONAL if name in arguments and f"'{name}'" in str(error)), None)
             if refused is None or refused in config.model_args:
@@ -64,7 +85,7 @@ def student_of(encoder: Any, image_size: int) -> Student:
     """A timm model as the kind of student that it is; some kinds try it on an image of `image_size` pixels."""
     if _has(encoder, "blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens"):
         return ViTStudent(encoder)
-    if _has(encoder, "blocks", "num_prefix_tokens"):
+    if _has(encoder, "blocks", "forward_intermediates", "num_prefix_tokens"):
         return PooledViTStudent(encoder, image_size)
     return StagedStudent(encoder, image_size)
 

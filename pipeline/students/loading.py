@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ class StudentEncoder(Encoder):
         x_3SS = render_view(image_HWC, CENTER, 0, "", 0, self.definition.image_size)
         return normalize(x_3SS[None], self.definition.mean, self.definition.std)[0]
 
-    def adapt(self, teacher: str, tokens: Collection[TokenType] = ("cls", "patch")) -> AdaptedStudent:
+    def adapt(self, teacher: str, tokens: tuple[TokenType, ...] = ("cls", "patch")) -> AdaptedStudent:
         """The student with its ladder to a teacher: normalised images (B, 3, S, S) in, that teacher's `cls` (B, E) and
         `patch` (B, P, E; on the student's grid) out, float32, in the teacher's own units.
 

@@ -5,12 +5,14 @@ Shapes: B images, S image side in pixels, P patch tokens, D channels, H x W rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from unic_pipe.pipeline.encoders.readouts import (
     arranged,
@@ -31,13 +33,17 @@ class StagedStudent(Student):
     """
 
     def __init__(self, encoder: Any, image_size: int, rungs: int | None = None) -> None:
-        """`rungs`: how many there are, if not every stage counts beside the last one."""
+        """`rungs`: how many there are, if what is read takes the place of the last stage instead of following it.
+
+        Raises:
+            UserError: the network gives neither tokens nor a map.
+        """
         super().__init__(encoder)
-        device = next(encoder.parameters()).device
+        self._parts: dict[nn.Module, None] = {}
+        x_13SS = probing_images(image_size, next(encoder.parameters()).device)
         encoder.eval()
-        with torch.no_grad():
-            features = features_of(encoder, probing_images(image_size, device))
-            _, maps_1DHW = self._run(probing_images(image_size, device))
+        with torch.no_grad(), _called_directly(self._parts):
+            features, maps_1DHW = self._run(x_13SS)
             self.readout = readout_of(encoder, features)
             last = read_tokens(encoder, features, self.readout)
         encoder.train()
@@ -50,8 +56,8 @@ class StagedStudent(Student):
 
     @property
     def parts(self) -> list[nn.Module]:
-        """None: it is compiled and shared out as a whole."""
-        return []
+        """The modules that the network calls itself, not by way of others."""
+        return list(self._parts)
 
     def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
         """Outputs of stages, and what is read."""
@@ -73,9 +79,28 @@ class StagedStudent(Student):
         return ""
 
     def _run(self, x_B3SS: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The model's features, and the maps of its stages."""
+        """The model's features, and the maps of its stages where timm gives them."""
+        if not hasattr(self.encoder, "forward_intermediates"):
+            return features_of(self.encoder, x_B3SS), []
         features, maps_BDHW = self.encoder.forward_intermediates(x_B3SS, output_fmt="NCHW")
         return arranged(self.encoder, features), maps_BDHW
+
+
+@contextmanager
+def _called_directly(found: dict[nn.Module, None]) -> Iterator[None]:
+    """Collect the modules with parameters that are called outside of any other module's call."""
+    inside: list[nn.Module] = []
+
+    def enter(module: nn.Module, _: object) -> None:
+        if not inside and any(True for _ in module.parameters()):
+            found[module] = None
+        inside.append(module)
+
+    def leave(module: nn.Module, _: object, __: object) -> None:
+        inside.pop()
+
+    with register_module_forward_pre_hook(enter), register_module_forward_hook(leave):
+        yield
 
 
 class MapResampler(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.config import Scalar, TokenType
 from unic_pipe.schemas.features import Readout
 
 
@@ -55,6 +55,8 @@ class Student(nn.Module, ABC):
     """Rows and columns of the patch tokens of every rung."""
     readout: Readout
     """How tokens are read from it after export."""
+    model_args: Mapping[str, Scalar]
+    """The arguments with which timm builds it again for its weights."""
 
     def __init__(self, encoder: Any) -> None:
         """`encoder`: the timm model that is exported; its drop paths are replaced by ones whose draws are given."""

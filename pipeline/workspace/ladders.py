@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from unic_pipe.schemas.students import StudentManifest
 
 
 def adapted(
-    ladder: FinishedStudent | Path, encoder: Encoder, teacher: str, tokens: Collection[TokenType]
+    ladder: FinishedStudent | Path, encoder: Encoder, teacher: str, tokens: tuple[TokenType, ...]
 ) -> AdaptedStudent:
     """A finished student of ours, or an official checkpoint in the folder to which it was imported, with its ladder to a
     teacher; `encoder` is its export, loaded.

@@ -148,7 +148,7 @@ def export(student: Training) -> None:
         store,
         fresh.encoder,
         architecture=config.architecture,
-        model_args=config.model_args,
+        model_args=fresh.model_args,
         image_size=config.image_size,
         readout=fresh.readout,
         mean=config.mean,
