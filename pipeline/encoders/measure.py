@@ -10,7 +10,7 @@ from torch import nn
 from unic_pipe.pipeline.encoders.choose import Chosen, choose_weights
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.models import build
-from unic_pipe.pipeline.encoders.readouts import features_of, grid_of, pooling_of, probing_images, readout_of
+from unic_pipe.pipeline.encoders.readouts import features_of, fits, grid_of, pooling_of, probing_images, readout_of
 from unic_pipe.schemas.encoders import EncoderReading
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition, Readout
@@ -55,11 +55,13 @@ def measured(
                 f"{draft.architecture} does not take images of {size} x {size} pixels: {error}.",
                 "Set image_size to one that it takes.",
             ) from None
-        found = {
-            "section": chosen.section,
-            "readout": readout or readout_of(model, features),
-            "grid": grid_of(model, features),
-        }
+        readout = readout or readout_of(model, features)
+        if not fits(model, features, readout):
+            raise UserError(
+                f"{name}: its config.json says readout {readout}, which {draft.architecture} does not have.",
+                "Export the student again.",
+            )
+        found = {"section": chosen.section, "readout": readout, "grid": grid_of(model, features)}
         definition = draft.model_copy(update=found)
         tokens = Encoder(model, definition)(x_13HW)
     definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})

@@ -83,6 +83,12 @@ def readout_of(model: nn.Module, features: torch.Tensor) -> Readout:
     return "vit" if has_class_token(model) or _pools_as(model, features, mean_BD) else "head"
 
 
+def fits(model: nn.Module, features: torch.Tensor, readout: Readout) -> bool:
+    """Whether a readout can be made of such features."""
+    norm = isinstance(getattr(model, "fc_norm", None), nn.Module)
+    return (readout == "cnn") is (features.ndim == 4) and (readout != "fc-norm" or norm)
+
+
 def own_pooling(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
     """(B, D): what a model's own head makes of its features before the classifier."""
     pooled: torch.Tensor = model.forward_head(features, pre_logits=True)  # type: ignore[operator]

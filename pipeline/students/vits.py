@@ -63,11 +63,6 @@ class PooledViTStudent(StagedStudent):
     def __init__(self, encoder: Any, image_size: int) -> None:
         super().__init__(encoder, image_size, rungs=len(encoder.blocks))
 
-    @property
-    def parts(self) -> list[nn.Module]:
-        """The blocks."""
-        return list(self.encoder.blocks)
-
     def start_from(self, state: Mapping[str, Tensor]) -> str:
         """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
         state, remark = resampled(self.encoder, state, self.grid)

@@ -24,7 +24,7 @@ from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.model.distiller import build_ladder
 
 IMAGES = 2
-STEPS, TRIES = (8, 14, 32), 4
+STEPS, TRIES = (8, 14, 32), 6
 """What image sizes are multiples of, and how many are tried in each direction where one does not fit."""
 
 
