@@ -72,10 +72,11 @@ def distill(
 ) -> int:
     """Train students against the cached features of their teachers.
 
-    Students that agree in samples, batch size and seed train in one pass over the cache. Each goes on from its newest
-    checkpoint, and gets the same bits as alone and never stopped. A --student that is not in the configuration trains
-    the settings of the only one that is, under the new name. On several machines start this with torchrun: whatever the
-    number of processes, if it divides a student's streams, they see the same batches, and resume each other's.
+    Students that agree in samples, batch size and seed (or order_seed) train in one pass over the cache. Each goes on
+    from its newest checkpoint, and gets the same bits as alone and never stopped. A --student that is not in the
+    configuration trains the settings of the only one that is, under the new name; one with seeds stands for all of its
+    students. On several machines start this with torchrun: whatever the number of processes, if it divides a student's
+    streams, they see the same batches, and resume each other's.
     """
     from unic_pipe.stages.distill.parallel.members import member, refuse_uneven
 
@@ -125,8 +126,9 @@ def distill_step(
     from unic_pipe.stages.distill.stage import distill_students, named_students, with_variants
     from unic_pipe.stages.indexing import index as index_stage
 
-    chosen = named_students(inventory, students)
-    names = tuple(students or chosen.config.students)
+    named = [each for name in students for each in inventory.workspace.seeded.get(name, (name,))]
+    chosen = named_students(inventory, named)
+    names = tuple(named or chosen.config.students)
     if ablation:
         chosen, names = with_variants(chosen, names)
     context = Context(reporter, stop, world or World())

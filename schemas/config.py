@@ -15,7 +15,7 @@ from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
-from unic_pipe.schemas.places import Count, Fraction, Pixels, Threads
+from unic_pipe.schemas.places import Count, Fraction, Pixels, Seeds, Threads
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
 from unic_pipe.schemas.places import SamplesConfig as SamplesConfig
 from unic_pipe.schemas.places import StorageConfig as StorageConfig
@@ -192,6 +192,12 @@ class StudentConfig(Model):
     optimizer: OptimizerConfig = OptimizerConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
+    """Of the initial weights; without `order_seed` also of the order, of the views' turns and of what is dropped."""
+    seeds: Seeds | None = None
+    """As many students, `NAME-0`, `NAME-1` ..., each with one of these seeds: `evaluate` then states their spread."""
+    order_seed: int | None = None
+    """Students that share it see the same batches, views and drops whatever their seeds, and train in one pass. Their
+    spread then leaves out what the order does."""
     streams: Count = 8
     """Canonical sample streams; divides the batch. World sizes that divide it see the same global batches."""
     window_blocks: Count = 8
@@ -205,12 +211,20 @@ class StudentConfig(Model):
         return Start(encoder=self.init) if isinstance(self.init, str) else self.init
 
     @model_validator(mode="after")
-    def _streams_divide_batch(self) -> StudentConfig:
+    def _values_go_together(self) -> StudentConfig:
         if self.optimizer.batch % self.streams:
             message = f"not a multiple of streams ({self.streams})"
             problem = _problem(("optimizer", "batch"), message, self.optimizer.batch)
             raise ValidationError.from_exception_data("StudentConfig", [problem])
+        if self.seeds is not None and "seed" in self.model_fields_set:
+            problem = _problem(("seeds",), "give seed or seeds, not both", self.seeds)
+            raise ValidationError.from_exception_data("StudentConfig", [problem])
         return self
+
+    @property
+    def draws_seed(self) -> int:
+        """Seed of the order, of the views' turns and of what is dropped."""
+        return self.seed if self.order_seed is None else self.order_seed
 
 
 class DistillConfig(Model):
@@ -272,7 +286,7 @@ class EvaluateConfig(Model):
     draws: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Random choices of those samples, averaged."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Seeds = (0,)
     """Scores are means over these: each draws another validation split (and order of batches)."""
     baseline: bool = True
     """Also evaluate each student's architecture at random initialisation."""
@@ -285,13 +299,6 @@ class EvaluateConfig(Model):
         if c_range[0] >= c_range[1]:
             raise ValueError("the first value has to be below the second")
         return c_range
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("the same seed twice says nothing about the spread")
-        return seeds
 
 
 class Config(Model):

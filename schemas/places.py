@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from unic_pipe.schemas.base import Model, Name
@@ -19,6 +19,15 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
 Threads = Annotated[int, Field(ge=1, le=1_024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("the same seed twice says nothing about the spread")
+    return seeds
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_differ)]
 _SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
 CONSISTENCY = "consistency"
 """Type of the pydantic problems about values that do not go together; their locations are exact."""

@@ -125,6 +125,8 @@ class ExportManifest(Document):
     """SHA-256 of `model.safetensors`."""
     config: Digest
     """SHA-256 of `config.json`."""
+    adaptors: Digest | None = None
+    """SHA-256 of `adaptors.safetensors`; None: exported by a version that did not write it."""
 
 
 class ImportManifest(Document):

@@ -14,14 +14,15 @@ from unic_pipe.pipeline.encoders.official_export import (
     architecture_name,
     encoder_to_official,
     ladder_to_bytes,
-    official_ladder,
+    named_ladder,
     official_names,
     read_folder,
 )
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.pipeline.students.ladder import rungs
 from unic_pipe.pipeline.workspace.documents import FinishedStudent
-from unic_pipe.pipeline.workspace.ladders import ladder_state, last_checkpoint, rung_blocks, statistics_of
+from unic_pipe.pipeline.workspace.ladders import ladder_state, last_checkpoint, statistics_of
 from unic_pipe.pipeline.workspace.leftovers import MANIFEST
 from unic_pipe.pipeline.workspace.seals import IMPORTED
 from unic_pipe.schemas.config import EncoderConfig, LadderConfig, Scalar
@@ -96,13 +97,13 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
     model: Any = encoder.model
     teachers = [teacher.name for teacher in definition.teachers]
     names = official_names(teachers)
-    config, depth = definition.config, len(model.blocks)
-    blocks = rung_blocks(config.ladder, depth)
+    config = definition.config
+    blocks = rungs(config.ladder, len(model.blocks)).blocks
     state = last_checkpoint(student)
     checkpoint = OfficialCheckpoint(
         encoder=encoder_to_official(model),
-        ladder=official_ladder(ladder_state(state), teachers, blocks),
-        statistics=statistics_of(student, names, state.get("running", {})),
+        ladder=named_ladder(ladder_state(state), names, blocks),
+        statistics=statistics_of(student.manifest, student.folder, names, state.get("running", {})),
         epoch=config.optimizer.epochs,
         args=_arguments(encoder, sorted(names.values()), config.ladder, blocks, config.drop_path),
     )

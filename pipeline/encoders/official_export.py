@@ -72,19 +72,20 @@ def official_names(teachers: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def official_ladder(state: Mapping[str, torch.Tensor], teachers: Sequence[str], blocks: Sequence[int]) -> StateDict:
-    """The projectors of a ladder's state dict under the official names.
+def named_ladder(state: Mapping[str, torch.Tensor], names: Mapping[str, str], blocks: Sequence[int]) -> StateDict:
+    """The projectors of a ladder's state dict in the official layout.
 
     In the state dict, all first layers of a rung are one (T·H, D) matrix and all second layers of a teacher one
-    (E, sum of H) matrix; `blocks` are the encoder blocks of the rungs.
+    (E, sum of H) matrix; `blocks` are the encoder blocks of the rungs, and `names` what each teacher is called, in the
+    order of the ladder.
     """
-    names, found = official_names(teachers), {}
-    for i, teacher in sorted(enumerate(teachers), key=lambda pair: names[pair[1]]):
+    found = {}
+    for i, teacher in sorted(enumerate(names), key=lambda pair: names[pair[1]]):
         for token in (t for t in TOKENS if f"heads.{t}.first.0.weight" in state):
             head, column = f"heads.{token}", 0
             for place, block in enumerate(blocks):
                 first_weight, first_bias = (state[f"{head}.first.{place}.{kind}"] for kind in ("weight", "bias"))
-                hidden = len(first_bias) // len(teachers)
+                hidden = len(first_bias) // len(names)
                 own, columns = slice(i * hidden, (i + 1) * hidden), slice(column, column + hidden)
                 key = f"{names[teacher]}.{token}.{block}.layers"
                 found[f"{key}.0.weight"], found[f"{key}.0.bias"] = first_weight[own], first_bias[own]
@@ -108,16 +109,32 @@ def ladder_to_bytes(checkpoint: OfficialCheckpoint) -> bytes:
     """What an official file holds beside the encoder's weights, as safetensors."""
     from safetensors.torch import save
 
-    tensors = {f"{_LADDER}{key}": value for key, value in checkpoint.ladder.items()}
-    for teacher, by_token in checkpoint.statistics.items():
-        for token, both in by_token.items():
-            tensors |= {f"{_STATISTICS}{teacher}.{token}.{name}": value for name, value in both.items()}
+    tensors = ladder_to_tensors(checkpoint.ladder, checkpoint.statistics)
     if _MASK in checkpoint.encoder:
         tensors[_MASK] = checkpoint.encoder[_MASK]
     args = {key: value for key, value in checkpoint.args.items() if _is_json(value)}
     # One entry, because safetensors writes several in any order, and equal checkpoints are to give equal bytes.
     metadata = {_METADATA: json.dumps({"epoch": checkpoint.epoch, "args": args})}
     return save({key: value.contiguous() for key, value in tensors.items()}, metadata)
+
+
+def ladder_to_tensors(ladder: StateDict, statistics: Statistics) -> StateDict:
+    """Projectors and statistics under the keys that they have in a file together."""
+    tensors = {f"{_LADDER}{key}": value for key, value in ladder.items()}
+    for teacher, by_token in statistics.items():
+        for token, both in by_token.items():
+            tensors |= {f"{_STATISTICS}{teacher}.{token}.{name}": value for name, value in both.items()}
+    return tensors
+
+
+def ladder_from_tensors(tensors: StateDict) -> tuple[StateDict, Statistics]:
+    """Projectors, in the order of the official file, and statistics from a file that holds them together."""
+    statistics: Statistics = {}
+    for key in sorted(key for key in tensors if key.startswith(_STATISTICS)):
+        teacher, token, name = key.removeprefix(_STATISTICS).rsplit(".", 2)
+        statistics.setdefault(teacher, {}).setdefault(token, {})[name] = tensors[key]
+    ladder = {k.removeprefix(_LADDER): v for k, v in tensors.items() if k.startswith(_LADDER)}
+    return dict(sorted(ladder.items(), key=lambda item: _place(item[0]))), statistics
 
 
 def read_folder(folder: Path, model: nn.Module) -> OfficialCheckpoint:
@@ -137,14 +154,10 @@ def read_folder(folder: Path, model: nn.Module) -> OfficialCheckpoint:
     with safe_open(path, framework="pt") as file:
         metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    statistics: Statistics = {}
-    for key in sorted(key for key in tensors if key.startswith(_STATISTICS)):
-        teacher, token, name = key.removeprefix(_STATISTICS).rsplit(".", 2)
-        statistics.setdefault(teacher, {}).setdefault(token, {})[name] = tensors[key]
-    ladder = {k.removeprefix(_LADDER): v for k, v in tensors.items() if k.startswith(_LADDER)}
+    ladder, statistics = ladder_from_tensors(tensors)
     return OfficialCheckpoint(
         encoder=encoder_to_official(model, tensors.get(_MASK)),
-        ladder=dict(sorted(ladder.items(), key=lambda item: _place(item[0]))),
+        ladder=ladder,
         statistics=statistics,
         epoch=metadata.get("epoch", 0),
         args=metadata.get("args", {}),

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.places import Root, as_root
 from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.workspace.explaining import Place, explain
+from unic_pipe.pipeline.workspace.seeds import with_seeds
 from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.errors import UserError
 
@@ -35,9 +36,11 @@ class Workspace:
     """A loaded configuration and the working folder it governs (the folder of the file)."""
 
     config: Config
-    """With the datasets of the benchmarks that have a name."""
+    """With the datasets of the benchmarks that have a name, and a student for each of its `seeds`."""
     folder: Path
     file: Path
+    seeded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The students that were made from `seeds`, by the name under which their settings stand in the file."""
 
     @property
     def roots(self) -> tuple[Root, ...]:
@@ -76,7 +79,7 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
 
     `overrides` are `a.b=value` texts that replace single values; the value is read as YAML.
     Raises UserError: no such file, not YAML, or fields that do not validate (all of them, with lines); a dataset has
-    the name that a benchmark needs.
+    the name that a benchmark needs, or a student that of another one's seed.
     """
     path = Path(CONFIG_NAME) if file is None else Path(file)
     if path.is_dir():
@@ -94,7 +97,8 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         lines = explain(error, tree, set_by_hand)
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
-    return Workspace(with_benchmarks(config), path.absolute().parent, path.absolute())
+    config, seeded = with_seeds(config)
+    return Workspace(with_benchmarks(config), path.absolute().parent, path.absolute(), seeded)
 
 
 def to_yaml(config: Config, comments: Mapping[tuple[str, ...], str]) -> str:

@@ -284,7 +284,8 @@ def _predicting(
     for student in inventory.finished_students.values():
         definition = student.manifest.definition
         if definition.config.loss.tokens != "patch" and teacher in {t.name for t in definition.teachers}:
-            yield inventory.student_encoder(student), "student", student, last_entry(student).digest
+            digest = student.export.adaptors or last_entry(student).digest
+            yield inventory.student_encoder(student), "student", student, digest
     for name, config in inventory.config.evaluate.encoders.items():
         encoder = inventory.encoder(name, config)
         file = encoder.weights_path.parent / LADDER_FILE if encoder.weights_path is not None else None

@@ -42,6 +42,9 @@ def student_findings(folder: Path, quick: bool) -> Findings:
             wrong.append(("export/manifest.json", "document"))
         wrong += _differs(folder, "export/model.safetensors", export.weights, quick)
         wrong += _differs(folder, "export/config.json", export.config, quick)
+        if export.adaptors is not None:
+            checked += 1
+            wrong += _differs(folder, "export/adaptors.safetensors", export.adaptors, quick)
     return checked, wrong
 
 

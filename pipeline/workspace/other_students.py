@@ -51,7 +51,7 @@ def _command(inventory: Inventory, manifest: StudentManifest) -> str | None:
     students, label = inventory.config.students, manifest.name
     name, live = setting_of(label), label.removesuffix(PILOT).endswith(LIVE)
     base = name if name in students else next(iter(students)) if len(students) == 1 else None
-    if base is None:
+    if base is None or any(base in made for made in inventory.workspace.seeded.values()):
         return None
     config = manifest.definition.config.model_copy(update={"teachers": students[base].teachers})
     words = ["unic-pipe", "distill", "--student", name]

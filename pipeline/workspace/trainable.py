@@ -120,8 +120,8 @@ def too_few_rows(inventory: Inventory, name: str) -> UserError | None:
 def shape_digest(student: StudentConfig, start: EncoderDefinition | None = None) -> str:
     """Digest of the settings that decide whether a network can be built and has something to learn, and of the weights
     that have to fit it."""
-    others = ("teachers", "dataset", "init", "ema", "mean", "std", "dtype", "seed", "window_blocks", "threads")
-    defaults = {name: StudentConfig.model_fields[name].default for name in others}
+    others = ("teachers", "dataset", "init", "ema", "mean", "std", "dtype", "window_blocks", "threads")
+    defaults = {name: StudentConfig.model_fields[name].default for name in (*others, "seed", "order_seed")}
     # Its streams divide its batch: both go together.
     same = {"optimizer": OptimizerConfig(), "streams": StudentConfig.model_fields["streams"].default}
     digest = digest_of(student.model_copy(update=defaults | same))

@@ -1,7 +1,7 @@
 """unic-pipe: several frozen vision encoders distilled into one student, from a feature cache.
 
-The names that other programs need: `from unic_pipe import FeatureCache, load_encoder, open_dataset`. They are imported
-when they are first asked for, so that `unic-pipe status` stays quick.
+The names that other programs need: `from unic_pipe import FeatureCache, load_encoder, load_student, open_dataset`. They are
+imported when they are first asked for, so that `unic-pipe status` stays quick.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.cache.reader import FeatureCache
     from unic_pipe.pipeline.encoders.loading import load_encoder
     from unic_pipe.pipeline.samples.dataset import open_dataset
+    from unic_pipe.pipeline.students.loading import load_student
 
-__all__ = ["FeatureCache", "load_encoder", "open_dataset"]
+__all__ = ["FeatureCache", "load_encoder", "load_student", "open_dataset"]
 
 _HOME = {
     "FeatureCache": "unic_pipe.pipeline.cache.reader",
     "load_encoder": "unic_pipe.pipeline.encoders.loading",
+    "load_student": "unic_pipe.pipeline.students.loading",
     "open_dataset": "unic_pipe.pipeline.samples.dataset",
 }
 

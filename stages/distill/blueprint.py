@@ -13,6 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unic_pipe.pipeline.encoders.measure import patch_size
+from unic_pipe.pipeline.students.build import MisfitError, build_student, first_line
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged, weights_before
 from unic_pipe.schemas.config import StudentConfig, TokenType
@@ -20,9 +22,7 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
-from unic_pipe.stages.distill.model.build import MisfitError, build_student, first_line
 from unic_pipe.stages.distill.model.distiller import build_ladder
-from unic_pipe.stages.distill.model.student import Student
 from unic_pipe.stages.distill.model.warm import require_fit
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 

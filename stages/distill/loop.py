@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -10,14 +10,18 @@ import torch
 
 from unic_pipe.pipeline.encoders.export import export_student
 from unic_pipe.pipeline.process.progress import Task
+from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.storage.pointers import point
+from unic_pipe.pipeline.students.adaptors import FILE as ADAPTORS
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.workspace.documents import read_document
+from unic_pipe.pipeline.workspace.ladders import adaptors_of
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig
-from unic_pipe.schemas.students import ExportManifest
+from unic_pipe.schemas.students import ExportManifest, StudentManifest
 from unic_pipe.stages.distill.clock import Bottleneck, Clock, Stretch
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.metrics import Meter
-from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.parallel.sharding import whole
 from unic_pipe.stages.distill.parallel.world import Context, World
 from unic_pipe.stages.distill.training import Diverged, Training
@@ -131,11 +135,13 @@ def export(student: Training) -> None:
     """Export a student that has done all its steps; all processes call this, and the first one writes."""
     student.checkpoints.settle()
     store, config = student.store, student.config
-    fresh = build_student(config)
+    fresh, adaptors = build_student(config), b""
     with student.measuring():
         weights = whole(student.model.student.state(), student.world.first)
+        ladder = whole(student.model.ladder.state_dict(), student.world.first)
         if student.world.first:
             fresh.load(weights)
+            adaptors = _adaptors(student, ladder, fresh.depth)
     if not student.world.first:
         return
     digests = export_student(
@@ -149,8 +155,21 @@ def export(student: Training) -> None:
         std=config.std,
         prefix=EXPORT,
     )
+    store.put(f"{EXPORT}{ADAPTORS}", adaptors)
     manifest = ExportManifest(
-        student=digest_of(student.definition), step=student.steps, weights=digests.weights, config=digests.config
+        student=digest_of(student.definition),
+        step=student.steps,
+        weights=digests.weights,
+        config=digests.config,
+        adaptors=sha256(adaptors),
     )
     store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
     point(store.root.parent, student.name, store.root.name)
+
+
+def _adaptors(student: Training, ladder: Mapping[str, torch.Tensor], depth: int) -> bytes:
+    """What is exported of a student's ladder, a state dict."""
+    folder, running = student.store.root, student.model.running
+    manifest = read_document(folder / "manifest.json", StudentManifest)
+    assert manifest is not None, "written before training"
+    return adaptors_of(manifest, folder, ladder, running.state() if running is not None else {}, depth).to_bytes()

@@ -114,7 +114,7 @@ class _Begun:
         validation = rows_digest(self.validation.rows_N) if self.validation is not None else None
         data = d.dataset, d.blocks, d.views, d.patch_views, d.patch_every, d.live
         views = digest_of(feature.recipe), feature.view_seed
-        order = config.seed, config.optimizer.batch, config.streams, config.window_blocks, self.threads
+        order = config.draws_seed, config.optimizer.batch, config.streams, config.window_blocks, self.threads
         return *data, *views, *order, self.frozen.manifest.rows_digest, validation
 
 

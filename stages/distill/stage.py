@@ -86,15 +86,15 @@ def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:
 
 
 def with_variants(inventory: Inventory, names: Sequence[str]) -> tuple[Inventory, tuple[str, ...]]:
-    """The inventory with the paper's variants of one student configured, and their names.
+    """The inventory with the paper's variants of one student (of each of its seeds) configured, and their names.
 
     Raises:
         UserError: several students are named, or there is nothing to take away from this one.
     """
-    if len(names) != 1:
+    if len(names) != 1 and set(names) not in map(set, inventory.workspace.seeded.values()):
         raise UserError(
             f"--ablation takes one student apart, and there are {len(names)}: {', '.join(names)}.",
             f"unic-pipe distill --ablation --student {names[0]}",
         )
-    variants = ablation(inventory.config, names[0])
+    variants = {n: variant for name in names for n, variant in ablation(inventory.config, name).items()}
     return inventory.with_students({**variants, **inventory.config.students, **variants}), tuple(variants)

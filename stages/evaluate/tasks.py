@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from unic_pipe.pipeline.encoders.texts import class_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.ladders import predict_imported, predict_teacher
+from unic_pipe.pipeline.workspace.ladders import adapted
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.evaluations import ResultDefinition
 from unic_pipe.schemas.probes import PROBES
@@ -111,12 +110,9 @@ def _zero_shot(inventory: Inventory, plan: Plan, setting: Setting) -> tuple[Zero
         features, remarks = _features(inventory, *plan.needs[0]), []
     else:
         encoder = load_encoder(plan.encoder)
-        if isinstance(plan.ladder, Path):
-            predict = predict_imported(plan.ladder, encoder, config.teacher)
-        else:
-            predict = predict_teacher(plan.ladder, encoder, config.teacher)
+        student = adapted(plan.ladder, encoder, config.teacher, ("cls",))
         compute = compute_definition(inventory.config.compute, CENTER)
-        features = predicted_features(predict, plan.test, compute, setting.device, setting.stop)
+        features = predicted_features(student, plan.test, compute, setting.device, setting.stop)
         remarks = [f"Predicted by its ladder to {config.teacher}."]
     if setting.stop.requested:
         return None

@@ -15,9 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.projection import Projection
-from unic_pipe.pipeline.encoders.readouts import Tokens
 from unic_pipe.pipeline.encoders.texts import ClassTexts
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
 from unic_pipe.pipeline.process.crew import crew_of
@@ -25,8 +23,8 @@ from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.classes import ClassMap, match_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.students.adaptors import AdaptedStudent
 from unic_pipe.pipeline.views.rows import Rendering
-from unic_pipe.pipeline.workspace.ladders import TeacherPrediction
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import ComputeDefinition
 from unic_pipe.schemas.recipes import CENTER
@@ -110,7 +108,7 @@ def in_order_of_texts(features: Features, texts: ClassTexts) -> Features:
 
 
 def predicted_features(
-    predict: TeacherPrediction, dataset: Dataset, compute: ComputeDefinition, device: str, stop: Stop
+    student: AdaptedStudent, dataset: Dataset, compute: ComputeDefinition, device: str, stop: Stop
 ) -> Features:
     """A student's predictions of its teacher's cls features (N, E) of the centre crops of a dataset, float32; after a
     stop only those of the first ones.
@@ -121,7 +119,7 @@ def predicted_features(
     labels = labels_by_row(dataset)
     found: list[NDArray[np.float32]] = []
     kept: list[int] = []
-    encoder = _Predictor(predict).to(device)
+    encoder = student.to(device)
     views = (Rendering(CENTER, 0, encoder.definition.image_size, 0),)
     run = EncoderRun(encoder, views, compute, ((0, "cls"),))
     crew = crew_of(usable_cores(), compute.threads, device != "cpu")
@@ -133,21 +131,9 @@ def predicted_features(
             [part] = features_of_rows(dataset, range(first, first + count), [run], compute.batch, crew)
             found.append(part.features["cls"])
             kept += [first + offset for offset in range(count) if offset not in part.unreadable]
-    none: NDArray[np.float32] = np.zeros((0, predict.dim), np.float32)
+    none: NDArray[np.float32] = np.zeros((0, encoder.definition.cls_dim), np.float32)
     x_NE = np.concatenate([none, *found])
     finite = np.isfinite(x_NE).all(axis=1)
     x_NE, usable = x_NE[finite], np.asarray(kept, np.int64)[finite]
     manifest = dataset.manifest
     return Features(manifest.name, x_NE, labels[usable], manifest.rows - len(usable), manifest.classes)
-
-
-class _Predictor(Encoder):
-    """A prediction in the place of the encoder that it predicts; it has no patch tokens."""
-
-    def __init__(self, predict: TeacherPrediction) -> None:
-        super().__init__(predict, predict.encoder.definition.model_copy(update={"cls_dim": predict.dim}))
-
-    def forward(self, x_B3HW: torch.Tensor) -> Tokens:
-        """Predicted cls features (B, E) of normalised images."""
-        z_BE = self.model(x_B3HW).float()
-        return Tokens(z_BE, z_BE.new_empty((len(z_BE), 0, 0)))

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from unic_pipe.pipeline.workspace.seeds import SeedGroup
 from unic_pipe.schemas.config import Scalar
 from unic_pipe.schemas.evaluations import Role
 from unic_pipe.schemas.probes import PROBES
@@ -181,6 +182,8 @@ class ReportData:
     commands: tuple[str, ...] = ()
     """What to type to make all of it again."""
     skipped: tuple[Skipped, ...] = ()
+    seed_groups: tuple[SeedGroup, ...] = ()
+    """Students that differ in their training seed alone."""
     pictures: Pictures | None = None
     """Patch tokens as colours, where there are any."""
 

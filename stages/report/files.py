@@ -15,6 +15,7 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.report.data import ReportData
 from unic_pipe.stages.report.render import put_text
 from unic_pipe.stages.report.scores import seeds_of
+from unic_pipe.stages.report.spread import seed_sentences, seed_tables
 from unic_pipe.stages.report.summary import headline, main_view
 from unic_pipe.stages.report.tables import NONE, Cell, Column, Row, ScoreTable, failures, score_table
 
@@ -34,9 +35,8 @@ def write_text(folder: Path, data: ReportData, records: Sequence[ResultRecord]) 
 
 def markdown(data: ReportData) -> str:
     """One table per probe: a row per encoder, a column per benchmark, the best of each column bold."""
-    parts = [f"**{escaped(data.title)}**: {headline(data)}"]
-    for probe in data.probes:
-        table = score_table(data, probe)
+    parts = [f"**{escaped(data.title)}**: {headline(data)}", *seed_sentences(data)]
+    for table in [*(score_table(data, probe) for probe in data.probes), *seed_tables(data)]:
         parts.append(f"**{table.title}**, " + ("scores" if table.mixed else "top-1 in %"))
         parts.append(encoders_by_benchmarks(table))
     if any(score_table(data, probe).means for probe in data.probes):
@@ -136,7 +136,7 @@ WIDE = 6
 def results_table(data: ReportData) -> Table:
     """Benchmarks x encoders for the main probe; under a student's score its difference to the best teacher, in points."""
     shown = score_table(data, main_view(data).probe)
-    caption = Text(headline(data).replace("`", ""))
+    caption = Text("\n".join([headline(data), *seed_sentences(data)]).replace("`", ""))
     title = Text(f"{shown.title}: {'scores' if shown.mixed else 'top-1 in %'}")
     return filled(Table(title=title, caption=caption, caption_justify="left"), shown)
 

@@ -9,6 +9,7 @@ from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.ablation import origins
 from unic_pipe.pipeline.workspace.documents import read_document, student_metrics
+from unic_pipe.pipeline.workspace.seeds import seed_groups
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.evaluations import ResultRecord, Role
 from unic_pipe.schemas.features import FeatureManifest
@@ -74,6 +75,7 @@ def gather(
         protocol=", ".join(sorted({record.definition.protocol for record in results})),
         commands=tuple(commands),
         skipped=tuple(skipped),
+        seed_groups=seed_groups({name: manifest.definition for name, manifest in manifests.items()}),
         pictures=pictures,
     )
 

@@ -15,6 +15,7 @@ from unic_pipe.stages.report.data import ReportData
 from unic_pipe.stages.report.details import class_tables
 from unic_pipe.stages.report.figures import curve_legend, relative_charts, training_panels
 from unic_pipe.stages.report.metrics import METRICS, signed
+from unic_pipe.stages.report.spread import seed_sentences, seed_tables
 from unic_pipe.stages.report.summary import (
     best_student,
     headline,
@@ -64,9 +65,10 @@ def render(data: ReportData) -> str:
         data=data,
         headline=headline(data),
         others=_other_students(data),
+        spreads=seed_sentences(data),
         tiles=_tiles(data),
         lead=student.name if student else "",
-        score_tables=[tables.score_table(data, probe) for probe in data.probes],
+        score_tables=[tables.score_table(data, probe) for probe in data.probes] + seed_tables(data),
         versus=versus_tables(view),
         classes=class_tables(view, student.name) if student else [],
         versus_probe=tables.probe_title(view),

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from unic_pipe.pipeline.samples.draws import Purpose, uniforms
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.students.ladder import Ladder, Projector, rungs
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.config import LadderConfig, StudentConfig
-from unic_pipe.stages.distill.model.build import build_student
-from unic_pipe.stages.distill.model.ladder import Ladder, Projector, rungs
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.schedule import learning_rates
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
-from unic_pipe.stages.distill.model.student import Student
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 

@@ -120,7 +120,7 @@ def test_a_student_cannot_wait_for_itself(work: Any) -> None:
 
 
 def test_the_example_is_a_chain_whose_status_says_what_waits(tmp_path: Path, raw_template: Any) -> None:
-    from unic_pipe.stages.distill.model.build import build_student
+    from unic_pipe.pipeline.students.build import build_student
 
     example = Path(__file__).parents[2] / "examples" / "eupe-chain.yaml"
     shutil.copy(example, tmp_path / "unic-pipe.yaml")

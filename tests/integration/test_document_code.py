@@ -18,7 +18,12 @@ CHEAP = (
     "unic-pipe verify", "unic-pipe verify --seal", "unic-pipe extract", "unic-pipe distill",
 )  # fmt: skip
 """`extract` and `distill` have nothing to do here."""
-HERE = {"train-dino": "train-lite0", "students/main": "students/tiny", "batch=256": "batch=8"}
+HERE = {
+    "train-dino": "train-lite0",
+    "students/main": "students/tiny",
+    'adapt("dino")': 'adapt("lite0")',
+    "batch=256": "batch=8",
+}
 """What README calls what the working folder of the tests has."""
 
 SMALLER = {"image_size: 64": "image_size: 32", "epochs: 5, warmup_epochs: 1": "epochs: 1, warmup_epochs: 0"}

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from unic_pipe.pipeline.encoders import load_encoder
 from unic_pipe.pipeline.encoders.official import read_official
+from unic_pipe.pipeline.students.ladder import Ladder, rungs
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.stages.convert import export_imported, export_official, import_encoder
-from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 
 
 def command(work: Any, *arguments: str) -> str:

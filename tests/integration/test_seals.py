@@ -169,7 +169,7 @@ def test_statistics_are_never_zero_and_one(scored: Any, damage: str, tmp_path: P
     else:
         shutil.copy(path.with_name("lite1.json"), path)
     for reader in (
-        lambda: statistics_of(student, {"lite0": "a", "lite1": "b"}, {}),
+        lambda: statistics_of(student.manifest, student.folder, {"lite0": "a", "lite1": "b"}, {}),
         lambda: export_official(student, tmp_path / "x.pth"),
     ):
         with pytest.raises((StageError, DamagedError), match=r"lite0\.json") as caught:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from students import configure, train, weights
 
 from unic_pipe.schemas.errors import StageError, UserError
@@ -45,6 +46,62 @@ def test_one_pass_says_so_and_phases_follow_the_ends(together: Any) -> None:
         f"distill tiny, running, early, single: 0/{STEPS * 2 // 3 * BATCH}",
         f"distill tiny, running, single: {STEPS * 2 // 3 * BATCH}/{STEPS * BATCH}",
     ]
+
+
+@pytest.mark.parametrize("name", ["tiny", "running", "single"])
+def test_adaptors_leave_with_the_student(together: Any, name: str, tmp_path: Path) -> None:
+    """Against the module that trains: the averaged ladder, undoing each way of standardization."""
+    from unic_pipe import load_student
+    from unic_pipe.pipeline.workspace.integrity import student_findings
+    from unic_pipe.schemas.features import StatisticsDocument
+    from unic_pipe.stages.distill.model.average import WeightAverage
+    from unic_pipe.stages.distill.model.distiller import Distiller
+
+    found = together.inventory().finished_students[name]
+    definition, tokens = found.manifest.definition, ("cls",) if name == "single" else ("cls", "patch")
+    files = {t: found.folder / "statistics" / f"{t}.json" for t in found.manifest.statistics}
+    statistics = {t: StatisticsDocument.from_bytes(file.read_bytes(), t) for t, file in files.items()}
+    model = Distiller(definition.config, definition.teachers, torch.device("cpu"), statistics).eval()
+    state = torch.load(sorted(found.folder.glob("checkpoints/*.pt"))[-1], weights_only=True)["state"]
+    model.student.load(state["student"])
+    model.ladder.load_state_dict(state["ladder"])
+    average = WeightAverage([model.student, model.ladder], 0.9)
+    average.load(state.get("average", average.state()))
+
+    student = load_student(together.folder / "students" / name)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
+    x = torch.stack([student.transform(Image.fromarray(image)) for image in noise])
+    ours = student.adapt("lite1")(x)
+    with average.in_place(), torch.no_grad():
+        theirs = model.ladder(*model.student(x, model.ladder.rungs.blocks))
+    for token in tokens:
+        mean, std = model.standards["lite1", token].mean_D, model.standards["lite1", token].std_D
+        if "running" in state:
+            mean, std = (state["running"]["lite1"][token][key].double().numpy() for key in ("mean", "std"))
+        expected = theirs[token]["lite1"].double().numpy() * std + mean
+        np.testing.assert_allclose(ours.of(token).numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert ours.patch.shape == (2, 16, 0 if name == "single" else 1280)
+
+    shutil.copytree(found.folder, tmp_path / "s")
+    file = tmp_path / "s" / "export" / "adaptors.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]))
+    assert student_findings(tmp_path / "s", quick=False)[1] == [("export/adaptors.safetensors", "content")]
+    with pytest.raises(StageError, match="is not what was exported"):
+        load_student(tmp_path / "s").adapt("lite1")
+    file.unlink()
+    older = found.export.model_copy(update={"adaptors": None})
+    (tmp_path / "s" / "export" / "manifest.json").write_bytes(older.to_bytes())
+    with pytest.raises(UserError, match=r"(?s)earlier versions.*unic-pipe distill"):
+        load_student(tmp_path / "s").adapt("lite1")
+    assert torch.equal(load_student(tmp_path / "s")(x).cls, student(x).cls)
+
+
+def test_seeds_with_one_order_train_in_one_pass(extracted: Any) -> None:
+    short = {"optimizer": {"epochs": 1}}
+    configure(extracted, {"tiny": {"seeds": [0, 1], "order_seed": 0, **short}, "plain": short})
+    assert any("Training tiny-0, tiny-1, plain in one pass" in line for line in train(extracted))
+    exports = [(extracted.student(n) / "export/model.safetensors").read_bytes() for n in ("tiny-0", "tiny-1", "plain")]
+    assert exports[0] == exports[2] != exports[1]
 
 
 @pytest.mark.parametrize("name", list(MEMBERS))

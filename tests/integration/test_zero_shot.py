@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from safetensors.numpy import save_file
 from torch.nn import functional as F
 
+from unic_pipe import load_student
 from unic_pipe.pipeline.encoders import load_encoder
 from unic_pipe.pipeline.samples.images import decode_image
 from unic_pipe.pipeline.views.render import normalize, render_view
-from unic_pipe.pipeline.workspace.ladders import predict_imported, predict_teacher
+from unic_pipe.pipeline.workspace.ladders import adapted
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.stages.convert import export_official, import_encoder
@@ -110,43 +112,21 @@ def test_teacher_and_student_are_scored_by_the_teachers_projection(template: Any
     assert worse.metrics["top1"] < top1
 
 
-def test_a_prediction_is_that_of_training_in_the_teachers_own_units(template: Any, tmp_path: Path) -> None:
-    """Against the module that trains: the ladder's output times the frozen std, plus the frozen mean."""
-    from unic_pipe.stages.distill.model.distiller import Distiller
-
+def test_predictions_are_the_same_from_the_export_the_checkpoint_and_the_official_layout(
+    template: Any, tmp_path: Path
+) -> None:
     student = template.inventory(*CLIP).finished_students["tiny"]
-    definition = student.manifest.definition
-    encoder = load_encoder(str(student.folder / "export"))
-    ours = predict_teacher(student, encoder, "clip").eval()
-    state = torch.load(next(iter(sorted((student.folder / "checkpoints").glob("*.pt"))[::-1])), weights_only=True)
-    model = Distiller(definition.config, definition.teachers, torch.device("cpu"), _statistics(student))
-    model.ladder.load_state_dict(state["state"]["ladder"])
-    model.student.load(encoder.model.state_dict())
     x = normalize(images(template, 32), (0.5,) * 3, (0.5,) * 3)
-    with torch.inference_mode():
-        outputs = model.student.eval()(x, model.ladder.rungs.blocks)
-        raw = model.ladder(*outputs)["cls"]["clip"]
-        found = ours(x)
-    cls: Any = _statistics(student)["clip"].cls
-    mean, std = np.array(cls.mean), np.sqrt(np.array(cls.m2) / cls.count)
-    std = np.maximum(std, max(1e-6, 0.01 * float(np.median(std))))
-    np.testing.assert_allclose(found.numpy(), raw.numpy() * std + mean, rtol=1e-4, atol=1e-5)
+    found = load_student(template.folder / "students" / "tiny").adapt("clip")(x)
+    older = dataclasses.replace(student, export=student.export.model_copy(update={"adaptors": None}))
+    encoder = load_encoder(str(student.folder / "export"))
+    torch.testing.assert_close(adapted(older, encoder, "clip", ("cls", "patch"))(x), found)
 
-    # The same through the official layout: exported, imported again, and read from the folder.
     file = export_official(student, tmp_path / "unic.pth").path
-    folder = import_encoder(tmp_path, tmp_path, file, "again")
-    again = predict_imported(folder, load_encoder(str(folder)), "clip")
-    with torch.inference_mode():
-        torch.testing.assert_close(again(x), found, rtol=1e-4, atol=1e-5)
+    again = load_student(import_encoder(tmp_path, tmp_path, file, "again"))
+    torch.testing.assert_close(again.adapt("clip")(x), found, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match=r"No cls ladder to teacher lite0 \(there are: clip, lite1\)"):
-        predict_imported(folder, load_encoder(str(folder)), "lite0")
-
-
-def _statistics(student: Any) -> dict[str, Any]:
-    from unic_pipe.schemas.features import StatisticsDocument
-
-    folder = student.folder / "statistics"
-    return {p.stem: StatisticsDocument.from_bytes(p.read_bytes(), str(p)) for p in folder.glob("*.json")}
+        again.adapt("lite0", ("cls",))
 
 
 def test_an_imported_checkpoint_is_scored_like_the_student_that_it_came_from(template: Any, tmp_path: Path) -> None:

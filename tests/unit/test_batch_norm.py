@@ -20,11 +20,11 @@ from timm.layers import BatchNormAct2d, EvoNorm2dB0
 from torch import Tensor, nn
 from torch.distributed import HashStore, PrefixStore, ProcessGroupGloo  # type: ignore[attr-defined]
 
+from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.schemas.config import OptimizerConfig
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.model.average import WeightAverage
-from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.parallel.batch_norm import GlobalBatchNorm, running_statistics, share_statistics
 from unic_pipe.stages.distill.training import Training
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.students.ladder import Ladder, rungs
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.config import LadderConfig, LossConfig, OptimizerConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import TeacherInput
-from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.distiller import Distiller
-from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 from unic_pipe.stages.distill.model.loss import keep_teachers, loss_weights, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.schedule import configured_rates, learning_rates, make_optimizer
-from unic_pipe.stages.distill.model.student import Student
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 TINY = StudentConfig(architecture="vit_tiny_patch16_224", model_args=ARGUMENTS, image_size=16, drop_path=0.5)

@@ -13,9 +13,9 @@ from distill_world import STUDENT, World, assert_same_student, student_folder
 from safetensors.torch import load_file, save_file
 
 from unic_pipe.pipeline.encoders.resolve import resolve_encoder
+from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.schemas.config import EncoderConfig, OptimizerConfig
 from unic_pipe.schemas.students import TeacherInput
-from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.schedule import make_optimizer, set_rate
 

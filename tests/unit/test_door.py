@@ -25,6 +25,7 @@ from unic_pipe.pipeline.encoders.models import build
 from unic_pipe.pipeline.encoders.registry import parse_choice
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.pointers import point, pointed, resolve_pointer
+from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.workspace.configuration import load_workspace
 from unic_pipe.schemas.arguments import ALLOWED, argument_problem
 from unic_pipe.schemas.base import digest_of, require_name
@@ -33,7 +34,6 @@ from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import DamagedError, UserError
 from unic_pipe.schemas.features import EncoderDefinition, FileEntry
 from unic_pipe.schemas.students import CheckpointEntry
-from unic_pipe.stages.distill.model.build import build_student
 
 VIT = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}

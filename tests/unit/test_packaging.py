@@ -25,7 +25,8 @@ BELOW = {
     "encoders": "storage views",
     "cache": "process storage samples views",
     "extraction": "process storage samples views encoders cache",
-    "workspace": "process storage samples benchmarks encoders cache",
+    "students": "storage views encoders",
+    "workspace": "process storage samples benchmarks encoders cache students",
 }
 """The rooms of `pipeline`, and what each may import of the others; a benchmark's own lists are a source of samples."""
 MODULES = {

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from unic_pipe.pipeline.encoders import export_student, load_encoder
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.students.staged import MapResampler
+from unic_pipe.pipeline.students.student import RungOutputs, Student
+from unic_pipe.pipeline.students.vits import ViTStudent
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.stages.distill.blueprint import build
-from unic_pipe.stages.distill.model.build import build_student
-from unic_pipe.stages.distill.model.staged import MapResampler
-from unic_pipe.stages.distill.model.student import RungOutputs, Student
-from unic_pipe.stages.distill.model.vits import ViTStudent
 
 NAMES = [family.architecture for family in FAMILIES]
 

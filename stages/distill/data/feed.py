@@ -124,7 +124,7 @@ class Feed:
         return training_plans(
             self.training.rows_N,
             self.training.source.dataset.block_rows,
-            seed=config.seed,
+            seed=config.draws_seed,
             epochs=max(s.epochs for s in students),
             views=self.definition.views,
             batch=config.optimizer.batch,
@@ -176,7 +176,8 @@ class Feed:
         return Batch(plan, images, targets, drop_teacher_BT, self._draw(Purpose.DROP_PATH, plan, branches))
 
     def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
-        return torch.from_numpy(uniforms(self.definition.config.seed, purpose, plan.epoch, plan.rows_B, lanes)).float()
+        seed = self.definition.config.draws_seed
+        return torch.from_numpy(uniforms(seed, purpose, plan.epoch, plan.rows_B, lanes)).float()
 
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
         blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)

@@ -12,9 +12,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from unic_pipe.pipeline.students.ladder import Ladder, TokenLadder
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.stages.distill.model.distiller import Distiller
-from unic_pipe.stages.distill.model.ladder import Ladder, TokenLadder
 
 
 class Operands(NamedTuple):

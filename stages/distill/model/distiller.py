@@ -12,6 +12,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.students.ladder import Ladder, rungs
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
@@ -20,11 +23,8 @@ from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
-from unic_pipe.stages.distill.model.build import build_student
-from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
-from unic_pipe.stages.distill.model.student import Student
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.pipeline.students.ladder import Projector
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.workspace.documents import FinishedStudent
 from unic_pipe.pipeline.workspace.starts import refuse_other_architecture
 from unic_pipe.schemas.base import short
@@ -15,8 +17,6 @@ from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.model.distiller import Distiller
-from unic_pipe.stages.distill.model.ladder import Projector
-from unic_pipe.stages.distill.model.student import Student
 
 Projectors = dict[tuple[str, TokenType, int], Projector]
 

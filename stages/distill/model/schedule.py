@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.config import OptimizerConfig
-from unic_pipe.stages.distill.model.student import Student
 
 LR_IMAGES = 256
 """The configured learning rate is per this many images."""

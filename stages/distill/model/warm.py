@@ -10,12 +10,12 @@ from torch import Tensor
 
 from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.encoders.models import create
+from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.stages.distill.model.distiller import Distiller
-from unic_pipe.stages.distill.model.student import Student
 
 _SHOWN = 3
 

@@ -11,8 +11,8 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from unic_pipe.stages.distill.model.staged import StagedStudent
-from unic_pipe.stages.distill.model.student import RungOutputs, Student
+from unic_pipe.pipeline.students.staged import StagedStudent
+from unic_pipe.pipeline.students.student import RungOutputs, Student
 
 
 def resampled(encoder: Any, state: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Mapping[str, Tensor], str]:

@@ -8,12 +8,12 @@ import timm
 import torch
 
 from unic_pipe.pipeline.encoders.readouts import UnreadableError
+from unic_pipe.pipeline.students.staged import StagedStudent
+from unic_pipe.pipeline.students.student import Student
+from unic_pipe.pipeline.students.vits import PooledViTStudent, ViTStudent
 from unic_pipe.schemas.arguments import require_arguments
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError, did_you_mean
-from unic_pipe.stages.distill.model.staged import StagedStudent
-from unic_pipe.stages.distill.model.student import Student
-from unic_pipe.stages.distill.model.vits import PooledViTStudent, ViTStudent
 
 OPTIONAL = ("img_size", "drop_path_rate")
 """Arguments that a constructor gets only if it takes them."""
@@ -41,7 +41,7 @@ def build_student(config: StudentConfig) -> Student:
         torch.manual_seed(config.seed)
         try:
             encoder, sized = _create(config)
-            student = _student_of(encoder, config.image_size)
+            student = student_of(encoder, config.image_size)
         except TypeError as error:
             raise UserError(
                 f"Student architecture {config.architecture} does not take these arguments: {error}.",
@@ -81,7 +81,8 @@ def _create(config: StudentConfig) -> tuple[Any, dict[str, int]]:
             del arguments[refused]
 
 
-def _student_of(encoder: Any, image_size: int) -> Student:
+def student_of(encoder: Any, image_size: int) -> Student:
+    """A timm model as the kind of student that it is; some kinds try it on an image of `image_size` pixels."""
     if _has(encoder, "blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens"):
         return ViTStudent(encoder)
     if _has(encoder, "blocks", "forward_intermediates", "num_prefix_tokens"):

@@ -22,7 +22,7 @@ from unic_pipe.pipeline.encoders.readouts import (
     read_tokens,
     readout_of,
 )
-from unic_pipe.stages.distill.model.student import RungOutputs, Student
+from unic_pipe.pipeline.students.student import RungOutputs, Student
 
 
 class StagedStudent(Student):
