@@ -8,19 +8,25 @@ import torch
 from torch import nn
 
 from unic_pipe.pipeline.encoders.choose import Chosen, choose_weights
-from unic_pipe.pipeline.encoders.encoder import Encoder, features_of, grid_of, pooling_of, readout_of
+from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.models import build
+from unic_pipe.pipeline.encoders.readouts import features_of, grid_of, pooling_of, probing_images, readout_of
 from unic_pipe.schemas.encoders import EncoderReading
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.features import EncoderDefinition
+from unic_pipe.schemas.features import EncoderDefinition, Readout
 
 
 def measured(
-    name: str, draft: EncoderDefinition, path: Path | None, prefix: str | None = None
+    name: str,
+    draft: EncoderDefinition,
+    path: Path | None,
+    prefix: str | None = None,
+    readout: Readout | None = None,
 ) -> tuple[EncoderDefinition, EncoderReading]:
     """Complete a definition with section, readout, token dimensions and grid, by one forward pass of the encoder.
 
-    `name` is the encoder's for messages, `prefix` the one that the user gives.
+    `name` is the encoder's for messages, `prefix` the one that the user gives, `readout` the one that is
+    known; otherwise it is found by what the model's own head does.
 
     Raises:
         UserError: the weights do not fit, or the model refuses colour images of this size.
@@ -35,8 +41,7 @@ def measured(
             " would be cut off.",
             f"Use {max(patch, size // patch * patch)} or {(size // patch + 1) * patch}.",
         )
-    # Of one colour all patches might be alike, and then every way of pooling them.
-    x_13HW = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    x_13HW = probing_images(size, torch.device("cpu"))
     with torch.inference_mode():
         try:
             features = features_of(model, x_13HW)
@@ -46,11 +51,16 @@ def measured(
                     f"{name} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",
                     "Use weights that were trained on colour images, and leave in_chans out of model_args.",
                 ) from None
+            why = f": {error}" if str(error) else ""
             raise UserError(
-                f"{draft.architecture} does not take images of {size} x {size} pixels: {error}.",
+                f"{draft.architecture} does not take images of {size} x {size} pixels{why}.",
                 "Set image_size to one that it takes.",
             ) from None
-        found = {"section": chosen.section, "readout": readout_of(model, features), "grid": grid_of(model, features)}
+        found = {
+            "section": chosen.section,
+            "readout": readout or readout_of(model, features),
+            "grid": grid_of(model, features),
+        }
         definition = draft.model_copy(update=found)
         tokens = Encoder(model, definition)(x_13HW)
     definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
@@ -64,9 +74,10 @@ def _input_channels(model: nn.Module) -> int:
 
 
 def _patch_size(model: nn.Module) -> int:
-    """Pixels per patch where timm would silently cut off what does not fill one; 1 where it pads or has no patches."""
+    """Pixels per patch where timm would silently cut off what does not fill one; 1 where it pads, or patches overlap."""
     embed = getattr(model, "patch_embed", None)
     patch = getattr(embed, "patch_size", None)
-    if not isinstance(patch, tuple) or getattr(embed, "dynamic_img_pad", False):
+    stride = getattr(getattr(embed, "proj", None), "stride", patch)
+    if not isinstance(patch, tuple) or getattr(embed, "dynamic_img_pad", False) or stride != patch:
         return 1
     return int(patch[0])

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from unic_pipe.pipeline.encoders.locate import find_path, require_weights, weights_in_folder
+from unic_pipe.pipeline.encoders.locate import find_path, require_repository, require_weights, weights_in_folder
+from unic_pipe.pipeline.encoders.makers import makers_readout
 from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.storage.regular import require_regular
@@ -21,7 +22,7 @@ from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import EncoderDefinition
 
 _CACHE_FILE = "encoders.json"
-_READING = 2
+_READING = 3
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 
@@ -104,6 +105,9 @@ class _Resolver:
         if kind == "student":
             kind, target = "checkpoint", self._export_of(target)
         seed = _random_seed(config)
+        repository = require_repository(target, self.weights_dir) if kind == "hub" else None
+        if repository is not None:
+            kind, target = "checkpoint", str(repository)
         card = None if kind == "checkpoint" else REGISTRY[target] if kind == "registry" else self.timm_card(target)
         if card is None and config.weights is not None and seed is None:
             raise UserError(f"{name}: checkpoint:{target} already names the weights.", "Remove `weights`.")
@@ -117,6 +121,8 @@ class _Resolver:
             path = weights_in_folder(folder) if folder else path
         elif card is not None and seed is None:
             path = require_weights(card, self.weights_dir)
+        if repository is not None:
+            card = _folder_card(repository)
         return _Located(target, card, path if seed is None else None, folder, seed)
 
     def resolve(self, name: str, config: EncoderConfig) -> ResolvedEncoder:
@@ -148,7 +154,7 @@ class _Resolver:
 
     def timm_card(self, target: str) -> EncoderCard:
         """What timm knows about one of its models; kept, because asking means importing timm."""
-        key = f"{target} {_versions()}"
+        key = f"{target} {_READING} {_versions()}"
         card = self.cache.cards.get(key)
         if card is None:
             from unic_pipe.pipeline.encoders.models import timm_card
@@ -229,7 +235,7 @@ def _define(
         patch_dim=0,
         grid=(0, 0),
     )
-    return measured(name, draft, path, config.prefix)
+    return measured(name, draft, path, config.prefix, card.readout)
 
 
 def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDefinition) -> str:
@@ -269,6 +275,7 @@ def _folder_card(folder: Path) -> EncoderCard:
             image_size=arguments.get("img_size") or known["input_size"][-1],
             mean=triple(known["mean"]),
             std=triple(known["std"]),
+            readout=makers_readout(body["architecture"], known.get("tag")),
             source=str(folder),
         )
     except UserError:
