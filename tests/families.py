@@ -79,6 +79,20 @@ QUICK: list[Family] = [
 ]
 """One of every way in which vision transformers pool, and the smallest networks with maps; a second each at most."""
 
+_MAPS_64 = """
+    botnet26t_256 lambda_resnet26t resnet50_clip repvgg_a0 convmixer_768_32 cpubone_nano csatv2 cspresnet50
+    cspnext_tiny davit_tiny densenet121 dla46_c dpn48b edgenext_xx_small focalnet_tiny_srf mixnet_s efficientvit_l1 fasternet_t0
+    fastvit_t8 fastvit_mci0 ghostnet_050 hardcorenas_a hgnetv2_b0 hrnet_w18_small iformer_t inception_next_atto
+    lcnetv2_small lowformer_b0 test_coatnet poolformer_s12 caformer_s18 mobilenetv3_small_050 mobilevit_xxs
+    mobilevitv2_050 nasnetalarge nextvit_small pnasnet5large rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9
+    res2net50_48w_2s resnest14d resnetv2_18 rexnet_100 selecsls42 legacy_seresnet18 shvit_s1 skresnet18
+    tiny_vit_5m_224 tresnet_m vgg11 ese_vovnet19b_slim_dw legacy_xception xception41
+"""
+_MAPS_224 = """
+    efficientformerv2_s0 efficientvit_m0 gcvit_xxtiny levit_conv_128s nest_tiny sequencer2d_s swiftformer_xs
+    swinv2_cr_tiny_224 visformer_tiny
+"""
+
 SLOW: list[Family] = [
     ("convnext_tiny.dinov3_lvd1689m", {}, 64, "cnn-norm"),
     ("convnext_tiny_hnf", {}, 64, "cnn"),
@@ -86,34 +100,17 @@ SLOW: list[Family] = [
     ("twins_svt_small", {}, 64, "vit"),
     ("gemma4_vit_167m", {"depth": 1}, 48, "head"),
     ("qwen3_vit_88m_merge", {"depth": 1}, 64, "head"),
-    ("deepseek_vit_412m", {"depth": 1}, 56, "fc-norm"),
+    ("deepseek_vit_412m", {"depth": 1}, 56, "cnn"),
     ("mvitv2_small_cls", {}, 64, "vit"),
     ("vitamin_small_224", {}, 64, "fc-norm"),
     ("gmixer_12_224", {}, 224, "vit"),
     ("gmlp_ti16_224", {}, 224, "vit"),
     ("resmlp_12_224", {}, 224, "vit"),
-    *(
-        (name, {}, 64, "cnn")
-        for name in """
-        botnet26t_256 lambda_resnet26t resnet50_clip repvgg_a0 convmixer_768_32 cpubone_nano csatv2 cspresnet50 cspnext_tiny
-        davit_tiny densenet121 dla46_c dpn48b edgenext_xx_small mixnet_s efficientvit_l1 fasternet_t0 fastvit_t8
-        fastvit_mci0 ghostnet_050 hardcorenas_a hgnetv2_b0 hrnet_w18_small iformer_t inception_next_atto lcnetv2_small
-        lowformer_b0 test_coatnet poolformer_s12 caformer_s18 mobilenetv3_small_050 mobilevit_xxs mobilevitv2_050
-        nasnetalarge nextvit_small pnasnet5large rdnet_tiny regnetx_002 repghostnet_050 repvit_m0_9 res2net50_48w_2s resnest14d
-        resnetv2_18 rexnet_100 selecsls42 legacy_seresnet18 shvit_s1 skresnet18 tiny_vit_5m_224 tresnet_m vgg11
-        ese_vovnet19b_slim_dw legacy_xception xception41
-        """.split()
-    ),
+    *((name, {}, 64, "cnn") for name in _MAPS_64.split()),
     *((name, {}, 96, "cnn") for name in ("inception_resnet_v2", "inception_v3", "inception_v4")),
-    *((name, {"embed_dim": 24}, 64, "cnn") for name in ("focalnet_tiny_srf", "hieradet_small")),
+    ("hieradet_small", {"embed_dim": 24}, 64, "cnn"),
     *((name, {"embed_dim": 24}, 64, "cnn") for name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")),
-    *(
-        (name, {}, 224, "cnn")
-        for name in """
-        efficientformerv2_s0 efficientvit_m0 gcvit_xxtiny levit_conv_128s nest_tiny sequencer2d_s swiftformer_xs
-        swinv2_cr_tiny_224 visformer_tiny
-        """.split()
-    ),
+    *((name, {}, 224, "cnn") for name in _MAPS_224.split()),
     ("mobilenetv5_300m", {"channel_multiplier": 0.1}, 64, "cnn"),
 ]
 """The smallest model of every other module of timm."""
