@@ -171,8 +171,9 @@ def read_tokens(model: nn.Module, features: torch.Tensor, readout: Readout) -> T
 def _read_map(model: nn.Module, map_BDHW: torch.Tensor, normed: bool) -> Tokens:
     pooled = own_pooling(model, map_BDHW)
     cls_BD = pooled if pooled.ndim == 2 else map_BDHW.mean(dim=(2, 3))
-    patch_BDHW = model.head.norm(map_BDHW) if normed else map_BDHW  # type: ignore[union-attr, operator]
-    return Tokens(cls_BD, patch_BDHW.flatten(2).transpose(1, 2))
+    if normed:
+        map_BDHW = model.get_submodule("head.norm")(map_BDHW)
+    return Tokens(cls_BD, map_BDHW.flatten(2).transpose(1, 2))
 
 
 def _class_tokens(model: nn.Module) -> int:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from unic_pipe.pipeline.encoders import resolve_encoder
 from unic_pipe.schemas.config import EncoderConfig
+from unic_pipe.stages.init.stage import missing_weights
 
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 CONFIG = """
@@ -85,6 +86,7 @@ def test_only_fetch_downloads_a_repository(typed: Type, hub: Hub, tmp_path: Path
     said = typed(work, "teachers")
     assert "hf-hub:lab/small.vit is not on this machine" in " ".join(said.out.split())
     assert "To get ours: unic-pipe teachers --fetch" in " ".join(said.out.split())
+    assert missing_weights(work, ["hf-hub:lab/small.vit", "lite0"]) == ["hf-hub:lab/small.vit"]
     assert hub.asked == []
 
     assert typed(work, "teachers", "--fetch").code == 0

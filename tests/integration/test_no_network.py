@@ -130,6 +130,7 @@ REFUSED = (
     ("extract --set teachers.lite0.encoder=timm:hf-hub:timm/vit_tiny_patch16_224", "has no model"),
     ("extract --set teachers.lite0.encoder=timm:vit_tiny_patch16_224", "no weights. Searched"),
     ("evaluate --encoder timm:hf-hub:timm/x.y", "has no model"),
+    ("evaluate --encoder hf-hub:timm/x.y", "is not on this machine"),
     ("evaluate --encoder timm:vit_tiny_patch16_224.augreg_in21k", "no weights. Searched"),
     ("evaluate --encoder student:../../x", "not a usable name"),
     ("distill --student ../../x", "not a usable name"),
