@@ -69,16 +69,19 @@ def _starts(inventory: Inventory) -> dict[str, EncoderConfig]:
 
 
 def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
-    from unic_pipe.pipeline.encoders.fetch import fetch_weights
+    from unic_pipe.pipeline.encoders.fetch import fetch_repository, fetch_weights
     from unic_pipe.pipeline.process.progress import ConsoleReporter
 
     say = ConsoleReporter().say
-    missing = [row.card for row in rows if row.path is None and row.card is not None]
+    missing = [row for row in rows if row.path is None and (row.card is not None or row.repository is not None)]
     if not missing:
-        known = all(row.path is not None or row.card is not None or row.problem is None for row in rows)
+        known = all(row.path is not None or row.problem is None for row in rows)
         say(f"Nothing to download{': the weights of all configured teachers are here' if known else ''}.")
-    for card in missing:
-        fetch_weights(card, weights_dir, say)
+    for row in missing:
+        if row.card is not None:
+            fetch_weights(row.card, weights_dir, say)
+        elif row.repository is not None:
+            fetch_repository(row.repository, weights_dir, say)
 
 
 def _as_dict(row: CatalogueRow) -> dict[str, object]:
@@ -152,8 +155,8 @@ def _advice(rows: list[CatalogueRow], weights_dir: Path) -> Iterator[Text]:
 
     from unic_pipe.pipeline.encoders.locate import install_command
 
-    missing = [row for row in rows if row.configured and row.path is None and row.card is not None]
-    fetched = [row.name for row in missing if row.card is not None and not row.card.package]
+    missing = [row for row in rows if row.configured and row.path is None and (row.card or row.repository)]
+    fetched = [row.name for row in missing if row.card is None or not row.card.package]
     for row in missing:
         if row.card is not None and row.card.package:
             yield Text.assemble(f"To get {row.name}: ", (install_command(row.card), "cyan"))

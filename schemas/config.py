@@ -72,8 +72,8 @@ class EncoderConfig(Model):
     """A frozen encoder. Under `teachers:` the key is its name, and its registry name unless `encoder` is given."""
 
     encoder: str | None = None
-    """A registry name (`dino`, `ibot`, `deit3`, ...), `timm:NAME`, `checkpoint:PATH`, or `student:NAME`: a finished
-    student, which so becomes the teacher of another one."""
+    """A registry name (`dino`, `ibot`, `deit3`, ...), `timm:NAME`, `hf-hub:OWNER/NAME`, `checkpoint:PATH`, or
+    `student:NAME`: a finished student, which so becomes the teacher of another one."""
     weights: str | None = None
     """A local weights file instead of the one that the registry names, or `random:SEED`."""
     prefix: str | None = None

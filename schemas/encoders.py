@@ -26,7 +26,7 @@ class EncoderCard(Model):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     readout: Readout | None = None
-    """How its tokens are read, where that is known: as a student's export records it."""
+    """How its tokens are read, where that is known: as its makers' code says, or a student's export records it."""
     source: str
     """Where the weights come from, for people."""
     files: tuple[InsidePath, ...] = ()

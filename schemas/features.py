@@ -13,7 +13,7 @@ from unic_pipe.schemas.samples import Decoding
 """How a token type is stored in the end; `auto` chooses among them."""
 
 
-Readout = Literal["vit", "cnn", "fc-norm", "head"]
+Readout = Literal["vit", "cnn", "fc-norm", "head", "class-tokens", "cnn-norm"]
 """How cls and patch tokens are read from a model's features."""
 
 
@@ -32,7 +32,8 @@ class EncoderDefinition(Model):
     None: the first of `state_dict`, `model` and `teacher` that is there, or else the file itself."""
     readout: Readout
     """`vit`: final norm on all tokens. `cnn`: pooled map and spatial map. `fc-norm`: fc_norm(mean patch), raw patches.
-    `head`: what the model's own head makes of the tokens (attention pooling), and these without prefix tokens."""
+    `head`: what the model's own head makes of the tokens (attention pooling), and these without prefix tokens.
+    `class-tokens`: several class tokens, joined, and the patch tokens. `cnn-norm`: as `cnn`, the map normed as cls is."""
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

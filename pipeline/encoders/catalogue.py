@@ -35,6 +35,8 @@ class CatalogueRow:
     """For `fetch_weights`; None where there is nothing to download."""
     unknown: bool = False
     """Whether a configured name means no encoder at all."""
+    repository: str | None = None
+    """For `fetch_repository`; None where the encoder is none of a hub's."""
     resolved: ResolvedEncoder | None = None
     """A configured encoder whose weights are here and fit."""
 
@@ -61,11 +63,11 @@ def catalogue(
 def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Path | None) -> CatalogueRow:
     fields = config.model_dump(mode="json", exclude_defaults=True)
     yaml = f"{name}: {{{', '.join(f'{k}: {v}' for k, v in fields.items())}}}"
-    unknown = True
+    unknown, repository = True, None
     try:
         kind, target = parse_choice(config.encoder or name)
-        unknown = False
-        card = None if kind == "checkpoint" or kind == "student" else encoder_card(kind, target, weights_dir, workdir)
+        unknown, repository = False, target if kind == "hub" else None
+        card = encoder_card(kind, target, weights_dir, workdir) if kind in ("registry", "timm") else None
         if card is not None and config.weights is None:
             return _row(name, card, yaml, weights_dir, True)
         path = find_file(config, name, weights_dir, workdir)
@@ -84,6 +86,7 @@ def _configured(name: str, config: EncoderConfig, weights_dir: Path, workdir: Pa
         configured=True,
         card=None,
         unknown=unknown,
+        repository=repository,
     )
 
 
@@ -92,9 +95,10 @@ def _resolved(row: CatalogueRow, config: EncoderConfig, weights_dir: Path, workd
     if row.problem is not None:
         return row
     try:
-        return replace(row, resolved=resolve_encoder(row.name, config, weights_dir, workdir))
+        resolved = resolve_encoder(row.name, config, weights_dir, workdir)
     except UserError as error:
         return replace(row, problem=error.message)
+    return replace(row, resolved=resolved, licence=resolved.licence if row.repository else row.licence)
 
 
 def _row(name: str, card: EncoderCard, yaml: str, weights_dir: Path, configured: bool) -> CatalogueRow:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from unic_pipe.pipeline.encoders.locate import find_weights, install_command
+from unic_pipe.pipeline.encoders.locate import (
+    FOLDER_FILES,
+    downloaded_name,
+    find_weights,
+    install_command,
+    repository_folder,
+)
 from unic_pipe.pipeline.storage import sync_folder
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import StageError, UserError
@@ -48,6 +54,38 @@ def fetch_weights(card: EncoderCard, weights_dir: Path, say: Callable[[str], Non
     return target
 
 
+def fetch_repository(repository: str, weights_dir: Path, say: Callable[[str], None] = print) -> Path:
+    """The folder with `config.json` and weights of a hub's repository, downloaded into `weights_dir` if it is nowhere.
+
+    Raises:
+        StageError: the download failed, or there is no model of timm in the repository.
+    """
+    found = repository_folder(repository, weights_dir)
+    if found is not None:
+        return found
+    say(f"hf-hub:{repository}: downloading (its page states the licence)")
+    weights_dir.mkdir(parents=True, exist_ok=True)
+    target = weights_dir / downloaded_name(repository)
+    folder = Path(tempfile.mkdtemp(prefix=".download-", dir=weights_dir))
+    try:
+        for names in (("config.json",), FOLDER_FILES):
+            with _from_hub(repository, names, folder).open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        folder.chmod(0o755)
+        sync_folder(folder)
+        os.replace(folder, target)
+        sync_folder(weights_dir)
+    except OSError as error:
+        raise StageError(
+            f"hf-hub:{repository}: the download failed ({error}).",
+            f"Try again, or put config.json and {FOLDER_FILES[0]} into {target} by hand.",
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
 def _download(card: EncoderCard, folder: Path) -> Path:
     """Download into `folder` from the hub if the card names a repository there, else from its address."""
     if card.hub_id is None:
@@ -58,13 +96,18 @@ def _download(card: EncoderCard, folder: Path) -> Path:
         file = folder / f"weights{Path(card.url).suffix}"
         download_url_to_file(card.url, str(file), named.group(1) if named else None, progress=True)
         return file
+    return _from_hub(card.hub_id, card.hub_files, folder)
+
+
+def _from_hub(repository: str, names: Sequence[str], folder: Path) -> Path:
+    """Download into `folder` the first of these files that the repository has."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    for name in card.hub_files:
+    for name in names:
         try:
             # The token of a logged-in user is huggingface_hub's business, not ours.
-            return Path(hf_hub_download(card.hub_id, name, local_dir=folder))
+            return Path(hf_hub_download(repository, name, local_dir=folder))
         except EntryNotFoundError:
             continue
-    raise FileNotFoundError(f"{card.hub_id} has none of {', '.join(card.hub_files)}")
+    raise FileNotFoundError(f"{repository} has none of {', '.join(names)}")

@@ -14,7 +14,7 @@ from unic_pipe.schemas.errors import UserError
 
 FETCH = "unic-pipe teachers --fetch"
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
 
 def find_weights(card: EncoderCard, weights_dir: Path) -> Path | None:
@@ -106,10 +106,41 @@ def weights_in_folder(folder: Path) -> Path:
             f"{folder}: not an exported encoder (no config.json).",
             "Name the weights file itself, or a folder written by `unic-pipe distill` (students/NAME/export).",
         )
-    for name in _FOLDER_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder}: config.json is there but no weights file ({' or '.join(_FOLDER_FILES[:2])}).")
+    found = _weights_in(folder)
+    if found is None:
+        raise UserError(f"{folder}: config.json is there but no weights file ({' or '.join(FOLDER_FILES[:2])}).")
+    return found
+
+
+def _weights_in(folder: Path) -> Path | None:
+    return next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
+
+
+def repository_folder(repository: str, weights_dir: Path) -> Path | None:
+    """The folder with `config.json` and weights of a hub's repository: in `weights_dir`, else in the hub's cache; or None."""
+    folders = (weights_dir / downloaded_name(repository), _snapshot(repository))
+    return next((f.absolute() for f in folders if f and (f / "config.json").is_file() and _weights_in(f)), None)
+
+
+def require_repository(repository: str, weights_dir: Path) -> Path:
+    """As `repository_folder`.
+
+    Raises:
+        UserError: not found; the message names the places and what to type.
+    """
+    found = repository_folder(repository, weights_dir)
+    if found is None:
+        raise UserError(
+            f"hf-hub:{repository} is not on this machine. Searched for {downloaded_name(repository)} in {weights_dir} and"
+            f" for the repository in {hub_cache()}.",
+            f"{FETCH} downloads it.",
+        )
+    return found
+
+
+def downloaded_name(repository: str) -> str:
+    """The folder in `weights_dir` that a download of a repository gets."""
+    return repository.replace("/", "--")
 
 
 def hub_cache() -> Path:
@@ -148,16 +179,18 @@ def cached_download(hub_id: str | None, hub_files: Sequence[str], url: str | Non
 
 
 def _in_hub_cache(hub_id: str | None, hub_files: Sequence[str]) -> Path | None:
-    if hub_id is None:
-        return None
+    snapshot = _snapshot(hub_id) if hub_id else None
+    files = (snapshot / name for name in hub_files) if snapshot else ()
+    return next((file for file in files if file.is_file()), None)
+
+
+def _snapshot(hub_id: str) -> Path | None:
     # Layout of the hub's cache: models--ORG--NAME/refs/main holds the name of a folder in snapshots/.
     repository = hub_cache() / f"models--{hub_id.replace('/', '--')}"
     try:
-        revision = (repository / "refs" / "main").read_text().strip()
+        return repository / "snapshots" / (repository / "refs" / "main").read_text().strip()
     except OSError:
         return None
-    files = (repository / "snapshots" / revision / name for name in hub_files)
-    return next((file for file in files if file.is_file()), None)
 
 
 def _in_torch_cache(url: str | None) -> Path | None:

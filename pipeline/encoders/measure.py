@@ -51,8 +51,9 @@ def measured(
                     f"{name} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",
                     "Use weights that were trained on colour images, and leave in_chans out of model_args.",
                 ) from None
+            why = f": {error}" if str(error) else ""
             raise UserError(
-                f"{draft.architecture} does not take images of {size} x {size} pixels: {error}.",
+                f"{draft.architecture} does not take images of {size} x {size} pixels{why}.",
                 "Set image_size to one that it takes.",
             ) from None
         readout = readout or readout_of(model, features)
@@ -75,9 +76,10 @@ def _input_channels(model: nn.Module) -> int:
 
 
 def patch_size(model: nn.Module) -> int:
-    """Pixels per patch where timm would silently cut off what does not fill one; 1 where it pads or has no patches."""
+    """Pixels per patch where timm would silently cut off what does not fill one; 1 where it pads, or patches overlap."""
     embed = getattr(model, "patch_embed", None)
     patch = getattr(embed, "patch_size", None)
-    if not isinstance(patch, tuple) or getattr(embed, "dynamic_img_pad", False):
+    stride = getattr(getattr(embed, "proj", None), "stride", patch)
+    if not isinstance(patch, tuple) or getattr(embed, "dynamic_img_pad", False) or stride != patch:
         return 1
     return int(patch[0])

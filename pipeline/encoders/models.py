@@ -14,6 +14,7 @@ from torch import nn
 
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.conversions import OFFICIAL, load_official
+from unic_pipe.pipeline.encoders.makers import makers_readout
 from unic_pipe.pipeline.encoders.registry import triple
 from unic_pipe.pipeline.encoders.sections import StateDict, state_dict_of
 from unic_pipe.schemas.arguments import require_arguments
@@ -58,6 +59,7 @@ def timm_card(name: str) -> EncoderCard:
         image_size=known.get("input_size", (3, 224, 224))[-1],
         mean=triple(known.get("mean", (0.485, 0.456, 0.406))),
         std=triple(known.get("std", (0.229, 0.224, 0.225))),
+        readout=makers_readout(architecture, known.get("tag")),
         source=str(hub_id or url or f"timm architecture {architecture}"),
         files=(*(stem + suffix for stem in stems for suffix in suffixes), *downloads, f"{full}/model.safetensors")
         if hub_id or url

@@ -1,9 +1,10 @@
-"""The four ways to read cls and patch tokens from a timm model: what is stored of a teacher and probed of a student.
+"""The ways to read cls and patch tokens from a timm model: what is stored of a teacher and probed of a student.
 
 `vit`: all tokens after the final norm; cls is the class token, or the mean of the patch tokens where there is none;
 register and distillation tokens are dropped. `cnn`: patch tokens are the final feature map, row by row; cls is what the
 model's own head pools from it. `fc-norm`: patch tokens are those before any final norm, and cls is fc_norm of their mean.
-`head`: patch tokens as for `vit`; cls is what the model's own head pools from all tokens.
+`head`: patch tokens as for `vit`; cls is what the model's own head pools from all tokens. `class-tokens`: as `vit`, with
+several class tokens side by side. `cnn-norm`: as `cnn`, with the map normed as its mean is.
 
 Shapes: B images, H x W pixels or rows and columns of a map, P patch tokens, T tokens (prefix tokens first), D dimensions
 (those of cls and of patch tokens may differ).
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from unic_pipe.pipeline.encoders.makers import class_tokens
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import Readout
@@ -71,9 +73,18 @@ def readout_of(model: nn.Module, features: torch.Tensor) -> Readout:
 
     Attention pooling is the summary that its makers trained. A class token without one is, too, even where timm's head
     would take a mean (DINOv3). Of a model with neither, cls is the mean of its patch tokens if its head agrees.
+
+    Raises:
+        UnreadableError: its head makes no vector, or its patch tokens cannot be told from its class tokens.
     """
     if features.ndim == 4:
+        _own_vector(model, features)
         return "cnn"
+    if getattr(model, "cls_token", None) is not None and not hasattr(model, "num_prefix_tokens"):
+        raise UnreadableError(
+            f"{type(model).__name__} gives class tokens and does not say how many, so they cannot be told from patch"
+            " tokens, and it cannot be used as an encoder."
+        )
     if getattr(model, "attn_pool", None) is not None:
         return "head"
     fc_norm = getattr(model, "fc_norm", None)
@@ -86,12 +97,32 @@ def readout_of(model: nn.Module, features: torch.Tensor) -> Readout:
 def fits(model: nn.Module, features: torch.Tensor, readout: Readout) -> bool:
     """Whether a readout can be made of such features."""
     norm = isinstance(getattr(model, "fc_norm", None), nn.Module)
-    return (readout == "cnn") is (features.ndim == 4) and (readout != "fc-norm" or norm)
+    return (readout in ("cnn", "cnn-norm")) is (features.ndim == 4) and (readout != "fc-norm" or norm)
 
 
 def own_pooling(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
-    """(B, D): what a model's own head makes of its features before the classifier."""
-    pooled: torch.Tensor = model.forward_head(features, pre_logits=True)  # type: ignore[operator]
+    """(B, D): what a model's own head makes of its features before the classifier; a map where it pools none."""
+    nhwc = features.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NHWC"
+    given = features.permute(0, 2, 3, 1) if nhwc else features
+    pooled: torch.Tensor = model.forward_head(given, pre_logits=True)  # type: ignore[operator]
+    return pooled
+
+
+def _own_vector(model: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """As `own_pooling`.
+
+    Raises:
+        UnreadableError: the model has no head that takes its features, or that makes a vector or a map of them.
+    """
+    try:
+        pooled: object = own_pooling(model, features)
+    except (TypeError, AttributeError, NotImplementedError):
+        pooled = None
+    if not isinstance(pooled, torch.Tensor) or pooled.ndim not in (2, features.ndim):
+        raise UnreadableError(
+            f"{type(model).__name__} has no head that makes one vector of its features, so it gives no cls and cannot be"
+            " used as an encoder."
+        )
     return pooled
 
 
@@ -101,16 +132,15 @@ def pooling_of(model: nn.Module, readout: Readout) -> str:
         return "class token" if has_class_token(model) else "mean of the patch tokens"
     if readout == "head":
         return "attention pooling" if getattr(model, "attn_pool", None) is not None else "the model's own head"
-    return "pooled map" if readout == "cnn" else "fc_norm of the mean patch token"
+    if readout == "class-tokens":
+        return f"{_class_tokens(model)} class tokens side by side"
+    return "pooled map" if readout in ("cnn", "cnn-norm") else "fc_norm of the mean patch token"
 
 
 def _pools_as(model: nn.Module, features: torch.Tensor, expected_BD: torch.Tensor) -> bool:
-    """Whether a model's own head gives this; also for heads that take something else than features."""
-    try:
-        pooled: object = own_pooling(model, features)
-    except (TypeError, AttributeError):
-        return True
-    if not isinstance(pooled, torch.Tensor) or pooled.ndim != 2:
+    """Whether a model's own head gives this; also for heads that pool nothing (`global_pool: ""`)."""
+    pooled = _own_vector(model, features)
+    if pooled.ndim != 2:
         return True
     if pooled.shape != expected_BD.shape:
         return False
@@ -136,21 +166,30 @@ def grid_of(model: nn.Module, features: torch.Tensor) -> tuple[int, int]:
 
 def read_tokens(model: nn.Module, features: torch.Tensor, readout: Readout) -> Tokens:
     """The tokens that a readout makes of what `features_of` gave, in the precision that they come in."""
-    if readout == "cnn":
-        return _read_map(model, features)
+    if readout in ("cnn", "cnn-norm"):
+        return _read_map(model, features, normed=readout == "cnn-norm")
     patch_BPD = features[:, _prefix(model) :]
     if readout == "fc-norm":
         return Tokens(model.fc_norm(patch_BPD.mean(dim=1)), patch_BPD)  # type: ignore[operator]
     if readout == "head":
         return Tokens(own_pooling(model, features), patch_BPD)
+    if readout == "class-tokens":
+        return Tokens(features[:, : _class_tokens(model)].flatten(1), patch_BPD)
     return Tokens(features[:, 0] if has_class_token(model) else patch_BPD.mean(dim=1), patch_BPD)
 
 
-def _read_map(model: nn.Module, map_BDHW: torch.Tensor) -> Tokens:
-    given = map_BDHW.permute(0, 2, 3, 1) if getattr(model, "output_fmt", "NCHW") == "NHWC" else map_BDHW
-    pooled = own_pooling(model, given)
+def _read_map(model: nn.Module, map_BDHW: torch.Tensor, normed: bool) -> Tokens:
+    pooled = own_pooling(model, map_BDHW)
     cls_BD = pooled if pooled.ndim == 2 else map_BDHW.mean(dim=(2, 3))
+    if normed:
+        map_BDHW = model.get_submodule("head.norm")(map_BDHW)
     return Tokens(cls_BD, map_BDHW.flatten(2).transpose(1, 2))
+
+
+def _class_tokens(model: nn.Module) -> int:
+    """How many class tokens a model's makers read."""
+    cfg: dict[str, object] = getattr(model, "pretrained_cfg", None) or {}
+    return class_tokens(str(cfg.get("architecture", "")))
 
 
 def _prefix(model: nn.Module) -> int:

@@ -9,7 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from unic_pipe.pipeline.encoders.locate import find_path, here_or_packaged, require_weights, weights_in_folder
+from unic_pipe.pipeline.encoders.locate import (
+    find_path,
+    here_or_packaged,
+    require_repository,
+    require_weights,
+    weights_in_folder,
+)
+from unic_pipe.pipeline.encoders.makers import makers_readout
 from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice, triple
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.storage.regular import require_regular
@@ -110,6 +117,9 @@ class _Resolver:
         if kind == "student":
             kind, target = "checkpoint", self._export_of(target)
         seed = _random_seed(config)
+        repository = require_repository(target, self.weights_dir) if kind == "hub" else None
+        if repository is not None:
+            kind, target = "checkpoint", str(repository)
         card = None if kind == "checkpoint" else REGISTRY[target] if kind == "registry" else self.timm_card(target)
         if card is None and config.weights is not None and seed is None:
             raise UserError(f"{name}: checkpoint:{target} already names the weights.", "Remove `weights`.")
@@ -124,6 +134,8 @@ class _Resolver:
         elif card is not None and seed is None:
             card = here_or_packaged(card, self.weights_dir)
             path = require_weights(card, self.weights_dir)
+        if repository is not None:
+            card = _folder_card(repository)
         return _Located(target, card, path if seed is None else None, folder, seed)
 
     def resolve(self, name: str, config: EncoderConfig, like: StudentConfig | None = None) -> ResolvedEncoder:
@@ -157,7 +169,7 @@ class _Resolver:
 
     def timm_card(self, target: str) -> EncoderCard:
         """What timm knows about one of its models; kept, because asking means importing timm."""
-        key = f"{target} {_versions()}"
+        key = f"{target} {_READING} {_versions()}"
         card = self.cache.cards.get(key)
         if card is None:
             from unic_pipe.pipeline.encoders.models import timm_card
@@ -280,7 +292,9 @@ def _folder_card(folder: Path) -> EncoderCard:
             image_size=arguments.get("img_size") or known["input_size"][-1],
             mean=triple(known["mean"]),
             std=triple(known["std"]),
-            readout=body.get("readout") or _readout_of_students(folder),
+            readout=body.get("readout")
+            or makers_readout(body["architecture"], known.get("tag"))
+            or _readout_of_students(folder),
             source=str(folder),
         )
     except UserError:

@@ -11,7 +11,7 @@ _SECRETIVE = {"weights", "dataset", "features", "parent"}
 
 _MEANINGS = {
     "section": "weights are read from there now; none: the first of state_dict, model, teacher",
-    "readout": "what cls is",
+    "readout": "how cls and patch tokens are read",
     "parent": "the weights that it starts from",
 }
 """Fields of encoders that change without a line of the configuration: people learn what they are."""

@@ -71,7 +71,7 @@ def _choice(target: str, workdir: Path) -> str:
     for place in (path, workdir / path):
         if place.exists():
             return f"checkpoint:{place.absolute()}"
-    if not target.startswith(("timm:", "student:")) and ("/" in target or path.suffix in WEIGHTS_SUFFIXES):
+    if not target.startswith(("timm:", "student:", "hf-hub:")) and ("/" in target or path.suffix in WEIGHTS_SUFFIXES):
         raise UserError(f"--encoder {target}: there is no such file or folder.", "Give its path from here.")
     parse_choice(target)
     return target

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unic_pipe.pipeline.encoders.locate import find_weights
+from unic_pipe.pipeline.encoders.locate import find_weights, repository_folder
 from unic_pipe.pipeline.encoders.registry import parse_choice
 from unic_pipe.pipeline.encoders.resolve import encoder_card, find_file
 from unic_pipe.pipeline.samples.places import Root, where
@@ -53,6 +53,8 @@ def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
         kind, target = parse_choice(teacher)
         if kind == "checkpoint" or kind == "student":
             find_file(EncoderConfig(encoder=teacher), teacher, folder / WEIGHTS, folder)
+        elif kind == "hub":
+            missing += [] if repository_folder(target, folder / WEIGHTS) else [teacher]
         elif find_weights(encoder_card(kind, target, folder / WEIGHTS, None), folder / WEIGHTS) is None:
             missing.append(teacher)
     return missing

@@ -12,7 +12,7 @@ import pytest
 CODECS = ("int8", "klt", "auto", "float16")
 READ_DIFFERENTLY = ("klt", "auto", "float16")
 """Folders with a SigLIP teacher, whose summary is now what its own head pools."""
-_HEAD = "differs: encoder.readout: vit → head (what cls is)"
+_HEAD = "differs: encoder.readout: vit → head (how cls and patch tokens are read)"
 TIES = ("partial", "digits: of equally good values a search takes the middle one now, not the first")
 """Of every folder: linear probes search again, and choose otherwise among equally good values."""
 CHANGED = {

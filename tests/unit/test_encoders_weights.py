@@ -46,6 +46,8 @@ def resolve(tmp_path: Path, encoder: str, size: int = 32, **fields: Any) -> Any:
         ("metaclip", "metaclip-h"),
         ("weights/mine.pth", "checkpoint:weights/mine.pth"),
         ("timm:vit_tinny_patch16_224", "vit_tiny_patch16_224"),
+        ("timm/vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"),
+        ("hf_hub:lab/small", "hf-hub:lab/small"),
     ],
 )
 def test_unknown_name_suggests_the_nearest(tmp_path: Path, wrong: str, guess: str) -> None:
