@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= passive
 help:
 	@echo "make demo    install into .venv and run the whole pipeline on real data"
 	@echo "make test    install with test tools and run the suite"
-	@echo "make faults  kills, flipped bits, full disks, two at once"
+	@echo "make faults  kills, flipped bits, full disks, two at once; and the slow tests"
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
 	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
 	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
@@ -36,7 +36,7 @@ test: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults tests/faults
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults or slow"
 
 lint: .venv/.test
 	$(BIN)/ruff check .

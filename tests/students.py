@@ -60,7 +60,8 @@ def train(work: Any, *names: str, stop_at: int = 0, live: bool = False, override
 
     inventory = work.inventory(*overrides)
     inventory = inventory.with_live_teachers() if live else inventory
-    distill_students(inventory, names or tuple(inventory.config.students), Context(Reporter(), stop), device="cpu")
+    students = names or tuple(inventory.config.students)
+    distill_students(inventory, students, Context(Reporter(), stop), device="cpu", live_check=False)
     return said
 
 

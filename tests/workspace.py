@@ -133,9 +133,12 @@ class Work:
             self.said += reporter.said
 
     def distill(
-        self, *overrides: str, student: str = "tiny", rows: str | None = None, restart: bool = False, stop_at: int = 0
+        self, *overrides: str, student: str = "tiny", rows: str | None = None, stop_at: int = 0, **more: bool
     ) -> None:
-        """Train; with `stop_at`, a stop is requested after so many images."""
+        """Train; with `stop_at`, a stop is requested after so many images. `more`: `restart`, `live_check`.
+
+        Teachers are not run again first, unless it is asked for: that takes as long as the training.
+        """
         from unic_pipe.pipeline.process.stopping import Stop
         from unic_pipe.stages.distill.parallel.world import Context
         from unic_pipe.stages.distill.stage import distill_students, named_students
@@ -144,7 +147,8 @@ class Work:
         reporter = Quiet(lambda done: stop.request() if stop_at and done >= stop_at else None)
         try:
             inventory = named_students(self.inventory(*overrides, rows=rows), [student])
-            distill_students(inventory, [student], Context(reporter, stop), device="cpu", restart=restart)
+            options = {"live_check": False} | more
+            distill_students(inventory, [student], Context(reporter, stop), device="cpu", **options)
         finally:
             self.said += reporter.said
 

@@ -48,6 +48,7 @@ def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.Capt
     assert sorted(path.name for path in raw.folder.iterdir()) == ["data", "runs", "samples", "unic-pipe.yaml"]
 
 
+@pytest.mark.slow
 def test_finished_artefacts_stay_as_they_are(trained: Any) -> None:
     before = trained.content(), trained.times()
     settings = "--rows", "32", "--set", "cache.codec=klt", "--set", "views.patch=1"

@@ -146,12 +146,15 @@ REFUSED = (
     ("export ../x unic.pth", "No finished student"),
     ("benchmarks ../x", "no benchmark"),
 )
+DOWNLOADS = ("teachers --fetch --set teachers.lite0.encoder=timm:vit_tiny_patch16_224", "benchmarks dtd --download")
+"""The two commands that do ask: what proves that the hook sees what it is to forbid."""
 
 
 def test_bad_names_and_hubs_are_refused_and_nothing_is_written(extracted: Any, tmp_path: Path) -> None:
     before = everything(tmp_path)
-    commands = [(extracted.folder, line) for line, _ in REFUSED]
-    ended = run(tmp_path / "home", *commands)
+    commands = [(extracted.folder, line) for line in (*(line for line, _ in REFUSED), *DOWNLOADS)]
+    *ended, fetch, benchmark = run(tmp_path / "home", *commands)
+    assert [(e.code, bool(e.asked)) for e in (fetch, benchmark)] == [(1, True)] * 2, "the hook sees what it forbids"
     wrong = {
         line: (e.code, e.asked, e.said)
         for (line, why), e in zip(REFUSED, ended, strict=True)
@@ -160,10 +163,3 @@ def test_bad_names_and_hubs_are_refused_and_nothing_is_written(extracted: Any, t
     assert wrong == {}
     made = {name for name in everything(tmp_path) - before if not name.startswith(("home/", "work/runs/"))}
     assert made == set()
-
-
-def test_the_two_commands_that_download_do_ask(extracted: Any, tmp_path: Path) -> None:
-    """What proves that the hook of this test sees what it is to forbid."""
-    fetch = "teachers --fetch --set teachers.lite0.encoder=timm:vit_tiny_patch16_224"
-    ended = run(tmp_path / "home", (extracted.folder, fetch), (extracted.folder, "benchmarks dtd --download"))
-    assert [(e.code, bool(e.asked)) for e in ended] == [(1, True)] * 2

@@ -98,7 +98,7 @@ def alone(ranks: Any, extracted_template: Any, tmp_path_factory: pytest.TempPath
     return work, ranks.learned()
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_see_the_same_batches_and_make_the_same_students(
     ranks: Any, alone: tuple[Any, Any], extracted: Any, size: int
 ) -> None:
@@ -134,6 +134,7 @@ def test_stopped_on_four_and_resumed_on_two_and_one(ranks: Any, alone: tuple[Any
         assert_same_student(extracted, alone[0], name)
 
 
+@pytest.mark.slow
 def test_one_world_size_is_bitwise_whatever_happens(ranks: Any, extracted: Any, tmp_path: Path) -> None:
     configure(extracted, ("tiny",))
     other = copy_of(extracted, tmp_path / "other")

@@ -155,10 +155,10 @@ class TestVerify:
         assert following is not None
         assert following.startswith("unic-pipe teachers")
         with pytest.raises(StageError, match=r"Teacher lite1 no longer gives the .* features of its cache: error"):
-            extracted.distill(settings)
+            extracted.distill(settings, live_check=True)
 
     def test_distill_says_that_it_looked(self, extracted: Any) -> None:
-        extracted.distill()
+        extracted.distill(live_check=True)
         assert sum("live check of lite" in line for line in extracted.said) == 2
 
     def test_incomplete_teachers_are_skipped_with_a_reason(self, raw: Any) -> None:

@@ -46,7 +46,7 @@ def test_digits_are_those_of_scikit_learn_and_no_split_shares_one(data):
     for split in ("train", "val", "test"):
         found = members(data, f"digits-{split}")
         keys += [key for key in found if key.endswith(".png")]
-        for key in keys[seen : seen + 20]:
+        for key in keys[seen : seen + 5]:
             small = Image.open(io.BytesIO(found[key])).convert("L").resize((8, 8), Image.Resampling.BOX)
             near = min(digits.images, key=lambda i: np.abs(np.asarray(small) / 255 * 16 - i).sum())
             assert real[near.tobytes()] == int(found[key.replace(".png", ".cls")])

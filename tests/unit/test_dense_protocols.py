@@ -119,7 +119,7 @@ def test_a_depth_head_learns_a_ramp() -> None:
 
     train, test = ramps(64), ramps(16)
     head = DepthHead(9, GRID, 10.0)
-    fit(head, endless(train), 400, 0.03, "cpu")
+    fit(head, endless(train, 2), 200, 0.03, "cpu")
     errors, guess = DepthErrors(), DepthErrors()
     with torch.inference_mode():
         errors.add(torch.from_numpy(test.labels_NSS), head.depth(test, "cpu"))

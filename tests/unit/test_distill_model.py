@@ -195,6 +195,7 @@ def test_nothing_to_minimise_is_refused() -> None:
         )
 
 
+@pytest.mark.slow
 def test_compiled_blocks_share_their_code_and_give_the_same() -> None:
     """Three blocks with different drop-path rates: one graph, not one each; the heads of both token types: one each."""
     import torch._dynamo

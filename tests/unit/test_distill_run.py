@@ -95,6 +95,7 @@ distill([job], Context(SilentReporter(), Stop()), workdir=folder, settings=setti
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(world: World, whole: World) -> None:
     (world.folder / "definition.json").write_text(world.definition().model_dump_json())
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(world.folder)], cwd=Path(__file__).parents[2])

@@ -37,6 +37,7 @@ def digits():
     return (data.data / 16).astype(np.float32)[:600], data.target.astype(np.int64)[:600]
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
     """Beyond TPE's ten random trials, so that what it proposes depends on what it has seen."""
     command = [sys.executable, "-c", STUDY, str(tmp_path / "killed.sqlite"), str(tmp_path / "count")]
