@@ -44,6 +44,7 @@ def test_stopped_resumed_and_probed(family: Family, extracted_template: Any, tmp
     assert results(again) == results(once)
     encoder = load_encoder(str(once.student() / "export"))
     assert encoder.definition.readout == family.readout
+    once.index(*given)
     records = once.evaluate(*given, "evaluate.probes=[knn]", "evaluate.baseline=false")
     probed = [record for record in records if record.encoder == "tiny"]
     assert probed
