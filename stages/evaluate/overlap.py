@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,8 @@ from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import benchmark_digest
+from unic_pipe.schemas.chains import named_student
+from unic_pipe.schemas.students import StudentDefinition
 
 
 class Overlaps:
@@ -27,20 +31,40 @@ class Overlaps:
         train = plan.needs[0][1] if len(plan.needs) > 1 else None
         if train is not None and benchmark_digest(train.manifest) != benchmark_digest(test.manifest):
             found.append((self._count(train, test, train.blocks), "in the training set"))
-        student = self._inventory.finished_students.get(plan.encoder.name) if plan.role == "student" else None
-        if student is not None:
-            made = student.manifest.definition
-            for data in map(self._inventory.dataset, self._inventory.config.samples.datasets):
-                if data.dataset is not None and data.dataset.digest == made.dataset:
-                    count = self._count(data.dataset, test, made.blocks)
-                    found.append((count, "among the images that the student was distilled from"))
-                    break
+        data = [self._inventory.dataset(name).dataset for name in self._inventory.config.samples.datasets]
+        indexed = {dataset.digest: dataset for dataset in data if dataset is not None}
+        counted = set()
+        for name, made in self._lineage(plan.encoder.name) if plan.role == "student" else ():
+            dataset, which = indexed.get(made.dataset), (made.dataset, made.blocks)
+            if dataset is None or which in counted:
+                continue
+            counted.add(which)
+            who = "the student" if name == plan.encoder.name else f"{name}, which it learned from,"
+            found.append((self._count(dataset, test, made.blocks), f"among the images that {who} was distilled from"))
         total = test.manifest.rows
         return tuple(
             f"{count:,} of {total:,} test images {'is' if count == 1 else 'are'} {where}."
             for count, where in found
             if count
         )
+
+    def _lineage(self, name: str) -> Iterator[tuple[str, StudentDefinition]]:
+        """What a student was made from, and the finished students that taught it or that it began from, and theirs.
+
+        What other teachers were trained on is nowhere in their weights.
+        """
+        inventory, names, seen = self._inventory, [name], set[str]()
+        while names:
+            student = inventory.finished_students.get(names.pop(0))
+            if student is None or student.name in seen:
+                continue
+            seen.add(student.name)
+            made = student.manifest.definition
+            yield student.name, made
+            teachers = (inventory.config.teachers.get(teacher.name) for teacher in made.teachers)
+            chosen = [named_student(teacher.encoder) for teacher in teachers if teacher is not None]
+            for needed in (*chosen, made.config.init):
+                names += [] if needed is None else [needed, inventory.student_name(needed)]
 
     def _count(self, train: Dataset, test: Dataset, blocks: int) -> int:
         """How many of the test set's images are among the first `blocks` blocks of the other."""
