@@ -158,7 +158,6 @@ def test_nothing_is_locked_before_the_first_step(trained: Any) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "timm:vit_tiny_patch16_224.augreg_in21k"),
         ("timm/vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"),
         ("weights/mine.pth", "checkpoint:weights/mine.pth"),
         ("dinno", "dino"),
