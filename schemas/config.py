@@ -173,7 +173,9 @@ class StudentConfig(Model):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights (encoder and ladder). The averaged encoder is what
     is exported, and the validation loss is that of the averages."""
-    dataset: Name = "train"
+    dataset: Name | dict[Name, float] = "train"
+    """A dataset, or several by their shares: how often each is passed through in an epoch, at most once. Every batch
+    has a fixed number of places for each, none of them more than its share."""
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""
     ladder: LadderConfig = LadderConfig()
@@ -187,6 +189,19 @@ class StudentConfig(Model):
     """Blocks that are decoded at a time and shuffled together, per stream."""
     threads: Threads = 2
     """CPU threads of a training step on a CPU (or `distill.threads`). Another number alone trains nothing again."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _short_form(cls, dataset: str | dict[str, float]) -> str | dict[str, float]:
+        """The whole of one dataset is that dataset, and the order of several means nothing."""
+        if isinstance(dataset, dict) and list(dataset.values()) == [1.0]:
+            return next(iter(dataset))
+        return dict(sorted(dataset.items())) if isinstance(dataset, dict) else dataset
+
+    @property
+    def datasets(self) -> dict[str, float]:
+        """Shares of the datasets that it is trained on."""
+        return self.dataset if isinstance(self.dataset, dict) else {self.dataset: 1.0}
 
     @model_validator(mode="after")
     def _streams_divide_batch(self) -> StudentConfig:
@@ -202,8 +217,8 @@ class DistillConfig(Model):
     `shard` and the number of processes change the rounding of sums, and with it weights within that tolerance; the
     rest changes nothing."""
 
-    validation: Name | None = None
-    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path)."""
+    validation: Name | Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path), or several."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A checkpoint is written at least this often, and after every epoch."""
     keep_checkpoints: Count = 2
@@ -221,6 +236,11 @@ class DistillConfig(Model):
     billion parameters, student and ladder together."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """A process that waits for another one longer than this ends."""
+
+    @property
+    def validations(self) -> tuple[str, ...]:
+        """Datasets of the validation loss."""
+        return (self.validation,) if isinstance(self.validation, str) else self.validation or ()
 
 
 class EvaluateConfig(Model):
@@ -308,6 +328,7 @@ _REFERENCES = (
     ("students.*.dataset", "samples.datasets", "dataset"),
     ("students.*.teachers.*", "teachers", "teacher"),
     ("distill.validation", "samples.datasets", "dataset"),
+    ("distill.validation.*", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.test", "samples.datasets", "dataset"),
     ("evaluate.zero_shot.*.teacher", "teachers", "teacher"),
@@ -327,10 +348,10 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
     `body` is a configuration as plain mappings and lists. It may be wrong in other ways, so that names are checked
     together with everything else.
     """
-    problems = []
+    problems = _share_problems(body)
     for reference, place, kind in _REFERENCES:
         known = sorted(str(loc[-1]) for loc, _ in _values(body, (*place.split("."), "*")))
-        for loc, name in _values(body, tuple(reference.split("."))):
+        for loc, name in _named(body, reference):
             if isinstance(name, str) and name and name not in known:
                 message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
                 problems.append(_problem(loc, message, name))
@@ -349,6 +370,25 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
             error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
             problems.append(InitErrorDetails(type=error, loc=loc, input=loc[-1]))
     return problems
+
+
+def _share_problems(body: Any) -> list[InitErrorDetails]:
+    """Mixtures of nothing, and shares that are no part of a dataset."""
+    empty = [loc for loc, value in _values(body, ("students", "*", "dataset")) if value == {}]
+    shares = [(loc, v) for loc, v in _values(body, ("students", "*", "dataset", "*")) if isinstance(v, int | float)]
+    return [_problem(loc, "a mixture of no datasets", {}) for loc in empty] + [
+        _problem(loc, "a share is how often an epoch passes through the dataset: above 0, and at most 1", value)
+        for loc, value in shares
+        if not 0 < value <= 1
+    ]
+
+
+def _named(body: Any, reference: str) -> list[tuple[tuple[int | str, ...], Any]]:
+    """Every (location, name) at a place that holds a name, or a mapping by names."""
+    found: list[tuple[tuple[int | str, ...], Any]] = []
+    for loc, value in _values(body, tuple(reference.split("."))):
+        found += [((*loc, key), key) for key in value] if isinstance(value, Mapping) else [(loc, value)]
+    return found
 
 
 def _problem(loc: tuple[int | str, ...], message: str, value: object) -> InitErrorDetails:

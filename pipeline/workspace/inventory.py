@@ -27,7 +27,13 @@ from unic_pipe.pipeline.workspace.documents import (
     read_document,
     usable_document,
 )
-from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
+from unic_pipe.pipeline.workspace.students import (
+    baseline_config,
+    dataset_input,
+    student_definition,
+    student_folder,
+    student_teachers,
+)
 from unic_pipe.schemas.base import digest_of, require_name, short
 from unic_pipe.schemas.chains import named_student
 from unic_pipe.schemas.config import EncoderConfig, StudentConfig, TokenType
@@ -135,7 +141,7 @@ class Inventory:
         if self.rows is None:
             return dataset.blocks
         name = dataset.manifest.name
-        batches = [s.optimizer.batch for s in self.config.students.values() if s.dataset == name]
+        batches = [s.optimizer.batch for s in self.config.students.values() if name in s.datasets]
         wanted = max(rows_wanted(self.rows, dataset), *batches, 1)
         return min(dataset.blocks, math.ceil(wanted / dataset.block_rows))
 
@@ -152,12 +158,11 @@ class Inventory:
 
     def validation_needs(self, teachers: tuple[str, ...]) -> list[FeatureNeed]:
         """The teachers' features for the validation loss."""
-        name = self.config.distill.validation
-        dataset = self.dataset(name).dataset if name is not None else None
-        if dataset is None:
-            return []
+        datasets = [self.dataset(name).dataset for name in self.config.distill.validations]
         return [
             center_need(self.config, dataset.manifest, t, self.teacher(t).definition, ("cls", "patch"))
+            for dataset in datasets
+            if dataset is not None
             for t in teachers
         ]
 
@@ -275,30 +280,41 @@ class Inventory:
         """The name under which a student is kept: pilots and students with teachers in the loop have their own."""
         return require_name(name + (LIVE if self.live else "") + (PILOT if self.rows is not None else ""), "Student")
 
+    def datasets_of(self, student: str) -> list[Dataset] | None:
+        """The training sets of a configured student; None while one is not indexed."""
+        found = [self.dataset(name).dataset for name in self.config.students[student].datasets]
+        indexed = [dataset for dataset in found if dataset is not None]
+        return indexed if len(indexed) == len(found) else None
+
     def student_definition(self, name: str) -> StudentDefinition | None:
-        """What the configured student would be made from; None while its dataset is not indexed.
+        """What the configured student would be made from; None while a dataset of it is not indexed.
 
         Raises:
             UserError: no weights of a teacher.
             NotFinishedError: the student that it starts from is not finished.
         """
-        student = self.config.students[name]
-        dataset = self.dataset(student.dataset).dataset
-        if dataset is None:
+        datasets = self.datasets_of(name)
+        if datasets is None:
             return None
         teachers = student_teachers(self.config, name)
-        needs = self.training_needs(teachers, student.dataset)
         parent = self.parent(name)
+        first, *others = [
+            (
+                data.manifest,
+                {need.encoder: need.definition for need in self.training_needs(teachers, data.manifest.name)},
+                self.block_limit(data),
+            )
+            for data in datasets
+        ]
         wanted = student_definition(
             self.config,
             name,
-            dataset.manifest,
-            {need.encoder: need.definition for need in needs},
-            self.block_limit(dataset),
+            *first,
             self.config.views.count,
             patch_views=self.config.views.patch,
             patch_every=self.config.views.patch_every,
             parent=parent.export.weights if parent is not None else None,
+            mixed=[dataset_input(name, *other) for other in others],
             live=self.live,
         )
         return self._as_begun(self.student_name(name), wanted)

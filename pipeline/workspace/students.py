@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unic_pipe.schemas.base import digest_of, short
@@ -11,7 +11,7 @@ from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, Stude
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.samples import DatasetManifest
-from unic_pipe.schemas.students import StudentDefinition, TeacherInput
+from unic_pipe.schemas.students import DatasetInput, StudentDefinition, TeacherInput
 
 
 def student_teachers(config: Config, name: str) -> tuple[str, ...]:
@@ -74,6 +74,7 @@ def student_definition(
     patch_views: int | None = None,
     patch_every: int | None = None,
     parent: str | None = None,
+    mixed: Sequence[DatasetInput] = (),
     live: bool = False,
 ) -> StudentDefinition:
     """The definition of a student: a pure function of what it is made from.
@@ -81,13 +82,14 @@ def student_definition(
     Args:
         config: the whole configuration.
         name: the student's name in it.
-        dataset: manifest of the training samples.
+        dataset: manifest of the training samples; of a mixture, of the first ones.
         features: each teacher's feature definition, by teacher name; others are ignored.
         blocks: train on blocks 0 to `blocks` - 1.
         views: train on views 0 to `views` - 1.
         patch_views: number of views that carry patches, all if None.
         patch_every: an epoch in so many takes a view with patches.
         parent: weights digest of the student that it starts from.
+        mixed: the other datasets of a mixture.
         live: teachers run in the training loop.
 
     Raises:
@@ -124,9 +126,23 @@ def student_definition(
             )
             for teacher, definition in chosen.items()
         ),
+        mixed=tuple(mixed),
         parent=parent,
         live=live,
     )
+
+
+def dataset_input(
+    name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition], blocks: int
+) -> DatasetInput:
+    """A further dataset of student `name`'s mixture; other arguments as for `student_definition`.
+
+    Raises:
+        UserError: features that do not belong together.
+    """
+    _check_same_views(name, dataset, features)
+    digests = {teacher: digest_of(definition) for teacher, definition in features.items()}
+    return DatasetInput(name=dataset.name, dataset=dataset.digest, blocks=blocks, features=digests)
 
 
 def baseline_config(student: StudentConfig) -> EncoderConfig:

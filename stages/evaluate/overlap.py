@@ -29,12 +29,11 @@ class Overlaps:
             found.append((self._count(train, test, train.blocks), "in the training set"))
         student = self._inventory.finished_students.get(plan.encoder.name) if plan.role == "student" else None
         if student is not None:
-            made = student.manifest.definition
+            blocks = dict(student.manifest.definition.datasets)
             for data in map(self._inventory.dataset, self._inventory.config.samples.datasets):
-                if data.dataset is not None and data.dataset.digest == made.dataset:
-                    count = self._count(data.dataset, test, made.blocks)
+                if data.dataset is not None and data.dataset.digest in blocks:
+                    count = self._count(data.dataset, test, blocks.pop(data.dataset.digest))
                     found.append((count, "among the images that the student was distilled from"))
-                    break
         total = test.manifest.rows
         return tuple(
             f"{count:,} of {total:,} test images {'is' if count == 1 else 'are'} {where}."

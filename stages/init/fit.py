@@ -100,7 +100,7 @@ def block_rows(rows: int) -> int:
 def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, ...], str]:
     """What the YAML says beside the fields of such a configuration."""
     student = config.students[STUDENT]
-    steps = surveys[student.dataset].rows // student.optimizer.batch
+    steps = surveys[next(iter(student.datasets))].rows // student.optimizer.batch
     about = {name: _about(survey) for name, survey in surveys.items()}
     optimizer = student.optimizer
     return {
@@ -119,7 +119,7 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("students", "*", "optimizer", "epochs"): f"{optimizer.epochs * steps:,} steps, {steps:,} an epoch",
         ("students", "*", "optimizer", "lr"): "per 256 images",
         ("students", "*", "streams"): "of samples, side by side; divides the batch",
-        ("distill", "validation"): _validation_words(config.distill.validation),
+        ("distill", "validation"): _validation_words(next(iter(config.distill.validations), None)),
         ("evaluate",): "any labelled pair of datasets is a benchmark",
     }
 

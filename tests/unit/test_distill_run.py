@@ -90,7 +90,7 @@ source = Source(
     {t.name: FeatureCache.open(folder / f"features/train-{t.name}") for t in definition.teachers},
 )
 settings = DistillConfig(log_every=2, checkpoint_minutes=1e-6)
-job = StudentJob("main", definition, source)
+job = StudentJob("main", definition, (source,))
 distill([job], Context(SilentReporter(), Stop()), workdir=folder, settings=settings, device="cpu")
 """
 
