@@ -26,9 +26,9 @@ from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.config import Config, DatasetConfig, DistillConfig, SamplesConfig, StudentConfig
 from unic_pipe.schemas.recipes import Recipe
 from unic_pipe.schemas.students import StudentDefinition
-from unic_pipe.stages.distill.parallel.world import Context
 from unic_pipe.stages.distill.data.rows import Source
 from unic_pipe.stages.distill.jobs import StudentJob
+from unic_pipe.stages.distill.parallel.world import Context
 from unic_pipe.stages.distill.run import distill
 
 BLOCK = 8

@@ -82,7 +82,9 @@ from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.parallel.world import Context
-from unic_pipe.stages.distill.run import Source, StudentJob, distill
+from unic_pipe.stages.distill.data.rows import Source
+from unic_pipe.stages.distill.jobs import StudentJob
+from unic_pipe.stages.distill.run import distill
 folder = Path(sys.argv[1])
 definition = StudentDefinition.model_validate_json((folder / "definition.json").read_bytes())
 source = Source(
