@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
-from unic_pipe.schemas.arguments import architecture_problem, argument_problems
 from unic_pipe.schemas.base import Model, Name
-from unic_pipe.schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
+from unic_pipe.schemas.benchmarks import BenchmarkConfig, named_benchmarks
 from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
@@ -22,6 +20,8 @@ from unic_pipe.schemas.places import StorageConfig as StorageConfig
 from unic_pipe.schemas.probes import LabelledProbe
 from unic_pipe.schemas.protocols import DenseConfig, ZeroShotConfig
 from unic_pipe.schemas.recipes import RECIPES, Recipe
+from unic_pipe.schemas.references import problem
+from unic_pipe.schemas.references import reference_problems as reference_problems
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0)]
@@ -58,7 +58,7 @@ class ViewsConfig(Model):
         elif self.patch_every == 1:
             wrong = "patch_every", "1 would never use the views without patches", 1
         if wrong is not None:
-            raise ValidationError.from_exception_data("ViewsConfig", [_problem((wrong[0],), wrong[1], wrong[2])])
+            raise ValidationError.from_exception_data("ViewsConfig", [problem((wrong[0],), wrong[1], wrong[2])])
         return self
 
     @property
@@ -207,8 +207,8 @@ class StudentConfig(Model):
     def _streams_divide_batch(self) -> StudentConfig:
         if self.optimizer.batch % self.streams:
             message = f"not a multiple of streams ({self.streams})"
-            problem = _problem(("optimizer", "batch"), message, self.optimizer.batch)
-            raise ValidationError.from_exception_data("StudentConfig", [problem])
+            wrong = problem(("optimizer", "batch"), message, self.optimizer.batch)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
         return self
 
 
@@ -324,95 +324,10 @@ class Config(Model):
         return self
 
 
-_REFERENCES = (
-    ("students.*.dataset", "samples.datasets", "dataset"),
-    ("students.*.teachers.*", "teachers", "teacher"),
-    ("distill.validation", "samples.datasets", "dataset"),
-    ("distill.validation.*", "samples.datasets", "dataset"),
-    ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
-    ("evaluate.benchmarks.*.test", "samples.datasets", "dataset"),
-    ("evaluate.zero_shot.*.teacher", "teachers", "teacher"),
-    ("evaluate.zero_shot.*.test", "samples.datasets", "dataset"),
-    ("evaluate.dense.*.train", "samples.datasets", "dataset"),
-    ("evaluate.dense.*.test", "samples.datasets", "dataset"),
-)
-"""Where the configuration names something, where that has to be defined, and what it is."""
-
-_MODELS = (("teachers", "*"), ("students", "*"), ("evaluate", "encoders", "*"))
-"""Where the configuration gives arguments of a model."""
-
-
-def reference_problems(body: Any) -> list[InitErrorDetails]:
-    """Names that nothing has, and arguments of models that cannot be given, as pydantic problems with their places.
-
-    `body` is a configuration as plain mappings and lists. It may be wrong in other ways, so that names are checked
-    together with everything else.
-    """
-    problems = _share_problems(body)
-    for reference, place, kind in _REFERENCES:
-        known = sorted(str(loc[-1]) for loc, _ in _values(body, (*place.split("."), "*")))
-        for loc, name in _named(body, reference):
-            if isinstance(name, str) and name and name not in known:
-                message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
-                problems.append(_problem(loc, message, name))
-    for loc, value in _values(body, ("evaluate", "benchmarks")):
-        problems += [_problem((*loc, *place), why, place[-1]) for place, why in benchmark_problems(value)]
-    for model in _MODELS:
-        for loc, given in _values(body, (*model, "model_args")):
-            problems += [_problem((*loc, name), why, name) for name, why in argument_problems(given)]
-        for loc, given in _values(body, (*model, "architecture")):
-            if (why := architecture_problem(given)) is not None:
-                problems.append(_problem(loc, why, given))
-    teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
-    for loc, _ in _values(body, ("students", "*")):
-        if loc[-1] in teachers:
-            message = f"{loc[-1]!r} names a teacher too; results are told apart by these names"
-            error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
-            problems.append(InitErrorDetails(type=error, loc=loc, input=loc[-1]))
-    return problems
-
-
-def _share_problems(body: Any) -> list[InitErrorDetails]:
-    """Mixtures of nothing, and shares that are no part of a dataset."""
-    empty = [loc for loc, value in _values(body, ("students", "*", "dataset")) if value == {}]
-    shares = [(loc, v) for loc, v in _values(body, ("students", "*", "dataset", "*")) if isinstance(v, int | float)]
-    return [_problem(loc, "a mixture of no datasets", {}) for loc in empty] + [
-        _problem(loc, "a share is how often an epoch passes through the dataset: above 0, and at most 1", value)
-        for loc, value in shares
-        if not 0 < value <= 1
-    ]
-
-
-def _named(body: Any, reference: str) -> list[tuple[tuple[int | str, ...], Any]]:
-    """Every (location, name) at a place that holds a name, or a mapping by names."""
-    found: list[tuple[tuple[int | str, ...], Any]] = []
-    for loc, value in _values(body, tuple(reference.split("."))):
-        found += [((*loc, key), key) for key in value] if isinstance(value, Mapping) else [(loc, value)]
-    return found
-
-
-def _problem(loc: tuple[int | str, ...], message: str, value: object) -> InitErrorDetails:
-    error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
-    return InitErrorDetails(type=error, loc=loc, input=value)
-
-
 def _circle_problems(config: Config) -> list[InitErrorDetails]:
     """Students that would have to be finished before they begin."""
     teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
     students = {name: (student.teachers, student.init) for name, student in config.students.items()}
     found = circles(needed_students(teaching, students))
     message = "a student cannot wait for itself: {}; list its teachers without that one"
-    return [_problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]
-
-
-def _values(node: Any, pattern: tuple[str, ...]) -> list[tuple[tuple[int | str, ...], Any]]:
-    """Every (location, value) below `node` that matches a pattern of keys; `*` is any key or item."""
-    if not pattern:
-        return [((), node)]
-    first, *rest = pattern
-    if isinstance(node, Mapping):
-        items = list(node.items())
-    else:
-        items = list(enumerate(node)) if isinstance(node, list | tuple) else []
-    found = [(key, pair) for key, value in items if first in ("*", key) for pair in _values(value, tuple(rest))]
-    return [((key, *loc), value) for key, (loc, value) in found]
+    return [problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]

@@ -27,13 +27,7 @@ from unic_pipe.pipeline.workspace.documents import (
     read_document,
     usable_document,
 )
-from unic_pipe.pipeline.workspace.students import (
-    baseline_config,
-    dataset_input,
-    student_definition,
-    student_folder,
-    student_teachers,
-)
+from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
 from unic_pipe.schemas.base import digest_of, require_name, short
 from unic_pipe.schemas.chains import named_student
 from unic_pipe.schemas.config import EncoderConfig, StudentConfig, TokenType
@@ -283,8 +277,7 @@ class Inventory:
     def datasets_of(self, student: str) -> list[Dataset] | None:
         """The training sets of a configured student; None while one is not indexed."""
         found = [self.dataset(name).dataset for name in self.config.students[student].datasets]
-        indexed = [dataset for dataset in found if dataset is not None]
-        return indexed if len(indexed) == len(found) else None
+        return None if None in found else [dataset for dataset in found if dataset is not None]
 
     def student_definition(self, name: str) -> StudentDefinition | None:
         """What the configured student would be made from; None while a dataset of it is not indexed.
@@ -298,14 +291,9 @@ class Inventory:
             return None
         teachers = student_teachers(self.config, name)
         parent = self.parent(name)
-        first, *others = [
-            (
-                data.manifest,
-                {need.encoder: need.definition for need in self.training_needs(teachers, data.manifest.name)},
-                self.block_limit(data),
-            )
-            for data in datasets
-        ]
+        needs = [self.training_needs(teachers, data.manifest.name) for data in datasets]
+        features = [{need.encoder: need.definition for need in mine} for mine in needs]
+        first, *others = [(d.manifest, f, self.block_limit(d)) for d, f in zip(datasets, features, strict=True)]
         wanted = student_definition(
             self.config,
             name,
@@ -314,7 +302,7 @@ class Inventory:
             patch_views=self.config.views.patch,
             patch_every=self.config.views.patch_every,
             parent=parent.export.weights if parent is not None else None,
-            mixed=[dataset_input(name, *other) for other in others],
+            mixed=others,
             live=self.live,
         )
         return self._as_begun(self.student_name(name), wanted)

@@ -74,7 +74,7 @@ def student_definition(
     patch_views: int | None = None,
     patch_every: int | None = None,
     parent: str | None = None,
-    mixed: Sequence[DatasetInput] = (),
+    mixed: Sequence[tuple[DatasetManifest, Mapping[str, FeatureDefinition], int]] = (),
     live: bool = False,
 ) -> StudentDefinition:
     """The definition of a student: a pure function of what it is made from.
@@ -89,7 +89,7 @@ def student_definition(
         patch_views: number of views that carry patches, all if None.
         patch_every: an epoch in so many takes a view with patches.
         parent: weights digest of the student that it starts from.
-        mixed: the other datasets of a mixture.
+        mixed: the other datasets of a mixture, likewise with their features and blocks.
         live: teachers run in the training loop.
 
     Raises:
@@ -126,20 +126,16 @@ def student_definition(
             )
             for teacher, definition in chosen.items()
         ),
-        mixed=tuple(mixed),
+        mixed=tuple(_dataset_input(name, *other) for other in mixed),
         parent=parent,
         live=live,
     )
 
 
-def dataset_input(
+def _dataset_input(
     name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition], blocks: int
 ) -> DatasetInput:
-    """A further dataset of student `name`'s mixture; other arguments as for `student_definition`.
-
-    Raises:
-        UserError: features that do not belong together.
-    """
+    """A further dataset of student `name`'s mixture."""
     _check_same_views(name, dataset, features)
     digests = {teacher: digest_of(definition) for teacher, definition in features.items()}
     return DatasetInput(name=dataset.name, dataset=dataset.digest, blocks=blocks, features=digests)

@@ -30,7 +30,7 @@ from unic_pipe.pipeline.samples.draws import Purpose, uniforms
 from unic_pipe.pipeline.samples.mixtures import Mixture, Part, epoch_steps, split, stream_places, without_place
 from unic_pipe.pipeline.samples.order import epoch_order
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.students import dataset_input
+from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import Config, DistillConfig, StudentConfig
 from unic_pipe.schemas.recipes import CENTER, GENTLE
@@ -144,18 +144,11 @@ def definition(world: World) -> StudentDefinition:
     sources = {name: world.source(name=name) for name in SHARES}
     features = {n: {t: c.definition for t, c in s.caches.items()} for n, s in sources.items()}
     more, train = (sources[name].dataset for name in SHARES)
-    found = world.definition(STUDENT)
-    config = found.config.model_copy(update={"dataset": SHARES})
-    teachers = [t.model_copy(update={"features": digest_of(features["more"][t.name])}) for t in found.teachers]
-    return found.model_copy(
-        update={
-            "config": config,
-            "dataset": more.digest,
-            "blocks": more.blocks,
-            "teachers": tuple(teachers),
-            "mixed": (dataset_input("main", train.manifest, features["train"], train.blocks),),
-        }
-    )
+    student = STUDENT.model_copy(update={"dataset": SHARES})
+    body = {"samples": {"datasets": {n: {"source": "x"} for n in SHARES}}, "teachers": {t: {} for t in TEACHERS}}
+    config = Config.model_validate(body | {"students": {"main": student}})
+    others = [(train.manifest, features["train"], train.blocks)]
+    return student_definition(config, "main", more.manifest, features["more"], more.blocks, VIEWS, mixed=others)
 
 
 def train(world: World, stop_after: int | None = None, **settings: object) -> bool:
