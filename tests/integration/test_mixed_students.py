@@ -49,9 +49,9 @@ def mixed(extracted_template: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     """Both datasets extracted for both teachers."""
     work = copy_of(extracted_template, tmp_path_factory.mktemp("mixed"))
     before = work.states(*MIXED)
-    assert (before["features/train-lite0"], before["features/test-lite0"]) == ("fresh", "missing")
+    assert (before["features/train/lite0"], before["features/test/lite0"]) == ("fresh", "missing")
     work.extract(*MIXED)
-    assert {work.states(*MIXED)[f"features/{d}-{t}"] for d in ("test", "train") for t in ("lite0", "lite1")} == {
+    assert {work.states(*MIXED)[f"features/{d}/{t}"] for d in ("test", "train") for t in ("lite0", "lite1")} == {
         "fresh"
     }
     return work
