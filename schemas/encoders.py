@@ -8,7 +8,7 @@ from pydantic import StringConstraints
 
 from unic_pipe.schemas.base import Document, InsidePath, Model
 from unic_pipe.schemas.config import Scalar
-from unic_pipe.schemas.features import EncoderDefinition
+from unic_pipe.schemas.features import EncoderDefinition, Readout
 
 
 class EncoderCard(Model):
@@ -25,6 +25,8 @@ class EncoderCard(Model):
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    readout: Readout | None = None
+    """How its tokens are read, where that is known: as a student's export records it."""
     source: str
     """Where the weights come from, for people."""
     files: tuple[InsidePath, ...] = ()

@@ -13,6 +13,10 @@ from unic_pipe.schemas.samples import Decoding
 """How a token type is stored in the end; `auto` chooses among them."""
 
 
+Readout = Literal["vit", "cnn", "fc-norm", "head"]
+"""How cls and patch tokens are read from a model's features."""
+
+
 class EncoderDefinition(Model):
     """What makes an encoder what it is: architecture, weights, preprocessing, readout. Its digest is its identity."""
 
@@ -26,7 +30,7 @@ class EncoderDefinition(Model):
     section: str | None = None
     """Where in the file the weights are, sections and wrappers joined by dots (`model_ema`, `model.teacher.backbone`).
     None: the first of `state_dict`, `model` and `teacher` that is there, or else the file itself."""
-    readout: Literal["vit", "cnn", "fc-norm", "head"]
+    readout: Readout
     """`vit`: final norm on all tokens. `cnn`: pooled map and spatial map. `fc-norm`: fc_norm(mean patch), raw patches.
     `head`: what the model's own head makes of the tokens (attention pooling), and these without prefix tokens."""
     image_size: int

@@ -76,7 +76,7 @@ def import_encoder(
         kept,
         encoder.model,
         architecture=definition.architecture,
-        model_args=definition.model_args,
+        model_args={**definition.model_args, "img_size": definition.image_size},
         image_size=definition.image_size,
         mean=definition.mean,
         std=definition.std,

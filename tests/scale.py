@@ -157,8 +157,8 @@ def _write_samples(folder: Path, rows: int) -> None:
     model = timm.create_model(ARCHITECTURE, num_classes=0, img_size=SIZE, **MODEL)
     half = (0.5, 0.5, 0.5)
     export_student(
-        LocalStore(folder), model, architecture=ARCHITECTURE, model_args=MODEL, image_size=SIZE, mean=half, std=half,
-        prefix="weights/tiny/",
+        LocalStore(folder), model, architecture=ARCHITECTURE, model_args={**MODEL, "img_size": SIZE}, image_size=SIZE, mean=half,
+        std=half, prefix="weights/tiny/",
     )  # fmt: skip
     (folder / CONFIG_NAME).write_text(CONFIG)
     data = folder / "data"

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from unic_pipe.pipeline.encoders.resolve import ResolvedEncoder, resolve_encoder
 
 if TYPE_CHECKING:
-    from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
+    from unic_pipe.pipeline.encoders.encoder import Encoder
     from unic_pipe.pipeline.encoders.export import export_student
     from unic_pipe.pipeline.encoders.loading import load_encoder
+    from unic_pipe.pipeline.encoders.readouts import Tokens
 
 __all__ = ["Encoder", "ResolvedEncoder", "Tokens", "export_student", "load_encoder", "resolve_encoder"]
 
-_LAZY = {"Encoder": "encoder", "Tokens": "encoder", "export_student": "export", "load_encoder": "loading"}
+_LAZY = {"Encoder": "encoder", "Tokens": "readouts", "export_student": "export", "load_encoder": "loading"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from torch import nn
 
 from unic_pipe.pipeline.storage import Store, sha256
 from unic_pipe.schemas.config import Scalar
+from unic_pipe.schemas.features import Readout
 
 
 class ExportDigests(NamedTuple):
@@ -28,26 +29,30 @@ def export_student(
     image_size: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    readout: Readout | None = None,
     prefix: str = "",
 ) -> ExportDigests:
     """Write a timm model without classifier in timm's local-dir layout, below `prefix` (such as `export/`).
 
+    `model_args` build it again, with `img_size` where its weights depend on it.
+
     Equal weights give equal bytes. `timm.create_model("local-dir:FOLDER", pretrained=True)` loads the result, and so
-    does `checkpoint:FOLDER`. Both files are written atomically, the configuration last.
+    does `checkpoint:FOLDER`, which reads its tokens as `readout` says; timm passes over that. Both files are written
+    atomically, the configuration last.
     """
     from safetensors.torch import save
 
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     weights = save(state, metadata={"format": "pt"})
-    fixed = {"img_size": image_size} if getattr(model, "pos_embed", None) is not None else {}
     body = {
         "architecture": architecture,
         "num_classes": 0,
         "num_features": int(getattr(model, "num_features", 0)),
-        "model_args": {**model_args, **fixed},
+        "model_args": dict(model_args),
+        **({"readout": readout} if readout is not None else {}),
         "pretrained_cfg": {
             "input_size": [3, image_size, image_size],
-            "fixed_input_size": bool(fixed),
+            "fixed_input_size": "img_size" in model_args,
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",

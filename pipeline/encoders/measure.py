@@ -8,19 +8,25 @@ import torch
 from torch import nn
 
 from unic_pipe.pipeline.encoders.choose import Chosen, choose_weights
-from unic_pipe.pipeline.encoders.encoder import Encoder, features_of, grid_of, pooling_of, readout_of
+from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.models import build
+from unic_pipe.pipeline.encoders.readouts import features_of, fits, grid_of, pooling_of, probing_images, readout_of
 from unic_pipe.schemas.encoders import EncoderReading
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.features import EncoderDefinition
+from unic_pipe.schemas.features import EncoderDefinition, Readout
 
 
 def measured(
-    name: str, draft: EncoderDefinition, path: Path | None, prefix: str | None = None
+    name: str,
+    draft: EncoderDefinition,
+    path: Path | None,
+    prefix: str | None = None,
+    readout: Readout | None = None,
 ) -> tuple[EncoderDefinition, EncoderReading]:
     """Complete a definition with section, readout, token dimensions and grid, by one forward pass of the encoder.
 
-    `name` is the encoder's for messages, `prefix` the one that the user gives.
+    `name` is the encoder's for messages, `prefix` the one that the user gives, `readout` the one that is
+    known; otherwise it is found by what the model's own head does.
 
     Raises:
         UserError: the weights do not fit, or the model refuses colour images of this size.
@@ -28,15 +34,14 @@ def measured(
     chosen = Chosen(build(draft, None), None, "", ()) if path is None else choose_weights(draft, path, prefix)
     model = chosen.model.eval()
     size = draft.image_size
-    patch = _patch_size(model)
+    patch = patch_size(model)
     if size % patch:
         raise UserError(
             f"{draft.architecture}: image_size {size} is not a multiple of its patch size, {patch}; the rest of the image"
             " would be cut off.",
             f"Use {max(patch, size // patch * patch)} or {(size // patch + 1) * patch}.",
         )
-    # Of one colour all patches might be alike, and then every way of pooling them.
-    x_13HW = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    x_13HW = probing_images(size, torch.device("cpu"))
     with torch.inference_mode():
         try:
             features = features_of(model, x_13HW)
@@ -50,7 +55,13 @@ def measured(
                 f"{draft.architecture} does not take images of {size} x {size} pixels: {error}.",
                 "Set image_size to one that it takes.",
             ) from None
-        found = {"section": chosen.section, "readout": readout_of(model, features), "grid": grid_of(model, features)}
+        readout = readout or readout_of(model, features)
+        if not fits(model, features, readout):
+            raise UserError(
+                f"{name}: its config.json says readout {readout}, which {draft.architecture} does not have.",
+                "Export the student again.",
+            )
+        found = {"section": chosen.section, "readout": readout, "grid": grid_of(model, features)}
         definition = draft.model_copy(update=found)
         tokens = Encoder(model, definition)(x_13HW)
     definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
@@ -63,7 +74,7 @@ def _input_channels(model: nn.Module) -> int:
     return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), 3)
 
 
-def _patch_size(model: nn.Module) -> int:
+def patch_size(model: nn.Module) -> int:
     """Pixels per patch where timm would silently cut off what does not fill one; 1 where it pads or has no patches."""
     embed = getattr(model, "patch_embed", None)
     patch = getattr(embed, "patch_size", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,7 @@ def create(
     require_arguments(architecture, model_args)
     timm_card(architecture.partition(".")[0])
     args: dict[str, Any] = dict(model_args)
-    cfg = timm.get_pretrained_cfg(architecture)
-    if cfg is not None and cfg.fixed_input_size and not args.get("dynamic_img_size"):
+    if fixed_size(architecture, args):
         args["img_size"] = image_size
     try:
         model: nn.Module = timm.create_model(architecture, num_classes=num_classes, **args, **more)
@@ -88,6 +88,12 @@ def create(
             "Check model_args and image_size (a multiple of the patch size).",
         ) from None
     return model
+
+
+def fixed_size(architecture: str, model_args: Mapping[str, object]) -> bool:
+    """Whether a model is made for one image size, which its constructor must be told."""
+    cfg = timm.get_pretrained_cfg(architecture)
+    return cfg is not None and cfg.fixed_input_size and not model_args.get("dynamic_img_size")
 
 
 def build(definition: EncoderDefinition, path: Path | None) -> nn.Module:

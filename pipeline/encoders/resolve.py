@@ -18,10 +18,11 @@ from unic_pipe.schemas.base import PROGRAM_VERSION, Model, digest_of, json_diges
 from unic_pipe.schemas.config import EncoderConfig
 from unic_pipe.schemas.encoders import EncoderCache, EncoderCard, EncoderReading
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
-from unic_pipe.schemas.features import EncoderDefinition
+from unic_pipe.schemas.features import EncoderDefinition, Readout
+from unic_pipe.schemas.students import ExportManifest
 
 _CACHE_FILE = "encoders.json"
-_READING = 2
+_READING = 3
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 
@@ -207,8 +208,8 @@ def _define(
     """The definition, with token dimensions learned from one forward pass of the loaded encoder."""
     from unic_pipe.pipeline.encoders.measure import measured
 
-    model_args = {**card.model_args, **config.model_args}
-    size = model_args.pop("img_size", None)
+    size = config.model_args.get("img_size")
+    model_args = {**card.model_args, **{k: v for k, v in config.model_args.items() if k != "img_size"}}
     if size is not None and not isinstance(size, int):
         raise UserError(f"{card.name}: model_args.img_size must be a number of pixels, not {size!r}.")
     if config.image_size is not None and size is not None and size != config.image_size:
@@ -229,7 +230,7 @@ def _define(
         patch_dim=0,
         grid=(0, 0),
     )
-    return measured(name, draft, path, config.prefix)
+    return measured(name, draft, path, config.prefix, card.readout)
 
 
 def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDefinition) -> str:
@@ -264,11 +265,12 @@ def _folder_card(folder: Path) -> EncoderCard:
         return EncoderCard(
             name=str(folder),
             architecture=body["architecture"],
-            model_args={k: v for k, v in arguments.items() if k != "img_size"},
+            model_args=_without_size(body["architecture"], arguments),
             licence=known.get("license") or "unknown",
             image_size=arguments.get("img_size") or known["input_size"][-1],
             mean=triple(known["mean"]),
             std=triple(known["std"]),
+            readout=body.get("readout") or _readout_of_students(folder),
             source=str(folder),
         )
     except UserError:
@@ -278,6 +280,24 @@ def _folder_card(folder: Path) -> EncoderCard:
             f"{folder / 'config.json'}: not a timm model configuration ({error!r}).",
             "Export the student again, or name the weights file and its architecture.",
         ) from None
+
+
+def _without_size(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a model, without the image size where `create` gives it anyway."""
+    from unic_pipe.pipeline.encoders.models import fixed_size
+
+    given = fixed_size(architecture, arguments)
+    return {key: value for key, value in arguments.items() if key != "img_size" or not given}
+
+
+def _readout_of_students(folder: Path) -> Readout | None:
+    """The readout of students whose exports do not record it: all of them learned with their class tokens."""
+    path = folder / "manifest.json"
+    try:
+        ExportManifest.from_bytes(path.read_bytes(), path.name)
+    except (OSError, UnicPipeError):
+        return None
+    return "vit"
 
 
 def _key(choice: str, config: EncoderConfig, files: list[Path]) -> str:

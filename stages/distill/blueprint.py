@@ -5,19 +5,27 @@ Shapes: B images, S image side in pixels, U residual branches with drop path.
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from unic_pipe.pipeline.encoders.measure import patch_size
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
 from unic_pipe.stages.distill.data.rows import trained_tokens
+from unic_pipe.stages.distill.model.build import MisfitError, build_student, first_line
 from unic_pipe.stages.distill.model.distiller import build_ladder
-from unic_pipe.stages.distill.model.student import Student, build_student
+from unic_pipe.stages.distill.model.student import Student
 
 IMAGES = 2
+STEPS, TRIES = (8, 14, 32), 6
+"""What image sizes are multiples of, and how many are tried in each direction where one does not fit."""
 
 
 def judge_students(inventory: Inventory) -> dict[str, StudentVerdict]:
@@ -44,11 +52,10 @@ def shape_of(architecture: str, image_size: int | None) -> StudentShape:
     Raises:
         UserError: it cannot be built.
     """
-    known = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
-    size = image_size or (known.input_size[-1] if known is not None else StudentConfig().image_size)
+    size = image_size or _own_size(architecture) or StudentConfig().image_size
     student = build(StudentConfig(architecture=architecture, image_size=size))
     return StudentShape(
-        architecture=architecture, image_size=size, patch=size // student.grid[0], width=student.widths[-1]
+        architecture=architecture, image_size=size, patch=size // student.grid[0], width=student.widths["patch"][-1]
     )
 
 
@@ -56,21 +63,91 @@ def build(config: StudentConfig) -> Student:
     """Build a student and its ladder without memory, and pass images through both; the student, on the meta device.
 
     Raises:
-        UserError: it cannot be built, does not take images of this size, or has nothing to learn.
+        UserError: it cannot be built, does not take images of this size, has nothing to learn, or draws random numbers
+            that nobody gives it.
     """
+    try:
+        student, drawn = _built(config)
+    except MisfitError as error:
+        sizes = [str(size) for size in _fitting_sizes(config)]
+        hint = f"Set students.NAME.image_size to {' or '.join(sizes)}." if sizes else error.hint
+        raise UserError(error.message, hint) from None
+    if drawn:
+        raise _unrepeatable(config, student)
+    return student
+
+
+def _built(config: StudentConfig) -> tuple[Student, bool]:
+    """The student, and whether a step with given draws of its drop path draws random numbers all the same."""
     with torch.device("meta"), torch.no_grad():
         student = build_student(config)
         # Whatever a teacher gives, its projector is a linear layer.
         sizes: dict[TokenType, dict[str, int]] = {token: {"teacher": 1} for token in trained_tokens(config)}
-        ladder = build_ladder(config, sizes, student.widths)
+        ladder = build_ladder(config, sizes, student)
         try:
             x_B3SS = torch.empty(IMAGES, 3, config.image_size, config.image_size)
-            ladder(*student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths))))
+            with Draws() as draws:
+                ladder(*student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths))))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise UserError(
+            raise MisfitError(
                 f"Student architecture {config.architecture} does not take RGB images of {config.image_size} pixels: "
-                f"{reason}.",
+                f"{first_line(error)}.",
                 "Check students.NAME.image_size and model_args.",
             ) from None
-    return student
+        patch = patch_size(student.encoder)
+        if config.image_size % patch:
+            raise MisfitError(
+                f"Student architecture {config.architecture} would cut off what is left of {config.image_size} pixels "
+                f"after patches of {patch}."
+            )
+    return student, draws.seen
+
+
+def _unrepeatable(config: StudentConfig, student: Student) -> UserError:
+    """The error of a network that draws; where only its drop path does, it can be trained without."""
+    message = f"Student architecture {config.architecture} draws random numbers that a resumed training cannot repeat"
+    if config.drop_path and not _built(config.model_copy(update={"drop_path": 0.0}))[1]:
+        return UserError(f"{message}: its drop path is its own.", "Set students.NAME.drop_path: 0.")
+    named = student.encoder.named_modules()
+    layers = [name for name, module in named if isinstance(module, nn.Dropout) and module.p > 0]
+    where = f": it has dropout ({layers[0]})" if layers else ""
+    return UserError(f"{message}{where}.", "Choose another one for students.NAME.architecture.")
+
+
+def _fitting_sizes(config: StudentConfig) -> list[int]:
+    """The nearest smaller and the nearest larger image size that a network takes, of those that are usual."""
+    wanted, own = config.image_size, _own_size(config.architecture)
+    usual = {n * step for step in STEPS for n in range(max(1, wanted // step - 1), wanted // step + 3)}
+    near = sorted({*usual, own or wanted} - {wanted}, key=lambda size: abs(size - wanted))
+    sides = ([size for size in near if size < wanted], [size for size in near if size > wanted])
+    return [fit for side in sides if (fit := next((s for s in side[:TRIES] if _fits(config, s)), None)) is not None]
+
+
+def _fits(config: StudentConfig, size: int) -> bool:
+    try:
+        _built(config.model_copy(update={"image_size": size}))
+    except UserError:
+        return False
+    return True
+
+
+def _own_size(architecture: str) -> int | None:
+    """The image size that timm knows of an architecture."""
+    known = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    return None if known is None else int(known.input_size[-1])
+
+
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices operators that draw from PyTorch's random state, on any device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator."""
+        del types
+        # Fused attention is marked, although with dropout another operator runs, which draws.
+        draws = torch.Tag.nondeterministic_seeded in func.tags and "scaled_dot_product" not in str(func)
+        self.seen = self.seen or draws
+        return func(*args, **(kwargs or {}))

@@ -17,7 +17,7 @@ from unic_pipe.schemas.students import ExportManifest
 from unic_pipe.stages.distill.clock import Bottleneck, Clock, Stretch
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.metrics import Meter
-from unic_pipe.stages.distill.model.student import build_student
+from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.parallel.sharding import whole
 from unic_pipe.stages.distill.parallel.world import Context, World
 from unic_pipe.stages.distill.training import Diverged, Training
@@ -148,8 +148,9 @@ def export(student: Training) -> None:
         store,
         fresh.encoder,
         architecture=config.architecture,
-        model_args=config.model_args,
+        model_args=fresh.model_args,
         image_size=config.image_size,
+        readout=fresh.readout,
         mean=config.mean,
         std=config.std,
         prefix=EXPORT,

@@ -172,10 +172,14 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
     if job.parent is not None:
         names = tuple(teacher.name for teacher in definition.teachers)
         prepare = partial(start_from, job.parent, job.name, teachers=names, say=context.reporter.say)
+    config = definition.config
+    model = Distiller(config, definition.teachers, device, begun.frozen.statistics)
+    if config.drop_path and not model.student.drop_paths:
+        context.reporter.say(f"{job.name}: {config.architecture} has no drop path, so it is trained with 0.")
     return Training(
         job.name,
         definition,
-        Distiller(definition.config, definition.teachers, device, begun.frozen.statistics),
+        model,
         begun.frozen.manifest.steps // definition.config.optimizer.epochs,
         checkpoints=begun.checkpoints,
         prepare=prepare,

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
+from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.projection import Projection
+from unic_pipe.pipeline.encoders.readouts import Tokens
 from unic_pipe.pipeline.encoders.texts import ClassTexts
 from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows
 from unic_pipe.pipeline.process.crew import crew_of

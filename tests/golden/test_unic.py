@@ -12,11 +12,12 @@ import torch
 
 from unic_pipe.pipeline.samples.draws import Purpose, uniforms
 from unic_pipe.schemas.config import LadderConfig, StudentConfig
+from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.ladder import Ladder, Projector, rungs
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.schedule import learning_rates
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
-from unic_pipe.stages.distill.model.student import Student, build_student
+from unic_pipe.stages.distill.model.student import Student
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -57,7 +58,9 @@ def ladder(weights: dict[str, torch.Tensor]) -> Ladder:
     }
     hidden = len(weights[f"{heads}.{teachers[0]}.cls.0.layers.0.bias"])
     last_hidden = len(weights[f"{heads}.{teachers[0]}.cls.2.layers.0.bias"])
-    ladder = Ladder(rungs(LadderConfig(hidden=hidden, last_hidden=last_hidden), 3), (24,) * 3, dims)
+    ladder = Ladder(
+        rungs(LadderConfig(hidden=hidden, last_hidden=last_hidden), 3), {"cls": (24,) * 3, "patch": (24,) * 3}, dims
+    )
     ladder.load_projectors(
         {
             (teacher, token, place): Projector(

@@ -120,7 +120,7 @@ def test_a_student_cannot_wait_for_itself(work: Any) -> None:
 
 
 def test_the_example_is_a_chain_whose_status_says_what_waits(tmp_path: Path, raw_template: Any) -> None:
-    from unic_pipe.stages.distill.model.student import build_student
+    from unic_pipe.stages.distill.model.build import build_student
 
     example = Path(__file__).parents[2] / "examples" / "eupe-chain.yaml"
     shutil.copy(example, tmp_path / "unic-pipe.yaml")
@@ -129,7 +129,7 @@ def test_the_example_is_a_chain_whose_status_says_what_waits(tmp_path: Path, raw
     assert config.students["small"].teachers == ("proxy",)
     for student in config.students.values():
         settings = student.model_copy(update={"model_args": {"depth": 2, "embed_dim": 48, "num_heads": 2}})
-        assert len(build_student(settings).widths) == 2
+        assert build_student(settings).depth == 2
     states = {a.name: a for a in type(raw_template)(tmp_path).status().artefacts}
     assert {"students/proxy-l", "students/small", "students/small-direct"} <= set(states)
     assert states["features/train/proxy"].waits_for == states["students/small"].waits_for == ("students/proxy-l",)

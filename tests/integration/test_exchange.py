@@ -43,7 +43,7 @@ def test_a_finished_student_in_the_official_layout_says_the_same(trained: Any, t
     definition = student.manifest.definition
     dims: Any = {"cls": {t.name: t.cls_dim for t in definition.teachers}}
     dims["patch"] = {t.name: t.patch_dim for t in definition.teachers}
-    ladder = Ladder(rungs(definition.config.ladder, 2), (48,) * 2, dims)
+    ladder = Ladder(rungs(definition.config.ladder, 2), {"cls": (48,) * 2, "patch": (48,) * 2}, dims)
     state = torch.load(student.folder / "checkpoints" / "step-00000033.pt", weights_only=True)["state"]
     ladder.load_state_dict(state["ladder"])
     for (teacher, token, block), projector in ladder.to_projectors().items():

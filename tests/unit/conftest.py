@@ -173,8 +173,8 @@ class HandMade:
         student = self.look().config.students["main"]
         model = timm.create_model(student.architecture, num_classes=0, img_size=32, depth=1)
         digests = export_student(
-            store, model, architecture=student.architecture, model_args={"depth": 1}, image_size=32, mean=student.mean,
-            std=student.std, prefix="export/",
+            store, model, architecture=student.architecture, model_args={"depth": 1, "img_size": 32}, image_size=32,
+            mean=student.mean, std=student.std, prefix="export/",
         )  # fmt: skip
         digest = StudentManifest.from_bytes(store.get("manifest.json"), "m").digest
         export = ExportManifest(student=digest, step=30, weights=digests.weights, config=digests.config)

@@ -9,14 +9,17 @@ from torch.nn import functional as F
 from unic_pipe.schemas.config import LadderConfig, LossConfig, OptimizerConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import TeacherInput
+from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 from unic_pipe.stages.distill.model.loss import keep_teachers, loss_weights, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.schedule import configured_rates, learning_rates, make_optimizer
-from unic_pipe.stages.distill.model.student import Student, build_student
+from unic_pipe.stages.distill.model.student import Student
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 16, "depth": 3, "num_heads": 2}
 TINY = StudentConfig(architecture="vit_tiny_patch16_224", model_args=ARGUMENTS, image_size=16, drop_path=0.5)
+
+WIDTHS = {"cls": (4,) * 3, "patch": (4,) * 3}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,9 @@ def tiny() -> Student:
 def test_ladder_is_the_sum_of_its_projectors() -> None:
     torch.manual_seed(0)
     ladder = Ladder(
-        rungs(LadderConfig(hidden=5, last_hidden=7), 3), (4,) * 3, {"cls": {"a": 6, "b": 3}, "patch": {"a": 2}}
+        rungs(LadderConfig(hidden=5, last_hidden=7), 3),
+        WIDTHS,
+        {"cls": {"a": 6, "b": 3}, "patch": {"a": 2}},
     )
     with torch.no_grad():
         for parameter in ladder.parameters():
@@ -47,7 +52,7 @@ def test_ladder_is_the_sum_of_its_projectors() -> None:
 
 def test_ladder_starts_small_and_without_bias() -> None:
     torch.manual_seed(0)
-    ladder = Ladder(rungs(LadderConfig(hidden=64, last_hidden=64), 2), (64,) * 2, {"cls": {"a": 64}})
+    ladder = Ladder(rungs(LadderConfig(hidden=64, last_hidden=64), 2), {"cls": (64,) * 2}, {"cls": {"a": 64}})
     for projector in ladder.to_projectors().values():
         assert not projector.first_bias_H.any()
         assert not projector.second_bias_E.any()
@@ -57,7 +62,7 @@ def test_ladder_starts_small_and_without_bias() -> None:
 
 def test_projectors_round_trip() -> None:
     sizes = {"cls": {"a": 6, "b": 3}, "patch": {"a": 2, "b": 5}}
-    one, other = (Ladder(rungs(LadderConfig(hidden=5, last_hidden=7), 3), (4,) * 3, sizes) for _ in range(2))
+    one, other = (Ladder(rungs(LadderConfig(hidden=5, last_hidden=7), 3), WIDTHS, sizes) for _ in range(2))
     other.load_projectors(one.to_projectors())
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -126,9 +131,7 @@ def test_initialisation_is_seeded_and_leaves_global_state_alone(tiny: Student) -
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"architecture": "resnet18", "model_args": {}}, "must be a vision transformer"),
         ({"architecture": "no_such_net"}, "no_such_net"),
-        ({"model_args": {"class_token": False, "global_pool": "avg"}}, "CLS token"),
         ({"model_args": {"nonsense": 1}}, "nonsense"),
         ({"model_args": {"drop_rate": 0.1}}, "drop_rate"),
         ({"model_args": {"drop_path_rate": 0.1}}, "students.NAME.drop_path"),

@@ -33,7 +33,7 @@ from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import DamagedError, UserError
 from unic_pipe.schemas.features import EncoderDefinition, FileEntry
 from unic_pipe.schemas.students import CheckpointEntry
-from unic_pipe.stages.distill.model.student import build_student
+from unic_pipe.stages.distill.model.build import build_student
 
 VIT = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}

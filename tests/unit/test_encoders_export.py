@@ -29,8 +29,8 @@ def student() -> torch.nn.Module:
 
 def export(folder: Path, model: torch.nn.Module) -> tuple[str, str]:
     return export_student(
-        LocalStore(folder), model, architecture=ARCHITECTURE, model_args=ARGS, image_size=32, mean=MEAN, std=STD,
-        prefix="export/",
+        LocalStore(folder), model, architecture=ARCHITECTURE, model_args={**ARGS, "img_size": 32}, image_size=32, mean=MEAN,
+        std=STD, prefix="export/",
     )  # fmt: skip
 
 

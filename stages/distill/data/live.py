@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unic_pipe.pipeline.encoders.encoder import Encoder, Tokens
+from unic_pipe.pipeline.encoders.encoder import Encoder
+from unic_pipe.pipeline.encoders.readouts import Tokens
 from unic_pipe.schemas.features import ComputeDefinition
 from unic_pipe.stages.distill.data.targets import Pair, RawTargets, Wanted, folded
 

@@ -37,7 +37,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     """Measure the student of a definition; the optimizer's step and the loss are the real ones.
 
     Raises:
-        UserError: the configuration does not make a vision transformer or a ladder.
+        UserError: the configuration does not make a student or a ladder.
     """
     config, on = definition.config, torch.device(device)
     with torch_threads(config.threads, on):

@@ -19,10 +19,11 @@ from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
+from unic_pipe.stages.distill.model.build import build_student
 from unic_pipe.stages.distill.model.ladder import Ladder, rungs
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
-from unic_pipe.stages.distill.model.student import build_student
+from unic_pipe.stages.distill.model.student import Student
 
 
 class Distiller(nn.Module):
@@ -40,13 +41,13 @@ class Distiller(nn.Module):
         `statistics`: by teacher, for `standardize: exact`.
 
         Raises:
-            UserError: the configuration does not make a vision transformer or a ladder.
+            UserError: the configuration does not make a student or a ladder.
         """
         super().__init__()
         self.config, self.device = config, device
         self.student = build_student(config)
         sizes = _target_sizes(config, teachers)
-        self.ladder = build_ladder(config, sizes, self.student.widths)
+        self.ladder = build_ladder(config, sizes, self.student)
         self.resample = {t.name: GridResampler(t.grid, self.student.grid, device) for t in teachers}
         known = statistics or {}
         self.standards: dict[Pair, Standard] = {
@@ -111,10 +112,8 @@ def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> 
     return {token: sizes[token] for token in trained_tokens(config)}
 
 
-def build_ladder(
-    config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], widths: tuple[int, ...]
-) -> Ladder:
-    """The ladder at its seeded initialisation, on the CPU, of a student with rungs of these widths.
+def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], student: Student) -> Ladder:
+    """The ladder of a student at its seeded initialisation, on the CPU.
 
     `sizes`: by token type, every teacher's dimension.
 
@@ -129,5 +128,6 @@ def build_ladder(
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)
-        chosen = rungs(config.ladder, len(widths))
-        return Ladder(chosen, [widths[rung] for rung in chosen.blocks], sizes)
+        chosen = rungs(config.ladder, student.depth)
+        widths = {token: [every[rung] for rung in chosen.blocks] for token, every in student.widths.items()}
+        return Ladder(chosen, widths, sizes)

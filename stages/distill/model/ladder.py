@@ -63,15 +63,20 @@ def rungs(config: LadderConfig, depth: int) -> Rungs:
 class Ladder(nn.Module):
     """Predicts every teacher's tokens of one or both types from the outputs of the student's blocks."""
 
-    def __init__(self, rungs: Rungs, widths: Sequence[int], dims: Mapping[TokenType, Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        rungs: Rungs,
+        widths: Mapping[TokenType, Sequence[int]],
+        dims: Mapping[TokenType, Mapping[str, int]],
+    ) -> None:
         """Args:
         rungs: from `rungs()`.
-        widths: D of each of these rungs.
+        widths: for each token type, D of each of these rungs.
         dims: for each token type to predict, every teacher's dimension E in that type.
         """
         super().__init__()
         self.rungs = rungs
-        self.heads = nn.ModuleDict({token: TokenLadder(rungs, widths, sizes) for token, sizes in dims.items()})
+        self.heads = nn.ModuleDict({token: TokenLadder(rungs, widths[token], sizes) for token, sizes in dims.items()})
 
     def forward(self, cls_LBD: Sequence[Tensor], patch_LBPD: Sequence[Tensor]) -> dict[TokenType, dict[str, Tensor]]:
         """Predictions by token type and teacher, cls (B, E) and patch (B, P, E).

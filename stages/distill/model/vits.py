@@ -1,0 +1,70 @@
+"""Students that are vision transformers, whose rungs are their blocks.
+
+Shapes: B images, S image side in pixels, P patch tokens, D width, L rungs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from unic_pipe.stages.distill.model.staged import StagedStudent
+from unic_pipe.stages.distill.model.student import RungOutputs, Student
+
+
+def resampled(encoder: Any, state: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Mapping[str, Tensor], str]:
+    """A state whose position embedding fits an encoder's grid (bicubic where it did not), and a remark on it."""
+    found, wanted = state.get("pos_embed"), encoder.pos_embed
+    if found is None or wanted is None or found.shape == wanted.shape:
+        return state, ""
+    prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    fitting = resample_abs_pos_embed(found, list(grid), num_prefix_tokens=prefix)
+    return {**state, "pos_embed": fitting}, f"; position embedding resampled to {grid[0]} × {grid[1]}"
+
+
+class ViTStudent(Student):
+    """A timm vision transformer with a CLS token. Rungs are its blocks, read before the final norm."""
+
+    readout = "vit"
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__(encoder)
+        widths = (int(encoder.embed_dim),) * len(encoder.blocks)
+        self.widths = {"cls": widths, "patch": widths}
+        rows, columns = encoder.patch_embed.grid_size
+        self.grid = int(rows), int(columns)
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.encoder.blocks)
+
+    def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
+        """Outputs of the blocks; register tokens are left out."""
+        pairs = self.encoder.forward_intermediates(
+            x_B3SS, indices=list(rungs), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+        )
+        return RungOutputs([prefix[:, 0] for _, prefix in pairs], [patch for patch, _ in pairs])
+
+    def start_from(self, state: Mapping[str, Tensor]) -> str:
+        """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
+        state, remark = resampled(self.encoder, state, self.grid)
+        self.load(state)
+        return remark
+
+
+class PooledViTStudent(StagedStudent):
+    """A timm vision transformer without a CLS token. Rungs are its blocks, whose cls is the mean of their patch tokens;
+    the last one is read as after export, by the model's own pooling."""
+
+    def __init__(self, encoder: Any, image_size: int) -> None:
+        super().__init__(encoder, image_size, rungs=len(encoder.blocks))
+
+    def start_from(self, state: Mapping[str, Tensor]) -> str:
+        """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
+        state, remark = resampled(self.encoder, state, self.grid)
+        self.load(state)
+        return remark
