@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder, resolve_encoder
 from unic_pipe.pipeline.encoders.registry import is_known
 from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
+from unic_pipe.pipeline.samples.dataset import DatasetView
 from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
 from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, in_order
@@ -36,18 +37,7 @@ from unic_pipe.schemas.config import EncoderConfig, StudentConfig, TokenType
 from unic_pipe.schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.starts import PRETRAINED
-from unic_pipe.schemas.status import State
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
-
-
-@dataclass(frozen=True)
-class DatasetView:
-    """A dataset as found: its index, and whether it still matches its source."""
-
-    name: str
-    dataset: Dataset | None
-    state: State
-    reason: str
 
 
 class Inventory:
