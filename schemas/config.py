@@ -89,6 +89,14 @@ class EncoderConfig(Model):
     std: tuple[float, float, float] | None = None
 
 
+class TeacherConfig(EncoderConfig):
+    """A frozen encoder that students learn from."""
+
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Training and validation sets of which its features are extracted and learned; all by default. Rows of the others
+    in a mixture are learned from the other teachers alone."""
+
+
 class CacheConfig(Model):
     """How features are stored."""
 
@@ -332,7 +340,7 @@ class Config(Model):
     digest for what this working folder lacks. Outside every digest."""
     weights_dir: str = "weights"
     """Searched first for every weights file. Outside every digest."""
-    teachers: dict[Name, EncoderConfig] = {}
+    teachers: dict[Name, TeacherConfig] = {}
     cache: CacheConfig = CacheConfig()
     compute: ComputeConfig = ComputeConfig()
     students: dict[Name, StudentConfig] = {}
@@ -346,10 +354,24 @@ class Config(Model):
             raise ValidationError.from_exception_data("Config", problems)
         return self
 
+    def teaches(self, teacher: str, dataset: str) -> bool:
+        """Whether a teacher's features of a dataset are learned, if a student has both."""
+        chosen = self.teachers[teacher].datasets if teacher in self.teachers else None
+        return chosen is None or dataset in chosen
+
+    def teachers_of(self, student: str) -> tuple[str, ...]:
+        """The teachers of a configured student, in the order of the configuration: those that teach on one of its
+        datasets."""
+        chosen, datasets = self.students[student].teachers, self.students[student].datasets
+        named = [teacher for teacher in self.teachers if chosen is None or teacher in chosen]
+        return tuple(teacher for teacher in named if any(self.teaches(teacher, dataset) for dataset in datasets))
+
 
 def _circle_problems(config: Config) -> list[InitErrorDetails]:
     """Students that would have to be finished before they begin."""
     teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
-    found = circles(needed_students(teaching, {name: (s.teachers, s.start) for name, s in config.students.items()}))
+    found = circles(
+        needed_students(teaching, {name: (config.teachers_of(name), s.start) for name, s in config.students.items()})
+    )
     message = "a student cannot wait for itself: {}; list its teachers without that one"
     return [problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]

@@ -15,6 +15,7 @@ from unic_pipe.schemas.places import CONSISTENCY
 _REFERENCES = (
     ("students.*.dataset", "samples.datasets", "dataset"),
     ("students.*.teachers.*", "teachers", "teacher"),
+    ("teachers.*.datasets.*", "samples.datasets", "dataset"),
     ("distill.validation", "samples.datasets", "dataset"),
     ("distill.validation.*", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
@@ -36,7 +37,7 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
     `body` is a configuration as plain mappings and lists. It may be wrong in other ways, so that names are checked
     together with everything else.
     """
-    problems = _share_problems(body)
+    problems = [*_share_problems(body), *_teaching_problems(body)]
     for reference, place, kind in _REFERENCES:
         known = sorted(str(loc[-1]) for loc, _ in _values(body, (*place.split("."), "*")))
         for loc, name in _named(body, reference):
@@ -69,6 +70,39 @@ def _share_problems(body: Any) -> list[InitErrorDetails]:
         for loc, value in shares
         if not 0 < value <= 1
     ]
+
+
+def _teaching_problems(body: Any) -> list[InitErrorDetails]:
+    """Datasets on which nobody teaches, and teachers that teach a student nothing."""
+    limits = {loc[1]: set(_names(given)) for loc, given in _values(body, ("teachers", "*", "datasets")) if given}
+    teachers = [loc[-1] for loc, _ in _values(body, ("teachers", "*"))]
+    problems = []
+    for (_, student, _), given in _values(body, ("students", "*", "dataset")):
+        datasets = _names(given)
+        named = next((found for _, found in _values(body, ("students", student, "teachers"))), None)
+        chosen = [teacher for teacher in teachers if named is None or teacher in _names(named)]
+        for teacher in chosen if named is not None else ():
+            if limits.get(teacher, set(datasets)).isdisjoint(datasets):
+                message = f"{teacher} teaches on none of its datasets (see teachers.{teacher}.datasets)"
+                problems.append(problem(("students", student, "teachers"), message, teacher))
+        problems += _untaught(("students", student, "dataset"), datasets, chosen, limits)
+    for loc, given in _values(body, ("distill", "validation")):
+        problems += _untaught(loc, _names(given), teachers, limits)
+    return problems
+
+
+def _names(given: Any) -> list[str]:
+    """A name, several, or those of a mapping; of what is none of these, none."""
+    found = list(given) if isinstance(given, Mapping | list | tuple) else [given]
+    return [name for name in found if isinstance(name, str)]
+
+
+def _untaught(
+    loc: tuple[int | str, ...], datasets: list[str], teachers: list[Any], limits: Mapping[Any, set[str]]
+) -> list[InitErrorDetails]:
+    """One problem for each dataset that all of these teachers leave out."""
+    left_out = [d for d in datasets if teachers and not any(d in limits.get(t, {d}) for t in teachers)]
+    return [problem(loc, f"no teacher teaches on {d!r} (see teachers.*.datasets)", d) for d in left_out]
 
 
 def _named(body: Any, reference: str) -> list[tuple[tuple[int | str, ...], Any]]:

@@ -12,7 +12,8 @@ class TeacherInput(Model):
     """One teacher of a student, by the digest of its features' definition."""
 
     name: Name
-    features: Digest
+    features: Digest | None = None
+    """Of the first dataset; None: it teaches on others alone."""
     grid: tuple[int, int]
     cls_dim: int
     patch_dim: int
@@ -26,7 +27,7 @@ class DatasetInput(Model):
     blocks: int
     """Trained on blocks 0 to `blocks` - 1."""
     features: dict[Name, Digest]
-    """Each teacher's features of it, by the digest of their definition."""
+    """Features of those teachers that teach on it, by the digest of their definition."""
 
 
 class StudentDefinition(Model):
@@ -62,7 +63,7 @@ class StudentDefinition(Model):
     def features(self) -> set[str]:
         """Digests of all features that it is trained on."""
         others = {digest for part in self.mixed for digest in part.features.values()}
-        return {teacher.features for teacher in self.teachers} | others
+        return {teacher.features for teacher in self.teachers if teacher.features is not None} | others
 
     def token_views(self, token: TokenType) -> int:
         """Number of views with tokens of a type."""
@@ -83,7 +84,7 @@ class StudentManifest(Document):
     """Digest of each teacher's statistics document (a copy stands in the student's folder)."""
     rows: int
     rows_digest: Digest
-    """Digest of the rows that are valid for every teacher and view; of a mixture, of all its datasets."""
+    """Digest of the rows that are valid for all of their teachers and views; of a mixture, of all its datasets."""
     steps: int
     """Optimizer steps of the whole training."""
 

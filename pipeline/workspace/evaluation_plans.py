@@ -272,8 +272,8 @@ def _check_counts(name: str, train: Dataset, test: Dataset) -> None:
 
 def _unfinished(inventory: Inventory, teacher: str) -> list[str]:
     """Students that are to learn from a teacher, and are not finished."""
-    students = inventory.config.students.items()
-    labels = [inventory.student_name(n) for n, s in students if s.teachers is None or teacher in s.teachers]
+    config = inventory.config
+    labels = [inventory.student_name(name) for name in config.students if teacher in config.teachers_of(name)]
     return [f"students/{label}" for label in labels if label not in inventory.finished_students]
 
 

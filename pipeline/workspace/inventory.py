@@ -137,11 +137,12 @@ class Inventory:
         return sum(dataset.block_range(block)[1] for block in range(self.block_limit(dataset)))
 
     def training_needs(self, teachers: tuple[str, ...], dataset_name: str) -> list[FeatureNeed]:
-        """The teachers' features of a training set; nothing while the dataset is not indexed."""
+        """Features of a training set, of those teachers that teach on it; nothing while the dataset is not indexed."""
         dataset = self.dataset(dataset_name).dataset
         if dataset is None:
             return []
-        return [training_need(self.config, dataset.manifest, name, self.teacher(name).definition) for name in teachers]
+        own = [name for name in teachers if self.config.teaches(name, dataset_name)]
+        return [training_need(self.config, dataset.manifest, name, self.teacher(name).definition) for name in own]
 
     def validation_needs(self, teachers: tuple[str, ...]) -> list[FeatureNeed]:
         """The teachers' features for the validation loss."""
@@ -151,6 +152,7 @@ class Inventory:
             for dataset in datasets
             if dataset is not None
             for t in teachers
+            if self.config.teaches(t, dataset.manifest.name)
         ]
 
     def probe_need(self, dataset: Dataset, encoder: ResolvedEncoder) -> FeatureNeed:

@@ -124,9 +124,9 @@ def ready_teachers(inventory: Inventory) -> tuple[tuple[str, ...], list[NotFinis
 
 def _training_sets(config: Config, teacher: str) -> set[str]:
     """Training sets of the students that learn from a teacher; of all students, if none does; `train` without any."""
-    students = config.students.values()
-    own = {name for s in students if s.teachers is None or teacher in s.teachers for name in s.datasets}
-    return own or {name for s in students for name in s.datasets} or {"train"}
+    students = config.students
+    own = {name for s in students if teacher in config.teachers_of(s) for name in students[s].datasets}
+    return own or {name for s in students.values() for name in s.datasets} or {"train"}
 
 
 def _datasets(inventory: Inventory) -> Iterator[Artefact]:
@@ -162,7 +162,7 @@ def _features(inventory: Inventory) -> Iterator[Artefact]:
         for teacher in config.teachers:
             command = f"unic-pipe extract --teacher {teacher}"
             used = {*_training_sets(config, teacher), *config.distill.validations}
-            if dataset not in used:
+            if dataset not in used or not config.teaches(teacher, dataset):
                 continue
             try:
                 _require_students(inventory, (teacher,))

@@ -24,8 +24,7 @@ def student_teachers(config: Config, name: str) -> tuple[str, ...]:
     if name not in config.students:
         known = ", ".join(config.students) or "none"
         raise UserError(f"No student is named {name!r} (there are: {known}).", "Add it under students:, or choose one.")
-    chosen = config.students[name].teachers
-    teachers = tuple(t for t in config.teachers if chosen is None or t in chosen)
+    teachers = config.teachers_of(name)
     if not teachers:
         raise UserError(f"Student {name} has no teachers.", "Name some under teachers: in unic-pipe.yaml.")
     return teachers
@@ -33,9 +32,9 @@ def student_teachers(config: Config, name: str) -> tuple[str, ...]:
 
 def students_before(config: Config, name: str) -> set[str]:
     """The configured students that must be finished before one can begin: that it starts from, or that teach it."""
-    student = config.students[name]
     teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
-    return needed_students(teaching, {name: (student.teachers, student.start)})[name].keys() & config.students
+    needed = needed_students(teaching, {name: (config.teachers_of(name), config.students[name].start)})
+    return needed[name].keys() & config.students
 
 
 def student_order(config: Config) -> tuple[str, ...]:
@@ -80,7 +79,7 @@ def student_definition(
         config: the whole configuration.
         name: the student's name in it.
         dataset: manifest of the training samples; of a mixture, of the first ones.
-        features: each teacher's feature definition, by teacher name; others are ignored.
+        features: feature definitions of those of its teachers that teach on them, by name; others are ignored.
         blocks: train on blocks 0 to `blocks` - 1.
         views: train on views 0 to `views` - 1.
         patch_views: number of views that carry patches, all if None.
@@ -93,7 +92,8 @@ def student_definition(
         UserError: no such student, no teachers, or features that do not belong together.
     """
     teachers = student_teachers(config, name)
-    chosen = {teacher: features[teacher] for teacher in teachers}
+    chosen = {teacher: features[teacher] for teacher in teachers if teacher in features}
+    encoders = {t: f.encoder for found in (*(theirs for _, theirs, _ in mixed), features) for t, f in found.items()}
     tokens = config.students[name].loss.tokens
     if patch_views == 0 and tokens != "cls":
         raise UserError(
@@ -116,12 +116,12 @@ def student_definition(
         teachers=tuple(
             TeacherInput(
                 name=teacher,
-                features=digest_of(definition),
-                grid=definition.encoder.grid,
-                cls_dim=definition.encoder.cls_dim,
-                patch_dim=definition.encoder.patch_dim,
+                features=digest_of(chosen[teacher]) if teacher in chosen else None,
+                grid=encoders[teacher].grid,
+                cls_dim=encoders[teacher].cls_dim,
+                patch_dim=encoders[teacher].patch_dim,
             )
-            for teacher, definition in chosen.items()
+            for teacher in teachers
         ),
         mixed=tuple(_dataset_input(name, *other) for other in mixed),
         parent=None if start is None else start.weights,

@@ -208,6 +208,7 @@ class _Run:
         one_view = {
             "config": config,
             "mixed": (),
+            "teachers": tuple(teacher for teacher in definition.teachers if teacher.name in features),
             "blocks": self.blocks,
             "views": 1,
             "patch_views": None,

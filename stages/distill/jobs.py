@@ -29,7 +29,7 @@ class StudentJob:
     definition: StudentDefinition
     """From `pipeline.workspace.students.student_definition`."""
     training: tuple[Source, ...]
-    """The training sets, each with a cache for every teacher of the definition."""
+    """The training sets, each with a cache for every teacher of the definition that teaches on it."""
     validation: tuple[Source, ...] = ()
     """Samples and centre-crop features for the validation loss."""
     start: FinishedStudent | ResolvedEncoder | None = None
@@ -68,9 +68,10 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
 def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> tuple[Source, ...]:
     needs, found = inventory.validation_needs(teachers), []
     for name in inventory.config.distill.validations:
-        dataset = inventory.dataset(name).dataset
-        if dataset is not None:
-            found.append(_source(inventory, dataset, [n for n in needs if n.dataset == name], dataset.blocks))
+        dataset, mine = inventory.dataset(name).dataset, [need for need in needs if need.dataset == name]
+        # A set on which none of its teachers teaches says nothing about this student.
+        if dataset is not None and mine:
+            found.append(_source(inventory, dataset, mine, dataset.blocks))
     return tuple(found)
 
 

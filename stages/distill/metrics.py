@@ -1,7 +1,8 @@
 """The metrics table (`metrics.parquet`) and TensorBoard's event files.
 
 Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
-every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before.
+every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before,
+a teacher's over the images that it has targets of.
 Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val/DATASET/`. Absent
 values are null.
 """
@@ -25,14 +26,16 @@ TIMINGS = ("data_wait", "images_per_s", "queue", "gpu_use")
 
 
 def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str, Tensor]:
-    """The scalars of one batch, detached, by column name."""
+    """The scalars of one batch, detached, by column name; each is the mean of `losses.images(name)` images."""
     found = {"loss": total.detach()}
     loss_T, kept_T = losses.loss_BT.detach().mean(0), keep_BT.mean(0)
     for i, teacher in enumerate(losses.teachers):
-        found[f"{teacher}/loss"], found[f"{teacher}/kept"] = loss_T[i], kept_T[i]
+        for name, mean in ((f"{teacher}/loss", loss_T[i]), (f"{teacher}/kept", kept_T[i])):
+            if images := losses.images(name):
+                found[name] = mean if images == len(keep_BT) else mean * (len(keep_BT) / images)
     for (teacher, token), terms in losses.terms.items():
-        found[f"{teacher}/{token}/cosine"] = terms.cosine_B.detach().mean()
-        found[f"{teacher}/{token}/smooth_l1"] = terms.smooth_l1_B.detach().mean()
+        found[f"{teacher}/{token}/cosine"] = terms.cosine_M.detach().mean()
+        found[f"{teacher}/{token}/smooth_l1"] = terms.smooth_l1_M.detach().mean()
     return found
 
 

@@ -200,8 +200,8 @@ def _feed(
     for job in (b.job for b in group):
         for name, resolved in (job.teachers or {}).items():
             if name not in teachers:
-                compute = job.training[0].caches[name].definition.compute
-                teachers[name] = LiveTeacher(load_encoder(resolved, device=device), compute)
+                cache = next(s.caches[name] for s in job.training if name in s.caches)
+                teachers[name] = LiveTeacher(load_encoder(resolved, device=device), cache.definition.compute)
     return Feed(
         training=_merged([b.training for b in group]),
         validation=_merged([b.validation for b in group]),

@@ -38,9 +38,10 @@ class Learned(NamedTuple):
     """What one micro-batch gave."""
 
     measures: dict[str, Tensor]
+    images: dict[str, int]
+    """How many images each is the mean of."""
     kept: Tensor
     """How many losses were kept, a scalar."""
-    images: int
 
 
 class Training:
@@ -162,9 +163,10 @@ class Training:
             count = None if whole_step else float(self.config.optimizer.batch)
             losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen)
             total.backward()
-        self._learned.append(Learned(measures(losses, keep_BT, total), keep_BT.detach().sum(), len(batch.plan.rows_B)))
+        found = measures(losses, keep_BT, total)
+        self._learned.append(Learned(found, {name: losses.images(name) for name in found}, keep_BT.detach().sum()))
         if batch.plan.last:
-            found = self._learned[0].measures if whole_step else self._correct_gradients()
+            found = found if whole_step else self._correct_gradients()
             self._learned = []
             self._update()
             self.meter.add(found)
@@ -177,11 +179,11 @@ class Training:
         kept = self.world.sum(torch.stack([x.kept for x in self._learned]).sum())
         factor = self.config.optimizer.batch * self.world.size / kept
         self.parallel.scale_gradients(factor)
-        images = sum(x.images for x in self._learned)
-        found = {
-            name: torch.stack([x.measures[name] * (x.images / images) for x in self._learned]).sum()
-            for name in self._learned[0].measures
-        }
+        found = {}
+        for name in dict.fromkeys(name for x in self._learned for name in x.measures):
+            parts = [(x.measures[name], x.images[name]) for x in self._learned if name in x.measures]
+            images = sum(count for _, count in parts)
+            found[name] = torch.stack([mean * (count / images) for mean, count in parts]).sum()
         return {**found, "loss": torch.stack([x.measures["loss"] for x in self._learned]).sum() * factor}
 
     def _update(self) -> None:

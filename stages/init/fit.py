@@ -16,13 +16,13 @@ from unic_pipe.schemas.config import (
     ComputeConfig,
     Config,
     DistillConfig,
-    EncoderConfig,
     EvaluateConfig,
     LadderConfig,
     LossConfig,
     OptimizerConfig,
     SamplesConfig,
     StudentConfig,
+    TeacherConfig,
     ViewsConfig,
 )
 from unic_pipe.schemas.errors import UserError
@@ -211,16 +211,16 @@ def _image_size(side: int | None, shape: StudentShape) -> int:
     return min(shape.image_size, max(FEWEST_PATCHES, ceil(side / shape.patch)) * shape.patch)
 
 
-def _teachers(chosen: Sequence[str]) -> dict[str, EncoderConfig]:
+def _teachers(chosen: Sequence[str]) -> dict[str, TeacherConfig]:
     """Teachers by short names; two of one architecture are told apart by the rest of their names."""
-    found: dict[str, EncoderConfig] = {}
+    found: dict[str, TeacherConfig] = {}
     for teacher in dict.fromkeys(chosen):
         target = teacher.partition(":")[2]
         file = Path(target).name
         short = (file.split(".")[0], file.replace(".", "-"), target)
         names = [usable_names([name])[name] for name in (short if target else (teacher,))]
         name = next((n for n in names if n not in found), names[-1])
-        found[name] = EncoderConfig(encoder=teacher) if target or name != teacher else EncoderConfig()
+        found[name] = TeacherConfig(encoder=teacher) if target or name != teacher else TeacherConfig()
     return found
 
 

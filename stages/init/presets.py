@@ -11,13 +11,13 @@ from unic_pipe.schemas.config import (
     ComputeConfig,
     Config,
     DistillConfig,
-    EncoderConfig,
     EvaluateConfig,
     LadderConfig,
     LossConfig,
     OptimizerConfig,
     SamplesConfig,
     StudentConfig,
+    TeacherConfig,
     ViewsConfig,
 )
 
@@ -25,7 +25,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGE_TEACHERS = ("dinov2-g", "metaclip-h")
 
 
-Preset = tuple[dict[str, EncoderConfig], dict[str, StudentConfig]]
+Preset = tuple[dict[str, TeacherConfig], dict[str, StudentConfig]]
 """Teachers and students."""
 
 
@@ -41,7 +41,7 @@ def unic_b() -> Preset:
     """
     teachers = ("dino", "ibot", "deit3", "dbot-ft")
     student = _student("vit_base_patch16_224", 224, teachers, 0.5, _optimizer(200, 10))
-    return {name: EncoderConfig() for name in teachers}, {"unic-b": student}
+    return {name: TeacherConfig() for name in teachers}, {"unic-b": student}
 
 
 def unic_l() -> Preset:
@@ -58,8 +58,8 @@ def unic_l() -> Preset:
     later = tuple(f"{name}-336" for name in LARGE_TEACHERS)
     first = _student(architecture, 224, LARGE_TEACHERS, 0.25, _optimizer(200, 10))
     second = _student(architecture, 336, later, 0.25, _optimizer(20, 1, lr=3e-5)).model_copy(update={"init": "unic-l"})
-    teachers = {name: EncoderConfig() for name in LARGE_TEACHERS}
-    teachers |= {n: EncoderConfig(encoder=name, image_size=336) for n, name in zip(later, LARGE_TEACHERS, strict=True)}
+    teachers = {name: TeacherConfig() for name in LARGE_TEACHERS}
+    teachers |= {n: TeacherConfig(encoder=name, image_size=336) for n, name in zip(later, LARGE_TEACHERS, strict=True)}
     return teachers, {"unic-l": first, "unic-l-336": second}
 
 

@@ -1,7 +1,8 @@
-"""A student of two datasets from plan to export, by one process and by two; and features of klt beside those of int8."""
+"""A student of two datasets from plan to export, by one, two and four processes; and features of klt beside those of int8."""
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,13 +11,20 @@ import pytest
 from workspace import copy_of
 
 from unic_pipe.pipeline.cache.reader import FeatureCache
+from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.students import StudentManifest
 from unic_pipe.stages.distill.data.batches import BatchPlan
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.mixing import Side, read
 from unic_pipe.stages.distill.data.targets import PLAIN, BlockWindow, TargetReader
+from unic_pipe.stages.distill.metrics import read_metrics
 
-MIXED = ("students.tiny.dataset={test: 1.0, train: 1.0}", "students.tiny.streams=2", "evaluate.benchmarks={}")
+MIXED = (
+    "students.tiny.dataset={test: 1.0, train: 1.0}",
+    "students.tiny.optimizer.batch=16",
+    "teachers.lite1.datasets=[test, val]",
+    "evaluate.benchmarks={}",
+)
 SET = tuple(word for override in MIXED for word in ("--set", override))
 
 
@@ -46,42 +54,51 @@ def test_klt_beside_int8(raw: Any) -> None:
 
 @pytest.fixture(scope="module")
 def mixed(extracted_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Both datasets extracted for both teachers."""
+    """Both datasets extracted, one of them for one teacher alone."""
     work = copy_of(extracted_template, tmp_path_factory.mktemp("mixed"))
     before = work.states(*MIXED)
     assert (before["features/train/lite0"], before["features/test/lite0"]) == ("fresh", "missing")
+    for old in (work.folder / "features").glob("train-lite1*"):
+        shutil.rmtree(old) if not old.is_symlink() else old.unlink()
     work.extract(*MIXED)
-    assert {work.states(*MIXED)[f"features/{d}/{t}"] for d in ("test", "train") for t in ("lite0", "lite1")} == {
-        "fresh"
+    pairs = ("test/lite0", "test/lite1", "train/lite0", "val/lite0-center", "val/lite1-center")
+    assert {n: s for n, s in work.states(*MIXED).items() if n.startswith("features/")} == {
+        f"features/{pair}": "fresh" for pair in pairs
     }
+    assert not work.features("train-lite1").exists()
     return work
 
 
 def test_a_batch_without_a_place_is_said_before_anything_runs(mixed: Any) -> None:
-    (student,) = (a for a in mixed.status(*MIXED, "students.tiny.streams=4").artefacts if a.stage == "distill")
+    (student,) = (a for a in mixed.status(*MIXED, "students.tiny.streams=8").artefacts if a.stage == "distill")
     assert student.next is None
     assert "test gives 40 of 130 images an epoch" in student.reason
-    assert "students.tiny.streams to 2, or students.tiny.optimizer.batch to 16" in student.reason
+    assert "students.tiny.streams to 4, or students.tiny.optimizer.batch to 32" in student.reason
 
 
-def test_two_processes_see_the_same_batches_and_make_the_same_student(
+def test_two_and_four_processes_see_the_same_batches_and_make_the_same_student(
     ranks: Any, mixed: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """Parts of single images know one teacher or both, and the last part of every step lacks one."""
     alone, other = (copy_of(mixed, tmp_path_factory.mktemp(name)) for name in ("alone", "other"))
     assert ranks(alone, 1, *SET) == [0], ranks.everything()
     learned = ranks.learned()
-    assert all(sum(row < 1 << 40 for row in rows) == 2 for _, rows in learned.values())
-    assert ranks(other, 2, *SET, "--set", "distill.micro_batch=3", signals=[(1, 20, "SIGTERM")]) == [0, 0], (
+    assert all(sum(row < 1 << 40 for row in rows) == 4 for _, rows in learned.values())
+    assert ranks(other, 2, *SET, "--set", "distill.micro_batch=1", signals=[(1, 10, "SIGTERM")]) == [0, 0], (
         ranks.everything()
     )
     stopped = ranks.learned()
-    assert ranks(other, 2, *SET, "--set", "distill.micro_batch=3") == [0, 0], ranks.everything()
+    assert ranks(other, 4, *SET, "--set", "distill.micro_batch=1") == [0] * 4, ranks.everything()
     assert stopped | ranks.learned() == learned
     manifest = StudentManifest.from_bytes((alone.student() / "manifest.json").read_bytes(), "manifest")
-    assert (manifest.rows, manifest.steps) == (130, 3 * 15)
+    assert (manifest.rows, manifest.steps) == (130, 3 * 7)
     assert alone.states(*MIXED)["students/tiny"] == "fresh"
     from safetensors.torch import load_file
 
     mine, theirs = (load_file(work.student() / "export/model.safetensors") for work in (alone, other))
     for name, values in mine.items():
         np.testing.assert_allclose(values.numpy(), theirs[name].numpy(), atol=2e-3)
+    means, others = (read_metrics(LocalStore(work.student())) for work in (alone, other))
+    for mean, again in zip(means, others, strict=True):
+        same = [name for name in mean if name.rpartition("/")[2] in ("loss", "kept", "cosine", "smooth_l1")]
+        assert {name: again[name] for name in same} == pytest.approx({name: mean[name] for name in same}, rel=2e-2)

@@ -14,11 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unic_pipe.pipeline.samples.draws import Purpose
-from unic_pipe.pipeline.samples.mixtures import Mixture
+from unic_pipe.pipeline.samples.mixtures import Mixture, split
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.codecs import CODECS
 from unic_pipe.schemas.config import TokenType
@@ -30,7 +31,17 @@ from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
 from unic_pipe.stages.distill.data.mixing import Side, read, request
 from unic_pipe.stages.distill.data.rows import Rows, mixture_of
-from unic_pipe.stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
+from unic_pipe.stages.distill.data.targets import (
+    AnyTargets,
+    BlockWindow,
+    MixedTargets,
+    Pair,
+    Standard,
+    TargetReader,
+    Targets,
+    Wanted,
+    read_pairs,
+)
 
 READY = 3
 """Batches that wait assembled."""
@@ -102,8 +113,7 @@ class Feed:
         with closing(self._load(plans, students, sides)) as batches:
             for batch in batches:
                 if live:
-                    pairs = read_pairs(wanted, batch.plan.patches)
-                    yield replace(batch, targets=live_targets(self.teachers, batch.images, pairs))
+                    yield replace(batch, targets=self._live_targets(batch, wanted))
                 else:
                     yield batch
 
@@ -131,7 +141,8 @@ class Feed:
             return 0
         total, wanted = 0, _wanted(students)
         for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True):
-            row_bytes = sum(_row_bytes(rows.source.caches[teacher].definition, token) for teacher, token in wanted)
+            taught = _taught(rows, wanted)
+            row_bytes = sum(_row_bytes(rows.source.caches[teacher].definition, token) for teacher, token in taught)
             total += self.window(blocks) * rows.source.dataset.block_rows * row_bytes
         return total
 
@@ -183,7 +194,24 @@ class Feed:
     def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
         return torch.from_numpy(self.mixture.uniforms(purpose, plan.epoch, plan.rows_B, lanes)).float()
 
+    def _live_targets(self, batch: Batch, wanted: Wanted) -> Targets:
+        """Targets of a batch by the teachers in the loop, each of the rows of its datasets."""
+        found: dict[Pair, AnyTargets] = {}
+        parts = split(batch.plan.rows_B)
+        for teacher in dict.fromkeys(teacher for teacher, _ in wanted):
+            mine = {p: s for p, s in read_pairs(wanted, batch.plan.patches).items() if p[0] == teacher}
+            taught = [place_M for part, place_M, _ in parts if teacher in self.training[part].source.caches]
+            if len(taught) == len(parts):
+                found |= live_targets(self.teachers, batch.images, mine)
+            elif taught:
+                place_M = torch.from_numpy(np.sort(np.concatenate(taught))).to(self.device)
+                size = self.teachers[teacher].size
+                raw = live_targets(self.teachers, {size: batch.images[size][place_M]}, mine)
+                found |= {pair: MixedTargets(((place_M, targets),), whole=False) for pair, targets in raw.items()}
+        return found
+
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
+        wanted = _taught(rows, wanted)
         blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)
         return TargetReader(blocks, wanted, rows.source.dataset.block_rows)
 
@@ -203,6 +231,11 @@ def _row_bytes(feature: FeatureDefinition, token: TokenType) -> int:
     encoder, codec = feature.encoder, feature.codec.name
     values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
     return values * (CODECS[codec].value_bytes if codec in CODECS else 2)
+
+
+def _taught(rows: Rows, wanted: Wanted) -> Wanted:
+    """What is wanted of the teachers that teach on a dataset."""
+    return {pair: standards for pair, standards in wanted.items() if pair[0] in rows.source.caches}
 
 
 def _wanted(students: Sequence[Demand]) -> Wanted:

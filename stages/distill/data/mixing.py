@@ -15,7 +15,7 @@ from torch import Tensor
 from unic_pipe.pipeline.samples.mixtures import split
 from unic_pipe.stages.distill.data.batches import BatchPlan
 from unic_pipe.stages.distill.data.images import ViewImages
-from unic_pipe.stages.distill.data.targets import MixedTargets, TargetReader, Targets
+from unic_pipe.stages.distill.data.targets import MixedTargets, Pair, TargetReader, Targets
 
 
 class Side(NamedTuple):
@@ -46,5 +46,8 @@ def read(sides: Sequence[Side], plan: BatchPlan, pool: Executor) -> tuple[Mappin
         return images[0], targets[0]
     order_B = torch.cat(places).argsort()
     joined = {size: torch.cat([x[size] for x in images])[order_B] for size in images[0]}
-    parts = {pair: tuple((p, t[pair]) for p, t in zip(places, targets, strict=True)) for pair in targets[0]}
-    return joined, {pair: MixedTargets(mine) for pair, mine in parts.items()}
+    found: dict[Pair, MixedTargets] = {}
+    for pair in dict.fromkeys(pair for mine in targets for pair in mine):
+        parts = tuple((place, mine[pair]) for place, mine in zip(places, targets, strict=True) if pair in mine)
+        found[pair] = MixedTargets(parts, len(parts) == len(places))
+    return joined, found

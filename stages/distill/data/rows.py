@@ -1,5 +1,5 @@
-"""What a student rests on: the rows that are usable for every teacher, view and token type (R6), and what is frozen when
-its training starts: rows, steps and the statistics of its targets.
+"""What a student rests on: the rows that are usable for all of their teachers, views and token types (R6), and what is
+frozen when its training starts: rows, steps and the statistics of its targets.
 
 Shapes: N usable rows.
 """
@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Samples, and every teacher's features of them."""
+    """Samples, and their features by every teacher that teaches on them."""
 
     dataset: Dataset
     caches: Mapping[str, FeatureCache]
@@ -181,7 +181,7 @@ def _begin(
         )
     statistics: dict[str, StatisticsDocument] = {}
     if definition.config.loss.standardize == "exact":
-        statistics = {teacher: _merge(teacher, training, definition) for teacher in training[0].source.caches}
+        statistics = {t.name: _merge(t.name, training, definition) for t in definition.teachers}
     for teacher, document in statistics.items():
         store.put(_key(teacher), document.to_bytes())
     manifest = StudentManifest(
@@ -217,11 +217,13 @@ def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, training
 def _merge(teacher: str, training: Sequence[Rows], definition: StudentDefinition) -> StatisticsDocument:
     views, tokens = range(definition.views), trained_tokens(definition.config)
     patch_views = None if definition.patch_views is None else range(definition.patch_views)
-    documents = [
-        merge_statistics(rows.source.caches[teacher].folder, views, blocks, tokens, patch_views)
+    taught = [
+        (rows.source, blocks)
         for rows, (_, blocks) in zip(training, definition.datasets, strict=True)
+        if teacher in rows.source.caches
     ]
-    return mixed_statistics(documents, [rows.source.share for rows in training])
+    documents = [merge_statistics(s.caches[teacher].folder, views, n, tokens, patch_views) for s, n in taught]
+    return mixed_statistics(documents, [source.share for source, _ in taught])
 
 
 def _key(teacher: str) -> str:

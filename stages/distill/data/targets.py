@@ -139,24 +139,40 @@ class RawTargets:
 
 @dataclass(frozen=True)
 class MixedTargets:
-    """Targets of a batch of several datasets, each with its own codec, calibration and blocks."""
+    """Targets of a batch of several datasets, each with its own codec, calibration and blocks.
+
+    A teacher that teaches on some of them has targets for M of the batch's rows.
+    """
 
     parts: tuple[tuple[Tensor, RawTargets | CoefficientTargets], ...]
     """Places in the batch (int64), and the targets of the rows there."""
+    whole: bool = True
+    """Whether every row has a target."""
 
     def to(self, device: torch.device) -> MixedTargets:
         """The same on a device; from pinned memory without waiting."""
-        return MixedTargets(tuple((place.to(device, non_blocking=True), raw.to(device)) for place, raw in self.parts))
+        parts = tuple((place.to(device, non_blocking=True), raw.to(device)) for place, raw in self.parts)
+        return MixedTargets(parts, self.whole)
 
     def pin(self) -> MixedTargets:
         """The same in pinned memory."""
-        return MixedTargets(tuple((place.pin_memory(), raw.pin()) for place, raw in self.parts))
+        return MixedTargets(tuple((place.pin_memory(), raw.pin()) for place, raw in self.parts), self.whole)
 
     def decode(self, standard: str = PLAIN.name) -> Tensor:
-        """Targets by the standardization of that name, float32 (B, D) or (B, P, D)."""
+        """Targets by the standardization of that name, float32 (M, D) or (M, P, D), in the order of the batch."""
         decoded = [raw.decode(standard) for _, raw in self.parts]
-        order_B = torch.cat([place for place, _ in self.parts]).argsort()
-        return torch.cat(decoded)[order_B]
+        order_M = torch.cat([place for place, _ in self.parts]).argsort()
+        return torch.cat(decoded)[order_M]
+
+    @property
+    def rows_M(self) -> Tensor:
+        """Rows of the batch that have a target, ascending (int64)."""
+        return torch.cat([place for place, _ in self.parts]).sort().values
+
+
+def rows_with(targets: AnyTargets) -> Tensor | None:
+    """Rows of a batch that have a target, ascending (int64); None: all of them."""
+    return targets.rows_M if isinstance(targets, MixedTargets) and not targets.whole else None
 
 
 AnyTargets = RawTargets | CoefficientTargets | MixedTargets

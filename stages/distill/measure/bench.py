@@ -88,7 +88,7 @@ class StudentBench:
     ) -> None:
         """Args:
         label: the student's name.
-        definition: as configured, of one view; on a CPU the batch may be cut down.
+        definition: as configured, of one view and dataset; on a CPU the batch may be cut down.
         dataset: the training samples.
         features: feature folder of every teacher, finished for the definition's blocks.
         teachers: the same teachers, to run in the loop.

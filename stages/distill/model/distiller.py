@@ -22,7 +22,7 @@ from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.rows import trained_tokens
-from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
+from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, rows_with, standard_of
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
@@ -82,9 +82,11 @@ class Distiller(nn.Module):
                 outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
         targets = self._targets(batch.targets, training)
-        losses = teacher_losses(predictions, targets, config.loss.cosine, config.loss.smooth_l1)
-        drop_teacher_BT = batch.drop_teacher_BT[:, : len(losses.teachers)]
-        keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, config.loss.drop_probability if training else 0.0)
+        losses = teacher_losses(
+            predictions, targets, config.loss.cosine, config.loss.smooth_l1, self._rows(batch.targets)
+        )
+        drop_teacher_BT, dropping = batch.drop_teacher_BT[:, : len(losses.teachers)], config.loss.drop_probability
+        keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, dropping if training else 0.0, losses.there_BT)
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, count)
 
     @property
@@ -108,6 +110,16 @@ class Distiller(nn.Module):
                 target = self.running(teacher, token, target, learn=training)
             targets.setdefault(token, {})[teacher] = self.resample[teacher](target) if token == "patch" else target
         return targets
+
+    def _rows(self, raw: Targets) -> dict[str, Tensor]:
+        """By teacher that has targets of a part of the rows alone, of which."""
+        found: dict[str, Tensor] = {}
+        for teacher in dict.fromkeys(teacher for teacher, _ in self.standards):
+            mine = [targets for pair, targets in raw.items() if pair[0] == teacher]
+            rows_M = rows_with(mine[0]) if mine else torch.empty(0, dtype=torch.int64, device=self.device)
+            if rows_M is not None:
+                found[teacher] = rows_M
+        return found
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision in which student and ladder run."""

@@ -1,6 +1,8 @@
 """The distillation loss with teacher dropping (UNIC, arXiv 2408.05088, sections 3.1 and 3.3).
 
-Shapes: B images, P patch tokens, E dimension of a teacher, T teachers.
+In a mixture of datasets a teacher may have targets for M of the images alone; where it has none, it takes no part.
+
+Shapes: B images, M of them with a target, P patch tokens, E dimension of a teacher, T teachers.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ from torch.nn import functional as F
 from unic_pipe.schemas.config import TokenType
 
 Predictions = Mapping[TokenType, Mapping[str, Tensor]]
-"""By token type and teacher: cls (B, E), patch (B, P, E)."""
+"""By token type and teacher: cls (B, E), patch (B, P, E); targets (M, ...)."""
 
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """The two terms of one teacher and token type, per image (B,); patch terms are averaged over tokens."""
+    """The two terms of one teacher and token type, per image with a target (M,); patch terms are averaged over tokens."""
 
-    cosine_B: Tensor
-    smooth_l1_B: Tensor
+    cosine_M: Tensor
+    smooth_l1_M: Tensor
 
 
 def token_losses(prediction: Tensor, target: Tensor) -> TokenLosses:
@@ -41,34 +43,64 @@ class TeacherLosses:
 
     teachers: tuple[str, ...]
     loss_BT: Tensor
+    """0 where a teacher has no target."""
     terms: dict[tuple[str, TokenType], TokenLosses]
+    """Of the teachers that have targets."""
+    there_BT: Tensor | None
+    """Where a teacher has a target, bool; None: everywhere."""
+
+    def images(self, column: str) -> int:
+        """How many images a column of the metrics is the mean of: a teacher's, those for which it has targets."""
+        teacher = column.partition("/")[0] if "/" in column else None
+        own = [len(terms.cosine_M) for (name, _), terms in self.terms.items() if name == teacher]
+        return len(self.loss_BT) if teacher is None else max(own, default=0)
 
 
-def teacher_losses(predictions: Predictions, targets: Predictions, cosine: float, smooth_l1: float) -> TeacherLosses:
-    """Loss per image and teacher: the mean over the targets' token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1."""
+def teacher_losses(
+    predictions: Predictions, targets: Predictions, cosine: float, smooth_l1: float, rows: Mapping[str, Tensor] = {}
+) -> TeacherLosses:
+    """Loss per image and teacher: the mean over the targets' token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1.
+
+    `rows`: by teacher, the images (M, int64, maybe none) that its targets are of, where those are not all.
+    """
     tokens = tuple(token for token in predictions if token in targets)
     teachers = tuple(predictions[tokens[0]])
     terms = {
-        (teacher, token): token_losses(predictions[token][teacher].float(), targets[token][teacher])
+        (teacher, token): token_losses(
+            _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
+        )
         for teacher in teachers
         for token in tokens
+        if teacher in targets[token]
     }
-    per_teacher = [
-        torch.stack([cosine * terms[t, k].cosine_B + smooth_l1 * terms[t, k].smooth_l1_B for k in tokens]).mean(0)
-        for t in teachers
-    ]
-    return TeacherLosses(teachers, torch.stack(per_teacher, dim=1), terms)
+    zeros_B = predictions[tokens[0]][teachers[0]].new_zeros(
+        len(predictions[tokens[0]][teachers[0]]), dtype=torch.float32
+    )
+    losses, there = [], []
+    for t in teachers:
+        own = [cosine * terms[t, k].cosine_M + smooth_l1 * terms[t, k].smooth_l1_M for k in tokens if (t, k) in terms]
+        loss_M = torch.stack(own).mean(0) if own else zeros_B[:0]
+        losses.append(zeros_B.scatter(0, rows[t], loss_M) if t in rows else loss_M)
+        there.append(zeros_B.bool().index_fill(0, rows[t], True) if t in rows else ~zeros_B.bool())
+    return TeacherLosses(teachers, torch.stack(losses, dim=1), terms, torch.stack(there, dim=1) if rows else None)
 
 
-def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float) -> Tensor:
+def _of_rows(x: Tensor, rows_M: Tensor | None) -> Tensor:
+    """Predictions of some images, float32."""
+    return (x if rows_M is None else x.index_select(0, rows_M)).float()
+
+
+def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float, there_BT: Tensor | None = None) -> Tensor:
     """Which teachers an image keeps, (B, T) in {0, 1}, float32.
 
     The teacher with the highest loss is always kept (the first of equals); each other is dropped with `probability`,
-    decided by the given uniform numbers.
+    decided by the given uniform numbers. A teacher without a target (not `there_BT`) is neither.
     """
-    hardest_B1 = loss_BT.detach().argmax(dim=1, keepdim=True)
-    keep_BT = uniforms_BT >= probability
-    return keep_BT.scatter(1, hardest_B1, True).to(torch.float32)
+    compared_BT = loss_BT.detach()
+    if there_BT is not None:
+        compared_BT = compared_BT.masked_fill(~there_BT, -torch.inf)
+    keep_BT = (uniforms_BT >= probability).scatter(1, compared_BT.argmax(dim=1, keepdim=True), True)
+    return (keep_BT if there_BT is None else keep_BT & there_BT).to(torch.float32)
 
 
 def loss_weights(keep_BT: Tensor, count: float | None = None) -> Tensor:

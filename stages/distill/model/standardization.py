@@ -4,7 +4,7 @@ Per teacher and token type, over all tokens of a batch, after (x - mean) / (std 
     mean ← m · mean(x) + (1 - m) · mean,   std ← m · (std(x) + eps) + (1 - m) · std
 std(x) is unbiased, eps = 1e-6; it begins with mean 0 and std 1, so the first batch is not standardized. The momentum m
 falls from 1 to .001 along a cosine over all steps. Validation changes nothing. The batch is the global one: moments of
-its shares (other processes', micro-batches) are added up first.
+its shares (other processes', micro-batches) are added up first. In a mixture, a teacher's tokens are those that it has.
 
 Shapes: B images, P patch tokens, D dimensions.
 """
