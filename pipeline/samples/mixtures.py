@@ -26,6 +26,8 @@ from unic_pipe.pipeline.samples.order import epoch_order
 from unic_pipe.schemas.errors import UserError
 
 _SHIFT = 40
+WORTH_SAYING = 0.01
+"""From which relative difference on the passes of an epoch are said to be other than asked."""
 
 
 def stream_places(rows: Sequence[float], places: int) -> tuple[int, ...]:
@@ -43,6 +45,25 @@ def epoch_steps(rows: Sequence[float], batch: int, streams: int) -> int:
     """Whole batches of an epoch, of datasets that may give so many rows each; 0 where one has no place or too few."""
     places = stream_places(rows, batch // streams)
     return min(int(mine) // (count * streams) if count else 0 for mine, count in zip(rows, places, strict=True))
+
+
+def dealt(rows: Mapping[str, int], shares: Mapping[str, float], batch: int, streams: int) -> str | None:
+    """What whole places in a batch make of the shares, in words; None where they come within 1 % of all of them.
+
+    Args:
+        rows: of every dataset.
+        shares: how often each was to be passed through in an epoch.
+        batch: rows of a batch.
+        streams: streams of a batch.
+    """
+    given = [shares[name] * count for name, count in rows.items()]
+    steps = epoch_steps(given, batch, streams)
+    places = {n: streams * count for n, count in zip(rows, stream_places(given, batch // streams), strict=True)}
+    passes = {name: steps * places[name] / count for name, count in rows.items()}
+    if len(rows) == 1 or all(abs(passes[name] / shares[name] - 1) <= WORTH_SAYING for name in rows):
+        return None
+    each = [f"{places[n]:,} for {n} ({passes[n]:.2g} passes an epoch, {shares[n]:g} asked)" for n in rows]
+    return f"{batch:,} places of a batch: {', '.join(each)}"
 
 
 def without_place(student: str, rows: Mapping[str, float], batch: int, streams: int) -> UserError | None:

@@ -15,6 +15,7 @@ from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
+from unic_pipe.pipeline.samples.mixtures import dealt
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.storage.pointers import point
@@ -132,6 +133,10 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
         store.sweep()
     training, tokens = training_rows(job.training, definition), trained_tokens(definition.config)
     frozen = freeze(store, job.name, definition, training)
+    rows = {r.source.dataset.manifest.name: len(r.rows_N) for r in training}
+    words = dealt(rows, definition.config.datasets, definition.config.optimizer.batch, definition.config.streams)
+    if words is not None:
+        context.reporter.say(f"{job.name}: {words}.")
     usable = [Rows(val, usable_rows(val.dataset, val.caches, 1, tokens, val.dataset.blocks)) for val in job.validation]
     validation = tuple(rows for rows in usable if len(rows.rows_N))
     keep, say = settings.keep_checkpoints, context.reporter.say

@@ -18,7 +18,7 @@ from unic_pipe.pipeline.extraction.preflight import existing_folder
 from unic_pipe.pipeline.extraction.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import usable_cores
-from unic_pipe.pipeline.samples.mixtures import epoch_steps
+from unic_pipe.pipeline.samples.mixtures import dealt, epoch_steps
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
@@ -289,13 +289,14 @@ def _student_rows(
             continue
         datasets, optimizer = inventory.datasets_of(name), definition.config.optimizer
         assert datasets is not None
-        counts = [inventory.rows_of(dataset) for dataset in datasets]
-        images, given = sum(counts), [s * n for s, n in zip(definition.config.datasets.values(), counts, strict=True)]
-        steps = optimizer.epochs * epoch_steps(given, optimizer.batch, definition.config.streams)
+        counts, shares = {d.manifest.name: inventory.rows_of(d) for d in datasets}, definition.config.datasets
+        given, how = [shares[n] * count for n, count in counts.items()], (optimizer.batch, definition.config.streams)
+        steps = optimizer.epochs * epoch_steps(given, *how)
+        words = dealt(counts, shares, *how)
         finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
         config = begun_now(definition.config, inventory.config.distill)
         definition = definition.model_copy(update={"config": config})
-        reporter.say(f"measure students/{label}")
+        reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
         cost = step_cost(definition, device)
         # Rendering runs beside the training device, but on the same cores as training on a CPU.
         loading = optimizer.batch * render_s / cores
@@ -306,13 +307,13 @@ def _student_rows(
             PlanRow(
                 name=f"students/{label}",
                 stage="distill",
-                images=images,
+                images=sum(counts.values()),
                 views=definition.views,
                 bytes=size,
                 bytes_left=0 if finished else size,
                 files=0 if finished else 8 + len(definition.teachers) + 2 * inventory.config.distill.keep_checkpoints,
                 hours=0.0 if finished else seconds / HOUR_S,
-                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms",
+                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms" + ("" if words is None else f"; {words}"),
             )
         )
     result.work["distill"] = total

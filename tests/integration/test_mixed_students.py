@@ -83,6 +83,8 @@ def test_two_and_four_processes_see_the_same_batches_and_make_the_same_student(
     alone, other = (copy_of(mixed, tmp_path_factory.mktemp(name)) for name in ("alone", "other"))
     assert ranks(alone, 1, *SET) == [0], ranks.everything()
     learned = ranks.learned()
+    said = "tiny: 16 places of a batch: 4 for test (0.7 passes an epoch, 1 asked), 12 for train (0.93 passes an epoch"
+    assert said in " ".join(ranks.said(0).split())
     assert all(sum(row < 1 << 40 for row in rows) == 4 for _, rows in learned.values())
     assert ranks(other, 2, *SET, "--set", "distill.micro_batch=1", signals=[(1, 10, "SIGTERM")]) == [0, 0], (
         ranks.everything()

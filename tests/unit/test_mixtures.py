@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from unic_pipe.pipeline.cache.statistics import merge_statistics, mixed_statistics, standardization
 from unic_pipe.pipeline.samples.draws import Purpose, uniforms
-from unic_pipe.pipeline.samples.mixtures import Mixture, Part, epoch_steps, split, stream_places, without_place
+from unic_pipe.pipeline.samples.mixtures import Mixture, Part, dealt, epoch_steps, split, stream_places, without_place
 from unic_pipe.pipeline.samples.order import epoch_order
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.students import student_definition
@@ -105,6 +105,18 @@ def test_a_batch_without_a_place_is_refused_with_numbers_that_work(
     assert without_place("main", rows, fitting, streams) is None
     if "students.main.streams" in words:
         assert without_place("main", rows, batch, int(words[words.index("students.main.streams") + 2])) is None
+
+
+def test_shares_that_whole_places_change_are_said() -> None:
+    assert dealt({"a": 2**20}, {"a": 1.0}, 512, 8) is None
+    assert dealt({"a": 2**20, "b": 2**20}, {"a": 1.0, "b": 0.25}, 320, 8) is None
+    # b may give 30 rows, which is enough for 15 steps of 2; those of a would do for 16.
+    words = dealt({"a": 100, "b": 100}, {"a": 1.0, "b": 0.3}, 8, 2)
+    assert (
+        words == "8 places of a batch: 6 for a (0.9 passes an epoch, 1 asked), 2 for b (0.3 passes an epoch, 0.3 asked)"
+    )
+    both = mixture(100, 100, shares=(1.0, 0.3), batch=8, streams=2)
+    assert (both.places, both.steps * 6 / 100, both.steps * 2 / 100) == ((3, 1), 0.9, 0.3)
 
 
 @pytest.mark.parametrize(
