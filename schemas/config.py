@@ -255,8 +255,14 @@ class DistillConfig(Model):
     `shard` and the number of processes change the rounding of sums, and with it weights within that tolerance; the
     rest changes nothing."""
 
-    validation: Name | Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path), or several."""
+    validation: (
+        Name
+        | Annotated[tuple[Name, ...], Field(min_length=1)]
+        | Annotated[dict[Name, Positive], Field(min_length=1)]
+        | None
+    ) = None
+    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path), or several: the loss of each, and
+    that of all their images; with weights (`{a: 2, b: 1}`) the weighted mean of their losses instead."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A checkpoint is written at least this often, and after every epoch."""
     keep_checkpoints: Count = 2
@@ -278,7 +284,7 @@ class DistillConfig(Model):
     @property
     def validations(self) -> tuple[str, ...]:
         """Datasets of the validation loss."""
-        return (self.validation,) if isinstance(self.validation, str) else self.validation or ()
+        return (self.validation,) if isinstance(self.validation, str) else tuple(self.validation or ())
 
 
 class EvaluateConfig(Model):

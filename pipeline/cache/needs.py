@@ -32,7 +32,7 @@ class FeatureNeed:
 
     @property
     def name(self) -> str:
-        """Name of the artefact: `features/<dataset>/<encoder>`, with `-center` for centre crops."""
+        """Name of the artefact: `features/<dataset>/<encoder>`, with `-center` (and a seed that is not 0) for centre crops."""
         return f"features/{self.dataset}/{self.encoder}{self._variant}"
 
     @property
@@ -42,8 +42,9 @@ class FeatureNeed:
 
     @property
     def _variant(self) -> str:
-        # Training views and centre crops of one dataset exist side by side.
-        return "-center" if self.definition.recipe == CENTER else ""
+        # Training views and centre crops of one dataset exist side by side, also where both are centre crops.
+        seed = self.definition.view_seed
+        return "" if self.definition.recipe != CENTER else f"-center-{seed}" if seed else "-center"
 
     @property
     def folder_name(self) -> str:

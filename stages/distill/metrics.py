@@ -3,13 +3,13 @@
 Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
 every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before,
 a teacher's over the images that it has targets of.
-Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val/DATASET/`. Absent
+Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val@DATASET/`. Absent
 values are null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import torch
@@ -78,12 +78,14 @@ class Meter:
         return meter
 
     @classmethod
-    def together(cls, meters: Iterable[Meter]) -> Meter:
-        """The meter to which everything was added that was added to any of these."""
+    def together(cls, meters: Mapping[str, Meter], weights: Mapping[str, float] | None = None) -> Meter:
+        """The meter to which everything was added that was added to any of these; with `weights`, each counts as much."""
         meter = cls()
-        for names, (sums, weight) in (part for each in meters for part in each._parts.items()):
-            before, count = meter._parts.get(names, (torch.zeros_like(sums), 0.0))
-            meter._parts[names] = before + sums, count + weight
+        for which, each in meters.items():
+            scale = 1.0 if weights is None else weights[which] / each.weight
+            for names, (sums, weight) in each._parts.items():
+                before, count = meter._parts.get(names, (torch.zeros_like(sums), 0.0))
+                meter._parts[names] = before + sums * scale, count + weight * scale
         return meter
 
     def state(self) -> dict[str, object]:

@@ -234,10 +234,11 @@ class Training:
         self.meter = Meter()
 
     def write_validation(self, meters: Mapping[str, Meter]) -> None:
-        """Add the means over the validation rows to the metrics; of several datasets, over all rows and over each's."""
+        """Add the means over the validation rows to the metrics; of several datasets, over each's and over all of them."""
         if self.log is not None:
-            each = [meter.means(f"val/{name}/") for name, meter in meters.items()] if len(meters) > 1 else []
-            means = Meter.together(meters.values()).means("val/")
+            each = [meter.means(f"val@{name}/") for name, meter in meters.items()] if len(meters) > 1 else []
+            weights = self.settings.validation if isinstance(self.settings.validation, dict) else None
+            means = Meter.together(meters, weights).means("val/")
             self.log.add(
                 {"step": self.step, "epoch": self.epoch, **means, **{k: v for m in each for k, v in m.items()}}
             )

@@ -58,11 +58,16 @@ LOSS_COLUMNS = ("Loss", "Validation loss", "CLS cosine loss", "Patch cosine loss
 
 
 def loss_rows(training: tuple[StudentCurves, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Student, teacher (empty for the total) and means over the last epoch, under `LOSS_COLUMNS`."""
+    """Student, teacher (empty for the total) or set of the validation loss, and means over the last epoch, under
+    `LOSS_COLUMNS`."""
     rows: list[tuple[str, str, tuple[str, ...]]] = []
     for student in training:
         total = (_number(student, "loss"), _number(student, "val/loss"), NONE, NONE, NONE)
         rows.append((student.name, "", total))
+        for column in student.curves:
+            dataset = column.removeprefix("val@").removesuffix("/loss")
+            if column == f"val@{dataset}/loss" and "/" not in dataset:
+                rows.append((student.name, f"on {dataset}", (NONE, _number(student, column), NONE, NONE, NONE)))
         for teacher in student.teachers:
             columns = (f"{teacher}/loss", f"val/{teacher}/loss", f"{teacher}/cls/cosine", f"{teacher}/patch/cosine")
             kept = student.curve(f"{teacher}/kept").last()

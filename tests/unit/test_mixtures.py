@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from builders import encoder_definition
 from distill_world import (
     BLOCK,
     STUDENT,
@@ -25,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from unic_pipe.pipeline.cache.needs import center_need, merge_needs, training_need
 from unic_pipe.pipeline.cache.statistics import merge_statistics, mixed_statistics, standardization
 from unic_pipe.pipeline.samples.draws import Purpose, uniforms
 from unic_pipe.pipeline.samples.mixtures import Mixture, Part, dealt, epoch_steps, split, stream_places, without_place
@@ -34,15 +37,19 @@ from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import Config, DistillConfig, StudentConfig
 from unic_pipe.schemas.recipes import CENTER, GENTLE
-from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 from unic_pipe.stages.distill.data.batches import BatchPlan
+from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.mixing import Side, read, request
+from unic_pipe.stages.distill.data.rows import Rows
 from unic_pipe.stages.distill.data.targets import PLAIN, BlockWindow, TargetReader
 from unic_pipe.stages.distill.jobs import StudentJob
-from unic_pipe.stages.distill.metrics import read_metrics
+from unic_pipe.stages.distill.metrics import Meter, read_metrics
 from unic_pipe.stages.distill.parallel.world import Context
 from unic_pipe.stages.distill.run import distill
+from unic_pipe.stages.report.details import loss_rows
+from unic_pipe.stages.report.gather import training_curves
 
 SHARES = {"more": 0.5, "train": 1.0}
 
@@ -250,5 +257,40 @@ def test_the_validation_loss_is_said_of_each_dataset_and_of_all(uninterrupted: W
     rows = [r for r in read_metrics(LocalStore(student_folder(uninterrupted))) if "val/loss" in r]
     assert [r["epoch"] for r in rows] == [1, 2, 3]
     for row in rows:
-        assert row["val/loss"] == pytest.approx((11 * row["val/val/loss"] + 5 * row["val/val2/loss"]) / 16, rel=1e-5)
-        assert row["val/val/loss"] != row["val/val2/loss"]
+        assert row["val/loss"] == pytest.approx((11 * row["val@val/loss"] + 5 * row["val@val2/loss"]) / 16, rel=1e-5)
+        assert row["val@val/loss"] != row["val@val2/loss"]
+    manifest = StudentManifest.from_bytes((student_folder(uninterrupted) / "manifest.json").read_bytes(), "manifest")
+    table = loss_rows((training_curves(manifest, student_folder(uninterrupted), "main"),))
+    shown = {what: cells[1] for _, what, cells in table if what.startswith("on ")}
+    assert shown == {f"on {name}": f"{rows[-1][f'val@{name}/loss']:.4f}" for name in ("val", "val2")}
+
+
+def test_validation_sets_count_as_their_weights_say() -> None:
+    a, b = Meter(), Meter()
+    a.add({"loss": torch.tensor(4.0), "alpha/loss": torch.tensor(1.0)}, weight=90)
+    b.add({"loss": torch.tensor(1.0)}, weight=10)
+    assert Meter.together({"a": a, "b": b}).means() == pytest.approx({"loss": 3.7, "alpha/loss": 1.0})
+    weighted = Meter.together({"a": a, "b": b}, {"a": 1.0, "b": 2.0}).means("val/")
+    assert weighted == pytest.approx({"val/loss": 2.0, "val/alpha/loss": 1.0})
+    assert DistillConfig(validation={"a": 1.0, "b": 2.0}).validations == ("a", "b")
+
+
+def test_a_set_of_training_and_of_validation_has_a_name_and_pictures_for_each(mixed: World) -> None:
+    """Both under centre crops; the seed of the views tells them apart, and the pictures that are kept of some rows."""
+    dataset, encoder = mixed.source(name="val2").dataset, encoder_definition(6, 5, (3, 3), image_size=12)
+    body = {"samples": {"datasets": {"val2": {"source": "x"}}}, "views": {"recipe": "center"}, "teachers": {"t": {}}}
+    config = Config.model_validate(body)
+    needs = [training_need(config, dataset.manifest, "t", encoder)]
+    needs.append(center_need(config, dataset.manifest, "t", encoder, ("cls", "patch")))
+    assert len(merge_needs(needs)) == 1
+    seeded = Config.model_validate({**body, "views": {"recipe": "center", "seed": 3}})
+    names = {need.pointer for need in (training_need(seeded, dataset.manifest, "t", encoder), *needs)}
+    assert names == {"val2-t-center", "val2-t-center-3"}
+
+    rows = Rows(mixed.source(name="val2"), dataset.rows())
+    few = replace(rows, rows_N=rows.rows_N[1:])
+    with ThreadPoolExecutor(1) as pool:
+        feed = Feed((few,), (rows,), definition(mixed), pool, torch.device("cpu"), {})
+        for _ in range(2):
+            found = [feed._view_images(r, {12}, 1).batch(few.rows_N, 0, pool)[12] for r in (few, rows)]
+            assert torch.equal(*found)

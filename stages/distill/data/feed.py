@@ -30,7 +30,7 @@ from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, seque
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
 from unic_pipe.stages.distill.data.mixing import Side, read, request
-from unic_pipe.stages.distill.data.rows import Rows, mixture_of
+from unic_pipe.stages.distill.data.rows import Rows, mixture_of, rows_digest
 from unic_pipe.stages.distill.data.targets import (
     AnyTargets,
     BlockWindow,
@@ -84,7 +84,7 @@ class Feed:
     threads: int = 1
     """Of the pool."""
     mixture: Mixture = field(init=False)
-    _images: dict[str, ViewImages] = field(init=False, default_factory=dict)
+    _images: dict[tuple[object, ...], ViewImages] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mixture = mixture_of(self.training, self.definition.config)
@@ -216,9 +216,9 @@ class Feed:
         return TargetReader(blocks, wanted, rows.source.dataset.block_rows)
 
     def _view_images(self, rows: Rows, sizes: set[int], views: int) -> ViewImages:
-        """Kept from one call to the next while the sizes are the same."""
+        """Kept from one call to the next while the sizes are the same; a set may be trained on and validated on."""
         first = next(iter(rows.source.caches.values())).definition
-        name = rows.source.dataset.digest + digest_of(first.recipe)
+        name = rows.source.dataset.digest, digest_of(first.recipe), views, rows_digest(rows.rows_N)
         known = self._images.get(name)
         if known is None or set(known.sizes) != sizes:
             given = rows.source.dataset, first.recipe, first.view_seed, tuple(sorted(sizes)), views, rows.rows_N
