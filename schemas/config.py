@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from unic_pipe.schemas.base import Model, Name
@@ -13,7 +13,7 @@ from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
-from unic_pipe.schemas.places import Count, Fraction, Pixels, Seeds, Threads
+from unic_pipe.schemas.places import Count, Fraction, Pixels, Seeds, Threads, ascending
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
 from unic_pipe.schemas.places import SamplesConfig as SamplesConfig
 from unic_pipe.schemas.places import StorageConfig as StorageConfig
@@ -178,6 +178,10 @@ class StudentConfig(Model):
     architecture: str = "vit_small_patch16_224"
     model_args: dict[str, Scalar] = {}
     image_size: Pixels = 224
+    """Input height and width in pixels, of validation and export, too."""
+    image_sizes: Annotated[tuple[Pixels, ...], Field(min_length=2), AfterValidator(ascending)] | None = None
+    """Sizes of the images in training, where those are several: each step has one of them, in turns that follow the seed.
+    For networks that take images of any size (ViTs with `model_args: {dynamic_img_size: true}`)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     drop_path: Fraction = 0.1

@@ -27,6 +27,13 @@ def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Different numbers in ascending order, in whichever they were given."""
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("the same number twice")
+    return tuple(sorted(numbers))
+
+
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_differ)]
 _SECRET = re.compile(r"(^|_)(key|secret|token|password|passwd)($|_)")
 CONSISTENCY = "consistency"

@@ -8,6 +8,8 @@ being read from at any moment, and one new block is needed at a time.
 Shapes: N usable rows, B batch, C streams, S = N // B steps.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,6 +65,11 @@ def epoch_view(
     if epoch % patch_every == 0:
         return _turn(seed, Purpose.VIEW_ORDER, before, patch_views)
     return patch_views + _turn(seed, Purpose.CLS_VIEW_ORDER, epoch - before - 1, views - patch_views)
+
+
+def step_size(seed: int, step: int, sizes: Sequence[int]) -> int:
+    """The image size of a training step, counted from 0: every so many steps take turns with all sizes."""
+    return sizes[_turn(seed, Purpose.IMAGE_SIZE, step, len(sizes))]
 
 
 def _turn(seed: int, purpose: Purpose, number: int, count: int) -> int:

@@ -53,6 +53,7 @@ class StagedStudent(Student):
         widths = tuple(int(stage.shape[1]) for stage in kept)
         self.widths = {"cls": (*widths, int(last.cls.shape[-1])), "patch": (*widths, int(last.patch.shape[-1]))}
         self.resample = nn.ModuleList(MapResampler((x.shape[2], x.shape[3]), self.grid) for x in kept)
+        self._other_sizes: dict[tuple[tuple[int, int], tuple[int, int]], MapResampler] = {}
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -62,16 +63,27 @@ class StagedStudent(Student):
     def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
         """Outputs of stages, and what is read."""
         features, maps_BDHW = self._run(x_B3SS)
+        grid = grid_of(self.encoder, features)
         cls_LBD, patch_LBPD = [], []
         for rung in rungs:
             if rung < self.stages:
                 cls_LBD.append(maps_BDHW[rung].mean(dim=(2, 3)))
-                patch_LBPD.append(self.resample[rung](maps_BDHW[rung]))
+                patch_LBPD.append(self._resampled(rung, maps_BDHW[rung], grid))
             else:
                 tokens = read_tokens(self.encoder, features, self.readout)
                 cls_LBD.append(tokens.cls)
                 patch_LBPD.append(tokens.patch)
         return RungOutputs(cls_LBD, patch_LBPD)
+
+    def _resampled(self, rung: int, x_BDHW: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A stage's map as patch tokens on a grid; matrices for images of other sizes are made when those come."""
+        shapes = (x_BDHW.shape[2], x_BDHW.shape[3]), grid
+        own: Any = self.resample[rung]
+        if own.shapes == shapes:
+            return own(x_BDHW)  # type: ignore[no-any-return]
+        if shapes not in self._other_sizes:
+            self._other_sizes[shapes] = MapResampler(*shapes).to(x_BDHW.device)
+        return self._other_sizes[shapes](x_BDHW)  # type: ignore[no-any-return]
 
     def start_from(self, state: Mapping[str, Tensor]) -> str:
         """Load the weights."""
@@ -108,6 +120,7 @@ class MapResampler(nn.Module):
 
     def __init__(self, source: tuple[int, int], grid: tuple[int, int]) -> None:
         super().__init__()
+        self.shapes = source, grid
         # Matrix products, because the gradients of pooling and interpolation have no fixed order of sums on a GPU.
         for name, size, target in zip(("rows", "columns"), source, grid, strict=True):
             self.register_buffer(name, _weights(size, target), persistent=False)

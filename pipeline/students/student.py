@@ -5,6 +5,7 @@ Shapes: B images, S image side in pixels, P patch tokens, D width, L rungs, U re
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class Student(nn.Module, ABC):
     widths: Mapping[TokenType, tuple[int, ...]]
     """D of every rung, by token type: the summary of a network's own head may be wider than its map."""
     grid: tuple[int, int]
-    """Rows and columns of the patch tokens of every rung."""
+    """Rows and columns of the patch tokens of every rung, of images of its own size."""
     readout: Readout
     """How tokens are read from it after export."""
     model_args: Mapping[str, Scalar]
@@ -93,6 +94,11 @@ class Student(nn.Module, ABC):
         for i, module in enumerate(self.drop_paths):
             module.draw(None if drop_uniforms_BU is None else drop_uniforms_BU[:, i])
         return self.rung_outputs(x_B3SS, rungs)
+
+    def grid_of(self, outputs: RungOutputs) -> tuple[int, int]:
+        """Rows and columns of the patch tokens of every rung, of square images of any size."""
+        patches = outputs.patch_LBPD[0].shape[1]
+        return self.grid if patches == self.grid[0] * self.grid[1] else (math.isqrt(patches),) * 2
 
     def state(self) -> dict[str, Tensor]:
         """The encoder's weights, as checkpoints and exports keep them."""

@@ -201,6 +201,9 @@ class _Run:
         definition = self.inventory.student_definition(name)
         assert definition is not None, "the dataset is indexed"
         config = begun_now(definition.config, self.inventory.config.distill)
+        if config.image_sizes is not None:
+            config = config.model_copy(update={"image_sizes": None})
+            self.notes.append(f"Student {name} is trained at several image sizes; {config.image_size} was measured.")
         if definition.mixed:
             first = self.dataset.manifest.name
             config = config.model_copy(update={"dataset": first})

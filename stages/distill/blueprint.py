@@ -5,6 +5,7 @@ Shapes: B images, S image side in pixels, U residual branches with drop path.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import timm
@@ -81,30 +82,56 @@ def build(config: StudentConfig) -> Student:
         raise UserError(error.message, hint) from None
     if drawn:
         raise _unrepeatable(config, student)
+    for size in config.image_sizes or ():
+        _require_size(config, size)
     return student
 
 
-def _built(config: StudentConfig) -> tuple[Student, bool]:
-    """The student, and whether a step with given draws of its drop path draws random numbers all the same."""
+def _require_size(config: StudentConfig, size: int) -> None:
+    """Refuse a network that is made for one image size where it is trained on several.
+
+    Raises:
+        UserError: it does not take this one.
+    """
+    try:
+        _built(config, size)
+    except MisfitError as error:
+        message = (
+            f"Student architecture {config.architecture} was made for {config.image_size} pixels, and image_sizes asks"
+        )
+        hint = "Leave out students.NAME.image_sizes, or choose an architecture that takes images of any size."
+        dynamic = config.model_copy(update={"model_args": {**config.model_args, "dynamic_img_size": True}})
+        with suppress(UserError):
+            _built(dynamic, size)
+            hint = "Set students.NAME.model_args.dynamic_img_size: true."
+        raise UserError(f"{message} for {size}: {error.message}", hint) from None
+
+
+def _built(config: StudentConfig, size: int | None = None) -> tuple[Student, bool]:
+    """The student, and whether a step with given draws of its drop path draws random numbers all the same.
+
+    `size`: of the images that it is shown, its own by default.
+    """
+    size = size or config.image_size
     with torch.device("meta"), torch.no_grad():
         student = build_student(config)
         # Whatever a teacher gives, its projector is a linear layer.
         sizes: dict[TokenType, dict[str, int]] = {token: {"teacher": 1} for token in trained_tokens(config)}
         ladder = build_ladder(config, sizes, student)
         try:
-            x_B3SS = torch.empty(IMAGES, 3, config.image_size, config.image_size)
+            x_B3SS = torch.empty(IMAGES, 3, size, size)
             with Draws() as draws:
                 ladder(*student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths))))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise MisfitError(
-                f"Student architecture {config.architecture} does not take RGB images of {config.image_size} pixels: "
+                f"Student architecture {config.architecture} does not take RGB images of {size} pixels: "
                 f"{first_line(error)}.",
                 "Check students.NAME.image_size and model_args.",
             ) from None
         patch = patch_size(student.encoder)
-        if config.image_size % patch:
+        if size % patch:
             raise MisfitError(
-                f"Student architecture {config.architecture} would cut off what is left of {config.image_size} pixels "
+                f"Student architecture {config.architecture} would cut off what is left of {size} pixels "
                 f"after patches of {patch}."
             )
     return student, draws.seen

@@ -92,7 +92,7 @@ class Training:
         """What it takes of every batch."""
         config, branches = self.config, len(self.model.student.drop_paths)
         teachers, epochs = len(self.definition.teachers), config.optimizer.epochs
-        return Demand(config.image_size, self.model.standards, teachers, branches, epochs)
+        return Demand(config.image_size, config.image_sizes, self.model.standards, teachers, branches, epochs)
 
     @property
     def store(self) -> LocalStore:

@@ -28,6 +28,10 @@ class BatchPlan:
     epoch: int
     patches: bool = True
     """Whether the view carries patches."""
+    step: int = 0
+    """In training, counted from 0."""
+    sizes: tuple[int, ...] = ()
+    """Image sizes that the batch is rendered at; none: all that may be asked for."""
     last: bool = True
     """Whether this is the last (or only) micro-batch of its step on this process."""
     counted: bool = True
@@ -106,7 +110,7 @@ def training_plans(
         cached = epoch_view(mixture.seed, epoch, views, patch_views, patch_every)
         patches = patch_views is None or cached < patch_views
         for step in range(max(start - epoch * steps, 0), steps):
-            yield BatchPlan(order_SB[step], epoch if fresh else cached, epoch, patches)
+            yield BatchPlan(order_SB[step], epoch if fresh else cached, epoch, patches, epoch * steps + step)
 
 
 def sequential_plans(rows_N: NDArray[np.int64], batch: int) -> Iterator[BatchPlan]:

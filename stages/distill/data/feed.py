@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unic_pipe.pipeline.samples.draws import Purpose
 from unic_pipe.pipeline.samples.mixtures import Mixture, split
+from unic_pipe.pipeline.samples.order import step_size
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.codecs import CODECS
 from unic_pipe.schemas.config import TokenType
@@ -56,12 +57,18 @@ class Demand:
     """What one student takes of every batch."""
 
     image_size: int
+    image_sizes: tuple[int, ...] | None
+    """Of its training steps, where those are several."""
     standards: Mapping[Pair, Standard]
     """How it standardizes each teacher's tokens."""
     teachers: int
     branches: int
     """Residual branches with drop path."""
     epochs: int
+
+    def sizes(self, seed: int, step: int) -> set[int]:
+        """What it takes in a training step."""
+        return {self.image_size if self.image_sizes is None else step_size(seed, step, self.image_sizes)}
 
 
 @dataclass
@@ -98,7 +105,8 @@ class Feed:
             StageError: data of a batch are missing or damaged; raised when that batch is due.
         """
         live, wanted = self.definition.live, _wanted(students)
-        sizes = {s.image_size for s in students} | ({self.teachers[t].size for t, _ in wanted} if live else set())
+        fixed = {self.teachers[t].size for t, _ in wanted} if live else set[int]()
+        sizes = fixed.union(*(s.image_sizes or (s.image_size,) for s in students))
         # In the loop, every epoch has a fresh view: none is worth keeping.
         views = 0 if live else self.definition.views
         sides = [
@@ -108,8 +116,11 @@ class Feed:
             )
             for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True)
         ]
-        steps = islice(self._plans(students, start), end - start)
-        plans = (micro for plan in steps for micro in self.share.micro_batches(plan))
+        sized = (
+            replace(plan, sizes=tuple(sorted(fixed.union(*(s.sizes(self.mixture.seed, plan.step) for s in students)))))
+            for plan in islice(self._plans(students, start), end - start)
+        )
+        plans = (micro for plan in sized for micro in self.share.micro_batches(plan))
         with closing(self._load(plans, students, sides)) as batches:
             for batch in batches:
                 if live:

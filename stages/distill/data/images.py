@@ -46,38 +46,47 @@ class ViewImages:
     # NumPy, because torch would copy with threads of its own, beside those of the training step.
     _kept: dict[int, NDArray[np.uint8]] = field(init=False, default_factory=dict)
     """By size, (V, N, 3, S, S)."""
-    _have_VN: NDArray[np.bool_] = field(init=False)
+    _have: dict[int, NDArray[np.bool_]] = field(init=False, default_factory=dict)
+    """By size, (V, N)."""
 
     def __post_init__(self) -> None:
         shape = (self.views, len(self.rows_N))
-        self._have_VN = np.zeros(shape, dtype=np.bool_)
+        self._have = {size: np.zeros(shape, dtype=np.bool_) for size in self.sizes}
         if 0 < math.prod(shape) * sum(3 * size * size for size in self.sizes) <= KEEP_BYTES:
             self._kept = {size: np.empty((*shape, 3, size, size), dtype=np.uint8) for size in self.sizes}
 
-    def batch(self, rows_B: NDArray[np.int64], view: int, pool: Executor) -> dict[int, Tensor]:
-        """View number `view` of the rows by input size, uint8 (B, 3, S, S).
+    def batch(
+        self, rows_B: NDArray[np.int64], view: int, pool: Executor, sizes: tuple[int, ...] = ()
+    ) -> dict[int, Tensor]:
+        """View number `view` of the rows by input size (`sizes`, or all), uint8 (B, 3, S, S).
 
         Raises:
             StageError: a sample that was readable during extraction no longer is.
         """
+        sizes = sizes or self.sizes
         if not self._kept:
-            rendered = list(self._rendered(rows_B, view, pool))
-            return {size: torch.from_numpy(np.stack([x[i] for x in rendered])) for i, size in enumerate(self.sizes)}
+            rendered = list(self._rendered(rows_B, view, pool, sizes))
+            return {size: torch.from_numpy(np.stack([x[i] for x in rendered])) for i, size in enumerate(sizes)}
         place_B = np.searchsorted(self.rows_N, rows_B)
-        new = place_B[~self._have_VN[view, place_B]]
-        for place, images in zip(new, self._rendered(self.rows_N[new], view, pool), strict=True):
-            for kept_VN3SS, image_3SS in zip(self._kept.values(), images, strict=True):
-                kept_VN3SS[view, place] = image_3SS
-        self._have_VN[view, new] = True
-        return {size: torch.from_numpy(kept_VN3SS[view, place_B]) for size, kept_VN3SS in self._kept.items()}
+        new = place_B[~np.logical_and.reduce([self._have[size][view, place_B] for size in sizes])]
+        for place, images in zip(new, self._rendered(self.rows_N[new], view, pool, sizes), strict=True):
+            for size, image_3SS in zip(sizes, images, strict=True):
+                self._kept[size][view, place] = image_3SS
+        for size in sizes:
+            self._have[size][view, new] = True
+        return {size: torch.from_numpy(self._kept[size][view, place_B]) for size in sizes}
 
-    def _rendered(self, rows: NDArray[np.int64], view: int, pool: Executor) -> Iterator[list[NDArray[np.uint8]]]:
-        """Each row at every size, in order."""
+    def _rendered(
+        self, rows: NDArray[np.int64], view: int, pool: Executor, sizes: tuple[int, ...]
+    ) -> Iterator[list[NDArray[np.uint8]]]:
+        """Each row at these sizes, in order."""
         wanted = [int(row) for row in rows]
-        return pool.map(self._render, wanted, self.dataset.read_many(wanted), repeat(view))
+        return pool.map(self._render, wanted, self.dataset.read_many(wanted), repeat(view), repeat(sizes))
 
-    def _render(self, row: int, read: Callable[[], bytes], view: int) -> list[NDArray[np.uint8]]:
-        """One image at every size."""
+    def _render(
+        self, row: int, read: Callable[[], bytes], view: int, sizes: tuple[int, ...]
+    ) -> list[NDArray[np.uint8]]:
+        """One image at these sizes."""
         key = self.dataset.key(row)
         with self.times.spent("reading"):
             raw = read()
@@ -90,4 +99,4 @@ class ViewImages:
                 "Image libraries changed; use the environment that extracted the features.",
             ) from None
         with self.times.spent("rendering"):
-            return [render_view(image_HWC, self.recipe, self.view_seed, key, view, size).numpy() for size in self.sizes]
+            return [render_view(image_HWC, self.recipe, self.view_seed, key, view, size).numpy() for size in sizes]

@@ -40,7 +40,7 @@ def read(sides: Sequence[Side], plan: BatchPlan, pool: Executor) -> tuple[Mappin
     for part, place_M, rows_M in split(plan.rows_B):
         side = sides[part]
         places.append(torch.from_numpy(place_M))
-        images.append(side.images.batch(rows_M, plan.view, pool))
+        images.append(side.images.batch(rows_M, plan.view, pool, plan.sizes))
         targets.append({} if side.targets is None else side.targets.read(rows_M, plan.view, plan.patches))
     if len(places) == 1:
         return images[0], targets[0]

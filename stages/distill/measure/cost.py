@@ -39,18 +39,23 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     Raises:
         UserError: the configuration does not make a student or a ladder.
     """
-    config, on = definition.config, torch.device(device)
+    sizes = definition.config.image_sizes or (definition.config.image_size,)
+    # Steps of every size are of a student of one size, whose images are of another.
+    config, on = definition.config.model_copy(update={"image_sizes": None}), torch.device(device)
     with torch_threads(config.threads, on):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
         count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
-        batch = _batch(definition, model, count).to(on)
-        watch = Stopwatch(device=device)
-        for _ in range(1 + STEPS):
-            watch.begin()
-            with watch.time("step"):
-                _step(model, optimizer, batch)
-    seconds = min(lap["step"].wall for lap in watch.laps[1:])
+        found = []
+        for size in sizes:
+            batch = _batch(definition, model, count, size).to(on)
+            watch = Stopwatch(device=device)
+            for _ in range(1 + STEPS):
+                watch.begin()
+                with watch.time("step"):
+                    _step(model, optimizer, batch)
+            found.append(min(lap["step"].wall for lap in watch.laps[1:]))
+    seconds = sum(found) / len(found)
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
@@ -64,9 +69,7 @@ def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> N
     optimizer.step()
 
 
-def _batch(definition: StudentDefinition, model: Distiller, count: int) -> Batch:
-    config = definition.config
-    size = config.image_size
+def _batch(definition: StudentDefinition, model: Distiller, count: int, size: int) -> Batch:
     random = torch.Generator().manual_seed(0)
     grids = {t.name: t.grid[0] * t.grid[1] for t in definition.teachers}
     dims = {
@@ -81,7 +84,11 @@ def _batch(definition: StudentDefinition, model: Distiller, count: int) -> Batch
         targets[teacher, token] = RawTargets(values, torch.zeros(count, dtype=torch.int64), {standard.name: affine})
     return Batch(
         BatchPlan(np.arange(count), 0, 0),
-        {size: torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=random)},
+        {
+            definition.config.image_size: torch.randint(
+                0, 256, (count, 3, size, size), dtype=torch.uint8, generator=random
+            )
+        },
         targets,
         torch.rand(count, len(definition.teachers), generator=random),
         torch.rand(count, len(model.student.drop_paths), generator=random),

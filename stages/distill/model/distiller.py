@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unic_pipe.pipeline.samples.order import step_size
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.students.ladder import Ladder, rungs
 from unic_pipe.pipeline.students.student import Student
@@ -50,7 +51,8 @@ class Distiller(nn.Module):
         self.student = build_student(config)
         sizes = _target_sizes(config, teachers)
         self.ladder = build_ladder(config, sizes, self.student)
-        self.resample = {t.name: GridResampler(t.grid, self.student.grid, device) for t in teachers}
+        self.grids = {t.name: t.grid for t in teachers}
+        self._resample: dict[tuple[str, tuple[int, int]], GridResampler] = {}
         known = statistics or {}
         self.standards: dict[Pair, Standard] = {
             (teacher, token): standard_of(known.get(teacher), token) for token in sizes for teacher in sizes[token]
@@ -76,12 +78,15 @@ class Distiller(nn.Module):
         """
         config = self.config
         drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training and not frozen else None
-        x_B3SS = normalize(batch.images[config.image_size], config.mean, config.std)
+        size = config.image_size
+        if training and config.image_sizes is not None:
+            size = step_size(config.draws_seed, batch.plan.step, config.image_sizes)
+        x_B3SS = normalize(batch.images[size], config.mean, config.std)
         with self.autocast():
             with torch.no_grad() if frozen else nullcontext():
                 outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
-        targets = self._targets(batch.targets, training)
+        targets = self._targets(batch.targets, training, self.student.grid_of(outputs))
         losses = teacher_losses(
             predictions, targets, config.loss.cosine, config.loss.smooth_l1, self._rows(batch.targets)
         )
@@ -99,8 +104,8 @@ class Distiller(nn.Module):
         for part in self.parts:
             part.compile(backend=backend)
 
-    def _targets(self, raw: Targets, training: bool) -> Mapping[TokenType, Mapping[str, Tensor]]:
-        """The targets of each token type; a view without patches has none of them."""
+    def _targets(self, raw: Targets, training: bool, grid: tuple[int, int]) -> Mapping[TokenType, Mapping[str, Tensor]]:
+        """The targets of each token type, patches on a grid; a view without patches has none of them."""
         targets: dict[TokenType, dict[str, Tensor]] = {}
         for (teacher, token), standard in self.standards.items():
             if (teacher, token) not in raw:
@@ -108,8 +113,16 @@ class Distiller(nn.Module):
             target = raw[teacher, token].decode(standard.name)
             if self.running is not None:
                 target = self.running(teacher, token, target, learn=training)
-            targets.setdefault(token, {})[teacher] = self.resample[teacher](target) if token == "patch" else target
+            targets.setdefault(token, {})[teacher] = (
+                self.resample(teacher, grid)(target) if token == "patch" else target
+            )
         return targets
+
+    def resample(self, teacher: str, grid: tuple[int, int]) -> GridResampler:
+        """What brings a teacher's patch tokens to a grid; kept."""
+        if (teacher, grid) not in self._resample:
+            self._resample[teacher, grid] = GridResampler(self.grids[teacher], grid, self.device)
+        return self._resample[teacher, grid]
 
     def _rows(self, raw: Targets) -> dict[str, Tensor]:
         """By teacher that has targets of a part of the rows alone, of which."""
