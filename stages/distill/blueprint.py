@@ -96,15 +96,14 @@ def _require_size(config: StudentConfig, size: int) -> None:
     try:
         _built(config, size)
     except MisfitError as error:
-        message = (
-            f"Student architecture {config.architecture} was made for {config.image_size} pixels, and image_sizes asks"
-        )
+        who = f"Student architecture {config.architecture} "
+        message = f"{who}was made for {config.image_size} pixels, and image_sizes asks for {size}: it"
         hint = "Leave out students.NAME.image_sizes, or choose an architecture that takes images of any size."
         dynamic = config.model_copy(update={"model_args": {**config.model_args, "dynamic_img_size": True}})
         with suppress(UserError):
             _built(dynamic, size)
             hint = "Set students.NAME.model_args.dynamic_img_size: true."
-        raise UserError(f"{message} for {size}: {error.message}", hint) from None
+        raise UserError(f"{message} {error.message.removeprefix(who)}", hint) from None
 
 
 def _built(config: StudentConfig, size: int | None = None) -> tuple[Student, bool]:

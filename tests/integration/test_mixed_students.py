@@ -1,14 +1,17 @@
-"""A student of two datasets from plan to export, by one, two and four processes; and features of klt beside those of int8."""
+"""A student of two datasets and two image sizes, one teacher of which knows one set alone: from plan to export, by one, two
+and four processes, with teachers in the loop, its ablation, its bench; and features of klt beside those of int8."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
-from workspace import copy_of
+from students import train, weights
+from workspace import Quiet, copy_of
 
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.storage import LocalStore
@@ -22,9 +25,12 @@ from unic_pipe.stages.distill.metrics import read_metrics
 MIXED = (
     "students.tiny.dataset={test: 1.0, train: 1.0}",
     "students.tiny.optimizer.batch=16",
+    "students.tiny.image_sizes=[32, 48]",
+    "students.tiny.model_args.dynamic_img_size=true",
     "teachers.lite1.datasets=[test, val]",
     "evaluate.benchmarks={}",
 )
+SHORT = (*MIXED, "students.tiny.optimizer={epochs: 1, warmup_epochs: 0, batch: 16, lr: 0.03}", "views.count=1")
 SET = tuple(word for override in MIXED for word in ("--set", override))
 
 
@@ -104,3 +110,39 @@ def test_two_and_four_processes_see_the_same_batches_and_make_the_same_student(
     for mean, again in zip(means, others, strict=True):
         same = [name for name in mean if name.rpartition("/")[2] in ("loss", "kept", "cosine", "smooth_l1")]
         assert {name: again[name] for name in same} == pytest.approx({name: mean[name] for name in same}, rel=2e-2)
+
+
+def test_its_variants_learn_in_one_pass_and_teachers_in_the_loop_see_the_same(
+    mixed: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.stages.distill.parallel.world import Context
+    from unic_pipe.stages.distill.stage import distill_students, with_variants
+
+    work, alone = (copy_of(mixed, tmp_path_factory.mktemp(name)) for name in ("work", "alone"))
+    inventory, names = with_variants(work.inventory(*SHORT, "distill.log_every=1"), ["tiny"])
+    reporter = Quiet()
+    distill_students(inventory, names, Context(reporter, Stop()), device="cpu", live_check=False)
+    together = "Training tiny-basic, tiny-std, tiny-ladder, tiny in one pass: test and train are read and decoded once"
+    assert any(line.startswith(together) for line in reporter.said)
+    train(alone, "tiny", overrides=(*SHORT, "distill.log_every=1"))
+    assert weights(work, "tiny") == weights(alone, "tiny")
+
+    train(alone, "tiny", live=True, overrides=(*SHORT, "distill.log_every=1"))
+    cached, live = (read_metrics(LocalStore(alone.student(name))) for name in ("tiny", "tiny-live"))
+    same = [f"{teacher}/{what}" for teacher in ("lite0", "lite1") for what in ("loss", "cls/cosine", "patch/smooth_l1")]
+    assert len(live) == len(cached)
+    assert {name: live[0][name] for name in same} == pytest.approx({name: cached[0][name] for name in same}, rel=1e-2)
+
+
+def test_the_bench_measures_its_first_dataset_and_says_so(mixed: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of the teachers, those that know it."""
+    from unic_pipe.cli.main import app
+
+    quick = ["bench", "-c", str(mixed.folder), "--quick", "--repeats", "1", "--rows", "32", "--json", "--device", "cpu"]
+    known = ("--set", "teachers.lite1.datasets=[train, val]")
+    assert app(args=[*quick, *SET, *known], prog_name="unic-pipe", standalone_mode=False) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert "Student tiny is trained on a mixture; steps of test alone were measured." in report["notes"]
+    assert "Student tiny is trained at several image sizes; 32 was measured." in report["notes"]
+    assert {("distill", "student step"), ("live", "teachers")} < {(row["part"], row["name"]) for row in report["rows"]}
