@@ -198,7 +198,8 @@ class StudentConfig(Model):
     running ones that the student starts with (see `init`), while its weights are trained: for batches in parts."""
     dataset: Name | dict[Name, float] = "train"
     """A dataset, or several by their shares: how often each is passed through in an epoch, at most once. Every batch
-    has a fixed number of places for each, none of them more than its share."""
+    has a fixed number of places for each, none of them more than its share; which rows have which teachers:
+    `teachers.NAME.datasets`."""
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""
     ladder: LadderConfig = LadderConfig()

@@ -79,7 +79,7 @@ def _teaching_problems(body: Any) -> list[InitErrorDetails]:
     problems = []
     for (_, student, _), given in _values(body, ("students", "*", "dataset")):
         datasets = _names(given)
-        named = next((found for _, found in _values(body, ("students", student, "teachers"))), None)
+        named = next((found for _, found in _values(body, ("students", str(student), "teachers"))), None)
         chosen = [teacher for teacher in teachers if named is None or teacher in _names(named)]
         for teacher in chosen if named is not None else ():
             if limits.get(teacher, set(datasets)).isdisjoint(datasets):
