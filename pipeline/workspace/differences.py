@@ -48,7 +48,7 @@ def _walk(path: str, old: Any, new: Any, found: list[str]) -> None:
         return
     if isinstance(old or new, dict):
         found.append(f"{path} {'removed' if new is None else 'added'}")
-    elif path.rpartition(".")[2] in _SECRETIVE:
+    elif path.rpartition(".")[2] in _SECRETIVE or ".features." in path:
         found.append(f"{path} digest changed{why}")
     else:
         found.append(f"{path}: {_show(old)} → {_show(new)}{why}")

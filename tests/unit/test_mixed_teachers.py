@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from unic_pipe.pipeline.samples.mixtures import split
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.config import Config, DistillConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.recipes import GENTLE
@@ -177,6 +178,10 @@ def test_a_micro_batch_without_a_teacher_changes_nothing(world: World, tmp_path:
     assert manifest.rows == 21 + len(sources(world)["train"].dataset.rows()) - 1
     assert manifest.definition.teachers[0].features is None
     assert set(manifest.statistics) == {"alpha", "beta"}
+    (train,) = manifest.definition.mixed
+    without = train.model_copy(update={"features": {"beta": train.features["beta"]}})
+    other = manifest.definition.model_copy(update={"mixed": (without,)})
+    assert describe(other, manifest.definition) == "mixed.train.features.alpha digest changed"
 
 
 @pytest.mark.parametrize(

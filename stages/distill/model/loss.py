@@ -65,21 +65,16 @@ def teacher_losses(
     """
     tokens = tuple(token for token in predictions if token in targets)
     teachers = tuple(predictions[tokens[0]])
-    terms = {
-        (teacher, token): token_losses(
-            _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
-        )
-        for teacher in teachers
-        for token in tokens
-        if teacher in targets[token]
-    }
-    zeros_B = predictions[tokens[0]][teachers[0]].new_zeros(
-        len(predictions[tokens[0]][teachers[0]]), dtype=torch.float32
-    )
+    first = predictions[tokens[0]][teachers[0]]
+    zeros_B = first.new_zeros(len(first), dtype=torch.float32)
+    terms: dict[tuple[str, TokenType], TokenLosses] = {}
     losses, there = [], []
     for t in teachers:
-        own = [cosine * terms[t, k].cosine_M + smooth_l1 * terms[t, k].smooth_l1_M for k in tokens if (t, k) in terms]
-        loss_M = torch.stack(own).mean(0) if own else zeros_B[:0]
+        taught = [token for token in tokens if t in targets[token]]
+        own = [token_losses(_of_rows(predictions[k][t], rows.get(t)), targets[k][t]) for k in taught]
+        terms |= {(t, token): found for token, found in zip(taught, own, strict=True)}
+        weighed = [cosine * found.cosine_M + smooth_l1 * found.smooth_l1_M for found in own]
+        loss_M = torch.stack(weighed).mean(0) if weighed else zeros_B[:0]
         losses.append(zeros_B.scatter(0, rows[t], loss_M) if t in rows else loss_M)
         there.append(zeros_B.bool().index_fill(0, rows[t], True) if t in rows else ~zeros_B.bool())
     return TeacherLosses(teachers, torch.stack(losses, dim=1), terms, torch.stack(there, dim=1) if rows else None)
