@@ -75,7 +75,6 @@ def extract_step(
     from unic_pipe.stages.extract import extract as extract_stage
     from unic_pipe.stages.indexing import index as index_stage
 
-    reporter.say("extract: looking at students, samples, weights and what is there already")
     for name in teachers:
         inventory.teacher(name)
     check_students(inventory, lambda text: None)

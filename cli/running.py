@@ -55,7 +55,11 @@ class Where:
 def extract_options(
     inventory: Inventory, where: Where, reporter: Reporter, stop: Stop, force: bool = False, batch: int | None = None
 ) -> Iterator[ExtractOptions]:
-    """Options of the command line over those of the configuration, with one executor for the whole command."""
+    """Options of the command line over those of the configuration, with one executor for the whole command.
+
+    Says first that it begins: importing PyTorch and looking at every artefact may take a while.
+    """
+    reporter.say("looking at students, samples, weights and what is there already")
     from unic_pipe.pipeline.extraction.executors import Executor, Threads
     from unic_pipe.pipeline.extraction.run import ExtractOptions
 

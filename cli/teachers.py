@@ -74,9 +74,11 @@ def _fetch(rows: list[CatalogueRow], weights_dir: Path) -> None:
 
     say = ConsoleReporter().say
     missing = [row for row in rows if row.path is None and (row.card is not None or row.repository is not None)]
-    if not missing:
-        known = all(row.path is not None or row.problem is None for row in rows)
-        say(f"Nothing to download{': the weights of all configured teachers are here' if known else ''}.")
+    elsewhere = [row for row in rows if row.path is None and row not in missing and row.problem is not None]
+    for row in elsewhere:
+        say(f"{row.name}: nothing can be downloaded for it. {row.problem}")
+    if not missing and not elsewhere:
+        say("Nothing to download: the weights of all configured teachers are here.")
     for row in missing:
         if row.card is not None:
             fetch_weights(row.card, weights_dir, say)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,13 +23,16 @@ from unic_pipe.pipeline.storage import sync_folder
 from unic_pipe.schemas.encoders import EncoderCard
 from unic_pipe.schemas.errors import StageError, UserError
 
+_PATIENCE_S = 10.0
+"""Seconds that a server may take to answer at all."""
+
 
 def fetch_weights(card: EncoderCard, weights_dir: Path, say: Callable[[str], None] = print) -> Path:
     """The weights of an encoder, downloaded into `weights_dir` (atomically) if they are not on this machine yet.
 
     Raises:
         UserError: its weights cannot be downloaded, because they come with a Python package or do not exist.
-        StageError: the download failed; the message says where to put the file by hand.
+        StageError: no network, or the download failed; the message says where to put the file by hand.
     """
     found = find_weights(card, weights_dir)
     if found is not None:
@@ -35,19 +42,19 @@ def fetch_weights(card: EncoderCard, weights_dir: Path, say: Callable[[str], Non
     if card.hub_id is None and card.url is None:
         raise UserError(f"{card.name}: there is nothing to download; give a file with `weights: PATH`.")
     say(f"{card.name}: downloading {card.hub_id or card.url} (licence: {card.licence})")
+    _require_reachable(card.name, _address(card), _by_hand(card, weights_dir))
     weights_dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".download-", dir=weights_dir))
     try:
         file = _download(card, folder)
-        target = weights_dir / (Path(card.files[0]).stem + file.suffix if card.hub_id else card.files[0])
+        target = weights_dir / _file_name(card, file.suffix)
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(file, target)
         sync_folder(weights_dir)
     except OSError as error:
         raise StageError(
-            f"{card.name}: the download failed ({error}).",
-            f"Try again, or put {card.files[0]} into {weights_dir} by hand (from {card.url or card.hub_id}).",
+            f"{card.name}: the download failed ({error}).", f"Try again, or {_by_hand(card, weights_dir)}"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,8 +71,10 @@ def fetch_repository(repository: str, weights_dir: Path, say: Callable[[str], No
     if found is not None:
         return found
     say(f"hf-hub:{repository}: downloading (its page states the licence)")
-    weights_dir.mkdir(parents=True, exist_ok=True)
     target = weights_dir / downloaded_name(repository)
+    by_hand = f"put config.json and {FOLDER_FILES[0]} into {target} by hand."
+    _require_reachable(f"hf-hub:{repository}", _on_hub(repository, "config.json"), by_hand)
+    weights_dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".download-", dir=weights_dir))
     try:
         for names in (("config.json",), FOLDER_FILES):
@@ -77,13 +86,55 @@ def fetch_repository(repository: str, weights_dir: Path, say: Callable[[str], No
         os.replace(folder, target)
         sync_folder(weights_dir)
     except OSError as error:
-        raise StageError(
-            f"hf-hub:{repository}: the download failed ({error}).",
-            f"Try again, or put config.json and {FOLDER_FILES[0]} into {target} by hand.",
-        ) from error
+        raise StageError(f"hf-hub:{repository}: the download failed ({error}).", f"Try again, or {by_hand}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return target
+
+
+def _address(card: EncoderCard) -> str:
+    """Where the preferred file of the weights is."""
+    if card.hub_id is None:
+        assert card.url is not None
+        return card.url
+    return _on_hub(card.hub_id, card.hub_files[0])
+
+
+def _on_hub(repository: str, name: str) -> str:
+    """Address of a file of a hub's repository."""
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return f"{hub}/{repository}/resolve/main/{name}"
+
+
+def _file_name(card: EncoderCard, suffix: str) -> str:
+    """The name in `weights_dir` by which `find_weights` finds a file of this kind."""
+    stem = Path(card.files[0]).stem
+    return next((name for name in card.files if Path(name).suffix == suffix), stem + suffix)
+
+
+def _by_hand(card: EncoderCard, weights_dir: Path) -> str:
+    address = _address(card)
+    return f"put {address} there by hand: {weights_dir / _file_name(card, Path(address).suffix)}"
+
+
+def _require_reachable(name: str, address: str, by_hand: str) -> None:
+    """Libraries that download try for a minute before they say that there is no network.
+
+    Raises:
+        StageError: the server cannot be reached.
+    """
+    if not address.startswith("http"):
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_PATIENCE_S).close()
+    except urllib.error.HTTPError:  # an answer; what it means is the download's business
+        return
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):  # it answers, and the download may know other certificates
+            return
+        server = urllib.parse.urlsplit(address).netloc
+        raise StageError(f"{name}: {server} cannot be reached ({reason}).", f"Without a network, {by_hand}") from error
 
 
 def _download(card: EncoderCard, folder: Path) -> Path:
@@ -102,12 +153,14 @@ def _download(card: EncoderCard, folder: Path) -> Path:
 def _from_hub(repository: str, names: Sequence[str], folder: Path) -> Path:
     """Download into `folder` the first of these files that the repository has."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for name in names:
         try:
             # The token of a logged-in user is huggingface_hub's business, not ours.
             return Path(hf_hub_download(repository, name, local_dir=folder))
+        except LocalEntryNotFoundError as error:  # a kind of the next one, and says that the hub did not answer
+            raise ConnectionError(f"the connection to {repository} broke off") from error
         except EntryNotFoundError:
             continue
     raise FileNotFoundError(f"{repository} has none of {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -45,5 +46,6 @@ def _same_file(name: str, path: Path, digest: str) -> None:
     if found != digest:
         raise StageError(
             f"Encoder {name}: {path} changed while it was in use (weights {found[:8]}, expected {digest[:8]}).",
-            "Run the command again: it will plan with the file that is there now.",
+            # Where time and size are those of the file before, the same command would believe its digest again.
+            f"touch {shlex.quote(str(path))}, then run the command again: it will plan with the file that is there now.",
         )

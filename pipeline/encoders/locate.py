@@ -27,7 +27,7 @@ def find_weights(card: EncoderCard, weights_dir: Path) -> Path | None:
 
 def here_or_packaged(card: EncoderCard, weights_dir: Path) -> EncoderCard:
     """The card, or that of an installed Python package with the same architecture where its own weights are nowhere."""
-    if find_weights(card, weights_dir) is None:
+    if not card.package and find_weights(card, weights_dir) is None:
         return next((other for other in _packaged(card) if _in_package(other)), card)
     return card
 

@@ -123,6 +123,7 @@ def fill(definition: EncoderDefinition, state: StateDict, path: Path) -> nn.Modu
     Raises:
         UserError: the state dict does not fit.
     """
+    _require_real(state, path)
     d = definition
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -131,6 +132,21 @@ def fill(definition: EncoderDefinition, state: StateDict, path: Path) -> nn.Modu
         model = create(d.architecture, d.model_args, d.image_size)
         load_official(model, state, d.conversion, path)
         return model
+
+
+def _require_real(state: StateDict, path: Path) -> None:
+    """PyTorch would copy the real part of complex weights, and quantised ones without their scale.
+
+    Raises:
+        UserError: a weight or bias is no floating-point number.
+    """
+    for key, value in state.items():
+        if value.is_complex() or (key.endswith((".weight", ".bias")) and not value.is_floating_point()):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{path}: {key} holds {kind} numbers; the weights of an encoder are real floating-point numbers.",
+                "Save the model's own weights, for instance as float32.",
+            )
 
 
 def _load_timm(d: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:

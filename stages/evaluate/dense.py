@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unic_pipe.pipeline.samples.classes import listed_names
 from unic_pipe.schemas.config import Scalar
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.protocols import DenseConfig
@@ -122,7 +123,21 @@ def scored(
             tally.add(torch.from_numpy(scenes.labels_NSS).to(setting.device), predict(scenes))
         images += len(scenes.cls_ND)
     sizes: dict[str, Scalar] = {"test_samples": images, "pixels": task.config.pixels}
-    return Outcome({0: tally.scores()}, (chosen or {}) | sizes)
+    remarks = _unseen(task, tally) if isinstance(tally, Confusion) else ()
+    return Outcome({0: tally.scores()}, (chosen or {}) | sizes, remarks=remarks)
+
+
+def _unseen(task: DenseTask, tally: Confusion) -> tuple[str, ...]:
+    """Classes of test pixels that no label map showed in training, by their values in the maps; they stay in the score."""
+    pixels_C = tally.counts_CC.sum(axis=1)
+    unseen = [c for c in np.flatnonzero(pixels_C).tolist() if c not in task.train.classes()]
+    if not unseen:
+        return ()
+    share = 100 * pixels_C[unseen].sum() / pixels_C.sum()
+    values = listed_names([str(c + task.config.first_class) for c in unseen])
+    which = "1 class" if len(unseen) == 1 else f"{len(unseen)} classes"
+    said = f"{share:.1f} % of the test pixels belong to {which} that the training label maps never show ({values})"
+    return (f"{said}: counted as wrong.",)
 
 
 def _fit(head: SegmentationHead | DepthHead, task: DenseTask, setting: Setting) -> None:

@@ -78,6 +78,10 @@ class DenseData:
             self._labels[number] = self._read_labels(keys)
         return Scenes(cls.values[valid], patch.values[valid], self._labels[number])
 
+    def classes(self) -> set[int]:
+        """Classes that the label maps show, as far as blocks were read."""
+        return {int(c) for labels in self._labels.values() for c in np.unique(labels) if c >= 0}
+
     def _read_labels(self, keys: list[str]) -> Labels:
         found = [self.convert(centre_square(read_map(self.folder / f"{key}.png"), self.side)) for key in keys]
         none = self.convert(np.zeros((0, self.side, self.side), np.int32))

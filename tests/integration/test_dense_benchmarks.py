@@ -148,11 +148,18 @@ def test_only_what_changed_labels_concern_is_computed_again(evaluated: tuple[Any
     assert work.times("evaluations") == times
     path = work.folder / "ade/annotations/validation/ADE_0000.png"
     save(path, np.full((48, 64), 2, np.uint8))
+    for file in (work.folder / "ade/annotations/training").iterdir():  # no training map shows the last class any more
+        labels = np.array(Image.open(file))
+        save(file, np.where(labels == 3, 0, labels).astype(np.uint8))
     assert work.artefact("evaluations/main").done == 1
     again = {r.definition.probe: r for r in work.evaluate()}
     before = {r.definition.probe: r for r in evaluated[1]}
     assert again["depth"] == before["depth"]
     assert again["segmentation"].metrics["miou"] < before["segmentation"].metrics["miou"]
+    for probe in ("segmentation", "in-context"):
+        said = r"[\d.]+ % of the test pixels belong to 1 class that the training label maps never show \(3\): counted as wrong."
+        assert re.fullmatch(said, again[probe].message)
+        assert before[probe].message == ""
 
 
 def test_a_missing_label_map_fails_its_results_and_no_others(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_any_encoder_is_evaluated_beside_students_and_teachers(trained: Any, tmp
     assert {r.role for r in kept if r.encoder == "unic"} == {"encoder"}
 
 
+def test_an_encoder_alone_has_a_headline_and_is_counted(raw: Any) -> None:
+    """Nothing is configured to learn or to teach: what `--encoder` names is all that there is."""
+    none = ("evaluate.probes=[knn]", "teachers={}", "students={}")
+    options = [part for override in none for part in ("--set", override)]
+    command(raw, "evaluate", "--device", "cpu", "--encoder", "a=efficientnet-lite1", *options)
+    report = (raw.folder / "evaluations/main/report.md").read_text()
+    assert "No student and no teacher has a result yet; encoder `a` scores" in report
+    found = raw.artefact("evaluations/main", *none)
+    assert (found.state, found.done, found.total) == ("fresh", 1, 1)
+    assert found.reason == "no encoder is configured; these were given by --encoder"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -21,6 +21,9 @@ CHANGED = {
     "students/small": ("stale", "differs: teachers.siglip.features digest changed"),
 }
 """Artefacts of those that this version reads differently on purpose: the state and the reason that `status` gives."""
+REREAD = ("train-rotary-center", "test-rotary-center")
+"""Pointers to features of an EVA-02 student that are made again: it was distilled on its class token, and was probed on
+another pooling."""
 WRITTEN_AGAIN = ("results.parquet", "classes.parquet")
 """Tables that `evaluate` makes from the records whenever it ends: they have gained a column and a seal."""
 
@@ -70,5 +73,5 @@ def test_nothing_is_done_again(released: Any) -> None:
     for student in released.inventory().config.students:
         released.distill(student=student)
     released.evaluate()
-    kept = {name: found for name, found in times.items() if Path(name).name not in WRITTEN_AGAIN}
+    kept = {name: found for name, found in times.items() if Path(name).name not in (*WRITTEN_AGAIN, *REREAD)}
     assert {name: found for name, found in released.times().items() if name in kept} == kept

@@ -215,6 +215,9 @@ class TestTeachers:
     def test_fetch_needs_a_configuration(self, typed: Type, tmp_path: Path, raw: Any) -> None:
         typed(tmp_path, "teachers", "--fetch").refuses("No unic-pipe.yaml here")
         assert "Nothing to download" in typed(raw.folder, "teachers", "--fetch").err
+        said = typed(raw.folder, "teachers", "--fetch", "--set", "teachers.ours.encoder=checkpoint:lost.pth").err
+        assert "ours: nothing can be downloaded for it. There is no weights file lost.pth" in said
+        assert "Nothing to download" not in said
 
 
 class TestMachine:

@@ -178,3 +178,11 @@ def test_one_channel_teachers_are_told_plainly(tmp_path: Path) -> None:
     grey = EncoderConfig(encoder="checkpoint:grey.pth", architecture="test_resnet", image_size=64)
     with pytest.raises(UserError, match="takes 1 input channel, images have 3"):
         resolve_encoder("a", grey, tmp_path, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int8])
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    """PyTorch copies the real part alone, and quantised values without their scale."""
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=rf"file\.pth: norm\.weight holds {kind} numbers"):
+        resolve(tmp_path, MEANT | {"norm.weight": MEANT["norm.weight"].to(dtype)})

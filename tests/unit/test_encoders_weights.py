@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,48 @@ def test_fetch_downloads_once_and_whole(tmp_path: Path) -> None:
     assert fetch_weights(card, weights_dir, said.append) == weights_dir / "official.pth"
     assert len(said) == 1
     assert "licence: unknown" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "address"),
+    [
+        ({"hub_id": None, "url": "http://127.0.0.1:1/official.pth"}, "http://127.0.0.1:1/official.pth"),
+        ({"hub_id": "timm/x"}, "http://127.0.0.1:1/timm/x/resolve/main/model.safetensors"),
+    ],
+)
+def test_without_a_network_a_download_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], address: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    files = {"files": ("x.safetensors", "x.pth"), "hub_files": ("model.safetensors",)}
+    card = REGISTRY["dino"].model_copy(update=files | changes)
+    begun = time.monotonic()
+    with pytest.raises(StageError, match=r"dino: 127\.0\.0\.1:1 cannot be reached \(.*refused") as caught:
+        fetch_weights(card, tmp_path / "weights", lambda _: None)
+    assert time.monotonic() - begun < 10
+    name = f"x{Path(address).suffix}"
+    assert caught.value.hint == f"Without a network, put {address} there by hand: {tmp_path / 'weights' / name}"
+
+
+def test_weights_that_are_swapped_behind_its_back_are_read_after_what_the_error_says(tmp_path: Path) -> None:
+    """Copied over with the time of the file before, as `cp -p` and `rsync -t` do: size and time say nothing."""
+    file = tmp_path / "mine.safetensors"
+    save_file(small_vit().state_dict(), file)
+    time_before = file.stat().st_mtime_ns
+    config = EncoderConfig(
+        encoder="checkpoint:mine.safetensors", architecture=ARCHITECTURE, model_args=SMALL, image_size=32
+    )
+    before = resolve_encoder("mine", config, tmp_path, tmp_path)
+    save_file({name: value + 1 for name, value in small_vit().state_dict().items()}, file)
+    os.utime(file, ns=(time_before, time_before))
+    again = resolve_encoder("mine", config, tmp_path, tmp_path)
+    with pytest.raises(StageError, match="changed while it was in use") as caught:
+        load_encoder(again)
+    assert (caught.value.hint or "").startswith(f"touch {file}, then run the command again")
+    file.touch()
+    now = resolve_encoder("mine", config, tmp_path, tmp_path)
+    assert now.definition.weights != before.definition.weights
+    load_encoder(now)
 
 
 def test_a_failed_download_leaves_nothing_and_says_where_to_put_the_file(tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.report.data import EncoderEntry, ReportData
-from unic_pipe.stages.report.files import markdown
+from unic_pipe.stages.report.files import markdown, results_table
 from unic_pipe.stages.report.render import render
-from unic_pipe.stages.report.text import results_table
 
 BODY = "samples: {datasets: {train: {source: x}}}\nteachers: {a: {}}\nstudents:\n"
 

@@ -158,7 +158,6 @@ def test_nothing_is_locked_before_the_first_step(trained: Any) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [
-        ("hf-hub:timm/vit_tiny_patch16_224.augreg_in21k", "timm:vit_tiny_patch16_224.augreg_in21k"),
         ("timm/vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"),
         ("weights/mine.pth", "checkpoint:weights/mine.pth"),
         ("dinno", "dino"),
@@ -181,7 +180,7 @@ def test_what_is_missing_is_downloaded_by_the_command_that_is_named(raw: Any, mo
     for name in ("HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(raw.folder / "nowhere"))
     with pytest.raises(UserError) as raised:
-        with_encoders(raw.inventory(), ["a=timm:tf_efficientnet_lite2"])
+        with_encoders(raw.inventory(), ["a=timm:tf_efficientnet_lite3"])
     assert raised.value.hint is not None
     words = shlex.split(raised.value.hint)
     assert words[:4] == ["unic-pipe", "teachers", "--fetch", "--set"]
