@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.stages.demo.config import ARCHITECTURE
 from unic_pipe.stages.demo.data import SPLITS, digits, enlarge
 
-ARCHITECTURE = "test_efficientnet"  # timm's name for an EfficientNet of 0.1 million parameters
 SIZE, BATCH, EPOCHS, LR = 64, 64, 30, 6e-3
-WEIGHTS = Path(__file__).with_name("expert.safetensors")
 
 
 def train(seed: int = 0) -> dict[str, Tensor]:
