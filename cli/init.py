@@ -146,7 +146,7 @@ def survey_line(name: str, found: Survey) -> Text:
 def training_line(student: StudentConfig, surveys: Mapping[str, Survey]) -> str:
     """How long the training is that was written, in steps; `plan` says what that takes."""
     optimizer = student.optimizer
-    steps = surveys[student.dataset].rows // optimizer.batch
+    steps = surveys[next(iter(student.datasets))].rows // optimizer.batch
     return (
         f"Student: {student.architecture} at {student.image_size} pixels, {optimizer.epochs * steps:,} steps of "
         f"{optimizer.batch} images ({optimizer.epochs} epochs); what that takes here: unic-pipe plan, after index"

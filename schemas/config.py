@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
-from unic_pipe.schemas.arguments import architecture_problem, argument_problems
 from unic_pipe.schemas.base import Model, Name
-from unic_pipe.schemas.benchmarks import BenchmarkConfig, benchmark_problems, named_benchmarks
+from unic_pipe.schemas.benchmarks import BenchmarkConfig, named_benchmarks
 from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
@@ -22,6 +20,8 @@ from unic_pipe.schemas.places import StorageConfig as StorageConfig
 from unic_pipe.schemas.probes import LabelledProbe
 from unic_pipe.schemas.protocols import DenseConfig, ZeroShotConfig
 from unic_pipe.schemas.recipes import RECIPES, Recipe
+from unic_pipe.schemas.references import problem
+from unic_pipe.schemas.references import reference_problems as reference_problems
 from unic_pipe.schemas.starts import Start
 
 Scalar = bool | int | float | str
@@ -59,7 +59,7 @@ class ViewsConfig(Model):
         elif self.patch_every == 1:
             wrong = "patch_every", "1 would never use the views without patches", 1
         if wrong is not None:
-            raise ValidationError.from_exception_data("ViewsConfig", [_problem((wrong[0],), wrong[1], wrong[2])])
+            raise ValidationError.from_exception_data("ViewsConfig", [problem((wrong[0],), wrong[1], wrong[2])])
         return self
 
     @property
@@ -184,7 +184,9 @@ class StudentConfig(Model):
     batch_norm: Literal["batch", "frozen"] = "batch"
     """Statistics of BatchNorm layers in training: `batch`, those of the global batch, over all processes; `frozen`, the
     running ones that the student starts with (see `init`), while its weights are trained: for batches in parts."""
-    dataset: Name = "train"
+    dataset: Name | dict[Name, float] = "train"
+    """A dataset, or several by their shares: how often each is passed through in an epoch, at most once. Every batch
+    has a fixed number of places for each, none of them more than its share."""
     teachers: tuple[Name, ...] | None = None
     """All configured teachers by default."""
     ladder: LadderConfig = LadderConfig()
@@ -210,15 +212,28 @@ class StudentConfig(Model):
         """`init`, by its fields."""
         return Start(encoder=self.init) if isinstance(self.init, str) else self.init
 
+    @field_validator("dataset")
+    @classmethod
+    def _short_form(cls, dataset: str | dict[str, float]) -> str | dict[str, float]:
+        """The whole of one dataset is that dataset, and the order of several means nothing."""
+        if isinstance(dataset, dict) and list(dataset.values()) == [1.0]:
+            return next(iter(dataset))
+        return dict(sorted(dataset.items())) if isinstance(dataset, dict) else dataset
+
+    @property
+    def datasets(self) -> dict[str, float]:
+        """Shares of the datasets that it is trained on."""
+        return self.dataset if isinstance(self.dataset, dict) else {self.dataset: 1.0}
+
     @model_validator(mode="after")
     def _values_go_together(self) -> StudentConfig:
         if self.optimizer.batch % self.streams:
             message = f"not a multiple of streams ({self.streams})"
-            problem = _problem(("optimizer", "batch"), message, self.optimizer.batch)
-            raise ValidationError.from_exception_data("StudentConfig", [problem])
+            wrong = problem(("optimizer", "batch"), message, self.optimizer.batch)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.seeds is not None and "seed" in self.model_fields_set:
-            problem = _problem(("seeds",), "give seed or seeds, not both", self.seeds)
-            raise ValidationError.from_exception_data("StudentConfig", [problem])
+            wrong = problem(("seeds",), "give seed or seeds, not both", self.seeds)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
         return self
 
     @property
@@ -232,8 +247,8 @@ class DistillConfig(Model):
     `shard` and the number of processes change the rounding of sums, and with it weights within that tolerance; the
     rest changes nothing."""
 
-    validation: Name | None = None
-    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path)."""
+    validation: Name | Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Dataset of the validation loss (view recipe `center`, no dropping, no drop path), or several."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A checkpoint is written at least this often, and after every epoch."""
     keep_checkpoints: Count = 2
@@ -251,6 +266,11 @@ class DistillConfig(Model):
     billion parameters, student and ladder together."""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """A process that waits for another one longer than this ends."""
+
+    @property
+    def validations(self) -> tuple[str, ...]:
+        """Datasets of the validation loss."""
+        return (self.validation,) if isinstance(self.validation, str) else self.validation or ()
 
 
 class EvaluateConfig(Model):
@@ -327,74 +347,9 @@ class Config(Model):
         return self
 
 
-_REFERENCES = (
-    ("students.*.dataset", "samples.datasets", "dataset"),
-    ("students.*.teachers.*", "teachers", "teacher"),
-    ("distill.validation", "samples.datasets", "dataset"),
-    ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
-    ("evaluate.benchmarks.*.test", "samples.datasets", "dataset"),
-    ("evaluate.zero_shot.*.teacher", "teachers", "teacher"),
-    ("evaluate.zero_shot.*.test", "samples.datasets", "dataset"),
-    ("evaluate.dense.*.train", "samples.datasets", "dataset"),
-    ("evaluate.dense.*.test", "samples.datasets", "dataset"),
-)
-"""Where the configuration names something, where that has to be defined, and what it is."""
-
-_MODELS = (("teachers", "*"), ("students", "*"), ("evaluate", "encoders", "*"))
-"""Where the configuration gives arguments of a model."""
-
-
-def reference_problems(body: Any) -> list[InitErrorDetails]:
-    """Names that nothing has, and arguments of models that cannot be given, as pydantic problems with their places.
-
-    `body` is a configuration as plain mappings and lists. It may be wrong in other ways, so that names are checked
-    together with everything else.
-    """
-    problems = []
-    for reference, place, kind in _REFERENCES:
-        known = sorted(str(loc[-1]) for loc, _ in _values(body, (*place.split("."), "*")))
-        for loc, name in _values(body, tuple(reference.split("."))):
-            if isinstance(name, str) and name and name not in known:
-                message = f"no {kind} is named {name!r}{did_you_mean(name, known)}"
-                problems.append(_problem(loc, message, name))
-    for loc, value in _values(body, ("evaluate", "benchmarks")):
-        problems += [_problem((*loc, *place), why, place[-1]) for place, why in benchmark_problems(value)]
-    for model in _MODELS:
-        for loc, given in _values(body, (*model, "model_args")):
-            problems += [_problem((*loc, name), why, name) for name, why in argument_problems(given)]
-        for loc, given in _values(body, (*model, "architecture")):
-            if (why := architecture_problem(given)) is not None:
-                problems.append(_problem(loc, why, given))
-    teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
-    for loc, _ in _values(body, ("students", "*")):
-        if loc[-1] in teachers:
-            message = f"{loc[-1]!r} names a teacher too; results are told apart by these names"
-            error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
-            problems.append(InitErrorDetails(type=error, loc=loc, input=loc[-1]))
-    return problems
-
-
-def _problem(loc: tuple[int | str, ...], message: str, value: object) -> InitErrorDetails:
-    error = PydanticCustomError(CONSISTENCY, "{message}", {"message": message})
-    return InitErrorDetails(type=error, loc=loc, input=value)
-
-
 def _circle_problems(config: Config) -> list[InitErrorDetails]:
     """Students that would have to be finished before they begin."""
     teaching = {teacher: encoder.encoder for teacher, encoder in config.teachers.items()}
     found = circles(needed_students(teaching, {name: (s.teachers, s.start) for name, s in config.students.items()}))
     message = "a student cannot wait for itself: {}; list its teachers without that one"
-    return [_problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]
-
-
-def _values(node: Any, pattern: tuple[str, ...]) -> list[tuple[tuple[int | str, ...], Any]]:
-    """Every (location, value) below `node` that matches a pattern of keys; `*` is any key or item."""
-    if not pattern:
-        return [((), node)]
-    first, *rest = pattern
-    if isinstance(node, Mapping):
-        items = list(node.items())
-    else:
-        items = list(enumerate(node)) if isinstance(node, list | tuple) else []
-    found = [(key, pair) for key, value in items if first in ("*", key) for pair in _values(value, tuple(rest))]
-    return [((key, *loc), value) for key, (loc, value) in found]
+    return [problem(("students", n, "teachers"), message.format(why), n) for n, why in found.items()]

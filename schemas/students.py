@@ -18,6 +18,17 @@ class TeacherInput(Model):
     patch_dim: int
 
 
+class DatasetInput(Model):
+    """A dataset of a mixture, but for the first."""
+
+    name: Name
+    dataset: Digest
+    blocks: int
+    """Trained on blocks 0 to `blocks` - 1."""
+    features: dict[Name, Digest]
+    """Each teacher's features of it, by the digest of their definition."""
+
+
 class StudentDefinition(Model):
     """What a student is made from. Its digest names its folder and decides freshness (R2)."""
 
@@ -33,12 +44,25 @@ class StudentDefinition(Model):
     patch_every: int | None = None
     """An epoch in so many takes a view with patches; None: all views take equal turns."""
     teachers: tuple[TeacherInput, ...]
+    mixed: tuple[DatasetInput, ...] = ()
+    """The other datasets of a mixture, in the order of their names."""
     parent: Digest | None = None
     """Digest of the weights file that `config.init` names."""
     section: str | None = None
     """Section of that file that is read; None: the usual one."""
     live: bool = False
     """Teachers ran in the training loop, on a fresh view every epoch: the reference that a cache is compared with."""
+
+    @property
+    def datasets(self) -> tuple[tuple[str, int], ...]:
+        """Digest and number of blocks of every dataset, in the order of their names."""
+        return (self.dataset, self.blocks), *((part.dataset, part.blocks) for part in self.mixed)
+
+    @property
+    def features(self) -> set[str]:
+        """Digests of all features that it is trained on."""
+        others = {digest for part in self.mixed for digest in part.features.values()}
+        return {teacher.features for teacher in self.teachers} | others
 
     def token_views(self, token: TokenType) -> int:
         """Number of views with tokens of a type."""
@@ -59,7 +83,7 @@ class StudentManifest(Document):
     """Digest of each teacher's statistics document (a copy stands in the student's folder)."""
     rows: int
     rows_digest: Digest
-    """Digest of the rows that are valid for every teacher and view."""
+    """Digest of the rows that are valid for every teacher and view; of a mixture, of all its datasets."""
     steps: int
     """Optimizer steps of the whole training."""
 

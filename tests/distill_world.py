@@ -27,8 +27,10 @@ from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.config import Config, DatasetConfig, DistillConfig, SamplesConfig, StudentConfig
 from unic_pipe.schemas.recipes import Recipe
 from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.distill.data.rows import Source
+from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.parallel.world import Context
-from unic_pipe.stages.distill.run import Source, StudentJob, distill
+from unic_pipe.stages.distill.run import distill
 
 BLOCK = 8
 VIEWS = 2
@@ -138,9 +140,8 @@ class World:
         self.reporter = StoppingReporter(stop_after)
         definition = self.definition(student)
         names = [teacher.name for teacher in definition.teachers]
-        job = StudentJob(
-            "main", definition, self.source(names), self.source(names, "val") if validation else None, self.start
-        )
+        validations = (self.source(names, "val"),) if validation else ()
+        job = StudentJob("main", definition, (self.source(names),), validations, self.start)
         failed = distill(
             [job],
             Context(self.reporter, self.reporter.stop),

@@ -56,6 +56,38 @@ def merge_statistics(
     )
 
 
+def mixed_statistics(documents: Sequence[StatisticsDocument], shares: Sequence[float]) -> StatisticsDocument:
+    """Statistics of one teacher's tokens over a mixture: merged, with counts times shares (Chan, Golub and LeVeque, 1979).
+
+    `units` covers every dataset's definition, share and units; the other fields are the first dataset's.
+    """
+    if len(documents) == 1:
+        return documents[0]
+    names = hashlib.sha256()
+    for document, share in zip(documents, shares, strict=True):
+        names.update(f"{document.definition} {share!r} {document.units}\n".encode())
+    cls, patch = _mixed([d.cls for d in documents], shares), _mixed([d.patch for d in documents], shares)
+    return documents[0].model_copy(update={"units": names.hexdigest(), "cls": cls, "patch": patch})
+
+
+def _mixed(parts: Sequence[TokenStatistics | None], shares: Sequence[float]) -> TokenStatistics | None:
+    """The count is rounded to a whole number of tokens; mean and variance are those of the exact weights."""
+    weight, mean_D, m2_D = 0.0, np.zeros(1), np.zeros(1)
+    for part, share in zip(parts, shares, strict=True):
+        if part is None:
+            return None
+        if not part.count:
+            continue
+        mine, before = share * part.count, weight
+        weight = before + mine
+        delta_D = np.array(part.mean) - mean_D
+        mean_D = mean_D + delta_D * (mine / weight)
+        m2_D = m2_D + share * np.array(part.m2) + delta_D**2 * (before * mine / weight)
+    count = round(weight)
+    scale = count / weight if weight else 0.0
+    return TokenStatistics(count=count, mean=tuple(mean_D.tolist()), m2=tuple((m2_D * scale).tolist()))
+
+
 def standardization(statistics: TokenStatistics) -> tuple[Doubles, Doubles]:
     """(mean_D, std_D) in float64; a target is (x − mean) / std.
 

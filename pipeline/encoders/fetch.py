@@ -102,8 +102,9 @@ def _address(card: EncoderCard) -> str:
 
 def _on_hub(repository: str, name: str) -> str:
     """Address of a file of a hub's repository."""
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    return f"{hub}/{repository}/resolve/main/{name}"
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository, name, endpoint=os.environ.get("HF_ENDPOINT"))
 
 
 def _file_name(card: EncoderCard, suffix: str) -> str:

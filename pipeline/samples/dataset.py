@@ -7,6 +7,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.storage.pointers import pointed
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.samples import DatasetManifest, Segment
+from unic_pipe.schemas.status import State
 
 FOLDER = "samples"
 """Folder of all indexes, in the working folder."""
@@ -303,3 +305,13 @@ def read_manifest(store: Store) -> DatasetManifest:
             "Index the dataset: unic-pipe index",
         ) from None
     return DatasetManifest.from_bytes(raw, where)
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset as found: its index, and whether it still matches its source."""
+
+    name: str
+    dataset: Dataset | None
+    state: State
+    reason: str

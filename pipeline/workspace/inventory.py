@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder, resolve_encoder
 from unic_pipe.pipeline.encoders.registry import is_known
 from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
+from unic_pipe.pipeline.samples.dataset import DatasetView
 from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
 from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, in_order
@@ -36,18 +37,7 @@ from unic_pipe.schemas.config import EncoderConfig, StudentConfig, TokenType
 from unic_pipe.schemas.errors import NotFinishedError, StageError, UnicPipeError, UserError, did_you_mean
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.starts import PRETRAINED
-from unic_pipe.schemas.status import State
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
-
-
-@dataclass(frozen=True)
-class DatasetView:
-    """A dataset as found: its index, and whether it still matches its source."""
-
-    name: str
-    dataset: Dataset | None
-    state: State
-    reason: str
 
 
 class Inventory:
@@ -138,7 +128,7 @@ class Inventory:
         if self.rows is None:
             return dataset.blocks
         name = dataset.manifest.name
-        batches = [s.optimizer.batch for s in self.config.students.values() if s.dataset == name]
+        batches = [s.optimizer.batch for s in self.config.students.values() if name in s.datasets]
         wanted = max(rows_wanted(self.rows, dataset), *batches, 1)
         return min(dataset.blocks, math.ceil(wanted / dataset.block_rows))
 
@@ -155,12 +145,11 @@ class Inventory:
 
     def validation_needs(self, teachers: tuple[str, ...]) -> list[FeatureNeed]:
         """The teachers' features for the validation loss."""
-        name = self.config.distill.validation
-        dataset = self.dataset(name).dataset if name is not None else None
-        if dataset is None:
-            return []
+        datasets = [self.dataset(name).dataset for name in self.config.distill.validations]
         return [
             center_need(self.config, dataset.manifest, t, self.teacher(t).definition, ("cls", "patch"))
+            for dataset in datasets
+            if dataset is not None
             for t in teachers
         ]
 
@@ -268,30 +257,35 @@ class Inventory:
         """The name under which a student is kept: pilots and students with teachers in the loop have their own."""
         return require_name(name + (LIVE if self.live else "") + (PILOT if self.rows is not None else ""), "Student")
 
+    def datasets_of(self, student: str) -> list[Dataset] | None:
+        """The training sets of a configured student; None while one is not indexed."""
+        found = [self.dataset(name).dataset for name in self.config.students[student].datasets]
+        return None if None in found else [dataset for dataset in found if dataset is not None]
+
     def student_definition(self, name: str) -> StudentDefinition | None:
-        """What the configured student would be made from; None while its dataset is not indexed.
+        """What the configured student would be made from; None while a dataset of it is not indexed.
 
         Raises:
             UserError: no weights of a teacher.
             NotFinishedError: a student that it starts from is not finished.
         """
-        student = self.config.students[name]
-        dataset = self.dataset(student.dataset).dataset
-        if dataset is None:
+        datasets = self.datasets_of(name)
+        if datasets is None:
             return None
         teachers = student_teachers(self.config, name)
-        needs = self.training_needs(teachers, student.dataset)
         start = self.start(name)
+        needs = [self.training_needs(teachers, data.manifest.name) for data in datasets]
+        features = [{need.encoder: need.definition for need in mine} for mine in needs]
+        first, *others = [(d.manifest, f, self.block_limit(d)) for d, f in zip(datasets, features, strict=True)]
         wanted = student_definition(
             self.config,
             name,
-            dataset.manifest,
-            {need.encoder: need.definition for need in needs},
-            self.block_limit(dataset),
+            *first,
             self.config.views.count,
             patch_views=self.config.views.patch,
             patch_every=self.config.views.patch_every,
             start=None if start is None else Origin.of(start),
+            mixed=others,
             live=self.live,
         )
         return self._as_begun(self.student_name(name), wanted)

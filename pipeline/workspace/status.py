@@ -59,8 +59,8 @@ def make_plan(inventory: Inventory) -> StatusReport:
 def training_datasets(inventory: Inventory) -> list[str]:
     """Datasets that `extract` and `distill` read: every student's, and the one for the validation loss."""
     config = inventory.config
-    used = {student.dataset for student in config.students.values()} or {"train"}
-    return [name for name in config.samples.datasets if name in used | {config.distill.validation}]
+    used = {name for student in config.students.values() for name in student.datasets} or {"train"}
+    return [name for name in config.samples.datasets if name in used | {*config.distill.validations}]
 
 
 def benchmark_datasets(inventory: Inventory) -> list[str]:
@@ -125,8 +125,8 @@ def ready_teachers(inventory: Inventory) -> tuple[tuple[str, ...], list[NotFinis
 def _training_sets(config: Config, teacher: str) -> set[str]:
     """Training sets of the students that learn from a teacher; of all students, if none does; `train` without any."""
     students = config.students.values()
-    own = {s.dataset for s in students if s.teachers is None or teacher in s.teachers}
-    return own or {s.dataset for s in students} or {"train"}
+    own = {name for s in students if s.teachers is None or teacher in s.teachers for name in s.datasets}
+    return own or {name for s in students for name in s.datasets} or {"train"}
 
 
 def _datasets(inventory: Inventory) -> Iterator[Artefact]:
@@ -161,7 +161,7 @@ def _features(inventory: Inventory) -> Iterator[Artefact]:
     for dataset in training_datasets(inventory):
         for teacher in config.teachers:
             command = f"unic-pipe extract --teacher {teacher}"
-            used = {*_training_sets(config, teacher), config.distill.validation}
+            used = {*_training_sets(config, teacher), *config.distill.validations}
             if dataset not in used:
                 continue
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unic_pipe.pipeline.workspace.starts import Origin
@@ -12,7 +12,7 @@ from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, Stude
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.samples import DatasetManifest
-from unic_pipe.schemas.students import StudentDefinition, TeacherInput
+from unic_pipe.schemas.students import DatasetInput, StudentDefinition, TeacherInput
 
 
 def student_teachers(config: Config, name: str) -> tuple[str, ...]:
@@ -71,6 +71,7 @@ def student_definition(
     patch_views: int | None = None,
     patch_every: int | None = None,
     start: Origin | None = None,
+    mixed: Sequence[tuple[DatasetManifest, Mapping[str, FeatureDefinition], int]] = (),
     live: bool = False,
 ) -> StudentDefinition:
     """The definition of a student: a pure function of what it is made from.
@@ -78,13 +79,14 @@ def student_definition(
     Args:
         config: the whole configuration.
         name: the student's name in it.
-        dataset: manifest of the training samples.
+        dataset: manifest of the training samples; of a mixture, of the first ones.
         features: each teacher's feature definition, by teacher name; others are ignored.
         blocks: train on blocks 0 to `blocks` - 1.
         views: train on views 0 to `views` - 1.
         patch_views: number of views that carry patches, all if None.
         patch_every: an epoch in so many takes a view with patches.
         start: the weights that it starts from, whose mean and std are the student's unless those are given.
+        mixed: the other datasets of a mixture, likewise with their features and blocks.
         live: teachers run in the training loop.
 
     Raises:
@@ -121,6 +123,7 @@ def student_definition(
             )
             for teacher, definition in chosen.items()
         ),
+        mixed=tuple(_dataset_input(name, *other) for other in mixed),
         parent=None if start is None else start.weights,
         section=None if start is None else start.section,
         live=live,
@@ -133,6 +136,15 @@ def _normalised(student: StudentConfig, start: Origin | None) -> StudentConfig:
         return student
     theirs = {"mean": start.mean, "std": start.std}
     return student.model_copy(update={k: v for k, v in theirs.items() if k not in student.model_fields_set})
+
+
+def _dataset_input(
+    name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition], blocks: int
+) -> DatasetInput:
+    """A further dataset of student `name`'s mixture."""
+    _check_same_views(name, dataset, features)
+    digests = {teacher: digest_of(definition) for teacher, definition in features.items()}
+    return DatasetInput(name=dataset.name, dataset=dataset.digest, blocks=blocks, features=digests)
 
 
 def baseline_config(student: StudentConfig) -> EncoderConfig:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.samples.mixtures import epoch_steps, without_place
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.documents import finished_student, usable_document
 from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -101,16 +102,21 @@ def _refuse_start(inventory: Inventory, name: str) -> None:
 def too_few_rows(inventory: Inventory, name: str) -> UserError | None:
     """The error of an unfinished student whose samples are indexed and fewer than one batch; None for any other."""
     student = inventory.config.students[name]
-    dataset = None if _finished(inventory, name) else inventory.dataset(student.dataset).dataset
-    if dataset is None:
+    datasets = None if _finished(inventory, name) else inventory.datasets_of(name)
+    if datasets is None:
         return None
-    rows, batch, streams = inventory.rows_of(dataset), student.optimizer.batch, student.streams
-    if rows >= batch:
+    batch, streams, shares = student.optimizer.batch, student.streams, student.datasets
+    given = {d.manifest.name: shares[d.manifest.name] * inventory.rows_of(d) for d in datasets}
+    rows = int(sum(given.values()))
+    if rows >= batch and (error := without_place(name, given, batch, streams)) is not None:
+        return error
+    if epoch_steps(list(given.values()), batch, streams):
         return None
-    fitting = rows // streams * streams
+    smaller_batches = range(min(rows, batch) // streams * streams, 0, -streams)
+    fitting = next((n for n in smaller_batches if epoch_steps(list(given.values()), n, streams)), 0)
     smaller = f"to {fitting} or lower, a multiple of its streams ({streams})"
     return UserError(
-        f"Student {name}: the {rows:,} rows of {student.dataset} are fewer than one batch ({batch:,}).",
+        f"Student {name}: the {rows:,} rows of {' and '.join(given)} are fewer than one batch ({batch:,}).",
         f"Set students.{name}.optimizer.batch {smaller}."
         if fitting
         else f"Set students.{name}.streams: 1, and optimizer.batch to {rows} or lower.",

@@ -93,9 +93,9 @@ def chosen_student(inventory: Inventory, name: str | None) -> str | None:
 
 
 def measured_dataset(inventory: Inventory, student: str | None) -> str:
-    """The student's training set; without a student, the first dataset."""
+    """The student's training set, of a mixture the first; without a student, the first dataset."""
     config = inventory.config
-    return config.students[student].dataset if student is not None else next(iter(config.samples.datasets))
+    return next(iter(config.students[student].datasets if student is not None else config.samples.datasets))
 
 
 def bench(
@@ -201,7 +201,18 @@ class _Run:
         definition = self.inventory.student_definition(name)
         assert definition is not None, "the dataset is indexed"
         config = begun_now(definition.config, self.inventory.config.distill)
-        one_view = {"config": config, "blocks": self.blocks, "views": 1, "patch_views": None, "patch_every": None}
+        if definition.mixed:
+            first = self.dataset.manifest.name
+            config = config.model_copy(update={"dataset": first})
+            self.notes.append(f"Student {name} is trained on a mixture; steps of {first} alone were measured.")
+        one_view = {
+            "config": config,
+            "mixed": (),
+            "blocks": self.blocks,
+            "views": 1,
+            "patch_views": None,
+            "patch_every": None,
+        }
         self.reporter.say(f"distill: student {name}, first everything once")
         trial = parts.student(
             label=name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -63,7 +63,7 @@ def memory_words(names: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def check_views(sources: Sequence[tuple[Source, int]], reporter: Reporter) -> None:
+def check_views(sources: Iterable[tuple[Source, int]], reporter: Reporter) -> None:
     """Render the probe samples of every cache and of its first views again, each once.
 
     Raises:

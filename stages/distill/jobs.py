@@ -28,9 +28,9 @@ class StudentJob:
     """Its folder is `students/<name>-<8 digits>`, and `students/<name>` will point to it."""
     definition: StudentDefinition
     """From `pipeline.workspace.students.student_definition`."""
-    training: Source
-    """The training samples, and a cache for every teacher of the definition."""
-    validation: Source | None = None
+    training: tuple[Source, ...]
+    """The training sets, each with a cache for every teacher of the definition."""
+    validation: tuple[Source, ...] = ()
     """Samples and centre-crop features for the validation loss."""
     start: FinishedStudent | ResolvedEncoder | None = None
     """The student or the weights that it starts from."""
@@ -45,10 +45,9 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
         UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
     """
     definition = inventory.student_definition(name)
-    student = inventory.config.students[name]
-    dataset = inventory.dataset(student.dataset).dataset
+    datasets, shares = inventory.datasets_of(name), inventory.config.students[name].datasets
     assert definition is not None, "indexed before"
-    assert dataset is not None, "indexed before"
+    assert datasets is not None, "indexed before"
     label = inventory.student_name(name)
     if finished_student(label, student_folder(inventory.folder, label, definition)) is None:
         _refuse_changes(inventory, label, definition, restart, reporter)
@@ -56,22 +55,28 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
     return StudentJob(
         label,
         definition,
-        _source(inventory, dataset, inventory.training_needs(teachers, student.dataset), definition.blocks),
+        tuple(
+            _source(inventory, data, inventory.training_needs(teachers, data.manifest.name), blocks, share)
+            for data, (_, blocks), share in zip(datasets, definition.datasets, shares.values(), strict=True)
+        ),
         _validation(inventory, teachers),
         inventory.start(name),
         {teacher: inventory.teacher(teacher) for teacher in teachers} if definition.live else None,
     )
 
 
-def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> Source | None:
-    name = inventory.config.distill.validation
-    dataset = inventory.dataset(name).dataset if name is not None else None
-    if dataset is None:
-        return None
-    return _source(inventory, dataset, inventory.validation_needs(teachers), dataset.blocks)
+def _validation(inventory: Inventory, teachers: tuple[str, ...]) -> tuple[Source, ...]:
+    needs, found = inventory.validation_needs(teachers), []
+    for name in inventory.config.distill.validations:
+        dataset = inventory.dataset(name).dataset
+        if dataset is not None:
+            found.append(_source(inventory, dataset, [n for n in needs if n.dataset == name], dataset.blocks))
+    return tuple(found)
 
 
-def _source(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed], blocks: int) -> Source:
+def _source(
+    inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed], blocks: int, share: float = 1.0
+) -> Source:
     """The samples with their features, of which every unit must be recorded."""
     for need in needs:
         done, total = inventory.coverage(need, blocks)
@@ -84,7 +89,7 @@ def _source(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]
                 f"({done:,} of {total:,} units).{changed}",
                 f"Run: unic-pipe extract --teacher {need.encoder}{rows}",
             )
-    return Source(dataset, {need.encoder: FeatureCache(inventory.feature_folder(need)) for need in needs})
+    return Source(dataset, {need.encoder: FeatureCache(inventory.feature_folder(need)) for need in needs}, share)
 
 
 def _refuse_changes(

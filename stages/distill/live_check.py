@@ -13,7 +13,7 @@ from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
-from unic_pipe.stages.distill.data.rows import trained_tokens
+from unic_pipe.stages.distill.data.rows import Source, trained_tokens
 from unic_pipe.stages.distill.jobs import StudentJob
 
 LIVE_SAMPLES = 4
@@ -28,32 +28,32 @@ def check_teachers(
     Raises:
         StageError: a teacher gives other features than its cache.
     """
-    views: dict[str, tuple[StudentJob, dict[TokenType, int]]] = {}
+    checked: dict[tuple[str, str], tuple[Source, int, dict[TokenType, int]]] = {}
     for job in jobs:
         finished = finished_student(job.name, student_folder(inventory.folder, job.name, job.definition))
         if finished is not None or job.definition.live:
             continue
         counts: dict[TokenType, int] = {t: job.definition.token_views(t) for t in trained_tokens(job.definition.config)}
-        views |= dict.fromkeys(job.training.caches, (job, counts))
-    for name, (job, counts) in views.items():
+        for source, (digest, blocks) in zip(job.training, job.definition.datasets, strict=True):
+            checked |= dict.fromkeys(((name, digest) for name in source.caches), (source, blocks, counts))
+    several = len({digest for _, digest in checked}) > 1
+    for (name, _), (source, blocks, counts) in checked.items():
         if stop.requested:
             return
-        cache, dataset = job.training.caches[name], job.training.dataset
+        label = f"{name} on {source.dataset.manifest.name}" if several else name
         try:
-            encoder = inventory.teacher(name)
-            found = live_check(
-                cache, dataset, encoder, pick_device(device), LIVE_SAMPLES, counts, job.definition.blocks
-            )
+            encoder, cache = inventory.teacher(name), source.caches[name]
+            found = live_check(cache, source.dataset, encoder, pick_device(device), LIVE_SAMPLES, counts, blocks)
         except (UserError, FileNotFoundError) as error:
-            reporter.say(f"live check of {name} skipped: {str(error).splitlines()[0]}")
+            reporter.say(f"live check of {label} skipped: {str(error).splitlines()[0]}")
             continue
         for finding in found:
             if not finding.ok:
                 raise StageError(
-                    f"Teacher {name} no longer gives the {finding.token} features of its cache: error "
+                    f"Teacher {label} no longer gives the {finding.token} features of its cache: error "
                     f"{finding.mean_error:.3g} on {finding.samples} samples, {finding.mean_allowed:.2g} are allowed.",
                     "Look closer with unic-pipe verify --live 64; --no-live-check trains all the same.",
                 )
         if found:
             worst = max(found, key=lambda f: f.mean_error)
-            reporter.say(f"live check of {name}: error {worst.mean_error:.2g}, {worst.mean_allowed:.2g} allowed")
+            reporter.say(f"live check of {label}: error {worst.mean_error:.2g}, {worst.mean_allowed:.2g} allowed")

@@ -118,17 +118,23 @@ def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[T
 
 @torch.no_grad()
 def validate(students: Sequence[Training], feed: Feed, world: World) -> None:
-    """Add the mean losses over the validation rows to every student's metrics."""
-    meters = [Meter() for _ in students]
+    """Add the mean losses over the validation rows to every student's metrics; of several sets, also those of each."""
+    meters = {rows.source.dataset.manifest.name: [Meter() for _ in students] for rows in feed.validation}
     with ExitStack() as stack:
         for student in students:
             stack.enter_context(student.measuring())
-        for batch in stack.enter_context(closing(feed.validation_batches([s.demand for s in students]))):
-            for student, meter in zip(students, meters, strict=True):
-                student.measure(batch, meter)
-    for student, meter in zip(students, meters, strict=True):
-        if feed.validation is not None:
-            student.write_validation(meter.shared(world.sum, world.size) if world.size > 1 else meter)
+        for rows, mine in zip(feed.validation, meters.values(), strict=True):
+            with closing(feed.validation_batches(rows, [s.demand for s in students])) as batches:
+                for batch in batches:
+                    for student, meter in zip(students, mine, strict=True):
+                        student.measure(batch, meter)
+    for i, student in enumerate(students):
+        if meters:
+            found = {
+                name: mine[i].shared(world.sum, world.size) if world.size > 1 else mine[i]
+                for name, mine in meters.items()
+            }
+            student.write_validation(found)
 
 
 def export(student: Training) -> None:

@@ -2,12 +2,13 @@
 
 Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
 every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before.
-Rows at the end of an epoch may hold the same names under `val/`. Absent values are null.
+Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val/DATASET/`. Absent
+values are null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import torch
@@ -71,6 +72,15 @@ class Meter:
         for names, (sums, weight) in self._parts.items():
             weights = total(torch.tensor(weight, dtype=torch.float64))
             meter._parts[names] = total(sums) / size, float(weights) / size
+        return meter
+
+    @classmethod
+    def together(cls, meters: Iterable[Meter]) -> Meter:
+        """The meter to which everything was added that was added to any of these."""
+        meter = cls()
+        for names, (sums, weight) in (part for each in meters for part in each._parts.items()):
+            before, count = meter._parts.get(names, (torch.zeros_like(sums), 0.0))
+            meter._parts[names] = before + sums, count + weight
         return meter
 
     def state(self) -> dict[str, object]:

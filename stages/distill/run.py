@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,15 @@ from unic_pipe.stages.distill.checks import check_memory, check_views, memory_wo
 from unic_pipe.stages.distill.data.batches import Share
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.live import LiveTeacher
-from unic_pipe.stages.distill.data.rows import Frozen, Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
+from unic_pipe.stages.distill.data.rows import (
+    Frozen,
+    Rows,
+    freeze,
+    rows_digest,
+    trained_tokens,
+    training_rows,
+    usable_rows,
+)
 from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.loop import train
 from unic_pipe.stages.distill.model.distiller import Distiller
@@ -70,7 +78,7 @@ def distill(
         with world.in_turn():
             todo = [job for job in jobs if not _is_finished(job, workdir, reporter)]
             if world.first:
-                check_views([(job.training, job.definition.views) for job in todo], reporter)
+                check_views([(source, job.definition.views) for job in todo for source in job.training], reporter)
             begun = [_begin(job, workdir, settings, context) for job in todo]
         groups: dict[tuple[object, ...], list[_Begun]] = {}
         for one in begun:
@@ -100,8 +108,8 @@ class _Begun:
 
     job: StudentJob
     frozen: Frozen
-    training: Rows
-    validation: Rows | None
+    training: tuple[Rows, ...]
+    validation: tuple[Rows, ...]
     checkpoints: Checkpoints
     threads: int
     """CPU threads of a step on a CPU."""
@@ -109,10 +117,10 @@ class _Begun:
     @property
     def key(self) -> tuple[object, ...]:
         """What students that train together agree in."""
-        d, feature = self.job.definition, next(iter(self.job.training.caches.values())).definition
+        d, feature = self.job.definition, next(iter(self.job.training[0].caches.values())).definition
         config = d.config
-        validation = rows_digest(self.validation.rows_N) if self.validation is not None else None
-        data = d.dataset, d.blocks, d.views, d.patch_views, d.patch_every, d.live
+        validation = tuple((r.source.dataset.digest, rows_digest(r.rows_N)) for r in self.validation)
+        data = d.datasets, tuple(r.source.share for r in self.training), d.views, d.patch_views, d.patch_every, d.live
         views = digest_of(feature.recipe), feature.view_seed
         order = config.draws_seed, config.optimizer.batch, config.streams, config.window_blocks, self.threads
         return *data, *views, *order, self.frozen.manifest.rows_digest, validation
@@ -122,28 +130,24 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
     definition, store = job.definition, LocalStore(student_folder(workdir, job.name, job.definition))
     if context.world.first:
         store.sweep()
-    tokens = trained_tokens(definition.config)
-    dataset, caches = job.training.dataset, job.training.caches
-    rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks, definition.patch_views)
-    frozen = freeze(store, job.name, definition, caches, rows_N)
-    validation = None
-    if job.validation is not None:
-        val = job.validation
-        usable_N = usable_rows(val.dataset, val.caches, 1, tokens, val.dataset.blocks)
-        validation = Rows(val, usable_N) if len(usable_N) else None
+    training, tokens = training_rows(job.training, definition), trained_tokens(definition.config)
+    frozen = freeze(store, job.name, definition, training)
+    usable = [Rows(val, usable_rows(val.dataset, val.caches, 1, tokens, val.dataset.blocks)) for val in job.validation]
+    validation = tuple(rows for rows in usable if len(rows.rows_N))
     keep, say = settings.keep_checkpoints, context.reporter.say
     checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)
     threads = checkpoints.threads = step_threads(store.root, definition.config, settings)
-    return _Begun(job, frozen, Rows(job.training, rows_N), validation, checkpoints, threads)
+    return _Begun(job, frozen, training, validation, checkpoints, threads)
 
 
 def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context) -> list[Training]:
     """Train students together; how each was left."""
     names, world = [b.job.name for b in group], context.world
     if len(group) > 1:
-        dataset = group[0].job.training.dataset.manifest.name
+        names_of = [source.dataset.manifest.name for source in group[0].job.training]
+        dataset = f"{' and '.join(names_of)} {'is' if len(names_of) == 1 else 'are'}"
         together = f"Training {', '.join(names)} in one pass"
-        context.reporter.say(f"{together}: {dataset} is read and decoded once for all of them.")
+        context.reporter.say(f"{together}: {dataset} read and decoded once for all of them.")
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
         stack.enter_context(torch_threads(group[0].threads, device))
@@ -179,7 +183,7 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         job.name,
         definition,
         model,
-        len(begun.training.rows_N),
+        begun.frozen.manifest.steps // definition.config.optimizer.epochs,
         checkpoints=begun.checkpoints,
         prepare=prepare,
         world=context.world,
@@ -196,12 +200,11 @@ def _feed(
     for job in (b.job for b in group):
         for name, resolved in (job.teachers or {}).items():
             if name not in teachers:
-                compute = job.training.caches[name].definition.compute
+                compute = job.training[0].caches[name].definition.compute
                 teachers[name] = LiveTeacher(load_encoder(resolved, device=device), compute)
-    validations = [b.validation for b in group if b.validation is not None]
     return Feed(
         training=_merged([b.training for b in group]),
-        validation=_merged(validations) if validations else None,
+        validation=_merged([b.validation for b in group]),
         definition=first.job.definition,
         pool=pool,
         device=device,
@@ -211,6 +214,10 @@ def _feed(
     )
 
 
-def _merged(rows: Sequence[Rows]) -> Rows:
-    caches = {name: cache for r in rows for name, cache in r.source.caches.items()}
-    return Rows(Source(rows[0].source.dataset, caches), rows[0].rows_N)
+def _merged(students: Sequence[tuple[Rows, ...]]) -> tuple[Rows, ...]:
+    """The same rows of every dataset, with the caches of all students' teachers."""
+    merged = []
+    for rows in zip(*students, strict=True):
+        caches = {name: cache for r in rows for name, cache in r.source.caches.items()}
+        merged.append(Rows(replace(rows[0].source, caches=caches), rows[0].rows_N))
+    return tuple(merged)

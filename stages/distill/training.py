@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -51,7 +51,7 @@ class Training:
         name: str,
         definition: StudentDefinition,
         model: Distiller,
-        rows: int,
+        epoch_steps: int,
         *,
         checkpoints: Checkpoints,
         prepare: Callable[[Distiller], None] | None = None,
@@ -62,7 +62,7 @@ class Training:
         name: for messages.
         definition: what the student is made from.
         model: at its seeded initialisation.
-        rows: number of usable rows.
+        epoch_steps: steps of an epoch.
         checkpoints: of this student; its store is the student's folder.
         prepare: gives a training that starts from another student its first weights.
         world: the processes that train together; only the first writes.
@@ -72,7 +72,7 @@ class Training:
         self.checkpoints, self.prepare = checkpoints, prepare
         self.world, self.settings = world or World(), settings or DistillConfig()
         self.config, optimizer = model.config, model.config.optimizer
-        self.epoch_steps = rows // optimizer.batch
+        self.epoch_steps = epoch_steps
         self.rates = configured_rates(optimizer, self.epoch_steps)
         self.momenta = momenta(optimizer.epochs, self.epoch_steps)
         self.average: WeightAverage | None = None
@@ -231,10 +231,14 @@ class Training:
             self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch.known(), **means})
         self.meter = Meter()
 
-    def write_validation(self, meter: Meter) -> None:
-        """Add the means over the validation rows to the metrics."""
+    def write_validation(self, meters: Mapping[str, Meter]) -> None:
+        """Add the means over the validation rows to the metrics; of several datasets, over all rows and over each's."""
         if self.log is not None:
-            self.log.add({"step": self.step, "epoch": self.epoch, **meter.means("val/")})
+            each = [meter.means(f"val/{name}/") for name, meter in meters.items()] if len(meters) > 1 else []
+            means = Meter.together(meters.values()).means("val/")
+            self.log.add(
+                {"step": self.step, "epoch": self.epoch, **means, **{k: v for m in each for k, v in m.items()}}
+            )
 
     def save(self) -> None:
         """Begin to write the metrics, and then a checkpoint.

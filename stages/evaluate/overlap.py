@@ -35,12 +35,14 @@ class Overlaps:
         indexed = {dataset.digest: dataset for dataset in data if dataset is not None}
         counted = set()
         for name, made in self._lineage(plan.encoder.name) if plan.role == "student" else ():
-            dataset, which = indexed.get(made.dataset), (made.dataset, made.blocks)
-            if dataset is None or which in counted:
-                continue
-            counted.add(which)
-            who = "the student" if name == plan.encoder.name else f"{name}, which it learned from,"
-            found.append((self._count(dataset, test, made.blocks), f"among the images that {who} was distilled from"))
+            for which in made.datasets:
+                digest, blocks = which
+                dataset = indexed.get(digest)
+                if dataset is None or which in counted:
+                    continue
+                counted.add(which)
+                who = "the student" if name == plan.encoder.name else f"{name}, which it learned from,"
+                found.append((self._count(dataset, test, blocks), f"among the images that {who} was distilled from"))
         total = test.manifest.rows
         return tuple(
             f"{count:,} of {total:,} test images {'is' if count == 1 else 'are'} {where}."

@@ -99,14 +99,15 @@ class Garbage:
                 break
             kept |= more
             parents |= {m.definition.parent for f in more if (m := self._students[f]) is not None}
-        digests = {t.features for f, m in self._students.items() if f in kept and m for t in m.definition.teachers}
+        digests = {digest for f, m in self._students.items() if f in kept and m for digest in m.definition.features}
         for folder in [f for f in self._artefacts("evaluations") if f in kept]:
             for path in (Path(folder.location) / RESULTS).glob("*.json"):
                 record = read_record(path)
                 digests |= {record.definition.features_train, record.definition.features_test} if record else set()
         kept |= {f for f, m in self._features.items() if m is not None and m.digest in digests}
         datasets = {m.definition.dataset for f, m in self._features.items() if f in kept and m is not None}
-        datasets |= {m.definition.dataset for f, m in self._students.items() if f in kept and m is not None}
+        students = [m.definition for f, m in self._students.items() if f in kept and m is not None]
+        datasets |= {dataset for definition in students for dataset, _ in definition.datasets}
         return kept | {f for f in self._artefacts("samples") if _dataset_digest(f) in datasets}
 
     def _wanted(self) -> set[Store]:
@@ -149,7 +150,7 @@ class Garbage:
                         return [like.definition]
                     if definition is None:
                         return [like.definition]
-                    found.append(definition.model_copy(update={"blocks": like.definition.blocks}))
+                    found.append(_on_as_many_rows(definition, like.definition))
         return found
 
     def _weights(self, folder: Store) -> str | None:
@@ -232,6 +233,13 @@ def _manifest(folder: Store, kind: type[D]) -> D | None:
         if f'"{kind.KIND}/'.encode() not in folder.get(MANIFEST)[:200]:
             return None
         raise
+
+
+def _on_as_many_rows(definition: StudentDefinition, like: StudentDefinition) -> StudentDefinition:
+    """A definition with the numbers of blocks of another one."""
+    blocks = dict(like.datasets)
+    mixed = [part.model_copy(update={"blocks": blocks.get(part.dataset, part.blocks)}) for part in definition.mixed]
+    return definition.model_copy(update={"blocks": like.blocks, "mixed": tuple(mixed)})
 
 
 def _dataset_digest(folder: Store) -> str | None:

@@ -141,7 +141,7 @@ def block_rows(rows: int) -> int:
 def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, ...], str]:
     """What the YAML says beside the fields of such a configuration."""
     student = config.students[STUDENT]
-    steps = surveys[student.dataset].rows // student.optimizer.batch
+    steps = surveys[next(iter(student.datasets))].rows // student.optimizer.batch
     about = {name: _about(survey) for name, survey in surveys.items()}
     optimizer = student.optimizer
     return {
@@ -163,7 +163,7 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("students", "*", "optimizer", "frozen_steps"): "first steps, in which only the ladder learns",
         ("students", "*", "init"): "where it starts; mean and std are those of these weights",
         ("students", "*", "streams"): "of samples, side by side; divides the batch",
-        ("distill", "validation"): _validation_words(config.distill.validation),
+        ("distill", "validation"): _validation_words(next(iter(config.distill.validations), None)),
         ("evaluate",): "any labelled pair of datasets is a benchmark",
     }
 

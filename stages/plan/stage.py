@@ -18,6 +18,7 @@ from unic_pipe.pipeline.extraction.preflight import existing_folder
 from unic_pipe.pipeline.extraction.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import usable_cores
+from unic_pipe.pipeline.samples.mixtures import epoch_steps
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
@@ -286,11 +287,11 @@ def _student_rows(
         if definition is None:
             rows.append(PlanRow(name=f"students/{label}", stage="distill", note="its samples are not indexed yet"))
             continue
-        dataset = inventory.dataset(inventory.config.students[name].dataset).dataset
-        assert dataset is not None
-        images = sum(dataset.block_range(block)[1] for block in range(definition.blocks))
-        optimizer = definition.config.optimizer
-        steps = optimizer.epochs * (images // optimizer.batch)
+        datasets, optimizer = inventory.datasets_of(name), definition.config.optimizer
+        assert datasets is not None
+        counts = [inventory.rows_of(dataset) for dataset in datasets]
+        images, given = sum(counts), [s * n for s, n in zip(definition.config.datasets.values(), counts, strict=True)]
+        steps = optimizer.epochs * epoch_steps(given, optimizer.batch, definition.config.streams)
         finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
         config = begun_now(definition.config, inventory.config.distill)
         definition = definition.model_copy(update={"config": config})

@@ -173,9 +173,8 @@ def cache_report(inventory: Inventory, device: str, plot: bool, reporter: Report
         UserError: nothing is extracted yet.
         StageError: damaged features, or samples that are not what was indexed.
     """
-    training = {student.dataset for student in inventory.config.students.values()} or set(
-        inventory.config.samples.datasets
-    )
+    students = inventory.config.students.values()
+    training = {name for student in students for name in student.datasets} or {*inventory.config.samples.datasets}
     needs = [need for need in extraction_needs(inventory) if need.dataset in training]
     rows: list[CacheLoss] = []
     found_curves: list[RateCurve] = []

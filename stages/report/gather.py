@@ -56,7 +56,7 @@ def gather(
     roles |= {name: "student" for name in manifests if name not in roles}
     remarks, groups = notes or {}, axes or {}
     benchmarks = dict.fromkeys(record.benchmark for record in results)
-    trained_on = {t.features for m in manifests.values() for t in m.definition.teachers}
+    trained_on = {digest for m in manifests.values() for digest in m.definition.features}
     evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
     places = features or LocalStore(workdir / "features")
     folders = [f for d in sorted(trained_on | evaluated) if (f := _feature_folder(places, d)) is not None]

@@ -41,8 +41,8 @@ def patch_pictures(inventory: Inventory) -> Pictures | None:
     What was drawn is kept in `runs/`, so that a report of unchanged features reads none.
     """
     config = inventory.config
-    for name in dict.fromkeys([*(d.test for d in config.evaluate.dense.values()), config.distill.validation]):
-        dataset = inventory.dataset(name).dataset if name is not None else None
+    for name in dict.fromkeys([*(d.test for d in config.evaluate.dense.values()), *config.distill.validations]):
+        dataset = inventory.dataset(name).dataset
         needs = _needs(inventory, dataset) if dataset is not None else []
         if dataset is not None and needs:
             try:

@@ -33,7 +33,8 @@ def test_test_images_that_were_trained_on_are_said(trained: Any, tools: Any) -> 
     in_distillation = "7 of 40 test images are among the images that the student was distilled from."
     assert found["digits", "tiny"] == f"{in_training} {in_distillation}"
     lineage = "7 of 40 test images are among the images that tiny, which it learned from, was distilled from."
-    assert found["digits", "pupil"] == f"{in_training} {lineage}"
+    of_its_own = "12 of 40 test images are among the images that the student was distilled from."  # val is 90 to 101
+    assert found["digits", "pupil"] == f"{in_training} {of_its_own} {lineage}"
     records = (trained.folder / "evaluations/main/results").iterdir()
     written = {(r["benchmark"], r["encoder"]): r["message"] for r in (json.loads(p.read_bytes()) for p in records)}
     assert written == found

@@ -48,7 +48,7 @@ def planned(raw_template: Any, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return work, plan(work, "views.count=3", "views.patch=2")
 
 
-@pytest.mark.parametrize("codec", ["float16", "int8"])
+@pytest.mark.parametrize("codec", ["float16", pytest.param("int8", marks=pytest.mark.slow)])
 def test_predicted_within_five_percent(planned: tuple[Any, PlanReport], codec: str) -> None:
     work, report = planned
     settings = ("views.count=3", "views.patch=2", f"cache.codec={codec}")
@@ -98,6 +98,7 @@ def test_throughput_replaces_the_measurement(planned: tuple[Any, PlanReport]) ->
     assert report.stages["extract"].hours == pytest.approx(90 * 3 * 2 / 10 / 3600)
 
 
+@pytest.mark.slow
 def test_settings_that_fit_a_disk_and_a_deadline(planned: tuple[Any, PlanReport]) -> None:
     work, _ = planned
     settings = ("views.count=3", "views.seed=2", "distill.validation=null")
@@ -164,6 +165,7 @@ def test_sizes_and_times_as_people_type_them() -> None:
             parse_seconds(text)
 
 
+@pytest.mark.slow
 def test_a_calibrated_codec_is_predicted_from_other_rows_than_it_is_measured_on(raw: Any) -> None:
     """12 blocks of 16 rows; the calibration's arrays are counted too."""
     settings = ("cache.codec=klt", "cache.snr_db=15", "distill.validation=null")

@@ -148,6 +148,7 @@ def test_one_world_size_is_bitwise_whatever_happens(ranks: Any, extracted: Any, 
     assert all(torch.equal(mine[i][key], x) for i, known in theirs.items() for key, x in known.items())
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up(ranks: Any, alone: tuple[Any, Any], extracted: Any, tmp_path: Path) -> None:
     """Accumulated in one process, and in two that share out the weights; that one goes on in one process without.
 

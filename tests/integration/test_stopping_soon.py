@@ -61,6 +61,7 @@ def test_calibration_ends_between_batches(raw: Any) -> None:
     assert all(found.complete for found in later.values())
 
 
+@pytest.mark.slow
 def test_calibration_in_several_calls_gives_the_same_bytes(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = []
     for cores in (1, 64):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unic_pipe.pipeline.samples.draws import Purpose, permutation, uniforms
+from unic_pipe.pipeline.samples.mixtures import Mixture, Part
 from unic_pipe.pipeline.samples.order import epoch_order, epoch_view
 from unic_pipe.stages.distill.data.batches import training_plans
 
@@ -131,9 +132,9 @@ def test_permutation_is_one() -> None:
 @pytest.mark.parametrize("start", [0, 1, 6, 7, 8, 20])
 def test_plans_continue_where_they_were_left(start: int) -> None:
     rows = np.arange(60, dtype=np.int64)
-    options = {"seed": 1, "epochs": 3, "views": 2, "batch": 8, "streams": 2, "window": 2}
-    whole = list(training_plans(rows, 10, start=0, **options))  # type: ignore[arg-type]
-    rest = list(training_plans(rows, 10, start=start, **options))  # type: ignore[arg-type]
+    mixture = Mixture((Part("ab" * 32, 10, rows),), seed=1, batch=8, streams=2, window=2)
+    whole = list(training_plans(mixture, start=0, epochs=3, views=2))
+    rest = list(training_plans(mixture, start=start, epochs=3, views=2))
     assert len(whole) == 21
     assert len(rest) == 21 - start
     for one, other in zip(whole[start:], rest, strict=True):

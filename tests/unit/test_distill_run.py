@@ -82,7 +82,9 @@ from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.parallel.world import Context
-from unic_pipe.stages.distill.run import Source, StudentJob, distill
+from unic_pipe.stages.distill.data.rows import Source
+from unic_pipe.stages.distill.jobs import StudentJob
+from unic_pipe.stages.distill.run import distill
 folder = Path(sys.argv[1])
 definition = StudentDefinition.model_validate_json((folder / "definition.json").read_bytes())
 source = Source(
@@ -90,7 +92,7 @@ source = Source(
     {t.name: FeatureCache.open(folder / f"features/train-{t.name}") for t in definition.teachers},
 )
 settings = DistillConfig(log_every=2, checkpoint_minutes=1e-6)
-job = StudentJob("main", definition, source)
+job = StudentJob("main", definition, (source,))
 distill([job], Context(SilentReporter(), Stop()), workdir=folder, settings=settings, device="cpu")
 """
 

@@ -172,6 +172,7 @@ def test_the_floors_that_are_tested_are_those_that_are_promised() -> None:
         assert f"{version}.".startswith(f"{promised[name]}."), name
 
 
+@pytest.mark.slow
 def test_names_of_a_user_beside_the_script_are_no_matter(tmp_path: Path) -> None:
     """A user's own `pipeline/`, `schemas.py`, `cli.py` and `stages/` next to a script that uses unic_pipe."""
     for name in ("pipeline/__init__.py", "stages/__init__.py", "schemas.py", "cli.py"):

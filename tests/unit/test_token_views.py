@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from unic_pipe.pipeline.cache.needs import training_need
+from unic_pipe.pipeline.samples.mixtures import Mixture, Part
 from unic_pipe.pipeline.samples.order import epoch_view
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import ViewsConfig
@@ -52,8 +53,8 @@ def test_every_second_epoch_has_patches_and_all_views_take_turns():
 def test_a_plan_says_whether_its_view_has_patches(fresh):
     import numpy as np
 
-    options = {"seed": 0, "epochs": 6, "views": 4, "batch": 4, "streams": 2, "window": 2, "fresh": fresh}
-    plans = list(training_plans(np.arange(8), 4, start=0, patch_views=1, patch_every=3, **options))
+    mixture = Mixture((Part("ab" * 32, 4, np.arange(8)),), seed=0, batch=4, streams=2, window=2)
+    plans = list(training_plans(mixture, start=0, epochs=6, views=4, fresh=fresh, patch_views=1, patch_every=3))
     assert [plan.patches for plan in plans[::2]] == [True, False, False, True, False, False]
     if fresh:
         assert [plan.view for plan in plans[::2]] == list(range(6))

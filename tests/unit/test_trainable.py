@@ -101,6 +101,7 @@ def test_a_pilot_holds_a_batch(raw: Any) -> None:
     assert raw.inventory(rows="1%").block_limit(dataset) == 1
 
 
+@pytest.mark.slow
 def test_status_needs_no_torch_once_the_network_was_built(raw: Any) -> None:
     code = (
         "import sys; from unic_pipe.cli.main import app; app(['status'], standalone_mode=False); "

@@ -1,6 +1,6 @@
 """Which rows make up a batch, which of them are this process's, and what a batch holds.
 
-Shapes: B images, N usable rows, T teachers, U residual branches with drop path, S image side in pixels.
+Shapes: B images, N rows, T teachers, U residual branches with drop path, S image side in pixels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unic_pipe.pipeline.samples.order import epoch_order, epoch_view
+from unic_pipe.pipeline.samples.mixtures import Mixture
+from unic_pipe.pipeline.samples.order import epoch_view
 from unic_pipe.stages.distill.data.targets import Targets
 
 
@@ -22,6 +23,7 @@ class BatchPlan:
     """Which rows and view a batch holds, and in which epoch."""
 
     rows_B: NDArray[np.int64]
+    """By their numbers in the mixture (see `pipeline.samples.mixtures`)."""
     view: int
     epoch: int
     patches: bool = True
@@ -84,29 +86,24 @@ class Batch:
 
 
 def training_plans(
-    rows_N: NDArray[np.int64],
-    block_rows: int,
+    mixture: Mixture,
     *,
-    seed: int,
     epochs: int,
     views: int,
-    batch: int,
-    streams: int,
-    window: int,
     start: int,
     fresh: bool = False,
     patch_views: int | None = None,
     patch_every: int | None = None,
 ) -> Iterator[BatchPlan]:
-    """The batches of a whole training from step `start` on; arguments as for `epoch_order`.
+    """The batches of a whole training from step `start` on.
 
     Epochs take turns with the `views` cached views (see `epoch_view`), or are a `fresh` view each: view number e in
     epoch e, with patches where the cached view in its place would have them.
     """
-    steps = len(rows_N) // batch
+    steps = mixture.steps
     for epoch in range(start // steps, epochs):
-        order_SB = epoch_order(rows_N, block_rows, seed=seed, epoch=epoch, batch=batch, streams=streams, window=window)
-        cached = epoch_view(seed, epoch, views, patch_views, patch_every)
+        order_SB = mixture.order(epoch)
+        cached = epoch_view(mixture.seed, epoch, views, patch_views, patch_every)
         patches = patch_views is None or cached < patch_views
         for step in range(max(start - epoch * steps, 0), steps):
             yield BatchPlan(order_SB[step], epoch if fresh else cached, epoch, patches)

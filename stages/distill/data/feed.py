@@ -17,14 +17,19 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from unic_pipe.pipeline.samples.draws import Purpose, uniforms
+from unic_pipe.pipeline.samples.draws import Purpose
+from unic_pipe.pipeline.samples.mixtures import Mixture
+from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.codecs import CODECS
+from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.clock import Times
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
-from unic_pipe.stages.distill.data.rows import Rows
+from unic_pipe.stages.distill.data.mixing import Side, read, request
+from unic_pipe.stages.distill.data.rows import Rows, mixture_of
 from unic_pipe.stages.distill.data.targets import BlockWindow, Pair, Standard, TargetReader, Wanted, read_pairs
 
 READY = 3
@@ -52,8 +57,9 @@ class Demand:
 class Feed:
     """Gives batches to students that agree in rows, views, batch size and sample order."""
 
-    training: Rows
-    validation: Rows | None
+    training: tuple[Rows, ...]
+    """Of every dataset of the mixture."""
+    validation: tuple[Rows, ...]
     definition: StudentDefinition
     """Of any of the students: they agree in what is read here."""
     pool: Executor
@@ -66,7 +72,11 @@ class Feed:
     """Where the time of the reading threads goes."""
     threads: int = 1
     """Of the pool."""
+    mixture: Mixture = field(init=False)
     _images: dict[str, ViewImages] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.mixture = mixture_of(self.training, self.definition.config)
 
     def batches(self, students: Sequence[Demand], start: int, end: int) -> Generator[Batch]:
         """This process's batches of steps `start` to `end` - 1, on the device, with what these students need.
@@ -79,11 +89,17 @@ class Feed:
         live, wanted = self.definition.live, _wanted(students)
         sizes = {s.image_size for s in students} | ({self.teachers[t].size for t, _ in wanted} if live else set())
         # In the loop, every epoch has a fresh view: none is worth keeping.
-        images = self._view_images(self.training, sizes, 0 if live else self.definition.views)
-        targets = None if live else self._reader(self.training, wanted, self.window)
+        views = 0 if live else self.definition.views
+        sides = [
+            Side(
+                self._view_images(rows, sizes, views),
+                None if live else self._reader(rows, wanted, self.window(blocks)),
+            )
+            for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True)
+        ]
         steps = islice(self._plans(students, start), end - start)
         plans = (micro for plan in steps for micro in self.share.micro_batches(plan))
-        with closing(self._load(plans, students, images, targets)) as batches:
+        with closing(self._load(plans, students, sides)) as batches:
             for batch in batches:
                 if live:
                     pairs = read_pairs(wanted, batch.plan.patches)
@@ -91,45 +107,39 @@ class Feed:
                 else:
                     yield batch
 
-    def validation_batches(self, students: Sequence[Demand]) -> Generator[Batch]:
-        """This process's batches of the validation rows, view 0, on the device; as many on every process."""
-        if self.validation is None or not students:
+    def validation_batches(self, rows: Rows, students: Sequence[Demand]) -> Generator[Batch]:
+        """This process's batches of one validation set, view 0, on the device; as many on every process."""
+        if not students:
             return
-        images = self._view_images(self.validation, {s.image_size for s in students}, 1)
-        targets = self._reader(self.validation, _wanted(students), VALIDATION_WINDOW)
+        images = self._view_images(rows, {s.image_size for s in students}, 1)
+        targets = self._reader(rows, _wanted(students), VALIDATION_WINDOW)
         size = self.share.batch(self.definition.config.optimizer.batch)
-        plans = list(sequential_plans(self.validation.rows_N, size))
-        with closing(self._load(self.share.batches(plans), students, images, targets)) as batches:
+        plans = list(sequential_plans(rows.rows_N, size))
+        with closing(self._load(self.share.batches(plans), students, [Side(images, targets)])) as batches:
             yield from batches
 
-    @property
-    def window(self) -> int:
-        """Decoded blocks of one teacher and token type that are kept while training: every stream reads from up to
-        `window_blocks` at a time, and one more arrives while one more is leaving."""
+    def window(self, blocks: int) -> int:
+        """Decoded blocks of one teacher and token type that are kept while training on a dataset with so many: every
+        stream reads from up to `window_blocks` at a time, and one more arrives while one more is leaving."""
         config = self.definition.config
         streams = config.streams // self.share.size
-        return min(streams * (config.window_blocks + 2), self.definition.blocks * self.definition.views)
+        return min(streams * (config.window_blocks + 2), blocks * self.definition.views)
 
     def window_bytes(self, students: Sequence[Demand]) -> int:
         """Memory that the decoded blocks take."""
-        source, row_bytes = self.training.source, 0
-        for teacher, token in _wanted(students):
-            encoder, codec = source.caches[teacher].definition.encoder, source.caches[teacher].definition.codec.name
-            values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
-            row_bytes += values * (CODECS[codec].value_bytes if codec in CODECS else 2)
-        return 0 if self.definition.live else self.window * source.dataset.block_rows * row_bytes
+        if self.definition.live:
+            return 0
+        total, wanted = 0, _wanted(students)
+        for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True):
+            row_bytes = sum(_row_bytes(rows.source.caches[teacher].definition, token) for teacher, token in wanted)
+            total += self.window(blocks) * rows.source.dataset.block_rows * row_bytes
+        return total
 
     def _plans(self, students: Sequence[Demand], start: int) -> Iterator[BatchPlan]:
-        config = self.definition.config
         return training_plans(
-            self.training.rows_N,
-            self.training.source.dataset.block_rows,
-            seed=config.draws_seed,
+            self.mixture,
             epochs=max(s.epochs for s in students),
             views=self.definition.views,
-            batch=config.optimizer.batch,
-            streams=config.streams,
-            window=config.window_blocks,
             start=start,
             fresh=self.definition.live,
             patch_views=self.definition.patch_views,
@@ -140,8 +150,7 @@ class Feed:
         self,
         plans: Iterable[BatchPlan],
         students: Sequence[Demand],
-        images: ViewImages,
-        targets: TargetReader | None,
+        sides: Sequence[Side],
     ) -> Generator[Batch]:
         """The planned batches in order, on the device. One assembling thread keeps the order."""
         lanes = max(s.teachers for s in students), max(s.branches for s in students)
@@ -150,25 +159,21 @@ class Feed:
         assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
         try:
             for plan in plans:
-                if targets is not None:
-                    assembler.submit(targets.request, plan.rows_B, plan.view, plan.patches)
+                assembler.submit(request, sides, plan)
                 planned.append(plan)
                 if len(planned) > AHEAD:
-                    ready.append(assembler.submit(self._assemble, planned.popleft(), images, targets, *lanes))
+                    ready.append(assembler.submit(self._assemble, planned.popleft(), sides, *lanes))
                 if len(ready) > READY:
                     self.times.took(sum(batch.done() for batch in ready))
                     yield ready.popleft().result().to(self.device)
-            ready.extend(assembler.submit(self._assemble, plan, images, targets, *lanes) for plan in planned)
+            ready.extend(assembler.submit(self._assemble, plan, sides, *lanes) for plan in planned)
             while ready:
                 yield ready.popleft().result().to(self.device)
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def _assemble(
-        self, plan: BatchPlan, views: ViewImages, reader: TargetReader | None, teachers: int, branches: int
-    ) -> Batch:
-        images = views.batch(plan.rows_B, plan.view, self.pool)
-        targets = {} if reader is None else reader.read(plan.rows_B, plan.view, plan.patches)
+    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int) -> Batch:
+        images, targets = read(sides, plan, self.pool)
         if self.device.type == "cuda":
             images = {size: x.pin_memory() for size, x in images.items()}
             targets = {pair: raw.pin() for pair, raw in targets.items()}
@@ -176,8 +181,7 @@ class Feed:
         return Batch(plan, images, targets, drop_teacher_BT, self._draw(Purpose.DROP_PATH, plan, branches))
 
     def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
-        seed = self.definition.config.draws_seed
-        return torch.from_numpy(uniforms(seed, purpose, plan.epoch, plan.rows_B, lanes)).float()
+        return torch.from_numpy(self.mixture.uniforms(purpose, plan.epoch, plan.rows_B, lanes)).float()
 
     def _reader(self, rows: Rows, wanted: Wanted, window: int) -> TargetReader:
         blocks = BlockWindow(rows.source.caches, self.pool, window * len(wanted), self.times)
@@ -185,12 +189,20 @@ class Feed:
 
     def _view_images(self, rows: Rows, sizes: set[int], views: int) -> ViewImages:
         """Kept from one call to the next while the sizes are the same."""
-        name, first = rows.source.dataset.manifest.name, next(iter(rows.source.caches.values())).definition
+        first = next(iter(rows.source.caches.values())).definition
+        name = rows.source.dataset.digest + digest_of(first.recipe)
         known = self._images.get(name)
         if known is None or set(known.sizes) != sizes:
             given = rows.source.dataset, first.recipe, first.view_seed, tuple(sorted(sizes)), views, rows.rows_N
             self._images[name] = ViewImages(*given, times=self.times)
         return self._images[name]
+
+
+def _row_bytes(feature: FeatureDefinition, token: TokenType) -> int:
+    """What a decoded row of one teacher's tokens takes in memory."""
+    encoder, codec = feature.encoder, feature.codec.name
+    values = encoder.cls_dim if token == "cls" else encoder.grid[0] * encoder.grid[1] * encoder.patch_dim
+    return values * (CODECS[codec].value_bytes if codec in CODECS else 2)
 
 
 def _wanted(students: Sequence[Demand]) -> Wanted:

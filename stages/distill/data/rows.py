@@ -7,15 +7,16 @@ Shapes: N usable rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.cache.reader import FeatureCache, valid_rows
-from unic_pipe.pipeline.cache.statistics import merge_statistics
+from unic_pipe.pipeline.cache.statistics import merge_statistics, mixed_statistics
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.mixtures import Mixture, Part, without_place
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.ablation import setting_of
 from unic_pipe.schemas.base import digest_of, short
@@ -33,6 +34,8 @@ class Source:
 
     dataset: Dataset
     caches: Mapping[str, FeatureCache]
+    share: float = 1.0
+    """How often an epoch passes through it, at most once."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ class Rows:
 
     source: Source
     rows_N: NDArray[np.int64]
+
+
+def mixture_of(training: Sequence[Rows], config: StudentConfig) -> Mixture:
+    """How a student's batches are made of its training sets."""
+    parts = [Part(r.source.dataset.digest, r.source.dataset.block_rows, r.rows_N, r.source.share) for r in training]
+    return Mixture(tuple(parts), config.draws_seed, config.optimizer.batch, config.streams, config.window_blocks)
+
+
+def training_rows(training: Sequence[Source], definition: StudentDefinition) -> tuple[Rows, ...]:
+    """The usable rows of a student's training sets. Raises StageError, as `usable_rows` does."""
+    views, patch_views, tokens = definition.views, definition.patch_views, trained_tokens(definition.config)
+    return tuple(
+        Rows(source, usable_rows(source.dataset, source.caches, views, tokens, blocks, patch_views))
+        for source, (_, blocks) in zip(training, definition.datasets, strict=True)
+    )
 
 
 def trained_tokens(config: StudentConfig) -> tuple[TokenType, ...]:
@@ -116,8 +134,7 @@ def freeze(
     store: LocalStore,
     name: str,
     definition: StudentDefinition,
-    caches: Mapping[str, FeatureCache],
-    rows_N: NDArray[np.int64],
+    training: Sequence[Rows],
 ) -> Frozen:
     """Write the statistics and the manifest of a new student, or read those of one whose training has begun.
 
@@ -128,7 +145,8 @@ def freeze(
     try:
         raw = store.get(MANIFEST)
     except FileNotFoundError:
-        return _begin(store, name, definition, caches, rows_N)
+        return _begin(store, name, definition, training)
+    rows_N = mixture_of(training, definition.config).rows_N
     manifest = StudentManifest.from_bytes(raw, str(store.path(MANIFEST)))
     if manifest.digest != digest_of(definition):
         raise StageError(
@@ -140,7 +158,7 @@ def freeze(
             f"Student {name} began with {manifest.rows:,} usable rows; now other rows are usable ({len(rows_N):,}).",
             f"Images were deleted, or features repaired differently. Start again: mv {store.root} {store.root}.old",
         )
-    statistics = {teacher: _reread(store, manifest, teacher, caches[teacher]) for teacher in manifest.statistics}
+    statistics = {teacher: _reread(store, manifest, teacher, training) for teacher in manifest.statistics}
     return Frozen(manifest, statistics or None)
 
 
@@ -148,18 +166,22 @@ def _begin(
     store: LocalStore,
     name: str,
     definition: StudentDefinition,
-    caches: Mapping[str, FeatureCache],
-    rows_N: NDArray[np.int64],
+    training: Sequence[Rows],
 ) -> Frozen:
-    optimizer = definition.config.optimizer
-    if len(rows_N) < optimizer.batch:
+    optimizer, mixture = definition.config.optimizer, mixture_of(training, definition.config)
+    rows_N = mixture.rows_N
+    if mixture.steps == 0:
+        given = {r.source.dataset.manifest.name: r.source.share * len(r.rows_N) for r in training}
+        error = without_place(setting_of(name), given, optimizer.batch, definition.config.streams)
+        if sum(given.values()) >= optimizer.batch and error is not None:
+            raise error
         raise UserError(
             f"Student {name}: {len(rows_N):,} usable rows are fewer than one batch ({optimizer.batch:,}).",
             f"Set students.{setting_of(name)}.optimizer.batch lower, or train on more rows.",
         )
     statistics: dict[str, StatisticsDocument] = {}
     if definition.config.loss.standardize == "exact":
-        statistics = {teacher: _merge(cache, definition) for teacher, cache in caches.items()}
+        statistics = {teacher: _merge(teacher, training, definition) for teacher in training[0].source.caches}
     for teacher, document in statistics.items():
         store.put(_key(teacher), document.to_bytes())
     manifest = StudentManifest(
@@ -169,19 +191,19 @@ def _begin(
         statistics={teacher: digest_of(document) for teacher, document in statistics.items()},
         rows=len(rows_N),
         rows_digest=rows_digest(rows_N),
-        steps=optimizer.epochs * (len(rows_N) // optimizer.batch),
+        steps=optimizer.epochs * mixture.steps,
     )
     store.create(MANIFEST, manifest.to_bytes())
     return Frozen(manifest, statistics or None)
 
 
-def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, cache: FeatureCache) -> StatisticsDocument:
+def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, training: Sequence[Rows]) -> StatisticsDocument:
     """The frozen statistics; computed again where the file is gone, if that gives the same."""
     key = _key(teacher)
     try:
         document = StatisticsDocument.from_bytes(store.get(key), str(store.path(key)))
     except FileNotFoundError:
-        document = _merge(cache, manifest.definition)
+        document = _merge(teacher, training, manifest.definition)
         if digest_of(document) == manifest.statistics[teacher]:
             store.put(key, document.to_bytes())
     if digest_of(document) != manifest.statistics[teacher]:
@@ -192,10 +214,14 @@ def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, cache: F
     return document
 
 
-def _merge(cache: FeatureCache, definition: StudentDefinition) -> StatisticsDocument:
+def _merge(teacher: str, training: Sequence[Rows], definition: StudentDefinition) -> StatisticsDocument:
     views, tokens = range(definition.views), trained_tokens(definition.config)
     patch_views = None if definition.patch_views is None else range(definition.patch_views)
-    return merge_statistics(cache.folder, views, definition.blocks, tokens, patch_views)
+    documents = [
+        merge_statistics(rows.source.caches[teacher].folder, views, blocks, tokens, patch_views)
+        for rows, (_, blocks) in zip(training, definition.datasets, strict=True)
+    ]
+    return mixed_statistics(documents, [rows.source.share for rows in training])
 
 
 def _key(teacher: str) -> str:

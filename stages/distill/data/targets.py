@@ -137,7 +137,29 @@ class RawTargets:
         return RawTargets(change(self.values), change(self.block_B), affines)
 
 
-AnyTargets = RawTargets | CoefficientTargets
+@dataclass(frozen=True)
+class MixedTargets:
+    """Targets of a batch of several datasets, each with its own codec, calibration and blocks."""
+
+    parts: tuple[tuple[Tensor, RawTargets | CoefficientTargets], ...]
+    """Places in the batch (int64), and the targets of the rows there."""
+
+    def to(self, device: torch.device) -> MixedTargets:
+        """The same on a device; from pinned memory without waiting."""
+        return MixedTargets(tuple((place.to(device, non_blocking=True), raw.to(device)) for place, raw in self.parts))
+
+    def pin(self) -> MixedTargets:
+        """The same in pinned memory."""
+        return MixedTargets(tuple((place.pin_memory(), raw.pin()) for place, raw in self.parts))
+
+    def decode(self, standard: str = PLAIN.name) -> Tensor:
+        """Targets by the standardization of that name, float32 (B, D) or (B, P, D)."""
+        decoded = [raw.decode(standard) for _, raw in self.parts]
+        order_B = torch.cat([place for place, _ in self.parts]).argsort()
+        return torch.cat(decoded)[order_B]
+
+
+AnyTargets = RawTargets | CoefficientTargets | MixedTargets
 Targets = Mapping[Pair, AnyTargets]
 Wanted = Mapping[Pair, Mapping[str, Standard]]
 """For every teacher and token type, the standardizations that some student wants, by name."""
@@ -166,7 +188,9 @@ class TargetReader:
         """Start reading what the rows need."""
         self.window.request(self.keys(rows_B, view, patches))
 
-    def read(self, rows_B: NDArray[np.int64], view: int, patches: bool = True) -> dict[Pair, AnyTargets]:
+    def read(
+        self, rows_B: NDArray[np.int64], view: int, patches: bool = True
+    ) -> dict[Pair, RawTargets | CoefficientTargets]:
         """The rows' targets in stored form, by teacher and token type; all rows must be usable."""
         block_of_B = rows_B // self.block_rows
         _, which_B = np.unique(block_of_B, return_inverse=True)
@@ -187,7 +211,7 @@ class TargetReader:
         blocks: Sequence[Decoded | Coefficients],
         offset_B: NDArray[np.int64],
         which_B: NDArray[np.int64],
-    ) -> AnyTargets:
+    ) -> RawTargets | CoefficientTargets:
         standards = self.wanted[pair]
         coefficients = [block for block in blocks if isinstance(block, Coefficients)]
         if not coefficients:

@@ -35,7 +35,7 @@ from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
-from unic_pipe.stages.distill.data.rows import Rows, Source, freeze, rows_digest, trained_tokens, usable_rows
+from unic_pipe.stages.distill.data.rows import Rows, Source, freeze, rows_digest, training_rows
 from unic_pipe.stages.distill.data.targets import AnyTargets, Pair, read_pairs
 from unic_pipe.stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
 from unic_pipe.stages.distill.model.distiller import Distiller
@@ -101,21 +101,20 @@ class StudentBench:
         """
         self.device, self.dataset, self.stop = torch.device(device), dataset, stop
         caches = {name: FeatureCache.open(path) for name, path in features.items()}
-        tokens = trained_tokens(definition.config)
-        rows_N = usable_rows(dataset, caches, definition.views, tokens, definition.blocks, definition.patch_views)
+        (self.rows,) = training_rows([Source(dataset, caches)], definition)
+        rows_N = self.rows.rows_N
         self.definition = definition = _small(definition, len(rows_N), self.device)
         self.config, self.batch = definition.config, definition.config.optimizer.batch
         store = LocalStore(student_folder(folder, label, definition))
-        frozen = freeze(store, label, definition, caches, rows_N)
+        frozen = freeze(store, label, definition, [self.rows])
         model = Distiller(self.config, definition.teachers, self.device, frozen.statistics)
         checkpoints = Checkpoints(store, frozen.manifest.digest, rows_digest(rows_N), 1, print)
-        self.rows = Rows(Source(dataset, caches), rows_N)
-        self.training = Training(label, definition, model, len(rows_N), checkpoints=checkpoints)
+        self.epoch_steps = self.steps = len(rows_N) // self.batch
+        self.training = Training(label, definition, model, self.epoch_steps, checkpoints=checkpoints)
         self.live = {
             name: LiveTeacher(load_encoder(encoder, device=device), caches[name].definition.compute)
             for name, encoder in teachers.items()
         }
-        self.epoch_steps = self.steps = len(rows_N) // self.batch
         self._resources = ExitStack()
         self._resources.enter_context(torch_threads(self.config.threads, self.device))
         self._pool = self._resources.enter_context(ThreadPoolExecutor(min(usable_cores(), MAX_READERS)))
@@ -173,8 +172,8 @@ class StudentBench:
 
     def _feed(self, live: bool) -> Feed:
         return Feed(
-            training=self.rows,
-            validation=None,
+            training=(self.rows,),
+            validation=(),
             definition=self.definition.model_copy(update={"live": live}),
             pool=self._pool,
             device=self.device,
@@ -235,7 +234,7 @@ class StudentBench:
         wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
         with ThreadPoolExecutor(1) as alone:
             feed.pool = alone
-            reader = feed._reader(self.rows, wanted, feed.window)
+            reader = feed._reader(self.rows, wanted, feed.window(self.definition.blocks))
             plans = feed._plans([self.training.demand], 0)
             for _, plan in zip(self._measured(), plans, strict=False):
                 keys = reader.keys(plan.rows_B, plan.view, plan.patches)

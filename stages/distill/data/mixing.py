@@ -1,0 +1,50 @@
+"""Batches of a mixture: every dataset's rows are read by themselves, with its own codecs, and put in their places.
+
+Shapes: B rows of a batch, M of them of one dataset, S image side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unic_pipe.pipeline.samples.mixtures import split
+from unic_pipe.stages.distill.data.batches import BatchPlan
+from unic_pipe.stages.distill.data.images import ViewImages
+from unic_pipe.stages.distill.data.targets import MixedTargets, TargetReader, Targets
+
+
+class Side(NamedTuple):
+    """What reads one dataset."""
+
+    images: ViewImages
+    targets: TargetReader | None
+    """None where teachers run in the loop."""
+
+
+def request(sides: Sequence[Side], plan: BatchPlan) -> None:
+    """Start reading the targets that a batch needs."""
+    for part, _, rows_M in split(plan.rows_B):
+        reader = sides[part].targets
+        if reader is not None:
+            reader.request(rows_M, plan.view, plan.patches)
+
+
+def read(sides: Sequence[Side], plan: BatchPlan, pool: Executor) -> tuple[Mapping[int, Tensor], Targets]:
+    """A batch's images by size, uint8 (B, 3, S, S), and its targets (none where teachers run in the loop)."""
+    places, images, targets = [], [], []
+    for part, place_M, rows_M in split(plan.rows_B):
+        side = sides[part]
+        places.append(torch.from_numpy(place_M))
+        images.append(side.images.batch(rows_M, plan.view, pool))
+        targets.append({} if side.targets is None else side.targets.read(rows_M, plan.view, plan.patches))
+    if len(places) == 1:
+        return images[0], targets[0]
+    order_B = torch.cat(places).argsort()
+    joined = {size: torch.cat([x[size] for x in images])[order_B] for size in images[0]}
+    parts = {pair: tuple((p, t[pair]) for p, t in zip(places, targets, strict=True)) for pair in targets[0]}
+    return joined, {pair: MixedTargets(mine) for pair, mine in parts.items()}
