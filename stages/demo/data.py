@@ -18,8 +18,9 @@ SIDE = 32
 SPLITS = {"train": 1_347, "val": 90, "test": 360}
 COUNTS = {
     **{f"digits-{split}": count for split, count in SPLITS.items()},
-    "digits-shifted": SPLITS["test"],
-    "shapes-train": 640,
+    "shifted-train": SPLITS["train"],
+    "shifted-test": SPLITS["test"],
+    "shapes-train": 1_344,
     "shapes-test": 320,
 }
 ROWS_PER_SHARD = 500
@@ -36,7 +37,8 @@ def write_samples(folder: Path) -> None:
     for (split, count), end in zip(SPLITS.items(), ends, strict=True):
         rows = range(end - count, end)
         _write(folder, f"digits-{split}", ((f"digit{i:04d}", enlarge(scans[i]), int(labels[i])) for i in rows))
-    _write(folder, "digits-shifted", _shifted(scans, labels, range(ends[-1] - SPLITS["test"], ends[-1])))
+        if split != "val":
+            _write(folder, f"shifted-{split}", _shifted(scans, labels, rows))
     _write(folder, "shapes-train", _shapes(COUNTS["shapes-train"], seed=1))
     _write(folder, "shapes-test", _shapes(COUNTS["shapes-test"], seed=2))
 
@@ -55,12 +57,13 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def enlarge(digit_HW: np.ndarray) -> Image.Image:
+    """A scan, (8, 8) with values 0 to 16, as an image of SIDE pixels."""
     grey = Image.fromarray((digit_HW * (255 / 16)).round().astype(np.uint8))
     return grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def _shifted(scans: np.ndarray, labels: np.ndarray, rows: range) -> Iterator[Sample]:
-    """The same test digits moved by up to 4 pixels, with less contrast, on a grey ground, with noise."""
+    """The same digits moved by up to 4 pixels, with less contrast, on a grey ground, with noise."""
     for i in rows:
         rng = np.random.default_rng([7, i])
         dy, dx = rng.integers(-4, 5, size=2)
@@ -84,10 +87,10 @@ def _shape(kind: str, rng: np.random.Generator) -> Image.Image:
     if sum(abs(a - b) for a, b in zip(ground, ink, strict=True)) < 150:
         ink = tuple(255 - c for c in ground)
     image = Image.new("RGB", (big, big), ground)
-    _draw(ImageDraw.Draw(image), kind, float(rng.uniform(0.5, 0.85)) * big / 2, big / 2, ink, ground)
-    dx, dy = rng.integers(-big // 8, big // 8 + 1, 2)
+    _draw(ImageDraw.Draw(image), kind, float(rng.uniform(0.4, 0.75)) * big / 2, big / 2, ink, ground)
+    dx, dy = rng.integers(-big // 6, big // 6 + 1, 2)
     image = image.rotate(
-        float(rng.uniform(-30, 30)), Image.Resampling.BICUBIC, translate=(int(dx), int(dy)), fillcolor=ground
+        float(rng.uniform(-180, 180)), Image.Resampling.BICUBIC, translate=(int(dx), int(dy)), fillcolor=ground
     )
     pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
     return Image.fromarray((pixels + rng.normal(0, 10, pixels.shape)).clip(0, 255).astype(np.uint8))
