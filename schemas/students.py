@@ -152,6 +152,8 @@ class ExportManifest(Document):
     """SHA-256 of `config.json`."""
     adaptors: Digest | None = None
     """SHA-256 of `adaptors.safetensors`; None: exported by a version that did not write it."""
+    machine: str | None = None
+    """The processor, and the GPU, on which the last step was made; None: exported by a version that did not say."""
 
 
 class ImportManifest(Document):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.run import ExtractPass
+from unic_pipe.pipeline.process.machine import Elsewhere, load_average, machine_name
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
@@ -30,7 +31,6 @@ from unic_pipe.schemas.bench import BenchReport, BenchRow, Resource
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
 from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
 from unic_pipe.stages.bench.extraction import PIECES, ExtractBench, watch_for
-from unic_pipe.stages.bench.machine import Elsewhere, load_average, machine_name
 
 FOLDER = "bench.tmp"
 """Beside `runs/`; one bench at a time uses it, and removes what a killed one left."""

@@ -18,8 +18,9 @@ SIDE = 32
 SPLITS = {"train": 1_347, "val": 90, "test": 360}
 COUNTS = {
     **{f"digits-{split}": count for split, count in SPLITS.items()},
-    "digits-shifted": SPLITS["test"],
-    "shapes-train": 640,
+    "shifted-train": SPLITS["train"],
+    "shifted-test": SPLITS["test"],
+    "shapes-train": 1_344,
     "shapes-test": 320,
 }
 ROWS_PER_SHARD = 500
@@ -31,12 +32,13 @@ def write_samples(folder: Path) -> None:
     """Write every shard of the demo below `folder`, unless all of them are there. The bytes are the same every time."""
     if all(path.exists() for name, count in COUNTS.items() for path in _shards(folder, name, count)):
         return
-    digits, labels = _digits()
+    scans, labels = digits()
     ends = np.cumsum(list(SPLITS.values())).tolist()
     for (split, count), end in zip(SPLITS.items(), ends, strict=True):
         rows = range(end - count, end)
-        _write(folder, f"digits-{split}", ((f"digit{i:04d}", _enlarge(digits[i]), int(labels[i])) for i in rows))
-    _write(folder, "digits-shifted", _shifted(digits, labels, range(ends[-1] - SPLITS["test"], ends[-1])))
+        _write(folder, f"digits-{split}", ((f"digit{i:04d}", enlarge(scans[i]), int(labels[i])) for i in rows))
+        if split != "val":
+            _write(folder, f"shifted-{split}", _shifted(scans, labels, rows))
     _write(folder, "shapes-train", _shapes(COUNTS["shapes-train"], seed=1))
     _write(folder, "shapes-test", _shapes(COUNTS["shapes-test"], seed=2))
 
@@ -45,27 +47,28 @@ def _shards(folder: Path, name: str, count: int) -> list[Path]:
     return [folder / f"{name}-{shard:06d}.tar" for shard in range(-(-count // ROWS_PER_SHARD))]
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def digits() -> tuple[np.ndarray, np.ndarray]:
     """The 1,797 scans of scikit-learn's digits, (1797, 8, 8) with values 0 to 16, in a seeded random order."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    return digits.images[order], digits.target[order]
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    return found.images[order], found.target[order]
 
 
-def _enlarge(digit_HW: np.ndarray) -> Image.Image:
+def enlarge(digit_HW: np.ndarray) -> Image.Image:
+    """A scan, (8, 8) with values 0 to 16, as an image of SIDE pixels."""
     grey = Image.fromarray((digit_HW * (255 / 16)).round().astype(np.uint8))
     return grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
 
-def _shifted(digits: np.ndarray, labels: np.ndarray, rows: range) -> Iterator[Sample]:
-    """The same test digits moved by up to 4 pixels, with less contrast, on a grey ground, with noise."""
+def _shifted(scans: np.ndarray, labels: np.ndarray, rows: range) -> Iterator[Sample]:
+    """The same digits moved by up to 4 pixels, with less contrast, on a grey ground, with noise."""
     for i in rows:
         rng = np.random.default_rng([7, i])
         dy, dx = rng.integers(-4, 5, size=2)
         moved = Image.new("RGB", (SIDE, SIDE))
-        moved.paste(_enlarge(digits[i]), (int(dx), int(dy)))
+        moved.paste(enlarge(scans[i]), (int(dx), int(dy)))
         noisy = 40 + 0.6 * np.asarray(moved, np.float64) + rng.normal(0, 12, size=(SIDE, SIDE, 3))
         yield f"shifted{i:04d}", Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), int(labels[i])
 
@@ -84,10 +87,10 @@ def _shape(kind: str, rng: np.random.Generator) -> Image.Image:
     if sum(abs(a - b) for a, b in zip(ground, ink, strict=True)) < 150:
         ink = tuple(255 - c for c in ground)
     image = Image.new("RGB", (big, big), ground)
-    _draw(ImageDraw.Draw(image), kind, float(rng.uniform(0.5, 0.85)) * big / 2, big / 2, ink, ground)
-    dx, dy = rng.integers(-big // 8, big // 8 + 1, 2)
+    _draw(ImageDraw.Draw(image), kind, float(rng.uniform(0.4, 0.75)) * big / 2, big / 2, ink, ground)
+    dx, dy = rng.integers(-big // 6, big // 6 + 1, 2)
     image = image.rotate(
-        float(rng.uniform(-30, 30)), Image.Resampling.BICUBIC, translate=(int(dx), int(dy)), fillcolor=ground
+        float(rng.uniform(-180, 180)), Image.Resampling.BICUBIC, translate=(int(dx), int(dy)), fillcolor=ground
     )
     pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
     return Image.fromarray((pixels + rng.normal(0, 10, pixels.shape)).clip(0, 255).astype(np.uint8))

@@ -9,12 +9,14 @@ from functools import partial
 import torch
 
 from unic_pipe.pipeline.encoders.export import export_student
+from unic_pipe.pipeline.process.machine import machine_name
 from unic_pipe.pipeline.process.progress import Task
 from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.pipeline.students.adaptors import FILE as ADAPTORS
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.workspace.documents import read_document
+from unic_pipe.pipeline.workspace.health import finding
 from unic_pipe.pipeline.workspace.ladders import adaptors_of
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig
@@ -88,6 +90,7 @@ def train_until(
                 well = write_rows(well, clock.stretch(), task)
             if step % epoch_steps == 0:
                 validate(well, feed, context.world)
+                warn(well, context)
             if step % epoch_steps == 0 or due:
                 well = each(well, Training.save)
             if len(well) < len(students):
@@ -114,6 +117,16 @@ def each(students: Sequence[Training], do: Callable[[Training], None]) -> list[T
         except Diverged as error:
             student.error = error
     return [student for student in students if student.error is None]
+
+
+def warn(students: Sequence[Training], context: Context) -> None:
+    """Say once of every student what does not look as it should."""
+    for student in students:
+        rows = student.log.rows if student.log is not None else []
+        found = finding(rows, [t.name for t in student.definition.teachers], student.steps)
+        if found is not None and found.kind not in student.warned:
+            student.warned.add(found.kind)
+            context.reporter.say(f"{student.name}: {found}")
 
 
 @torch.no_grad()
@@ -168,6 +181,7 @@ def export(student: Training) -> None:
         weights=digests.weights,
         config=digests.config,
         adaptors=sha256(adaptors),
+        machine=machine_name(str(student.model.device)),
     )
     store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
     point(store.root.parent, student.name, store.root.name)

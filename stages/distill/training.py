@@ -79,6 +79,8 @@ class Training:
         self.average: WeightAverage | None = None
         self.step, self.saved, self.meter = 0, -1, Meter()
         self.error: Diverged | None = None
+        self.warned: set[str] = set()
+        """Kinds of findings that were told."""
         self._learned: list[Learned] = []
         """The micro-batches of a step that is not done yet."""
 

@@ -97,6 +97,10 @@ class StudentCurves:
     name: str
     teachers: tuple[str, ...]
     curves: Mapping[str, Series]
+    facts: tuple[str, ...] = ()
+    """What the student is, see `stages.report.trainings`."""
+    warning: str = ""
+    """What looks wrong in its training."""
 
     def curve(self, column: str) -> Series:
         """The curve of a column; empty when it was not recorded."""

@@ -26,6 +26,7 @@ from unic_pipe.stages.report.data import (
     StudentCurves,
 )  # fmt: skip
 from unic_pipe.stages.report.scores import scores_of
+from unic_pipe.stages.report.trainings import facts, warning
 
 RANDOM = "-random"
 """Endings of names: a student's architecture at random initialisation, a student trained on a part of the rows."""
@@ -91,15 +92,17 @@ def training_curves(manifest: StudentManifest, folder: Path, name: str) -> Stude
     """The curves in a student's `metrics.parquet`; none when there is no table. Raises DamagedError."""
     teachers = tuple(t.name for t in manifest.definition.teachers)
     table = student_metrics(folder)
+    rows = [{k: v for k, v in row.items() if v is not None} for row in table.to_pylist()] if table is not None else []
+    told = facts(manifest, folder, rows), warning(manifest, rows)
     if table is None or "epoch" not in table.column_names:
-        return StudentCurves(name, teachers, {})
+        return StudentCurves(name, teachers, {}, *told)
     epochs = table.column("epoch").to_pylist()
     curves = {
         column: _series(epochs, table.column(column).to_pylist())
         for column in table.column_names
         if column not in ("step", "epoch", "data_wait", "images_per_s", "queue", "gpu_use")
     }
-    return StudentCurves(name, teachers, {column: c for column, c in curves.items() if c.values})
+    return StudentCurves(name, teachers, {column: c for column, c in curves.items() if c.values}, *told)
 
 
 def _series(epochs: Iterable[float | None], values: Iterable[float | None]) -> Series:

@@ -29,6 +29,7 @@ from unic_pipe.stages.report.summary import (
 )  # fmt: skip
 from unic_pipe.stages.report.sweeps import sweep_panels
 from unic_pipe.stages.report.tables import versus_tables
+from unic_pipe.stages.report.trainings import COLUMNS as FACT_COLUMNS
 from unic_pipe.stages.report.view import average
 
 FILE = "report.html"
@@ -80,6 +81,7 @@ def render(data: ReportData) -> str:
         relative=relative_charts(data),
         sweeps=sweep_panels(data),
         panels=training_panels(data),
+        fact_columns=FACT_COLUMNS,
         curve_legend=curve_legend(data),
         loss_columns=details.LOSS_COLUMNS,
         losses=details.loss_rows(data.training),

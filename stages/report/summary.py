@@ -68,10 +68,22 @@ def headline(data: ReportData) -> str:
         reached = sum(c.reached for c in compared)
         share = "all" if reached == len(compared) else "none of" if reached == 0 else f"{reached} of"
         text = f"{subject} matches or beats the best teacher on {share} {len(compared)} benchmarks{mean_text(compared)}"
+        text += _above_every_teacher(view, student.name, gain is None)
     if gain is not None:
         verb = "gains" if round(gain, 1) >= 0 else "loses"
         text += f" and {verb} {abs(gain):.1f} points over random initialisation"
     return text + "."
+
+
+def _above_every_teacher(view: ProbeView, student: str, last: bool) -> str:
+    """Whether the student's mean is above that of every single teacher; empty where it is not, or is not known."""
+    mean = view.mean(student)
+    teachers = [m for t in view.data.named("teacher") if (m := view.mean(t.name)) is not None]
+    if mean is None or len(teachers) < 2 or round(100 * (mean - max(teachers)), 1) <= 0:
+        return ""
+    return (
+        f"{' and' if last else ','} is {100 * (mean - max(teachers)):.1f} points above every single teacher on average"
+    )
 
 
 def best_student(view: ProbeView) -> EncoderEntry | None:

@@ -8,6 +8,10 @@ from functools import cached_property
 from unic_pipe.stages.report.data import BenchmarkEntry, EncoderEntry, ReportData, Score
 from unic_pipe.stages.report.metrics import METRICS, Metric, log_odds
 
+MATCH = 0.5
+"""Points of accuracy below which nothing is called a difference. Never the spread over seeds: a shaky student's is
+wider."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -22,6 +26,8 @@ class Comparison:
     metric: Metric = METRICS["top1"]
     spread: float | None = None
     """Of the difference: both standard deviations over seeds, added as independent ones are."""
+    samples: int | None = None
+    """Test images, of an accuracy."""
 
     @property
     def points(self) -> float:
@@ -39,9 +45,17 @@ class Comparison:
         return self.metric.better(self.value - self.best)
 
     @property
+    def tolerance(self) -> float:
+        """How far below an accuracy still matches it, in points: `MATCH`, or one binomial standard error of the test set
+        at the other's accuracy where that is more. 0 for other measures and unknown test sets."""
+        if not self.metric.accuracy or not self.samples:
+            return 0.0
+        return max(MATCH, binomial_error(self.best, self.samples))
+
+    @property
     def reached(self) -> bool:
-        """Whether the encoder matches or beats the other at the precision that is shown (.1 point)."""
-        return self.better >= 0
+        """Whether the encoder matches or beats the other, at the precision that is shown."""
+        return self.better >= -round(self.tolerance, self.metric.digits)
 
 
 class ProbeView:
@@ -96,7 +110,8 @@ class ProbeView:
         spreads = [self.scores[benchmark, name].spread for name in (encoder, other)]
         known = [s for s in spreads if s is not None]
         spread = math.hypot(*known) if known else None
-        return Comparison(benchmark, value, reference, other, self.metric(benchmark), spread)
+        samples = self.scores[benchmark, encoder].samples
+        return Comparison(benchmark, value, reference, other, self.metric(benchmark), spread, samples)
 
     def comparisons(self, student: str, teacher: str = "") -> list[Comparison]:
         """The student against a teacher (by default the best of each benchmark), wherever both have a result."""
@@ -135,8 +150,13 @@ class ProbeView:
         if not scores or not self.metric(benchmark).accuracy:
             return None
         best = max(scores, key=lambda s: s.value or 0.0)
-        p, n = best.value or 0.0, best.samples or 1
-        return n, 100 * math.sqrt(p * (1 - p) / n)
+        n = best.samples or 1
+        return n, binomial_error(best.value or 0.0, n)
+
+
+def binomial_error(accuracy: float, samples: int) -> float:
+    """One binomial standard error of an accuracy over so many test images, in points: 100 sqrt(p (1 - p) / n)."""
+    return 100 * math.sqrt(accuracy * (1 - accuracy) / samples)
 
 
 def average(values: Iterable[float]) -> float | None:

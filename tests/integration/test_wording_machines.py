@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from commands import Type, artefacts
 
+from unic_pipe.pipeline.process.machine import machine_name
+
 
 class TestMachinesRead:
     def test_status(self, typed: Type, extracted: Any) -> None:
@@ -109,6 +111,7 @@ class TestNextCommand:
         folder = trained.folder / "evaluations" / "main"
         names = ("report.html", "report.md", "results.csv")
         before = [(folder / name).read_bytes() for name in names]
+        assert machine_name("cpu").encode() in before[0], "where the student was trained"
         for name in names:
             (folder / name).unlink()
         assert typed(trained.folder, "report", "html").code == 0

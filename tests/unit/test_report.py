@@ -22,9 +22,10 @@ from unic_pipe.stages.report.data import (
     Skipped,
 )
 from unic_pipe.stages.report.files import results_table
-from unic_pipe.stages.report.metrics import log_odds
+from unic_pipe.stages.report.metrics import METRICS, log_odds
 from unic_pipe.stages.report.render import render, write_report
 from unic_pipe.stages.report.summary import headline
+from unic_pipe.stages.report.view import Comparison
 
 
 def test_page_is_well_formed_and_loads_nothing() -> None:
@@ -165,8 +166,41 @@ def test_best_of_each_row_is_bold() -> None:
 
 def test_headline_is_computed() -> None:
     assert headline(report_data()) == (
-        "Student `main` matches or beats the best teacher on 1 of 3 benchmarks (mean −0.9 points) "
+        "Student `main` matches or beats the best teacher on 2 of 3 benchmarks (mean −0.9 points) "
         "and gains 15.4 points over random initialisation."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "samples", "reached"),
+    [
+        (0.995, 1.000, 10_000, True),  # half a point below
+        (0.994, 1.000, 10_000, False),
+        (0.889, 0.900, 400, True),  # one binomial standard error of 400 images at .9 is 1.5 points
+        (0.884, 0.900, 400, False),
+        (0.889, 0.900, None, False),  # a test set of unknown size allows nothing
+        (0.901, 0.900, None, True),
+    ],
+)
+def test_matching_a_teacher_allows_the_error_of_the_test_set(
+    value: float, best: float, samples: int | None, reached: bool
+) -> None:
+    assert Comparison("digits", value, best, "lite0", samples=samples).reached is reached
+    assert not Comparison("depth", 0.51, 0.50, "lite0", METRICS["rmse"], samples=samples).reached, (
+        "more metres are worse"
+    )
+
+
+def test_headline_says_when_no_single_teacher_is_as_good_everywhere() -> None:
+    values = {
+        "digits": {"main": 0.99, "lite0": 0.99, "lite1": 0.4},
+        "shapes": {"main": 0.9, "lite0": 0.3, "lite1": 0.9},
+    }
+    found = tuple(Score(b, e, "logistic", v, samples=400) for b, row in values.items() for e, v in row.items())
+    data = replace(report_data(), benchmarks=tuple(map(BenchmarkEntry, values)), scores=found)
+    assert headline(data).startswith(
+        "Student `main` matches or beats the best teacher on all 2 benchmarks (mean ±0.0 points) and is 29.5 points above"
+        " every single teacher on average"
     )
 
 
@@ -196,7 +230,7 @@ def test_headline_speaks_of_the_best_student_and_the_page_of_all() -> None:
     values = {b: {**row, "small": row["lite0"] + 0.01} for b, row in VALUES.items()}
     data = replace(report_data(), encoders=(EncoderEntry("small", "student"), *ENCODERS), scores=scores(values))
     assert headline(data).startswith("Best of the students, `small` matches or beats the best teacher on all 3 bench")
-    assert "main reaches the best teacher on 1 of 3 (mean −0.9 points)" in Page(render(data)).text
+    assert "main reaches the best teacher on 2 of 3 (mean −0.9 points)" in Page(render(data)).text
 
 
 def test_equal_at_the_shown_precision_counts_as_matched() -> None:

@@ -23,6 +23,7 @@ from unic_pipe.stages.report.data import (
 )
 from unic_pipe.stages.report.gather import gather
 from unic_pipe.stages.report.render import render
+from unic_pipe.stages.report.trainings import training_seconds
 
 ENCODER = encoder_definition(4, 2, (3, 3), architecture="tf_efficientnet_lite0", weights=hex64("w"))
 
@@ -95,6 +96,15 @@ def test_gather_reads_a_working_folder(tmp_path: Path) -> None:
     assert Origin("evaluation", "bench", "abcdef01") in data.origins
     page = Page(render(data))
     assert "digits, lite1, linear probe: no labels" in page.text
+    what = next(t for t in page.tables if "Peak rate" in t[0])
+    assert what[1] == ["main", "vit_small_patch16_224", "random weights", "–", "–", "224", "40 (200 epochs)", "512",
+                       "0.0006", "–"], "not exported yet"  # fmt: skip
+
+
+def test_training_time_is_that_of_its_steps() -> None:
+    rows = [{"step": 10, "images_per_s": 100.0}, {"step": 10, "val/loss": 1.0}, {"step": 30, "images_per_s": 50.0}]
+    assert training_seconds(rows, batch=20) == 10 * 20 / 100 + 20 * 20 / 50
+    assert training_seconds([{"step": 10}], batch=20) is None
 
 
 def test_gather_measures_features(tmp_path: Path) -> None:

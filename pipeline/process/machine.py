@@ -1,4 +1,4 @@
-"""The machine on which a bench runs: its name, and what else it has to do."""
+"""The machine on which this runs: its name, and what else it has to do."""
 
 import os
 import platform
