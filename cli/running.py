@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,3 +97,12 @@ def check_students(inventory: Inventory, say: Callable[[str], None] | None = Non
         if say is None:
             raise error
         say(f"{error.message} Features are extracted all the same. {error.hint}")
+
+
+def say_lacking(inventory: Inventory, reporter: Reporter) -> None:
+    """Say which benchmarks will be skipped as they are, before hours go into what they would score."""
+    from unic_pipe.pipeline.workspace.evaluation_plans import lacking
+
+    with suppress(UserError):  # weights that are not here: the stage that needs them says so
+        for name, why in lacking(inventory).items():
+            reporter.say(f"benchmark {name} will be skipped as it is: {why}")

@@ -20,6 +20,9 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.samples import DatasetManifest, Decoding
 from unic_pipe.schemas.status import State
 
+NOT_INDEXED = "not indexed"
+"""Why a dataset that is there cannot be used yet."""
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -152,7 +155,7 @@ def _why_missing(config: DatasetConfig, roots: Sequence[Root]) -> str:
             find_source("", config, roots)
         except UserError as error:
             return error.message
-    return "not indexed"
+    return NOT_INDEXED
 
 
 def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
