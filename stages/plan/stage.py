@@ -142,7 +142,9 @@ def _jobs(
     try:
         wanted += [("evaluate", need, encoder) for need, encoder in _probe_needs(inventory)]
         left_out = lacking(inventory).items()
-        notes += [PlanRow(name=f"benchmark {n}", stage="evaluate", note=f"will be skipped: {why}") for n, why in left_out]
+        notes += [
+            PlanRow(name=f"benchmark {n}", stage="evaluate", note=f"will be skipped: {why}") for n, why in left_out
+        ]
     except UnicPipeError as error:
         notes.append(PlanRow(name="evaluations/main", stage="evaluate", note=error.message))
     jobs: list[Job] = []
