@@ -189,7 +189,7 @@ def test_a_list_follows_images_that_are_renamed_and_deleted(flat):
     (flat / "l.csv").write_text("".join(f"{name},{'cat' if i % 2 else 'dog'}\n" for i, name in enumerate(names)))
     before = index(flat, "val", labels="l.csv")
     os.rename(flat / "val" / names[0], flat / "val/new.JPEG")
-    with pytest.raises(UserError, match="no label for new.JPEG"):
+    with pytest.raises(UserError, match=r"no label for new\.JPEG"):
         index(flat, "val", labels="l.csv")
     (flat / "l.csv").write_text((flat / "l.csv").read_text().replace(names[0], "new.JPEG"))
     after = index(flat, "val", labels="l.csv")
