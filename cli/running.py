@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.inventory import Inventory
 
+LOOKING = "looking at students, samples, weights and what is there already"
+"""Said first: importing PyTorch and looking at every artefact may take a while."""
+
 
 @contextmanager
 def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
@@ -55,11 +58,8 @@ class Where:
 def extract_options(
     inventory: Inventory, where: Where, reporter: Reporter, stop: Stop, force: bool = False, batch: int | None = None
 ) -> Iterator[ExtractOptions]:
-    """Options of the command line over those of the configuration, with one executor for the whole command.
-
-    Says first that it begins: importing PyTorch and looking at every artefact may take a while.
-    """
-    reporter.say("looking at students, samples, weights and what is there already")
+    """Options of the command line over those of the configuration, with one executor for the whole command."""
+    reporter.say(LOOKING)
     from unic_pipe.pipeline.extraction.executors import Executor, Threads
     from unic_pipe.pipeline.extraction.run import ExtractOptions
 
