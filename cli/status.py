@@ -40,7 +40,7 @@ def status(
     inventory = open_inventory(config, overrides)
     if new := unjudged(inventory):
         # Once for every new architecture: building it takes PyTorch.
-        ConsoleReporter().say(f"building {', '.join(new)} once, to see whether it can be trained")
+        ConsoleReporter().say(f"building {', '.join(new)} once, which shows what can be trained")
         from unic_pipe.stages.distill.blueprint import judge_students
 
         judge_students(inventory)

@@ -28,6 +28,7 @@ from unic_pipe.pipeline.workspace.results import (
     why_stale,
 )
 from unic_pipe.pipeline.workspace.seals import unsealed
+from unic_pipe.pipeline.workspace.seeds import as_written
 from unic_pipe.pipeline.workspace.students import student_folder, student_order, student_teachers
 from unic_pipe.pipeline.workspace.trainable import refuse_untrainable
 from unic_pipe.schemas.base import digest_of
@@ -237,6 +238,7 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         refuse_untrainable(inventory, name)
     except UserError as error:
+        error = as_written(error, inventory.workspace.seeded)
         blocked = _blocked(f"students/{label}", "distill", error, command)
         following = None if blocked.next == command else blocked.next
         return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": following})
