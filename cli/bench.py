@@ -15,6 +15,7 @@ from unic_pipe.cli.options import (
     open_inventory,
     print_json,
 )
+from unic_pipe.cli.running import LOOKING
 
 if TYPE_CHECKING:
     from unic_pipe.stages.bench.run import Parts
@@ -65,6 +66,7 @@ def bench(
     dataset = measured_dataset(inventory, chosen_student(inventory, student))
     options = BenchOptions(device or inventory.config.compute.device, student, repeats, quick)
     with Stop() as stop:
+        reporter.say(LOOKING)
         index_stage(inventory, [dataset], reporter, stop)
         report = None if stop.requested else bench_stage(inventory, options, _parts(), reporter, stop)
     if report is None:

@@ -17,7 +17,7 @@ from unic_pipe.cli.options import (
     SetOption,
     open_inventory,
 )
-from unic_pipe.cli.running import staged
+from unic_pipe.cli.running import LOOKING, say_lacking, staged
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.process.progress import Reporter
@@ -90,6 +90,7 @@ def distill(
         return launched(devices)
 
     def work(reporter: Reporter, stop: Stop) -> None:
+        reporter.say(LOOKING)
         from unic_pipe.stages.distill.parallel.world import joined
 
         with joined(this, stop, inventory.config.distill.timeout_minutes) as world:
@@ -134,6 +135,7 @@ def distill_step(
     context = Context(reporter, stop, world or World())
     with context.world.in_turn():
         index_stage(chosen, training_datasets(chosen), reporter, stop)
+    say_lacking(chosen, reporter)
     on = device or chosen.config.compute.device
     distill_students(chosen, names, context, device=on, restart=restart, live_check=live_check)
 

@@ -41,6 +41,13 @@ def guarded(program: Callable[[], object], debug: bool) -> int:
         return error.exit_code
     except MemoryError:
         return _fail("Out of memory.", "Set compute.batch or samples.block_rows lower, or use fewer --workers.", debug)
+    except ImportError as error:
+        return _fail(
+            f"A library cannot be loaded: {error}",
+            "Its installation is broken or incomplete (pip install --force-reinstall unic-pipe), or there is too little "
+            "memory to load it (ulimit -v).",
+            debug,
+        )
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}.", _next_step(error), debug)

@@ -18,7 +18,7 @@ from unic_pipe.cli.options import (
     WorkersOption,
     open_inventory,
 )
-from unic_pipe.cli.running import Where, check_students, extract_options, staged
+from unic_pipe.cli.running import Where, check_students, extract_options, say_lacking, staged
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -81,4 +81,5 @@ def extract_step(
     index_stage(inventory, training_datasets(inventory), reporter, stop)
     if not stop.requested:
         check_students(inventory, None if to_train else reporter.say)  # now the rows are counted
+        say_lacking(inventory, reporter)
         extract_stage(inventory, teachers, options, reporter, stop)

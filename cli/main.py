@@ -1,5 +1,6 @@
 """The `unic-pipe` command."""
 
+import gc as cycles
 import sys
 from typing import Annotated
 
@@ -83,10 +84,13 @@ def about(
 def main() -> None:
     """Entry point of the console script."""
     require_streams()
+    cycles.set_threshold(20_000, 20, 20)  # PyTorch's modules are a million objects, none of them garbage
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    sys.exit(guarded(lambda: app(args=arguments, prog_name="unic-pipe", standalone_mode=False), debug))
+    code = guarded(lambda: app(args=arguments, prog_name="unic-pipe", standalone_mode=False), debug)
+    cycles.freeze()  # taking these modules apart, one search for cycles after the other, would take seconds
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from unic_pipe.cli.options import (
     open_inventory,
     print_json,
 )
-from unic_pipe.cli.running import check_students
+from unic_pipe.cli.running import LOOKING, check_students
 
 EXAMPLES = ("plan", "plan --disk 1TB --deadline 48h")
 
@@ -48,11 +48,13 @@ def plan(
 
     from unic_pipe.cli.show.plan import parse_bytes, parse_seconds, plan_lines
     from unic_pipe.pipeline.process.progress import ConsoleReporter
+
+    inventory, reporter = open_inventory(config, overrides, rows), ConsoleReporter()
+    reporter.say(LOOKING)
     from unic_pipe.stages.distill.measure.cost import step_cost
     from unic_pipe.stages.plan.stage import PlanOptions
     from unic_pipe.stages.plan.stage import plan as plan_stage
 
-    inventory = open_inventory(config, overrides, rows)
     options = PlanOptions(
         device=device or inventory.config.compute.device,
         throughput=throughput,
@@ -60,7 +62,7 @@ def plan(
         deadline=parse_seconds(deadline) if deadline is not None else None,
     )
     check_students(inventory)
-    report = plan_stage(inventory, options, step_cost, ConsoleReporter())
+    report = plan_stage(inventory, options, step_cost, reporter)
     if as_json:
         print_json(report)
     else:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unic_pipe.pipeline.extraction.parts import parse_part
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
     from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.inventory import Inventory
+
+LOOKING = "looking at students, samples, weights and what is there already"
+"""Said first: importing PyTorch and looking at every artefact may take a while."""
 
 
 @contextmanager
@@ -25,9 +28,14 @@ def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.run_log import RunLog
+    from unic_pipe.pipeline.workspace.seeds import as_written
 
     with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
-        yield log, stop
+        try:
+            yield log, stop
+        except UnicPipeError as error:
+            as_written(error, inventory.workspace.seeded)
+            raise
         log.stopped(stop)
     if stop.requested:
         log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
@@ -55,11 +63,8 @@ class Where:
 def extract_options(
     inventory: Inventory, where: Where, reporter: Reporter, stop: Stop, force: bool = False, batch: int | None = None
 ) -> Iterator[ExtractOptions]:
-    """Options of the command line over those of the configuration, with one executor for the whole command.
-
-    Says first that it begins: importing PyTorch and looking at every artefact may take a while.
-    """
-    reporter.say("looking at students, samples, weights and what is there already")
+    """Options of the command line over those of the configuration, with one executor for the whole command."""
+    reporter.say(LOOKING)
     from unic_pipe.pipeline.extraction.executors import Executor, Threads
     from unic_pipe.pipeline.extraction.run import ExtractOptions
 
@@ -83,6 +88,7 @@ def check_students(inventory: Inventory, say: Callable[[str], None] | None = Non
     `say`: told of students with fewer rows than a batch, which are no reason not to extract; None: refused as well.
     Raises UserError: what is wrong with the first of them.
     """
+    from unic_pipe.pipeline.workspace.seeds import as_written
     from unic_pipe.pipeline.workspace.trainable import refuse_unbuildable, too_few_rows, unjudged
 
     found = {}
@@ -91,9 +97,22 @@ def check_students(inventory: Inventory, say: Callable[[str], None] | None = Non
 
         found = judge_students(inventory)
     for name in inventory.config.students:
-        refuse_unbuildable(inventory, name, found)
-        if (error := too_few_rows(inventory, name)) is None:
+        try:
+            refuse_unbuildable(inventory, name, found)
+        except UserError as error:
+            raise as_written(error, inventory.workspace.seeded) from None
+        if (few := too_few_rows(inventory, name)) is None:
             continue
+        as_written(few, inventory.workspace.seeded)
         if say is None:
-            raise error
-        say(f"{error.message} Features are extracted all the same. {error.hint}")
+            raise few
+        say(f"{few.message} Features are extracted all the same. {few.hint}")
+
+
+def say_lacking(inventory: Inventory, reporter: Reporter) -> None:
+    """Say which benchmarks will be skipped as they are, before hours go into what they would score."""
+    from unic_pipe.pipeline.workspace.evaluation_plans import lacking
+
+    with suppress(UserError):  # weights that are not here: the stage that needs them says so
+        for name, why in lacking(inventory).items():
+            reporter.say(f"benchmark {name} will be skipped as it is: {why}")

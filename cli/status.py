@@ -31,14 +31,16 @@ def status(
     from rich.text import Text
 
     from unic_pipe.cli.show.status import running_table, status_tree
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.workspace.other_students import other_students
     from unic_pipe.pipeline.workspace.run_log import running
     from unic_pipe.pipeline.workspace.status import make_plan
     from unic_pipe.pipeline.workspace.trainable import unjudged
 
     inventory = open_inventory(config, overrides)
-    if unjudged(inventory):
+    if new := unjudged(inventory):
         # Once for every new architecture: building it takes PyTorch.
+        ConsoleReporter().say(f"building {', '.join(new)} once, which shows what can be trained")
         from unic_pipe.stages.distill.blueprint import judge_students
 
         judge_students(inventory)

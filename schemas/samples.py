@@ -40,7 +40,7 @@ class ShardEntry(Model):
     size: int
     """Bytes of the tar, or of the folder's images that this segment indexed."""
     mtime_ns: int
-    """Information only: copied data stay the same data. 0 for objects."""
+    """Information only: copied data stay the same data. 0 for objects, and for folders with folders in them."""
     files: int | None = None
     """Images that this segment indexed from a folder; None for a tar."""
     etag: str | None = None

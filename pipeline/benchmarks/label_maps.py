@@ -7,6 +7,7 @@ Shapes: H, W a map's height and width, S side of the square that is scored, G x 
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +24,46 @@ IGNORED = -1
 """Class of pixels that are neither learnt nor scored."""
 
 
-def maps_digest(folder: Path, memory: LocalStore | None = None) -> str:
-    """Identity of a folder of label maps by the names and contents of its PNGs, 32 hex digits.
+_DIGITS = 32
+_WANTED = "It has to hold KEY.png for every sample KEY of the dataset."
+
+
+def require_maps(folder: Path) -> None:
+    """Look at a folder of label maps before its dataset is indexed. Raises UserError: not there, or without a PNG."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no folder of label maps.", _WANTED)
+    if next(folder.rglob("*.png"), None) is None:
+        raise UserError(f"{folder}: no label maps in it.", _WANTED)
+
+
+def maps_digest(folder: Path, keys: Iterable[str], memory: LocalStore | None = None) -> str:
+    """Identity of a folder of label maps by the names and contents of its PNGs, 32 hex digits. In folders below it, those
+    count that a key names (`street/a` for `street/a.png`).
 
     Thousands of files take seconds to read, so that the answer is kept in `memory` for as long as their names, sizes and
-    times stay the same. Raises UserError: there is no such folder, no PNG in it, or one that cannot be read.
+    times stay the same. Raises UserError: there is no such folder, one of its maps cannot be read, or a key has none.
     """
+    wanted = [f"{key}.png" for key in keys]
     try:
-        found = sorted((e.name, e.stat()) for e in os.scandir(folder) if e.name.endswith(".png"))
-        if not found:
-            raise UserError(f"{folder}: no label maps in it.", _WANTED)
+        found = {e.name: e.stat() for e in os.scandir(folder) if e.name.endswith(".png")}
+        found |= {name: (folder / name).stat() for name in wanted if "/" in name and (folder / name).is_file()}
+        if missing := [name for name in wanted if name not in found]:
+            count = f"{len(missing):,} of {len(wanted):,} label maps are not there"
+            raise UserError(f"{folder}: {count} (first: {missing[0]}).", _WANTED)
         state = xxhash.xxh3_128()
-        for name, stat in found:
+        for name, stat in sorted(found.items()):
             state.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
         key = f"label-maps/{state.hexdigest()}"
         if memory is not None and memory.size(key) == _DIGITS:
             return memory.get(key).decode()
         content = xxhash.xxh3_128()
-        for name, _ in found:
+        for name in sorted(found):
             content.update(f"{name}\0{xxhash.xxh3_128_hexdigest((folder / name).read_bytes())}\0".encode())
     except OSError as error:
-        raise UserError(f"{folder}: no folder of label maps ({error.strerror}).", _WANTED) from None
+        raise UserError(f"{folder}: label maps cannot be read ({error.strerror}).", _WANTED) from None
     if memory is not None:
         memory.put(key, content.hexdigest().encode())
     return content.hexdigest()
-
-
-_DIGITS = 32
-_WANTED = "It has to hold KEY.png for every sample KEY of the dataset."
 
 
 def read_map(path: Path) -> NDArray[np.int32]:

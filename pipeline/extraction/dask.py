@@ -194,17 +194,20 @@ class Processes(DaskExecutor):
             # A worker that computes for minutes without a word is not dead.
             "distributed.scheduler.worker-ttl": "30 minutes",
         }
-        # The dashboard is off: it would listen on every interface, and need a further package.
-        with dask.config.set(settings), _deaf_children():
-            return LocalCluster(
-                n_workers=self._workers,
-                threads_per_worker=blocks_in_flight(device, cores, 256, 64),
-                worker_class=_OneGpu if device == "cuda" else Nanny,
-                memory_limit=MEMORY_LIMIT // self._workers,
-                host="127.0.0.1",
-                dashboard_address=None,
-                silence_logs="CRITICAL",
-            )
+        try:
+            # The dashboard is off: it would listen on every interface, and need a further package.
+            with dask.config.set(settings), _deaf_children():
+                return LocalCluster(
+                    n_workers=self._workers,
+                    threads_per_worker=blocks_in_flight(device, cores, 256, 64),
+                    worker_class=_OneGpu if device == "cuda" else Nanny,
+                    memory_limit=MEMORY_LIMIT // self._workers,
+                    host="127.0.0.1",
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                    silence_logs="CRITICAL",
+                )
+        except Exception as error:
+            raise _not_started(self._workers, error) from error
 
 
 class Scheduler(DaskExecutor):
@@ -279,6 +282,21 @@ _AFTER_DEATH = (
 )
 
 
+def _not_started(workers: int, error: BaseException) -> UnicPipeError:
+    """The error about worker processes that end before they can work; also in such a process itself."""
+    guard = 'if __name__ == "__main__":'
+    if any("bootstrapping phase" in str(each) for each in _chain(error)):
+        return UserError(
+            "Worker processes run the script that starts them once more, and this one would start workers of its own.",
+            f"In that script, put what is to be done once below `{guard}`.",
+        )
+    return StageError(
+        f"{'The worker process' if workers == 1 else f'Of {workers} worker processes at least one'} ended before it could work.",
+        "If it said why, that is above. Otherwise it had too little memory (each loads PyTorch: give fewer --workers, or "
+        f"none), or was started by a script that does its work outside `{guard}`.",
+    )
+
+
 def _deadly(job: ExtractJob, tasks: list[BlockTask]) -> StageError:
     """The error about blocks that kill their workers even alone."""
     names = ", ".join(str(task.block) for task in tasks[:5]) + (", ..." if len(tasks) > 5 else "")
@@ -326,11 +344,14 @@ def _lost(client: Client | None) -> bool:
 
 def _missing_module(error: BaseException | None) -> str | None:
     """The module that could not be imported, if that is what an error comes from."""
+    return next((each.name for each in _chain(error) if isinstance(each, ModuleNotFoundError)), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it comes from."""
     while error is not None:
-        if isinstance(error, ModuleNotFoundError):
-            return error.name
+        yield error
         error = error.__cause__ or error.__context__
-    return None
 
 
 @contextmanager

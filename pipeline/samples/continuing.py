@@ -31,7 +31,7 @@ def existing(work: Work) -> tuple[Dataset, Changes] | None:
             continue
         if work.source.layout == "listed" and old.manifest.label_source != work.label_source:
             continue  # other lists are other data
-        changes = compare(old.manifest, work.source, trust_mtimes=False)
+        changes = compare(old, work.source, trust_mtimes=False)
         own = store == current and old.manifest.source == work.source.text
         gone = changes.lost and changes.lost + len(old.manifest.gone)
         lost = gone > (MOST_GONE * old.manifest.rows if own else 0)

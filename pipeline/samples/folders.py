@@ -37,6 +37,8 @@ class ImageFolder:
     """Sorted paths of the images relative to `folder`."""
     left: LeftOut = field(default_factory=LeftOut)
     """What else is below it."""
+    deleted: frozenset[str] = frozenset()
+    """Those of `names` that are indexed and no longer there."""
 
     def shard(self, name: str) -> str:
         """Path of an image relative to the root."""
@@ -89,10 +91,10 @@ def listed(source: Source) -> Listing:
 
 
 def with_deleted(folder: ImageFolder, gone: Collection[str]) -> ImageFolder:
-    """A folder with the images that were deleted from it: lists of labels still count them."""
+    """A folder with the images that were deleted from it: lists of labels may still count them."""
     start = folder.shard("")
-    deleted = (path.removeprefix(start) for path in gone if path.startswith(start))
-    return replace(folder, names=tuple(sorted({*folder.names, *deleted})))
+    deleted = frozenset(path.removeprefix(start) for path in gone if path.startswith(start))
+    return replace(folder, names=tuple(sorted({*folder.names, *deleted})), deleted=deleted)
 
 
 def count_images(folder: Path, layout: str, rule: ImageNames = NAMES) -> int:

@@ -1,4 +1,4 @@
-"""What changed on disk since a dataset was indexed: judged by names, counts and sizes, without reading the data.
+"""What changed on disk since a dataset was indexed: judged by names and sizes, without reading the data.
 
 Modification times decide nothing (copied data stay the same data; every read is checked against its hash); they only
 spare the listing of folders that have the recorded one.
@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from unic_pipe.pipeline.samples.dataset import Dataset, open_dataset
-from unic_pipe.pipeline.samples.files import class_folders
-from unic_pipe.pipeline.samples.folders import count_images, list_folders
+from unic_pipe.pipeline.samples.files import class_folders, list_images
+from unic_pipe.pipeline.samples.folders import list_folders
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS, find_labels, label_source, read_labels
 from unic_pipe.pipeline.samples.places import Root, stamp
 from unic_pipe.pipeline.samples.sources import Source, find_source, relative_source
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.schemas.config import DatasetConfig
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.samples import DatasetManifest, Decoding
 from unic_pipe.schemas.status import State
+
+NOT_INDEXED = "not indexed"
+"""Why a dataset that is there cannot be used yet."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,19 @@ class Changes:
     rewritten: tuple[str, ...]
     """Recorded objects of the same size with another ETag: the same data in another copy, or other data."""
     added: tuple[str, ...]
-    """Not recorded (folders: with more images than recorded)."""
+    """Not recorded (folders: with images that are not)."""
     new: int
     """Number of new tars or images."""
     lost: int = 0
-    """Images fewer than recorded, in folders that are there."""
+    """Recorded images that are no longer in folders that are there."""
 
 
-def compare(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
-    """Compare a manifest with what its source holds now. `trust_mtimes` skips folders whose mtime is the recorded one."""
+def compare(old: Dataset, source: Source, trust_mtimes: bool) -> Changes:
+    """Compare an index with what its source holds now. `trust_mtimes` skips folders whose mtime is the recorded one.
+    Raises StageError: the index is damaged."""
     if source.layout == "tars":
-        return _compare_tars(manifest, source)
-    return _compare_folders(manifest, source, trust_mtimes)
+        return _compare_tars(old.manifest, source)
+    return _compare_folders(old, source, trust_mtimes)
 
 
 def labels_changed(old: Dataset, now: str, source: Source, config: DatasetConfig, roots: Sequence[Root]) -> str | None:
@@ -116,8 +120,8 @@ def dataset_state(
         why = labels_changed(indexed, label_source(config, source, roots), source, config, roots)
         if why is not None:
             return "stale", why
-        changes = compare(manifest, source, trust_mtimes=True)
-    except UserError as error:
+        changes = compare(indexed, source, trust_mtimes=True)
+    except UnicPipeError as error:
         return "stale", error.message.removeprefix(f"dataset {index.name[:-9]}: ")
     unit = "tars" if source.layout == "tars" else "images"
     if changes.missing:
@@ -152,7 +156,7 @@ def _why_missing(config: DatasetConfig, roots: Sequence[Root]) -> str:
             find_source("", config, roots)
         except UserError as error:
             return error.message
-    return "not indexed"
+    return NOT_INDEXED
 
 
 def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
@@ -180,7 +184,7 @@ def _other_etag(recorded: str | None, now: str | None) -> bool:
     return recorded is not None and now is not None and recorded != now
 
 
-def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bool) -> Changes:
+def _compare_folders(old: Dataset, source: Source, trust_mtimes: bool) -> Changes:
     assert source.folder is not None
     if source.layout == "listed":  # its lists say what it holds, and `label_source` says whether they are the same
         present = {}
@@ -189,17 +193,22 @@ def _compare_folders(manifest: DatasetManifest, source: Source, trust_mtimes: bo
     else:
         names = class_folders(source.folder)
         present = {Path(source.base, name).as_posix(): source.folder / name for name in names}
-    recorded = {} if source.layout == "listed" else recorded_counts(manifest)
+    recorded = {} if source.layout == "listed" else recorded_counts(old.manifest)
     missing = [path for path in recorded if path not in present]
+    changed = {
+        path: folder
+        for path, folder in present.items()
+        if not (trust_mtimes and path in recorded and folder.stat().st_mtime_ns == recorded[path][1])
+    }
+    # As many images as before may be others: they are known by their names.
+    known = {path for table in old.segments for path in table.shards.to_pylist()} if changed else set()
+    known -= {*old.manifest.gone}
     added, new, lost = [], 0, 0
-    for path, folder in present.items():
-        count, mtime_ns = recorded.get(path, (0, -1))
-        if trust_mtimes and path in recorded and folder.stat().st_mtime_ns == mtime_ns:
-            continue
-        now = count_images(folder, source.layout, manifest.names)
-        if now > count:
+    for path, folder in changed.items():
+        found, _ = list_images(folder, old.manifest.names, deep=source.layout != "flat-folder")
+        there = sum((f"{path}/{name}" if path else name) in known for name in found)
+        if len(found) > there:
             added.append(path)
-            new += now - count
-        elif now < count:
-            lost += count - now
+            new += len(found) - there
+        lost += recorded.get(path, (0, 0))[0] - there
     return Changes(tuple(missing), (), (), tuple(added), new, lost)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
@@ -96,7 +97,7 @@ def _continue(work: Work, old: Dataset, changes: Changes) -> Dataset:
     new, gone = gained(work, old, changes)
     if gone:
         work.progress.say(
-            f"dataset {work.name}: {len(gone):,} of {old.manifest.rows:,} indexed images were deleted (first: "
+            f"dataset {work.name}: {len(gone):,} of {old.manifest.rows:,} indexed images were deleted or renamed (first: "
             f"{shown(gone[0])}); their rows are void."
         )
     if not same or new:
@@ -107,8 +108,10 @@ def _continue(work: Work, old: Dataset, changes: Changes) -> Dataset:
     return described(old, source=work.source.text, decoding=work.decoding, gone=gone)
 
 
-def _relabelled(work: Work, old: Dataset, found: SourceLabels) -> tuple[list[Segment], dict[int, bytes], int]:
-    """The recorded segments with the labels that the source gives now, their files, and rows without a label."""
+def _relabelled(
+    work: Work, old: Dataset, found: SourceLabels
+) -> tuple[list[Segment], dict[int, bytes], list[pa.Table]]:
+    """The recorded segments with the labels that the source gives now, their files, and their rows."""
     scanned = None
     if work.source.layout == "tars":
         pieces = work.tar_pieces([entry.path for s in old.manifest.segments for entry in s.shards])
@@ -116,7 +119,15 @@ def _relabelled(work: Work, old: Dataset, found: SourceLabels) -> tuple[list[Seg
         scanned = pa.concat_tables(tables)
     parts = relabelled(old, found, scanned)
     files = {number: data for number, (_, data, _) in enumerate(parts)}
-    return [segment for segment, _, _ in parts], files, sum(nulls for _, _, nulls in parts)
+    return [segment for segment, _, _ in parts], files, [rows for _, _, rows in parts]
+
+
+def _without_label(shards: pa.Array, labels_N: NDArray[np.int32], gone: tuple[str, ...]) -> int:
+    """How many rows have no label; those whose image is gone need none."""
+    missing_N = labels_N < 0
+    if gone:
+        missing_N &= ~np.isin(shards.to_pylist(), gone)
+    return int(np.count_nonzero(missing_N))
 
 
 def _build(
@@ -132,9 +143,10 @@ def _build(
     files: dict[int, bytes] = {}
     unlabelled = 0
     if old is not None and relabel:
-        segments, files, unlabelled = _relabelled(work, old, found)
+        segments, files, tables = _relabelled(work, old, found)
+        unlabelled = sum(_without_label(rows["shard"], labels_of(one_array(rows["label"])), gone) for rows in tables)
     elif old is not None:
-        unlabelled = int(np.count_nonzero(old.labels() < 0))
+        unlabelled = sum(_without_label(table.shards, table.labels, gone) for table in old.segments)
     permuted, prefixed = (old.manifest.permuted, old.manifest.prefixed) if old is not None else (False, False)
     if pieces:
         tables = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ class Labels:
     remarks: tuple[str, ...] = ()
 
 
-def read_labels(path: Path, folder: Path, names: Sequence[str]) -> Labels:
-    """Labels of the images `names` (sorted) of a folder.
+def read_labels(path: Path, folder: Path, names: Sequence[str], deleted: Collection[str] = ()) -> Labels:
+    """Labels of the images `names` (sorted) of a folder; lists that name files need not name those that were `deleted`.
 
     Two forms: one class number per line in the order of the names (with the ImageNet devkit's `meta.mat` beside it, put
     in the order of the sorted WordNet ids, as class folders have it), or lines `FILENAME CLASS` (`listed_classes`), where
@@ -86,8 +86,8 @@ def read_labels(path: Path, folder: Path, names: Sequence[str]) -> Labels:
     if len(lines) != len(names):
         lines = [line for line in lines if line]
     if any(lines) and all(_NUMBER.fullmatch(line) or no_label(line) for line in lines):
-        return _numbered(path, lines, names)
-    found, remark = listed_classes(path, text, folder, names)
+        return _numbered(path, lines, names, deleted)
+    found, remark = listed_classes(path, text, folder, names, deleted)
     remarks = () if remark is None else (remark,)
     known = [line for line in found if not no_label(line.value)]
     if known and all(_NUMERIC.fullmatch(line.value) for line in known):
@@ -109,7 +109,13 @@ def _class_numbers(path: Path, values: Sequence[str]) -> list[int | None]:
     return numbers
 
 
-def _numbered(path: Path, lines: Sequence[str], names: Sequence[str]) -> Labels:
+def _numbered(path: Path, lines: Sequence[str], names: Sequence[str], deleted: Collection[str]) -> Labels:
+    if deleted and len(lines) == len(names) - len(deleted):
+        raise UserError(
+            f"{path}: {len(lines):,} labels for {len(lines):,} images, but of those that were indexed {len(deleted):,} "
+            f"{'is' if len(deleted) == 1 else 'are'} deleted or renamed (first: {min(deleted)}): which line is whose?",
+            "Write lines FILENAME CLASS, which hold whatever is deleted or renamed.",
+        )
     if len(lines) != len(names):
         raise UserError(
             f"{path}: {len(lines):,} labels for {len(names):,} images.",

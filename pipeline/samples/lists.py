@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -60,8 +60,11 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def listed_classes(path: Path, text: str, folder: Path, names: Sequence[str]) -> tuple[list[Line], str | None]:
-    """The line of each image of `folder` (`names`, in that order), and a remark on lines that name none of them.
+def listed_classes(
+    path: Path, text: str, folder: Path, names: Sequence[str], deleted: Collection[str] = ()
+) -> tuple[list[Line], str | None]:
+    """The line of each image of `folder` (`names`, in that order), and a remark on lines that name none of them. Those that
+    were `deleted` have an empty one where there is none.
 
     Lines may name an image by its path (as much of it as they like), its name, or its name without the extension.
     Raises UserError: not such a list, an image that is named twice, or not at all.
@@ -76,7 +79,7 @@ def listed_classes(path: Path, text: str, folder: Path, names: Sequence[str]) ->
         raise UserError(
             f"{path}: {problem or f'line 1 ({first!r}) is neither a class number nor FILENAME CLASS'}.", _FORM
         )
-    return images.assign(path, best.lines)
+    return images.assign(path, best.lines, deleted)
 
 
 def _tables(text: str, images: _Images) -> Iterator[_Table]:
@@ -141,7 +144,7 @@ class _Images:
         """How many lines name an image."""
         return sum(bool(self._meant(line.file)[0]) for line in lines)
 
-    def assign(self, path: Path, lines: Sequence[Line]) -> tuple[list[Line], str | None]:
+    def assign(self, path: Path, lines: Sequence[Line], deleted: Collection[str]) -> tuple[list[Line], str | None]:
         """Each image's line; lines whose folders are those of the images go before lines of other folders."""
         found: dict[str, tuple[bool, list[Line]]] = {}
         unused = []
@@ -157,6 +160,7 @@ class _Images:
                     f"{path}: {name} is named twice, in lines {several[0].number} and {several[1].number}.",
                     "An image has one class: remove one of the lines.",
                 )
+        found = {name: (False, [Line(0, name, "")]) for name in deleted} | found
         missing = next((name for name in self.names if name not in found), None)
         if missing is not None:
             raise UserError(f"{path}: no label for {missing}.", "Add the line, or remove the image.")

@@ -81,13 +81,13 @@ def _source_labels(
     if path is None:
         return SourceLabels(None)
     (folder,) = folders
-    found = read_labels(path, folder.folder, folder.names)
+    found = read_labels(path, folder.folder, folder.names, folder.deleted)
     by_shard = {folder.shard(name): label for name, label in zip(folder.names, found.numbers, strict=True)}
     return SourceLabels(found.classes, by_shard.get, first, found.remarks)
 
 
-def relabelled(old: Dataset, found: SourceLabels, scanned: pa.Table | None) -> list[tuple[Segment, bytes, int]]:
-    """The segments of an index with other labels: each with its Parquet file and its number of rows without a label.
+def relabelled(old: Dataset, found: SourceLabels, scanned: pa.Table | None) -> list[tuple[Segment, bytes, pa.Table]]:
+    """The segments of an index with other labels: each with its Parquet file and its rows.
 
     `scanned`: rows of the index's tars as scanning gives them now; None for folders.
 
@@ -114,5 +114,5 @@ def relabelled(old: Dataset, found: SourceLabels, scanned: pa.Table | None) -> l
         data = to_parquet(rows)
         digest = labels_digest(labels_of(one_array(rows["label"])))
         segment = table.segment.model_copy(update={"labels_digest": digest, "file_digest": fast_hash(data)})
-        segments.append((segment, data, rows["label"].null_count))
+        segments.append((segment, data, rows))
     return segments

@@ -97,7 +97,9 @@ class FolderPiece:
     def entry(self, rows: pa.Table) -> ShardEntry:
         """The folder, with the bytes and number of these images."""
         size = sum(rows["size"].to_pylist())
-        mtime = self.folder.folder.stat().st_mtime_ns
+        # A folder's mtime does not say what happens in the folders below it.
+        below = any(map(os.path.isdir, os.scandir(self.folder.folder)))
+        mtime = 0 if below else self.folder.folder.stat().st_mtime_ns
         return ShardEntry(path=self.folder.path, size=size, mtime_ns=mtime, files=rows.num_rows)
 
 

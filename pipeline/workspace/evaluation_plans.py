@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 from unic_pipe.pipeline.benchmarks.imagenet import counted_as
-from unic_pipe.pipeline.benchmarks.label_maps import maps_digest
+from unic_pipe.pipeline.benchmarks.label_maps import maps_digest, require_maps
 from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need, compute_definition
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from unic_pipe.pipeline.encoders.texts import text_names, texts_digest
 from unic_pipe.pipeline.samples.classes import match_classes, match_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, last_entry
 from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -94,6 +96,13 @@ def evaluation_plans(inventory: Inventory) -> Plans:
         except UnicPipeError as error:
             found.skipped[name], found.missing = error.message, found.missing + 1
     return found
+
+
+def lacking(inventory: Inventory) -> dict[str, str]:
+    """Benchmarks that cannot be run as they are, and why: to be said before hours go into what they would score. Datasets
+    that nobody has indexed yet are no reason.
+    Raises UserError: as `evaluation_plans`."""
+    return {name: why for name, why in evaluation_plans(inventory).skipped.items() if why != NOT_INDEXED}
 
 
 def benchmark_pairs(inventory: Inventory) -> tuple[dict[str, Pair], dict[str, str]]:
@@ -215,12 +224,15 @@ def _dense(inventory: Inventory, name: str, config: DenseConfig) -> list[Plan]:
     """Every encoder with every protocol of a dense benchmark.
     Raises UnicPipeError: not indexed, no label maps, another number of images than the benchmark of this name has, no
     weights."""
+    folders = [inventory.folder / labels for labels in (config.train_labels, config.test_labels)]
+    for folder in folders:
+        require_maps(folder)  # they can be looked at before anything is indexed
     train, test = _indexed(inventory, config.train, config.test)
     _check_counts(name, train, test)
     memory = LocalStore(inventory.folder / "runs")
     sides = [
-        json_digest([benchmark_digest(dataset.manifest), maps_digest(inventory.folder / maps, memory)])
-        for dataset, maps in ((train, config.train_labels), (test, config.test_labels))
+        json_digest([benchmark_digest(dataset.manifest), maps_digest(folder, _kept_keys(dataset), memory)])
+        for dataset, folder in zip((train, test), folders, strict=True)
     ]
     plans = []
     for encoder, role in evaluated_encoders(inventory)[0]:
@@ -242,6 +254,12 @@ def _dense(inventory: Inventory, name: str, config: DenseConfig) -> list[Plan]:
             )
             plans.append(Plan(name, config.note, encoder, role, definition, tuple(needs), test))
     return plans
+
+
+def _kept_keys(dataset: Dataset) -> Iterator[str]:
+    """Keys of the rows whose image was not deleted."""
+    for block in range(dataset.blocks):
+        yield from compress(dataset.block_keys(block), dataset.kept(block))
 
 
 def _indexed(inventory: Inventory, *names: str) -> list[Dataset]:

@@ -27,8 +27,10 @@ TABLE, CLASS_TABLE = "results.parquet", "classes.parquet"
 
 
 def benchmark_digest(manifest: DatasetManifest) -> str:
-    """Identity of one side of a benchmark: its rows and its labels, segment by segment (64 hex digits)."""
-    return json_digest([[s.rows_digest, s.labels_digest] for s in manifest.segments])
+    """Identity of one side of a benchmark: its rows and its labels, segment by segment, and which of its images were
+    deleted, if any (64 hex digits)."""
+    segments = [[s.rows_digest, s.labels_digest] for s in manifest.segments]
+    return json_digest([*segments, list(manifest.gone)] if manifest.gone else segments)
 
 
 def probes_of(config: EvaluateConfig, benchmark: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unic_pipe.schemas.base import digest_of, require_name
 from unic_pipe.schemas.config import Config, StudentConfig
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.students import StudentDefinition
 
 
@@ -35,6 +35,14 @@ def with_seeds(config: Config) -> tuple[Config, dict[str, tuple[str, ...]]]:
         students |= {n: student.model_copy(update={"seeds": None, "seed": seed}) for n, seed in seeds.items()}
         made[name] = tuple(seeds)
     return config.model_copy(update={"students": students}), made
+
+
+def as_written(error: UnicPipeError, made: Mapping[str, tuple[str, ...]]) -> UnicPipeError:
+    """An error whose hint names settings as the file has them: `students.main` for `students.main-0` of its seeds."""
+    for name, students in made.items():
+        for student in students:
+            error.hint = error.hint and error.hint.replace(f"students.{student}.", f"students.{name}.")
+    return error
 
 
 @dataclass(frozen=True)

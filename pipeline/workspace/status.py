@@ -13,6 +13,7 @@ from unic_pipe.pipeline.cache.layout import DAMAGED
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders.summary import assumption
+from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.storage import Store
 from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document, step_threads
@@ -27,6 +28,7 @@ from unic_pipe.pipeline.workspace.results import (
     why_stale,
 )
 from unic_pipe.pipeline.workspace.seals import unsealed
+from unic_pipe.pipeline.workspace.seeds import as_written
 from unic_pipe.pipeline.workspace.students import student_folder, student_order, student_teachers
 from unic_pipe.pipeline.workspace.trainable import refuse_untrainable
 from unic_pipe.schemas.base import digest_of
@@ -152,7 +154,7 @@ def _not_here(inventory: Inventory, name: str) -> bool:
     """Whether a benchmark's data have to be got before anything can be typed."""
     view = inventory.dataset(name)
     listed = inventory.config.samples.datasets[name].reader is not None
-    return listed and view.dataset is None and view.reason != "not indexed"
+    return listed and view.dataset is None and view.reason != NOT_INDEXED
 
 
 def _features(inventory: Inventory) -> Iterator[Artefact]:
@@ -236,6 +238,7 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         refuse_untrainable(inventory, name)
     except UserError as error:
+        error = as_written(error, inventory.workspace.seeded)
         blocked = _blocked(f"students/{label}", "distill", error, command)
         following = None if blocked.next == command else blocked.next
         return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": following})
@@ -297,7 +300,7 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
         return
     if folder is None:
         why = next(iter(found.skipped.values()))
-        yield _blocked(name, "evaluate", _NOT_INDEXED if why == "not indexed" else why, command)
+        yield _blocked(name, "evaluate", _NOT_INDEXED if why == NOT_INDEXED else why, command)
         return
     done = len(found.plans) - len(todo)
     lacking = _set_aside(inventory, found.plans) if done == found.total else []

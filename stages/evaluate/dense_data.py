@@ -71,7 +71,7 @@ class DenseData:
             patch = self.cache.read_block(0, "patch", number, digest)
         except KeyError:
             raise StageError(f"{self.cache.name}: block {number} is not extracted.", "unic-pipe evaluate") from None
-        valid = cls.valid & patch.valid
+        valid = cls.valid & patch.valid & self.dataset.kept(number)
         if number not in self._labels:
             self.left_out += int((~valid).sum())
             keys = [k for k, ok in zip(self.dataset.block_keys(number), valid.tolist(), strict=True) if ok]

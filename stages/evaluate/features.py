@@ -53,6 +53,7 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
     end = 0
     for number in range(dataset.blocks):
         values, valid = cache.read_block(0, "cls", number)
+        valid = valid & dataset.kept(number)
         first, count = dataset.block_range(number)
         record = cache.records(0, "cls")[number]
         if record.rows != dataset.block_digest(number) or record.count != count:

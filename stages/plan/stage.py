@@ -21,7 +21,7 @@ from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.pipeline.samples.mixtures import dealt, epoch_steps
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.documents import finished_student
-from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans, lacking
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, only_evaluated, used_datasets
 from unic_pipe.pipeline.workspace.students import begun_now, student_folder
@@ -141,6 +141,10 @@ def _jobs(
             notes.append(PlanRow(name=f"features/{teacher}", stage="extract", note=error.message))
     try:
         wanted += [("evaluate", need, encoder) for need, encoder in _probe_needs(inventory)]
+        left_out = lacking(inventory).items()
+        notes += [
+            PlanRow(name=f"benchmark {n}", stage="evaluate", note=f"will be skipped: {why}") for n, why in left_out
+        ]
     except UnicPipeError as error:
         notes.append(PlanRow(name="evaluations/main", stage="evaluate", note=error.message))
     jobs: list[Job] = []

@@ -169,3 +169,18 @@ def test_a_worker_without_unic_pipe_or_with_another_torch(raw: Any, grid: Grid) 
     with executor_on(grid) as executor, pytest.raises(StageError, match=r"Worker tcp://.*torch 1\.0 \(here"):
         extract(raw, executor)
     assert not list(raw.folder.glob("features/*/records/*/*/*.json"))
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    """Every worker process runs the script that starts it once more."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from unic_pipe.pipeline.extraction.dask import Processes\n"
+        "from unic_pipe.pipeline.process.stopping import Stop\n"
+        "with Processes(1, 'cpu', Stop()) as processes:\n"
+        "    print(processes.devices)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "this one would start workers of its own.\nIn that script, put" in done.stderr
+    assert "StageError: The worker process ended before it could work." in done.stderr

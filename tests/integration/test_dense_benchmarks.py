@@ -162,19 +162,28 @@ def test_only_what_changed_labels_concern_is_computed_again(evaluated: tuple[Any
         assert before[probe].message == ""
 
 
-def test_a_missing_label_map_fails_its_results_and_no_others(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:
+def test_missing_label_maps_are_said_before_anything_is_extracted(
+    evaluated: tuple[Any, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from unic_pipe.cli.errors import guarded
+    from unic_pipe.cli.main import app
+
     work = copied(evaluated, tmp_path)
     (work.folder / "ade/annotations/validation/ADE_0003.png").unlink()
-    found = {r.definition.probe: r for r in work.evaluate()}
-    assert {p: r.status for p, r in found.items()} == {
-        "segmentation": "failed",
-        "in-context": "failed",
-        "depth": "done",
-    }
-    assert "There is no label map" in found["segmentation"].message
-    shutil.rmtree(work.folder / "ade/annotations/validation")
+    one = "ade/annotations/validation: 1 of 20 label maps are not there (first: ADE_0003.png)."
+    assert one in work.artefact("evaluations/main").reason
     assert [r.definition.probe for r in work.evaluate()] == ["depth"]
-    assert "shapes is skipped" in work.artefact("evaluations/main").reason
+    shutil.rmtree(work.folder / "ade/annotations/validation")
+    shutil.rmtree(work.folder / "samples")
+    none = "ade/annotations/validation: no folder of label maps"
+    assert none in work.artefact("evaluations/main").reason
+    monkeypatch.chdir(work.folder)
+    work.index()
+    for command in ("extract", "plan"):
+        capsys.readouterr()
+        teach = ["--set", "samples.datasets.train.source=nyud/test/images"]
+        assert guarded(lambda: app(args=[command, *teach], standalone_mode=False), False) in (0, 1)  # noqa: B023
+        assert none.replace(" ", "") in "".join("".join(capsys.readouterr()).split())  # broken where lines end
 
 
 def test_a_stop_leaves_no_result_of_what_was_not_finished(evaluated: tuple[Any, list[Any]], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from unic_pipe.pipeline.benchmarks.label_maps import (
     maps_digest,
     patch_histograms,
     read_map,
+    require_maps,
 )
 from unic_pipe.pipeline.benchmarks.nyud import unpack_nyud
 from unic_pipe.pipeline.storage import LocalStore
@@ -172,12 +173,20 @@ def test_classes_and_depths_of_maps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no label map .*c.png"):
         read_map(tmp_path / "c.png")
     memory = LocalStore(tmp_path / "runs")
-    before = maps_digest(tmp_path, memory)
-    assert maps_digest(tmp_path) == maps_digest(tmp_path, memory) == before
+    before = maps_digest(tmp_path, "ab", memory)
+    assert maps_digest(tmp_path, "ab") == maps_digest(tmp_path, "ab", memory) == before
     Image.new("RGB", (2, 2), "red").save(tmp_path / "b.png")
-    assert maps_digest(tmp_path, memory) != before
+    assert maps_digest(tmp_path, "ab", memory) != before
+    with pytest.raises(UserError, match=r"1 of 3 label maps are not there \(first: x/c.png\)"):
+        maps_digest(tmp_path, ["a", "b", "x/c"])
+    (tmp_path / "x").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "x/c.png")
+    below = maps_digest(tmp_path, ["b", "x/c"])
+    assert below != maps_digest(tmp_path, ["b"])
     with pytest.raises(UserError, match="no folder of label maps"):
-        maps_digest(tmp_path / "none")
+        require_maps(tmp_path / "none")
+    with pytest.raises(UserError, match="no label maps in it"):
+        require_maps(tmp_path / "runs")
 
 
 def test_histograms_of_patches() -> None:

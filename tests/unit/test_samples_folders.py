@@ -9,6 +9,7 @@ import pytest
 from unic_pipe.pipeline.process.progress import SilentReporter
 from unic_pipe.pipeline.samples import dataset_state, index_dataset
 from unic_pipe.pipeline.samples.images import UndecodableImage
+from unic_pipe.pipeline.workspace.results import benchmark_digest
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError
 
@@ -123,13 +124,17 @@ def test_removed_and_renamed_images(classes):
     assert dataset_state(dataset.store, dataset.roots, config) == ("partial", "1 deleted image since indexing")
     told = Told()
     fewer = index(work, "train", progress=told)
-    assert "1 of 30 indexed images were deleted (first: train/n02/n02_3.JPEG)" in told.lines[-1]
+    assert "1 of 30 indexed images were deleted or renamed (first: train/n02/n02_3.JPEG)" in told.lines[-1]
     assert fewer.digest == dataset.digest
     assert [fewer.key(r) for r in fewer.rows()] == keys
     assert fewer.manifest.gone == ("train/n02/n02_3.JPEG",)
     assert dataset_state(fewer.store, fewer.roots, config)[0] == "fresh"
 
     os.rename(work / "train/n02/n02_4.JPEG", work / "train/n02/other.JPEG")
+    assert dataset_state(fewer.store, fewer.roots, config) == (
+        "partial",
+        "1 new image and 1 deleted image since indexing",
+    )
     renamed = index(work, "train")
     assert renamed.manifest.gone == ("train/n02/n02_3.JPEG", "train/n02/n02_4.JPEG")
     assert renamed.manifest.rows == 31
@@ -156,6 +161,10 @@ def test_most_images_gone_is_not_a_deletion(classes):
         os.remove(work / f"train/n02/n02_{number}.JPEG")
     with pytest.raises(UserError, match="images are not there"):
         index(work, "train")
+    for number in range(10):
+        os.rename(work / f"train/n03/n03_{number}.JPEG", work / f"train/n03/x{number}.JPEG")  # as many, and others
+    with pytest.raises(UserError, match="16 of 30 indexed images are not there"):
+        index(work, "train")
     shutil.rmtree(work / "train/n02")
     with pytest.raises(UserError, match="indexed shards are not there"):
         index(work, "train")
@@ -168,8 +177,35 @@ def test_labels_in_the_order_of_names_still_count_deleted_images(flat):
     os.remove(flat / "val/ILSVRC2012_val_00000002.JPEG")
     fewer = index(flat, "val", labels="l.txt")
     assert fewer.labels().tolist() == [3, 1, 2, 3, 1, 2]
+    (flat / "l.txt").write_text("3\n2\n3\n1\n2\n")
+    with pytest.raises(UserError, match=r"1 is deleted or renamed \(first: .*_00000002.JPEG\): which line"):
+        index(flat, "val", labels="l.txt")
     (flat / "l.txt").write_text("3\n1\n2\n5\n1\n2\n")
     assert index(flat, "val", labels="l.txt").labels().tolist() == [3, 1, 2, 5, 1, 2]
+
+
+def test_a_list_follows_images_that_are_renamed_and_deleted(flat):
+    names = [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, 7)]
+    (flat / "l.csv").write_text("".join(f"{name},{'cat' if i % 2 else 'dog'}\n" for i, name in enumerate(names)))
+    before = index(flat, "val", labels="l.csv")
+    os.rename(flat / "val" / names[0], flat / "val/new.JPEG")
+    with pytest.raises(UserError, match=r"no label for new\.JPEG"):
+        index(flat, "val", labels="l.csv")
+    (flat / "l.csv").write_text((flat / "l.csv").read_text().replace(names[0], "new.JPEG"))
+    after = index(flat, "val", labels="l.csv")
+    assert after.manifest.labelled
+    assert labels_by_key(after)["new"] == labels_by_key(before)[names[0][:-5]]
+    assert benchmark_digest(after.manifest) != benchmark_digest(after.manifest.model_copy(update={"gone": ()}))
+
+
+def test_folders_in_class_folders_are_looked_into(classes):
+    work = classes()
+    (work / "train/n01/more").mkdir()
+    os.rename(work / "train/n01/n01_0.JPEG", work / "train/n01/more/a.JPEG")
+    dataset, config = index(work, "train"), DatasetConfig(source="train")
+    assert dataset_state(dataset.store, dataset.roots, config)[0] == "fresh"
+    os.rename(work / "train/n01/more/a.JPEG", work / "train/n01/more/b.JPEG")  # the mtime of n01 is what it was
+    assert dataset_state(dataset.store, dataset.roots, config)[0] == "partial"
 
 
 def test_two_images_that_differ_by_extension(classes, picture):

@@ -12,7 +12,7 @@ from report_page import ENCODERS, VALUES, Page, report_data, scores
 from rich.console import Console
 
 from unic_pipe.pipeline.workspace.configuration import load_workspace
-from unic_pipe.pipeline.workspace.seeds import SeedGroup, seed_groups
+from unic_pipe.pipeline.workspace.seeds import SeedGroup, as_written, seed_groups
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError
@@ -35,6 +35,13 @@ def test_a_student_for_every_seed_is_the_one_written_by_hand(tmp_path: Path) -> 
     by_hand = load(tmp_path, "  x: {drop_path: 0.2, ema: 0.9}\n  y: {drop_path: 0.2, ema: 0.9, seed: 7}\n")
     assert [digest_of(found[n]) for n in ("main-0", "main-7")] == [digest_of(by_hand[n]) for n in ("x", "y")]
     assert load_workspace(tmp_path, ["students.x.seeds=[1]"]).seeded == {"x": ("x-1",)}
+
+
+def test_hints_name_settings_as_the_file_has_them() -> None:
+    error = UserError("Student main-0: no.", "Set students.main-0.streams: 1, or students.main-00.optimizer.batch.")
+    assert as_written(error, {"main": ("main-0", "main-1")}).hint == (
+        "Set students.main.streams: 1, or students.main-00.optimizer.batch."
+    )
 
 
 @pytest.mark.parametrize(
