@@ -4,6 +4,7 @@ Shapes: H, W pixels.
 """
 
 import io
+import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.storage import LocalStore, sha256
 
 SIDE = 32
 """Side of every image in pixels; the scans' 8 × 8 are enlarged."""
@@ -41,6 +42,28 @@ def write_samples(folder: Path) -> None:
             _write(folder, f"shifted-{split}", _shifted(scans, labels, rows))
     _write(folder, "shapes-train", _shapes(COUNTS["shapes-train"], seed=1))
     _write(folder, "shapes-test", _shapes(COUNTS["shapes-test"], seed=2))
+
+
+def seen_test_images(folder: Path) -> tuple[int, int, int]:
+    """How many images the student learns from, how many the benchmarks test on, and how many of these are among those.
+
+    Images are told apart by the hash of their pixels, so that one that was encoded again would count too.
+    """
+    pool, tests = (_hashes(sorted(folder.glob(f"*-{part}-*.tar"))) for part in ("train", "test"))
+    learned = set(pool)
+    return len(pool), len(tests), sum(image in learned for image in tests)
+
+
+def _hashes(shards: Iterable[Path]) -> list[str]:
+    found = []
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.endswith(".png"):
+                    file = tar.extractfile(member)
+                    assert file is not None, "a regular file"
+                    found.append(sha256(np.asarray(Image.open(file)).tobytes()))
+    return found
 
 
 def _shards(folder: Path, name: str, count: int) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from unic_pipe.stages.demo.data import COUNTS, SHAPES, write_samples
+from unic_pipe.stages.demo.data import COUNTS, SHAPES, seen_test_images, write_samples
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,15 @@ def test_digits_are_those_of_scikit_learn_and_no_split_shares_one(data):
             assert real[near.tobytes()] == int(found[key.replace(".png", ".cls")])
         seen = len(keys)
     assert len(keys) == len(set(keys)) == len(digits.target)
+
+
+def test_no_test_image_is_learned_from_and_one_that_were_would_be_counted(data, tmp_path):
+    pool, tests = (sum(n for name, n in COUNTS.items() if name.endswith(part)) for part in ("train", "test"))
+    assert seen_test_images(data) == (pool, tests, 0)
+    for shard in ("digits-test-000000.tar", "shapes-train-000000.tar"):
+        shutil.copy(data / shard, tmp_path)
+    shutil.copy(data / "digits-test-000000.tar", tmp_path / "leaked-train-000000.tar")
+    assert seen_test_images(tmp_path)[1:] == (360, 360)
 
 
 def test_writing_again_does_nothing_and_a_missing_shard_comes_back_as_it_was(data):
