@@ -298,13 +298,13 @@ def _folder_card(folder: Path) -> EncoderCard:
                 f"{folder / 'config.json'}: a configuration{kind} that names no architecture of timm.",
                 "Give timm's export of this model, or its weights file with `architecture:` (a timm name).",
             )
+        arguments = body.get("model_args") or {}
         channels = arguments.get("in_chans", 3)
         if channels != 3:
             raise UserError(
                 f"{folder} has {channels} input channel{'s' * (channels != 1)}; images have 3.",
                 "Use weights that were trained on colour images.",
             )
-        arguments = body.get("model_args") or {}
         require_arguments(body["architecture"], arguments, f"{folder / 'config.json'}: model_args")
         return EncoderCard(
             name=str(folder),
