@@ -66,6 +66,11 @@ class DatasetConfig(Model):
     """`NAME/train` or `NAME/test` of a benchmark that has a name (`unic-pipe benchmarks`): `source` is its folder, or one
     that holds it, and its own annotation files say which images there are, and their labels."""
 
+    @field_validator("image", mode="before")
+    @classmethod
+    def _image_as_ending(cls, value: Any) -> Any:
+        return value.lower().removeprefix(".") if isinstance(value, str) else value
+
     _reader_exists = field_validator("reader")(check_reader)
 
 

@@ -224,6 +224,10 @@ class _Resolver:
                 return
 
 
+_LARGEST = 3.0
+"""No mean or std of colours from 0 to 1 comes near it."""
+
+
 def _define(
     name: str, card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None
 ) -> tuple[EncoderDefinition, EncoderReading]:
@@ -239,6 +243,12 @@ def _define(
             f"{card.name}: image_size is {config.image_size} but model_args.img_size is {size}.",
             "Keep image_size only.",
         )
+    mean, std = config.mean or card.mean, config.std or card.std
+    if max(*mean, *std) > _LARGEST:
+        raise UserError(
+            f"{card.name}: mean {mean} and std {std} count colours from 0 to 255; here they are from 0 to 1.",
+            "Give mean and std divided by 255.",
+        )
     draft = EncoderDefinition(
         architecture=config.architecture or card.architecture,
         model_args=model_args,
@@ -246,8 +256,8 @@ def _define(
         conversion="timm" if path is None else card.conversion,
         readout="vit",
         image_size=config.image_size or size or card.image_size,
-        mean=config.mean or card.mean,
-        std=config.std or card.std,
+        mean=mean,
+        std=std,
         cls_dim=0,
         patch_dim=0,
         grid=(0, 0),
@@ -282,7 +292,19 @@ def _folder_card(folder: Path) -> EncoderCard:
     try:
         body: dict[str, Any] = json.loads(require_regular(folder / "config.json").read_bytes())
         known: dict[str, Any] = body.get("pretrained_cfg", body)
+        if "architecture" not in body:
+            kind = f" of transformers (model_type: {body['model_type']})" if "model_type" in body else ""
+            raise UserError(
+                f"{folder / 'config.json'}: a configuration{kind} that names no architecture of timm.",
+                "Give timm's export of this model, or its weights file with `architecture:` (a timm name).",
+            )
         arguments = body.get("model_args") or {}
+        channels = arguments.get("in_chans", 3)
+        if channels != 3:
+            raise UserError(
+                f"{folder} has {channels} input channel{'s' * (channels != 1)}; images have 3.",
+                "Use weights that were trained on colour images.",
+            )
         require_arguments(body["architecture"], arguments, f"{folder / 'config.json'}: model_args")
         return EncoderCard(
             name=str(folder),

@@ -18,18 +18,19 @@ from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.continuing import compared, described, existing, gained
 from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, find_dataset, read_manifest
-from unic_pipe.pipeline.samples.files import NAMES, image_endings
+from unic_pipe.pipeline.samples.files import NAMES
 from unic_pipe.pipeline.samples.folders import with_deleted
 from unic_pipe.pipeline.samples.freshness import Changes, labels_changed, recorded_counts
 from unic_pipe.pipeline.samples.keys import class_sorted, random_order, unique_keys
-from unic_pipe.pipeline.samples.labels import OLD_FOLDERS, label_source
-from unic_pipe.pipeline.samples.left_out import LeftOut, shown
+from unic_pipe.pipeline.samples.labels import label_source
+from unic_pipe.pipeline.samples.left_out import shown
 from unic_pipe.pipeline.samples.relabel import SourceLabels, relabelled, source_labels
+from unic_pipe.pipeline.samples.remarks import say_left, say_remarks
 from unic_pipe.pipeline.samples.scan import Piece, entries_of, scan_pieces
 from unic_pipe.pipeline.samples.shards import left_out
 from unic_pipe.pipeline.samples.sources import data_roots, find_source
 from unic_pipe.pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
-from unic_pipe.pipeline.samples.undertaking import NEW_NAME, Work
+from unic_pipe.pipeline.samples.undertaking import Work
 from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.schemas.base import short
@@ -104,7 +105,7 @@ def _continue(work: Work, old: Dataset, changes: Changes) -> Dataset:
         return _build(work, new, old, gone, relabel=not same)
     _expect_rows(work, old.manifest.rows)
     point(work.place, work.name, old.store.name)
-    _say_left(work, work.left_in_folders())
+    say_left(work, work.left_in_folders())
     return described(old, source=work.source.text, decoding=work.decoding, gone=gone)
 
 
@@ -178,21 +179,9 @@ def _build(
         gone=gone,
     )
     dataset = write_index(work, manifest, files)
-    _remark(work, dataset, permuted and old is None, unlabelled)
-    _say_left(work, left)
+    say_remarks(work, dataset, permuted and old is None, unlabelled)
+    say_left(work, left)
     return dataset
-
-
-def _say_left(work: Work, left: LeftOut) -> None:
-    """One line for each kind of thing that is not used."""
-    for line in left.lines():
-        work.progress.say(f"dataset {work.name}: {line}.")
-    later = {f".{ending}" for ending in image_endings() - image_endings(work.rule)} & left.endings()
-    if later and work.rule.image is None:
-        work.progress.say(
-            f"dataset {work.name}: {' '.join(sorted(later))} are read in new indexes; this one keeps its rows. "
-            f"To use them: {NEW_NAME}"
-        )
 
 
 def _expect_rows(work: Work, rows: int) -> None:
@@ -205,30 +194,6 @@ def _expect_rows(work: Work, rows: int) -> None:
         raise UserError(
             f"dataset {work.name}: {rows:,} rows, expected {work.config.rows:,}: are train and val swapped?",
             f"Check samples.datasets.{work.name}: `source` ({work.config.source}) and `rows`.",
-        )
-
-
-def _remark(work: Work, dataset: Dataset, permuted: bool, unlabelled: int) -> None:
-    say, name, rows = work.progress.say, work.name, dataset.manifest.rows
-    if permuted:
-        say(
-            f"dataset {name}: sorted by class or by name; its rows are put in a fixed random order, so that the first "
-            "blocks are a random sample."
-        )
-    if 0 < unlabelled < rows:
-        say(f"dataset {name}: {unlabelled:,} of {rows:,} rows have no label.")
-    if work.label_source.startswith(f"{OLD_FOLDERS}:one"):
-        say(f"dataset {name}: a single folder is no class, so its images have no labels.")
-    if dataset.manifest.classes is not None or unlabelled == rows:
-        return
-    numbers = np.unique(dataset.labels())
-    first, last, shift = int(numbers[numbers >= 0][0]), int(numbers[-1]), work.config.first_class
-    if shift:
-        say(f"dataset {name}: classes count from {shift}, so {shift} is subtracted: {first:,} to {last:,}.")
-    elif first == 1:
-        say(
-            f"dataset {name}: class numbers {first:,} to {last:,} are kept as they are. If they count from 1 where other "
-            f"datasets count from 0: samples.datasets.{name}.first_class: 1"
         )
 
 

@@ -79,6 +79,13 @@ def listed_classes(
         raise UserError(
             f"{path}: {problem or f'line 1 ({first!r}) is neither a class number nor FILENAME CLASS'}.", _FORM
         )
+    if best.lines and not images.known(best.lines):
+        line = best.lines[0]
+        raise UserError(
+            f"{path}: none of its lines names an image of {folder} (line {line.number}: {line.file!r}; an image there: "
+            f"{names[0]!r}).",
+            _FORM,
+        )
     return images.assign(path, best.lines, deleted)
 
 
@@ -101,6 +108,8 @@ def _tables(text: str, images: _Images) -> Iterator[_Table]:
 def _columns(rows: list[tuple[int, list[str]]], images: _Images) -> _Table:
     if not rows:
         return _Table()
+    if len(rows[0][1]) > 2 and not any(row[-1] for _, row in rows):  # a delimiter ends every line
+        rows = [(number, row[:-1]) for number, row in rows]
     head = [re.sub(r"[\W_]+", "", cell.casefold()) for cell in rows[0][1]]
     width = len(head)
     files = [place for place, name in enumerate(head) if _FILE.fullmatch(name)]

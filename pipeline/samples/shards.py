@@ -111,11 +111,7 @@ def _rows(
         if key in late:
             continue
         if key not in used:
-            raise UserError(
-                f"{shard}: sample {key!r} has a label but no image (member {label.member.name!r}, byte "
-                f"{label.member.header:,}; looked for {key}.{{{_extensions(rule)}}}).",
-                "Write the tar again with the image, or without the label.",
-            )
+            raise _no_image(key, label.member, [*(i.member.name for i in images.values()), *others], shard, rule)
         if label.problem is not None:
             raise label.problem
     rows = sorted(used.items(), key=lambda item: item[1].member.offset)
@@ -128,6 +124,20 @@ def _rows(
         [labels[key].number if key in labels else None for key, _ in rows],
     )
     return table.replace_schema_metadata({_LEFT_OUT: _left(others, used).to_json()})
+
+
+def _no_image(key: str, label: Member, others: Sequence[str], shard: str, rule: ImageNames) -> UserError:
+    """The error about a label without an image, which names the members beside it: one of them may be meant."""
+    beside = [name for name in others if name.startswith(f"{key}.")]
+    images = [name[len(key) + 1 :].lower() for name in beside if _ending(name)[1:] in image_endings(NAMES)]
+    also = f"; beside it {' '.join(beside[:4])}" if beside else ""
+    return UserError(
+        f"{shard}: sample {key!r} has a label but no image (member {label.name!r}, byte {label.header:,}; looked for "
+        f"{key}.{{{_extensions(rule)}}}{also}).",
+        f"Say which one is meant, for instance `image: {images[0]}` under the dataset's `source:`."
+        if images
+        else "Write the tar again with the image, or without the label.",
+    )
 
 
 def _left(others: Sequence[str], used: Mapping[str, _Image]) -> LeftOut:

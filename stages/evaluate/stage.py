@@ -13,6 +13,7 @@ from unic_pipe.pipeline.extraction.run import ExtractOptions, ExtractPass, extra
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.workspace.evaluation_plans import benchmark_pairs, evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path, labelled_datasets
@@ -83,7 +84,12 @@ def _nothing_usable(inventory: Inventory, skipped: Mapping[str, str]) -> UserErr
     if refused is not None:
         return refused
     name, why = next(iter(skipped.items()))
-    return UserError(f"Nothing to evaluate: no benchmark can be run; the first, {name}: {why}", "unic-pipe index")
+    hint = (
+        "unic-pipe index"
+        if why == NOT_INDEXED
+        else "Mend this in unic-pipe.yaml or in the data, and run again: unic-pipe evaluate"
+    )
+    return UserError(f"Nothing to evaluate: no benchmark can be run; the first, {name}: {why}", hint)
 
 
 def _benchmarks(inventory: Inventory) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -224,6 +225,24 @@ def test_unknown_model_argument(tmp_path: Path) -> None:
     config = EncoderConfig(encoder=f"timm:{ARCHITECTURE}", weights="random:0", model_args={"dept": 2})
     with pytest.raises(UserError, match="dept"):
         resolve_encoder("x", config, tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"model_type": "vit", "hidden_size": 64}, r"of transformers \(model_type: vit\) that names no architecture"),
+        ({"architecture": "test_vit", "model_args": {"in_chans": 1}}, "has 1 input channel; images have 3"),
+        (
+            {"architecture": "test_vit", "input_size": [3, 160, 160], "mean": [124, 116, 104], "std": [58, 57, 57]},
+            "count colours from 0 to 255",
+        ),
+    ],
+)
+def test_configurations_of_others_say_what_is_wrong(tmp_path: Path, body: dict[str, object], said: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(body))
+    (tmp_path / "model.safetensors").write_bytes(b"0")
+    with pytest.raises(UserError, match=said):
+        resolve_encoder("x", EncoderConfig(encoder=f"checkpoint:{tmp_path}"), tmp_path, None)
 
 
 def test_replaced_weights_are_another_encoder_and_are_never_loaded_as_the_old_one(tmp_path: Path) -> None:

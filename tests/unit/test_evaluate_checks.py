@@ -93,6 +93,8 @@ def test_classes_are_matched_by_name():
     assert "never shows (elk)" in task.remarks[0]
     with pytest.raises(UserError, match="no class in common"):
         check_task(train, named([0, 1], ("elk", "fox")))
+    more = check_task(named([0, 1], ("bee", "cat"), "train"), named([0, 1, 2], ("bee", "cat", "elk")))
+    assert more.test_labels_M.tolist() == [0, 1, -1]  # one class more is counted, too
 
 
 def test_numbers_are_places_among_names_and_that_is_said():

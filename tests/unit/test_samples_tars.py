@@ -165,6 +165,8 @@ def test_not_a_tar_and_empty_tars(tmp_path, picture, write_tar):
         (["a.png", "a.cls", "b.png", "a.cls"], "'a' appears twice"),
         (["a.png", "a.jpg"], "two images"),
         (["a.png", "a.cls", "b.cls"], "'b' has a label but no image"),
+        (["a.png", "b.cls", "b.avif"], "; beside it b.avif)."),
+        (["a.l.png", "a.r.png", "a.cls"], "; beside it a.l.png a.r.png)."),
     ],
 )
 def test_samples_that_are_not_one_image(tmp_path, write_tar, names, said):
