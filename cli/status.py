@@ -40,7 +40,8 @@ def status(
     inventory = open_inventory(config, overrides)
     if new := unjudged(inventory):
         # Once for every new architecture: building it takes PyTorch.
-        ConsoleReporter().say(f"building {', '.join(new)} once, which shows what can be trained")
+        if not as_json:
+            ConsoleReporter().say(f"building {', '.join(new)} once, which shows what can be trained")
         from unic_pipe.stages.distill.blueprint import judge_students
 
         judge_students(inventory)

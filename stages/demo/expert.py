@@ -37,10 +37,10 @@ def train(seed: int = 0) -> dict[str, Tensor]:
     steps = SCANS // BATCH * EPOCHS
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     for _ in range(EPOCHS):
-        for rows_B in torch.randperm(SCANS).split(BATCH)[: SCANS // BATCH]:
+        for rows_B in torch.randperm(SCANS).split(BATCH)[: SCANS // BATCH]:  # type: ignore[no-untyped-call]
             logits = model((altered(x_N3SS[rows_B]) - 0.5) / 0.5)
             optimizer.zero_grad()
-            F.cross_entropy(logits, y_N[rows_B], label_smoothing=0.1).backward()
+            F.cross_entropy(logits, y_N[rows_B], label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             rates.step()
     return {

@@ -394,21 +394,3 @@ def test_rows_keep_their_order_when_new_labels_are_sorted_by_class(flat):
     new = index(flat, "val", labels="l.txt")
     assert new.digest == old.digest
     assert new.labels().tolist() == [0, 0, 0, 2, 2, 2]
-
-
-def test_what_may_not_have_been_meant_so_is_said(tmp_path, picture):
-    def said(*paths, **fields):
-        shutil.rmtree(tmp_path / "d", ignore_errors=True)
-        for number, path in enumerate(paths):
-            (tmp_path / "d" / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "d" / path).write_bytes(picture(number))
-        told = Told()
-        index(tmp_path, "d", f"d{len(list((tmp_path / 'samples').glob('*')))}", told, **fields)
-        return " ".join(told.lines)
-
-    (tmp_path / "samples").mkdir()
-    assert "two classes" not in said("cat/a.png", "dog/a.png", "dog/b.png", "cat/b.png")
-    assert "'Cat' and 'cat' are two classes, which differ in capitals" in said("Cat/a.png", "cat/b.png", "dog/c.png")
-    assert "Are the folders in it the classes (cat, ...)? `source: d/x`" in said("x/cat/a.png", "x/dog/a.png")
-    assert "hold the folders test and train, which" in said("cat/train/a.png", "cat/test/b.png", "dog/train/a.png")
-    assert "not used: .jpg" in said("cat/a.png", "cat/a.jpg", "dog/a.png", image=".PNG")

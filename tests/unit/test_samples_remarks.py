@@ -1,0 +1,39 @@
+"""What is said of folders that may not have been meant so."""
+
+import shutil
+
+from unic_pipe.pipeline.process.progress import SilentReporter
+from unic_pipe.pipeline.samples import index_dataset
+from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+
+
+class Told(SilentReporter):
+    def __init__(self):
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def index(work, source, name="t", progress=None, **fields):
+    config = DatasetConfig(source=source, **fields)
+    samples = SamplesConfig(datasets={name: config}, block_rows=4)
+    return index_dataset(work, name, config, samples, progress)
+
+
+def test_what_may_not_have_been_meant_so_is_said(tmp_path, picture):
+    def said(*paths, **fields):
+        shutil.rmtree(tmp_path / "d", ignore_errors=True)
+        for number, path in enumerate(paths):
+            (tmp_path / "d" / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "d" / path).write_bytes(picture(number))
+        told = Told()
+        index(tmp_path, "d", f"d{len(list((tmp_path / 'samples').glob('*')))}", told, **fields)
+        return " ".join(told.lines)
+
+    (tmp_path / "samples").mkdir()
+    assert "two classes" not in said("cat/a.png", "dog/a.png", "dog/b.png", "cat/b.png")
+    assert "'Cat' and 'cat' are two classes, which differ in capitals" in said("Cat/a.png", "cat/b.png", "dog/c.png")
+    assert "Are the folders in it the classes (cat, ...)? `source: d/x`" in said("x/cat/a.png", "x/dog/a.png")
+    assert "hold the folders test and train, which" in said("cat/train/a.png", "cat/test/b.png", "dog/train/a.png")
+    assert "not used: .jpg" in said("cat/a.png", "cat/a.jpg", "dog/a.png", image=".PNG")
