@@ -15,6 +15,8 @@ from unic_pipe.schemas.places import CONSISTENCY
 _REFERENCES = (
     ("students.*.dataset", "samples.datasets", "dataset"),
     ("students.*.teachers.*", "teachers", "teacher"),
+    ("students.*.loss.terms.*.teachers.*", "teachers", "teacher"),
+    ("students.*.loss.own.*.*", "teachers", "teacher"),
     ("distill.validation", "samples.datasets", "dataset"),
     ("distill.validation.*", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),

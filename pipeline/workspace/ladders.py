@@ -20,6 +20,7 @@ from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import EXACT
 from unic_pipe.schemas.students import StudentManifest
 
 
@@ -61,8 +62,9 @@ def adaptors_of(
         DamagedError, StageError: as of `statistics_of`.
     """
     names = {teacher.name: teacher.name for teacher in manifest.definition.teachers}
-    blocks = rungs(manifest.definition.config.ladder, depth).blocks
-    return Adaptors(named_ladder(ladder, names, blocks), statistics_of(manifest, folder, names, running))
+    config = manifest.definition.config
+    blocks = rungs(config.ladder, depth).blocks
+    return Adaptors(named_ladder(ladder, names, blocks, config.loss), statistics_of(manifest, folder, names, running))
 
 
 def statistics_of(
@@ -82,8 +84,9 @@ def statistics_of(
         for token, size in zip(TOKENS, (teacher.cls_dim, teacher.patch_dim), strict=True):
             known, moving = exact.get(token), running.get(teacher.name, {}).get(token)
             mean_D, std_D = torch.zeros(size), torch.ones(size)
-            if known is not None:
-                mean_D, std_D = (torch.from_numpy(value) for value in standardization(known))
+            how = manifest.definition.config.loss.normaliser(token)
+            if known is not None and how in EXACT:
+                mean_D, std_D = (torch.from_numpy(value) for value in standardization(known, how))
             elif moving is not None:
                 mean_D, std_D = moving["mean"], moving["std"]
             shape = (1, size) if token == "cls" else (1, 1, size)

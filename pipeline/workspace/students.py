@@ -94,7 +94,8 @@ def student_definition(
     """
     teachers = student_teachers(config, name)
     chosen = {teacher: features[teacher] for teacher in teachers}
-    tokens = config.students[name].loss.tokens
+    student = _normalised(name, config.students[name], teachers, start)
+    tokens = student.loss.tokens
     if patch_views == 0 and tokens != "cls":
         raise UserError(
             f"Student {name} is trained on patch tokens, and no view carries them (views.patch: 0).",
@@ -107,7 +108,7 @@ def student_definition(
     _check_same_views(name, dataset, chosen)
     return StudentDefinition(
         # Named or by default, the same teachers make the same student.
-        config=_normalised(config.students[name], start).model_copy(update={"teachers": None}),
+        config=student.model_copy(update={"teachers": None}),
         dataset=dataset.digest,
         blocks=blocks,
         views=views,
@@ -130,12 +131,16 @@ def student_definition(
     )
 
 
-def _normalised(student: StudentConfig, start: Origin | None) -> StudentConfig:
-    """A student's settings with the mean and std of what it starts from, where they are not given."""
-    if start is None:
-        return student
-    theirs = {"mean": start.mean, "std": start.std}
-    return student.model_copy(update={k: v for k, v in theirs.items() if k not in student.model_fields_set})
+def _normalised(name: str, student: StudentConfig, teachers: tuple[str, ...], start: Origin | None) -> StudentConfig:
+    """A student's settings with its loss in its one form, and the mean and std of what it starts from, where they are not
+    given."""
+    try:
+        loss = student.loss.normalised(teachers)
+    except UserError as error:
+        raise UserError(f"Student {name}: {error.message}", error.hint) from None
+    theirs = {"mean": start.mean, "std": start.std} if start is not None else {}
+    changes = {k: v for k, v in theirs.items() if k not in student.model_fields_set}
+    return student.model_copy(update={**changes, "loss": loss})
 
 
 def _dataset_input(

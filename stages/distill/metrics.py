@@ -1,7 +1,7 @@
 """The metrics table (`metrics.parquet`) and TensorBoard's event files.
 
 Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
-every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before.
+every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/KIND` of its terms; means over the steps since the row before.
 Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val/DATASET/`. Absent
 values are null.
 """
@@ -30,9 +30,8 @@ def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str,
     loss_T, kept_T = losses.loss_BT.detach().mean(0), keep_BT.mean(0)
     for i, teacher in enumerate(losses.teachers):
         found[f"{teacher}/loss"], found[f"{teacher}/kept"] = loss_T[i], kept_T[i]
-    for (teacher, token), terms in losses.terms.items():
-        found[f"{teacher}/{token}/cosine"] = terms.cosine_B.detach().mean()
-        found[f"{teacher}/{token}/smooth_l1"] = terms.smooth_l1_B.detach().mean()
+    for (teacher, token, kind), term_B in losses.terms.items():
+        found[f"{teacher}/{token}/{kind}"] = term_B.detach().mean()
     return found
 
 

@@ -23,6 +23,7 @@ from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import EXACT
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 
 MANIFEST = "manifest.json"
@@ -63,7 +64,7 @@ def training_rows(training: Sequence[Source], definition: StudentDefinition) -> 
 
 def trained_tokens(config: StudentConfig) -> tuple[TokenType, ...]:
     """The token types that the loss uses."""
-    return ("cls", "patch") if config.loss.tokens == "both" else (config.loss.tokens,)
+    return config.loss.trained
 
 
 def usable_rows(
@@ -180,7 +181,7 @@ def _begin(
             f"Set students.{setting_of(name)}.optimizer.batch lower, or train on more rows.",
         )
     statistics: dict[str, StatisticsDocument] = {}
-    if definition.config.loss.standardize == "exact":
+    if any(definition.config.loss.normaliser(token) in EXACT for token in trained_tokens(definition.config)):
         statistics = {teacher: _merge(teacher, training, definition) for teacher in training[0].source.caches}
     for teacher, document in statistics.items():
         store.put(_key(teacher), document.to_bytes())

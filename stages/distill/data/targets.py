@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.spec import Decoded
 from unic_pipe.pipeline.cache.statistics import standardization
 from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import EXACT, Normaliser, TokenType
 from unic_pipe.stages.distill.clock import Times
 from unic_pipe.stages.distill.data.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
@@ -87,13 +87,14 @@ PLAIN = Standard("", np.zeros(1), np.ones(1))
 """The features themselves."""
 
 
-def standard_of(statistics: StatisticsDocument | None, token: TokenType) -> Standard:
-    """The exact standardization of one teacher's tokens; without statistics, none."""
-    if statistics is None:
+def standard_of(statistics: StatisticsDocument | None, token: TokenType, how: Normaliser = "exact") -> Standard:
+    """The standardization of one teacher's tokens by exact statistics; without any, or of another kind, none."""
+    if statistics is None or how not in EXACT:
         return PLAIN
     found = statistics.cls if token == "cls" else statistics.patch
     assert found is not None, "statistics cover every token type that is trained on"
-    return Standard(digest_of(statistics), *standardization(found))
+    digest = digest_of(statistics)
+    return Standard(digest if how == "exact" else f"{digest} {how}", *standardization(found, how))
 
 
 class Affine(NamedTuple):
@@ -228,17 +229,36 @@ class TargetReader:
 class GridResampler:
     """Turns (B, P, D) patch tokens on one grid into (B, Q, D) on another: a fixed linear map over tokens."""
 
-    def __init__(self, source: tuple[int, int], target: tuple[int, int], device: torch.device) -> None:
-        """Grids as (rows, columns) of tokens; both cover the whole image."""
+    def __init__(
+        self, source: tuple[int, int], target: tuple[int, int], device: torch.device, mode: str = "bilinear"
+    ) -> None:
+        """Grids as (rows, columns) of tokens; both cover the whole image. `mode`: `bilinear` or `bicubic`."""
         self.weights_QP: Tensor | None = None
         if source != target:
             basis_P1HW = torch.eye(source[0] * source[1]).view(-1, 1, *source)
-            resampled = F.interpolate(basis_P1HW, size=target, mode="bilinear", antialias=True, align_corners=False)
+            resampled = F.interpolate(basis_P1HW, size=target, mode=mode, antialias=True, align_corners=False)
             self.weights_QP = resampled.flatten(1).T.contiguous().to(device)
 
     def __call__(self, x_BPD: Tensor) -> Tensor:
         """Resampled tokens, float32."""
         return x_BPD if self.weights_QP is None else self.weights_QP @ x_BPD
+
+
+class CommonGrid:
+    """The grid on which a teacher's patch tokens are compared with their predictions (`loss.grid`)."""
+
+    def __init__(
+        self,
+        teacher: tuple[int, int],
+        student: tuple[int, int],
+        grid: Literal["student", "larger"],
+        device: torch.device,
+    ) -> None:
+        larger = grid == "larger" and teacher[0] * teacher[1] > student[0] * student[1]
+        common = teacher if larger else student
+        mode = "bicubic" if grid == "larger" else "bilinear"
+        self.target = GridResampler(teacher, common, device, mode)
+        self.prediction = GridResampler(student, common, device, mode)
 
 
 def _gather(

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unic_pipe.pipeline.samples.mixtures import parts_of
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.students.ladder import Ladder, rungs
 from unic_pipe.pipeline.students.student import Student
@@ -21,9 +22,8 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
-from unic_pipe.stages.distill.data.rows import trained_tokens
-from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, standard_of
-from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
+from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, standard_of
+from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
@@ -50,12 +50,16 @@ class Distiller(nn.Module):
         self.student = build_student(config)
         sizes = _target_sizes(config, teachers)
         self.ladder = build_ladder(config, sizes, self.student)
-        self.resample = {t.name: GridResampler(t.grid, self.student.grid, device) for t in teachers}
+        self.teachers = tuple(t.name for t in teachers)
+        self.grids = {t.name: CommonGrid(t.grid, self.student.grid, config.loss.grid, device) for t in teachers}
         known = statistics or {}
         self.standards: dict[Pair, Standard] = {
-            (teacher, token): standard_of(known.get(teacher), token) for token in sizes for teacher in sizes[token]
+            (teacher, token): standard_of(known.get(teacher), token, config.loss.normaliser(token))
+            for token in sizes
+            for teacher in sizes[token]
         }
-        self.running = RunningStandardization(sizes, device) if config.loss.standardize == "ema" else None
+        moving = {token: mine for token, mine in sizes.items() if config.loss.normaliser(token) == "ema"}
+        self.running = RunningStandardization(moving, device) if moving else None
         self.to(device).train()
 
     def train(self, mode: bool = True) -> Self:
@@ -82,10 +86,24 @@ class Distiller(nn.Module):
                 outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
             predictions = self.ladder(*outputs)
         targets = self._targets(batch.targets, training)
-        losses = teacher_losses(predictions, targets, config.loss.cosine, config.loss.smooth_l1)
-        drop_teacher_BT = batch.drop_teacher_BT[:, : len(losses.teachers)]
-        keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, config.loss.drop_probability if training else 0.0)
-        return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, count)
+        for teacher, prediction in predictions.get("patch", {}).items():
+            predictions["patch"][teacher] = self.grids[teacher].prediction(prediction)
+        losses = teacher_losses(predictions, targets, config.loss)
+        keep_BT = self._kept(batch, losses) if training else torch.ones_like(losses.loss_BT)
+        return (
+            losses,
+            keep_BT,
+            total_loss(losses.loss_BT, keep_BT, entries(config.loss, keep_BT) if count is None else count),
+        )
+
+    def _kept(self, batch: Batch, losses: TeacherLosses) -> Tensor:
+        """Which teachers the images of a training batch learn from, (B, T)."""
+        loss, columns = self.config.loss, [self.teachers.index(teacher) for teacher in losses.teachers]
+        own_BT = None
+        if loss.balance == "own_data":
+            mine_ST = [[float(t in loss.own[dataset]) for t in losses.teachers] for dataset in self.config.datasets]
+            own_BT = losses.loss_BT.new_tensor(mine_ST)[torch.from_numpy(parts_of(batch.plan.rows_B)).to(self.device)]
+        return kept(loss, losses.loss_BT, batch.drop_teacher_BT[:, columns], own_BT)
 
     @property
     def parts(self) -> list[nn.Module]:
@@ -104,9 +122,9 @@ class Distiller(nn.Module):
             if (teacher, token) not in raw:
                 continue
             target = raw[teacher, token].decode(standard.name)
-            if self.running is not None:
+            if self.running is not None and self.config.loss.normaliser(token) == "ema":
                 target = self.running(teacher, token, target, learn=training)
-            targets.setdefault(token, {})[teacher] = self.resample[teacher](target) if token == "patch" else target
+            targets.setdefault(token, {})[teacher] = self.grids[teacher].target(target) if token == "patch" else target
         return targets
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -115,12 +133,14 @@ class Distiller(nn.Module):
 
 
 def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> dict[TokenType, dict[str, int]]:
-    """For each token type that is trained on, every teacher's dimension."""
-    sizes: dict[TokenType, dict[str, int]] = {
-        "cls": {t.name: t.cls_dim for t in teachers},
-        "patch": {t.name: t.patch_dim for t in teachers},
+    """For each token type that is trained on, the dimension of every teacher with a term of it."""
+    loss = config.loss
+    return {
+        token: {
+            t.name: t.cls_dim if token == "cls" else t.patch_dim for t in teachers if token in loss.terms_of(t.name)
+        }
+        for token in loss.trained
     }
-    return {token: sizes[token] for token in trained_tokens(config)}
 
 
 def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], student: Student) -> Ladder:
@@ -131,7 +151,7 @@ def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, i
     Raises:
         UserError: there is nothing to minimise, or `ladder.blocks` does not fit.
     """
-    if config.loss.cosine == config.loss.smooth_l1 == 0:
+    if config.loss.terms is None and config.loss.cosine == config.loss.smooth_l1 == 0:
         raise UserError(
             "loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.",
             "Set one of students.NAME.loss.cosine and students.NAME.loss.smooth_l1 above 0.",

@@ -1,38 +1,28 @@
-"""The distillation loss with teacher dropping (UNIC, arXiv 2408.05088, sections 3.1 and 3.3).
+"""A batch's loss: terms per image and teacher, and the balance that makes one number of them.
+
+The loss of UNIC (arXiv 2408.05088, sections 3.1 and 3.3) is one choice of terms and of a balance; the kinds of terms are
+`stages.distill.losses`.
 
 Shapes: B images, P patch tokens, E dimension of a teacher, T teachers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.losses import KINDS, LossConfig, TokenType
 
 Predictions = Mapping[TokenType, Mapping[str, Tensor]]
 """By token type and teacher: cls (B, E), patch (B, P, E)."""
-
-
-@dataclass(frozen=True)
-class TokenLosses:
-    """The two terms of one teacher and token type, per image (B,); patch terms are averaged over tokens."""
-
-    cosine_B: Tensor
-    smooth_l1_B: Tensor
-
-
-def token_losses(prediction: Tensor, target: Tensor) -> TokenLosses:
-    """1 - cos, and smooth-L1 (beta 1) averaged over dimensions, of (B, E) or (B, P, E) float32 tensors."""
-    cosine = 1.0 - F.cosine_similarity(prediction, target, dim=-1)
-    smooth_l1 = F.smooth_l1_loss(prediction, target, reduction="none", beta=1.0).mean(-1)
-    if prediction.ndim == 3:
-        cosine, smooth_l1 = cosine.mean(-1), smooth_l1.mean(-1)
-    return TokenLosses(cosine, smooth_l1)
+Dispersions = Mapping[tuple[str, TokenType], float]
+"""Mean squared angle of a teacher's tokens to their mean direction, in radians²."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +31,46 @@ class TeacherLosses:
 
     teachers: tuple[str, ...]
     loss_BT: Tensor
-    terms: dict[tuple[str, TokenType], TokenLosses]
+    terms: dict[tuple[str, TokenType, str], Tensor]
+    """By teacher, token type and kind, (B,)."""
 
 
-def teacher_losses(predictions: Predictions, targets: Predictions, cosine: float, smooth_l1: float) -> TeacherLosses:
-    """Loss per image and teacher: the mean over the targets' token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1."""
-    tokens = tuple(token for token in predictions if token in targets)
-    teachers = tuple(predictions[tokens[0]])
-    terms = {
-        (teacher, token): token_losses(predictions[token][teacher].float(), targets[token][teacher])
-        for teacher in teachers
-        for token in tokens
-    }
-    per_teacher = [
-        torch.stack([cosine * terms[t, k].cosine_B + smooth_l1 * terms[t, k].smooth_l1_B for k in tokens]).mean(0)
-        for t in teachers
-    ]
-    return TeacherLosses(teachers, torch.stack(per_teacher, dim=1), terms)
+@cache
+def kind_function(kind: str) -> Callable[..., Tensor]:
+    """The code of a kind of term."""
+    module, _, name = KINDS[kind].code.partition(":")
+    place = f"unic_pipe.stages.distill.losses{module}" if module.startswith(".") else module
+    found: Callable[..., Tensor] = getattr(import_module(place), name)
+    return found
+
+
+def teacher_losses(
+    predictions: Predictions, targets: Predictions, loss: LossConfig, dispersions: Dispersions | None = None
+) -> TeacherLosses:
+    """Loss per image and teacher: the mean over the targets' token types of the sums of its terms.
+
+    Teachers that have no term of these token types are left out. `dispersions`: for kinds that need them.
+    """
+    teachers = tuple(dict.fromkeys(teacher for token in predictions for teacher in predictions[token]))
+    terms: dict[tuple[str, TokenType, str], Tensor] = {}
+    columns: dict[str, Tensor] = {}
+    for teacher in teachers:
+        sums = []
+        for token, weights in loss.terms_of(teacher).items():
+            if teacher not in predictions.get(token, {}) or teacher not in targets.get(token, {}):
+                continue
+            both = predictions[token][teacher].float(), targets[token][teacher]
+            for kind in weights:
+                known: dict[str, Any] = {}
+                if KINDS[kind].needs == "dispersion":
+                    assert dispersions is not None, "computed when training starts"
+                    known["dispersion"] = dispersions[teacher, token]
+                terms[teacher, token, kind] = kind_function(kind)(*both, **known)
+            weighted = [weight * terms[teacher, token, kind] for kind, weight in weights.items()]
+            sums.append(sum(weighted[1:], weighted[0]))
+        if sums:
+            columns[teacher] = torch.stack(sums).mean(0)
+    return TeacherLosses(tuple(columns), torch.stack(list(columns.values()), dim=1), terms)
 
 
 def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float) -> Tensor:
@@ -71,7 +84,26 @@ def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float) -> T
     return keep_BT.scatter(1, hardest_B1, True).to(torch.float32)
 
 
-def loss_weights(keep_BT: Tensor, count: float | None = None) -> Tensor:
+def kept(loss: LossConfig, loss_BT: Tensor, uniforms_BT: Tensor, own_BT: Tensor | None) -> Tensor:
+    """What a training batch learns from, (B, T) in {0, 1}, by the balance of its losses.
+
+    `own_BT`: which teachers are for an image of its dataset, with `balance: own_data`.
+    """
+    if own_BT is not None:
+        return own_BT
+    return (
+        keep_teachers(loss_BT, uniforms_BT, loss.drop_probability)
+        if loss.balance == "dropping"
+        else torch.ones_like(loss_BT)
+    )
+
+
+def entries(loss: LossConfig, keep_BT: Tensor) -> Tensor:
+    """What the sum of a batch's losses is divided by, a scalar: the losses kept, or for the sum over teachers its images."""
+    return keep_BT.new_tensor(float(len(keep_BT))) if loss.balance == "sum" else keep_BT.sum().clamp(min=1)
+
+
+def loss_weights(keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor:
     """Weights of the losses, (B, T): kept entries share 1 equally over the batch.
 
     `count`: divide by this number instead of the entries kept. Shares of a batch (other processes', micro-batches)
@@ -81,6 +113,6 @@ def loss_weights(keep_BT: Tensor, count: float | None = None) -> Tensor:
     return keep_BT / (keep_BT.sum() if count is None else count)
 
 
-def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: float | None = None) -> Tensor:
+def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor:
     """The scalar loss of a batch, or one share's summand of it; `count` as for `loss_weights`."""
     return (loss_weights(keep_BT, count) * loss_BT).sum()
