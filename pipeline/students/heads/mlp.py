@@ -12,9 +12,9 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 
-def linear(width: int, size: int) -> nn.Sequential:
+def linear(width: int, size: int) -> nn.Linear:
     """Linear: (..., D) to (..., E) (lightly-train)."""
-    return initialised(nn.Sequential(nn.Linear(width, size)))
+    return initialised(nn.Linear(width, size))
 
 
 def norm_linear(width: int, size: int) -> nn.Sequential:

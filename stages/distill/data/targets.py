@@ -228,12 +228,16 @@ class TargetReader:
 class GridResampler:
     """Turns (B, P, D) patch tokens on one grid into (B, Q, D) on another: a fixed linear map over tokens."""
 
-    def __init__(self, source: tuple[int, int], target: tuple[int, int], device: torch.device) -> None:
-        """Grids as (rows, columns) of tokens; both cover the whole image."""
+    def __init__(
+        self, source: tuple[int, int], target: tuple[int, int], device: torch.device, antialias: bool = True
+    ) -> None:
+        """Grids as (rows, columns) of tokens; both cover the whole image. `antialias`: where the grid shrinks."""
         self.weights_QP: Tensor | None = None
         if source != target:
             basis_P1HW = torch.eye(source[0] * source[1]).view(-1, 1, *source)
-            resampled = F.interpolate(basis_P1HW, size=target, mode="bilinear", antialias=True, align_corners=False)
+            resampled = F.interpolate(
+                basis_P1HW, size=target, mode="bilinear", antialias=antialias, align_corners=False
+            )
             self.weights_QP = resampled.flatten(1).T.contiguous().to(device)
 
     def __call__(self, x_BPD: Tensor) -> Tensor:
