@@ -1,4 +1,4 @@
-"""Orthogonal matrices whose entries all have the same size, as PHI-S needs them (arXiv 2410.01680, section 3.2.3).
+"""Orthogonal matrices whose entries all have the same size, as PHI-S needs them (arXiv 2410.01680).
 
 Legend: D dimensions, p a prime, Q = p + 1 or p.
 """

@@ -1,4 +1,4 @@
-"""PHI-S: standardization by one rotation and one scale (arXiv 2410.01680, section 3.2.3; RADIO's `phi_s.py`).
+"""PHI-S: standardization by one rotation and one scale (arXiv 2410.01680, and RADIO's code).
 
 With the covariance U diag(e) Uᵀ (e ascending, negative ones set to 0), φ = 1 / sqrt(mean e) and an orthogonal H whose
 entries all have the same size, a target is y = W (x - mean) with W = φ H Uᵀ. Every dimension of y has variance 1, every

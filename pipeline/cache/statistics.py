@@ -13,7 +13,6 @@ from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import StatisticsDocument, TokenStatistics, UnitRecord
-from unic_pipe.schemas.losses import Normaliser
 
 STD_FLOOR = 1e-6
 STD_FLOOR_OF_MEDIAN = 0.01
@@ -89,39 +88,16 @@ def _mixed(parts: Sequence[TokenStatistics | None], shares: Sequence[float]) -> 
     return TokenStatistics(count=count, mean=tuple(mean_D.tolist()), m2=tuple((m2_D * scale).tolist()))
 
 
-def standardization(statistics: TokenStatistics, how: Normaliser = "exact") -> tuple[Doubles, Doubles]:
+def standardization(statistics: TokenStatistics) -> tuple[Doubles, Doubles]:
     """(mean_D, std_D) in float64; a target is (x − mean) / std.
 
-    `exact`: std = sqrt(M2 / count), at least 1e-6 and at least a hundredth of the median std: some dimensions are constant.
-    `phi_s`: one std for all dimensions, the root of their mean variance: 1 / φ (PHI-S, arXiv 2410.01680; the rotation is
-    `pipeline.cache.rotation`). `theia`: unbiased, without a floor, both rounded to bfloat16 as Theia's files are.
-
-    Raises:
-        UserError: there is no valid token; a dimension is constant, and nothing keeps its std from 0.
+    std = sqrt(M2 / count), at least 1e-6 and at least a hundredth of the median std: some dimensions are constant.
+    Raises UserError: there is no valid token.
     """
     if not statistics.count:
         raise UserError("No valid token to take statistics of.", "The ledger says why: features/*/ledger.parquet.")
-    mean_D, m2_D = np.array(statistics.mean), np.array(statistics.m2)
-    std_D = np.sqrt(m2_D / statistics.count)
-    if how == "phi_s":
-        std_D = np.full_like(std_D, np.sqrt(m2_D.mean() / statistics.count))
-    elif how == "theia":
-        mean_D, std_D = _bfloat16(mean_D), _bfloat16(np.sqrt(m2_D / max(statistics.count - 1, 1)))
-    else:
-        std_D = np.maximum(std_D, max(STD_FLOOR, STD_FLOOR_OF_MEDIAN * float(np.median(std_D))))
-    if not std_D.all():
-        raise UserError(
-            f"Dimension {int(std_D.argmin())} of a teacher's tokens is constant, and standardize: {how} divides by its std.",
-            "Set loss.standardize: exact, which has a floor.",
-        )
-    return mean_D, std_D
-
-
-def _bfloat16(x_D: Doubles) -> Doubles:
-    """Rounded to the nearest bfloat16, ties to even."""
-    bits_D = x_D.astype(np.float32).view(np.uint32)
-    rounded_D = (bits_D + 0x7FFF + ((bits_D >> 16) & 1)) & np.uint32(0xFFFF0000)
-    return rounded_D.astype(np.uint32).view(np.float32).astype(np.float64)
+    std_D = np.sqrt(np.array(statistics.m2) / statistics.count)
+    return np.array(statistics.mean), np.maximum(std_D, max(STD_FLOOR, STD_FLOOR_OF_MEDIAN * float(np.median(std_D))))
 
 
 def _complete(folder: FeatureFolder, view: int, token: TokenType, blocks: int) -> dict[int, UnitRecord]:

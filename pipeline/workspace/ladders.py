@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from unic_pipe.pipeline.cache.statistics import standardization
+from unic_pipe.pipeline.cache.normalisers import normalisation
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.official import TOKENS, Statistics
@@ -86,7 +86,7 @@ def statistics_of(
             mean_D, std_D = torch.zeros(size), torch.ones(size)
             how = manifest.definition.config.loss.normaliser(token)
             if known is not None and how in EXACT:
-                mean_D, std_D = (torch.from_numpy(value) for value in standardization(known, how))
+                mean_D, std_D = (torch.from_numpy(value) for value in normalisation(known, how))
             elif moving is not None:
                 mean_D, std_D = moving["mean"], moving["std"]
             shape = (1, size) if token == "cls" else (1, 1, size)

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unic_pipe.pipeline.cache.coefficients import Coefficients
+from unic_pipe.pipeline.cache.normalisers import normalisation
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.spec import Decoded
-from unic_pipe.pipeline.cache.statistics import standardization
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.losses import EXACT, Normaliser, TokenType
@@ -94,7 +94,7 @@ def standard_of(statistics: StatisticsDocument | None, token: TokenType, how: No
     found = statistics.cls if token == "cls" else statistics.patch
     assert found is not None, "statistics cover every token type that is trained on"
     digest = digest_of(statistics)
-    return Standard(digest if how == "exact" else f"{digest} {how}", *standardization(found, how))
+    return Standard(digest if how == "exact" else f"{digest} {how}", *normalisation(found, how))
 
 
 class Affine(NamedTuple):
@@ -230,13 +230,18 @@ class GridResampler:
     """Turns (B, P, D) patch tokens on one grid into (B, Q, D) on another: a fixed linear map over tokens."""
 
     def __init__(
-        self, source: tuple[int, int], target: tuple[int, int], device: torch.device, mode: str = "bilinear"
+        self,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        device: torch.device,
+        antialias: bool = True,
+        mode: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
-        """Grids as (rows, columns) of tokens; both cover the whole image. `mode`: `bilinear` or `bicubic`."""
+        """Grids as (rows, columns) of tokens; both cover the whole image. `antialias`: where the grid shrinks."""
         self.weights_QP: Tensor | None = None
         if source != target:
             basis_P1HW = torch.eye(source[0] * source[1]).view(-1, 1, *source)
-            resampled = F.interpolate(basis_P1HW, size=target, mode=mode, antialias=True, align_corners=False)
+            resampled = F.interpolate(basis_P1HW, size=target, mode=mode, antialias=antialias, align_corners=False)
             self.weights_QP = resampled.flatten(1).T.contiguous().to(device)
 
     def __call__(self, x_BPD: Tensor) -> Tensor:
@@ -256,9 +261,9 @@ class CommonGrid:
     ) -> None:
         larger = grid == "larger" and teacher[0] * teacher[1] > student[0] * student[1]
         common = teacher if larger else student
-        mode = "bicubic" if grid == "larger" else "bilinear"
-        self.target = GridResampler(teacher, common, device, mode)
-        self.prediction = GridResampler(student, common, device, mode)
+        mode: Literal["bilinear", "bicubic"] = "bicubic" if grid == "larger" else "bilinear"
+        self.target = GridResampler(teacher, common, device, mode=mode)
+        self.prediction = GridResampler(student, common, device, mode=mode)
 
 
 def _gather(
