@@ -45,6 +45,42 @@ KINDS: dict[str, Kind] = {
     "smooth_l1": Kind(
         ".smooth_l1:smooth_l1", "smooth-L1 (beta 1), mean over dimensions and tokens", "UNIC, section 3.1"
     ),
+    "mse": Kind(
+        ".mse:mse", "squared error, mean over dimensions and tokens", "PHI-S, arXiv 2410.01680; Theia's first term"
+    ),
+    "flat_cosine": Kind(
+        ".flat_cosine:flat_cosine", "1 - cos of an image's whole map as one vector", "Theia, arXiv 2407.20179"
+    ),
+    "angle": Kind(
+        ".angle:angle",
+        "angle(s, t)² / mean of angle(t, μ)² with the teacher's mean direction μ",
+        "after C-RADIOv4, arXiv 2601.17237, not verified word by word",
+        needs="dispersion",
+    ),
+    "gram": Kind(
+        ".gram:gram",
+        "squared error of the cosines between an image's own patches, mean over pairs",
+        "DINOv3, arXiv 2508.10104",
+        tokens=("patch",),
+    ),
+    "unit_maps": Kind(
+        ".unit_maps:unit_maps",
+        "sum over cells of |unit(s) - unit(t)|²",
+        "ScaleKD, arXiv 2411.06786: spatial",
+        ("patch",),
+    ),
+    "unit_maps_without_mean": Kind(
+        ".unit_maps:unit_maps_without_mean",
+        "the same of maps less their means over cells",
+        "ScaleKD: frequency",
+        tokens=("patch",),
+    ),
+    "cell_similarity": Kind(
+        ".similarity:cell_similarity",
+        "KL of softmax(cosines of an image's cells / .105), mean over cells",
+        "lightly-train, distillation v3: its local term",
+        tokens=("patch",),
+    ),
 }
 """By the name that documents have; their order is that of the terms in a definition."""
 
@@ -200,19 +236,62 @@ def _short(loss: LossConfig) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Head:
-    """One way to predict a teacher's tokens from the student's."""
+    """One way to predict a teacher's tokens from the student's; `pipeline.students.heads` builds them."""
 
-    code: str
-    """`module:class`; a leading dot stands for `pipeline.students`."""
     formula: str
     source: str
+    fields: tuple[str, ...] = ()
+    """Of `LadderConfig`, those that shape it."""
+    finished: bool = True
+    """Whether it is given the tokens that the student gives after export; otherwise its last rung, before a final norm."""
+
+
+LADDER = "ladder"
+HEADS: dict[str, Head] = {
+    LADDER: Head(
+        "sum over rungs of Linear, GELU, Linear",
+        "UNIC, section 3.2",
+        ("blocks", "hidden", "last_hidden"),
+        finished=False,
+    ),
+    "linear": Head("Linear", "lightly-train"),
+    "norm_linear": Head("LayerNorm, Linear", "Proteus, arXiv 2407.10366; Theia's translators, with no convolutions"),
+    "mlp": Head("Linear without bias, LayerNorm, GELU, Linear without bias", "EUPE, arXiv 2603.22387", ("hidden",)),
+    "mlp_v1": Head("Linear, LayerNorm, ReLU, [again] × layers, Linear", "AM-RADIO", ("hidden", "layers")),
+    "mlp_v2": Head(
+        "Linear, [x + Linear(GELU(LayerNorm x))] × layers, LayerNorm, GELU, Linear", "RADIO", ("hidden", "layers")
+    ),
+    "block": Head(
+        "transformer blocks over cls and patches together, Linear",
+        "DUNE, arXiv 2503.14405",
+        ("layers",),
+        finished=False,
+    ),
+}
+"""By the name that documents have."""
 
 
 class LadderConfig(Model):
     """What predicts the teachers' tokens: the ladder of expendable projectors (UNIC, section 3.2), or other heads."""
 
+    kind: Annotated[str, one_of(lambda: HEADS)] = LADDER
+    """`ladder`; or heads on the student's last tokens, one for every teacher and token type (`block`: one for both)."""
     blocks: Literal["all", "last"] | tuple[int, ...] = "all"
     """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
     hidden: Count = 768
+    """Hidden width of a projector or an MLP."""
     last_hidden: Count = 3072
     """Hidden width of the projector on the last block."""
+    layers: Annotated[int, Field(ge=0, le=100)] = 1
+    """Inner layers of `mlp_v1` and `mlp_v2`, blocks of `block`."""
+
+    @model_validator(mode="after")
+    def _fields_shape_it(self) -> LadderConfig:
+        fields, shaping = type(self).model_fields, ("kind", *HEADS[self.kind].fields)
+        idle = [name for name in fields if name not in shaping and getattr(self, name) != fields[name].default]
+        if idle:
+            message = f"says nothing about a head of kind {self.kind}: leave it out"
+            raise ValidationError.from_exception_data(
+                "LadderConfig", [problem((idle[0],), message, getattr(self, idle[0]))]
+            )
+        return self

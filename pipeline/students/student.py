@@ -94,6 +94,10 @@ class Student(nn.Module, ABC):
             module.draw(None if drop_uniforms_BU is None else drop_uniforms_BU[:, i])
         return self.rung_outputs(x_B3SS, rungs)
 
+    def finished(self, outputs: RungOutputs) -> RungOutputs:
+        """The last rung's outputs as they are read after export."""
+        return outputs
+
     def state(self) -> dict[str, Tensor]:
         """The encoder's weights, as checkpoints and exports keep them."""
         found: dict[str, Tensor] = self.encoder.state_dict()

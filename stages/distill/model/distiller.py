@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unic_pipe.pipeline.samples.mixtures import parts_of
 from unic_pipe.pipeline.students.build import build_student
-from unic_pipe.pipeline.students.ladder import Ladder, rungs
+from unic_pipe.pipeline.students.heads.heads import Predictor, build_predictor, inputs
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.schemas.config import StudentConfig, TokenType
@@ -22,6 +22,7 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.target_statistics import Measured
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, standard_of
 from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
@@ -37,10 +38,12 @@ class Distiller(nn.Module):
         teachers: tuple[TeacherInput, ...],
         device: torch.device,
         statistics: Mapping[str, StatisticsDocument] | None = None,
+        targets: Mapping[str, Measured] | None = None,
     ) -> None:
         """Build both at their seeded initialisation and move them to `device`.
 
-        `statistics`: by teacher, for `standardize: exact`.
+        `statistics`: by teacher, for `standardize: exact`. `targets`: by teacher, where the loss needs more than these;
+        without, as where only the time is measured, nothing is rotated, and dispersions are 1.
 
         Raises:
             UserError: the configuration does not make a student or a ladder.
@@ -52,12 +55,14 @@ class Distiller(nn.Module):
         self.ladder = build_ladder(config, sizes, self.student)
         self.teachers = tuple(t.name for t in teachers)
         self.grids = {t.name: CommonGrid(t.grid, self.student.grid, config.loss.grid, device) for t in teachers}
-        known = statistics or {}
-        self.standards: dict[Pair, Standard] = {
-            (teacher, token): standard_of(known.get(teacher), token, config.loss.normaliser(token))
-            for token in sizes
-            for teacher in sizes[token]
-        }
+        self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
+        for teacher, token in ((teacher, token) for token in sizes for teacher in sizes[token]):
+            exact, measured = (statistics or {}).get(teacher), (targets or {}).get(teacher)
+            rotation_DD = measured.rotations.get(token) if measured is not None else None
+            self.standards[teacher, token] = standard_of(exact, token, config.loss.normaliser(token), rotation_DD)
+            self.dispersions[teacher, token] = (
+                measured.document.dispersions.get(token, 1.0) if measured is not None else 1.0
+            )
         moving = {token: mine for token, mine in sizes.items() if config.loss.normaliser(token) == "ema"}
         self.running = RunningStandardization(moving, device) if moving else None
         self.to(device).train()
@@ -84,17 +89,15 @@ class Distiller(nn.Module):
         with self.autocast():
             with torch.no_grad() if frozen else nullcontext():
                 outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
+                outputs = inputs(self.student, self.ladder, outputs)
             predictions = self.ladder(*outputs)
         targets = self._targets(batch.targets, training)
         for teacher, prediction in predictions.get("patch", {}).items():
             predictions["patch"][teacher] = self.grids[teacher].prediction(prediction)
-        losses = teacher_losses(predictions, targets, config.loss)
+        losses = teacher_losses(predictions, targets, config.loss, self.dispersions)
         keep_BT = self._kept(batch, losses) if training else torch.ones_like(losses.loss_BT)
-        return (
-            losses,
-            keep_BT,
-            total_loss(losses.loss_BT, keep_BT, entries(config.loss, keep_BT) if count is None else count),
-        )
+        divisor = entries(config.loss, keep_BT) if count is None else count
+        return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, divisor)
 
     def _kept(self, batch: Batch, losses: TeacherLosses) -> Tensor:
         """Which teachers the images of a training batch learn from, (B, T)."""
@@ -143,13 +146,13 @@ def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> 
     }
 
 
-def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], student: Student) -> Ladder:
-    """The ladder of a student at its seeded initialisation, on the CPU.
+def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], student: Student) -> Predictor:
+    """The ladder (or other heads) of a student at its seeded initialisation, on the CPU.
 
     `sizes`: by token type, every teacher's dimension.
 
     Raises:
-        UserError: there is nothing to minimise, or `ladder.blocks` does not fit.
+        UserError: there is nothing to minimise, or `ladder.blocks` or the heads do not fit.
     """
     if config.loss.terms is None and config.loss.cosine == config.loss.smooth_l1 == 0:
         raise UserError(
@@ -159,6 +162,4 @@ def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, i
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)
-        chosen = rungs(config.ladder, student.depth)
-        widths = {token: [every[rung] for rung in chosen.blocks] for token, every in student.widths.items()}
-        return Ladder(chosen, widths, sizes)
+        return build_predictor(config.ladder, sizes, student.depth, student.widths)
