@@ -209,6 +209,16 @@ class StudentConfig(Model):
             message = f"not a multiple of streams ({self.streams})"
             wrong = problem(("optimizer", "batch"), message, self.optimizer.batch)
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if self.ladder.kind == "block" and "phi_s" in map(self.loss.normaliser, self.loss.trained):
+            message = (
+                "phi_s turns cls and patch each in its own way, and ladder.kind: block has one last layer for both"
+            )
+            wrong = problem(("loss", "standardize"), message, "phi_s")
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if self.loss.own and self.loss.own.keys() != self.datasets.keys():
+            message = f"names the teachers of every dataset of the student: {', '.join(self.datasets)}"
+            wrong = problem(("loss", "own"), message, sorted(self.loss.own))
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.seeds is not None and "seed" in self.model_fields_set:
             wrong = problem(("seeds",), "give seed or seeds, not both", self.seeds)
             raise ValidationError.from_exception_data("StudentConfig", [wrong])

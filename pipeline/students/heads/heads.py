@@ -57,7 +57,7 @@ class Heads(nn.Module):
             HEADS[config.kind].finished,
             config.kind == "block",
         )
-        self.teachers = {token: tuple(sizes) for token, sizes in dims.items()}
+        self.predicted = {token: tuple(sizes) for token, sizes in dims.items()}
         build = BUILDERS[config.kind]
         if self.joint:
             sizes = _joint_sizes(widths, dims)
@@ -78,29 +78,36 @@ class Heads(nn.Module):
         if not self.joint:
             return {
                 token: {teacher: head(inputs[token]) for teacher, head in self.by_teacher(token).items()}
-                for token in self.teachers
+                for token in self.predicted
             }
-        found: dict[TokenType, dict[str, Tensor]] = {token: {} for token in self.teachers}
+        found: dict[TokenType, dict[str, Tensor]] = {token: {} for token in self.predicted}
         for teacher, head in self.by_teacher("both").items():
             cls_BE, patch_BPE = head(inputs["cls"], inputs["patch"])
             both: dict[TokenType, Tensor] = {"cls": cls_BE, "patch": patch_BPE}
-            for token in (t for t in self.teachers if teacher in self.teachers[t]):
+            for token in (t for t in self.predicted if teacher in self.predicted[t]):
                 found[token][teacher] = both[token]
         return found
 
     def by_teacher(self, key: str) -> dict[str, nn.Module]:
         """The heads of a token type, or `both`, by teacher."""
-        heads, names = self.heads[key], self.names if self.joint else self.teachers[key]  # type: ignore[index]
+        heads, names = self.heads[key], self.names if self.joint else self.predicted[key]  # type: ignore[index]
         assert isinstance(heads, nn.ModuleList)
         return dict(zip(names, heads, strict=True))
 
-    def tensors(self) -> dict[str, dict[str, dict[str, Tensor]]]:
-        """State of every head, by teacher and key (a token type, or `both`)."""
-        found: dict[str, dict[str, dict[str, Tensor]]] = {}
+    def states(self, state: Mapping[str, Tensor] | None = None) -> dict[tuple[str, str], dict[str, Tensor]]:
+        """The state of every head, by teacher and key (a token type, or `both`); `state`: of all, instead of its own."""
+        whole = self.state_dict() if state is None else state
+        found: dict[tuple[str, str], dict[str, Tensor]] = {}
         for key in self.heads:
-            for teacher, head in self.by_teacher(key).items():
-                found.setdefault(teacher, {})[key] = head.state_dict()
+            for i, teacher in enumerate(self.by_teacher(key)):
+                start = f"heads.{key}.{i}."
+                found[teacher, key] = {k.removeprefix(start): v for k, v in whole.items() if k.startswith(start)}
         return found
+
+    def load_states(self, states: Mapping[tuple[str, str], Mapping[str, Tensor]]) -> None:
+        """Give the heads that are named other weights."""
+        for (teacher, key), state in states.items():
+            self.by_teacher(key)[teacher].load_state_dict(state)
 
 
 def _joint_sizes(widths: Mapping[TokenType, int], dims: Mapping[TokenType, Mapping[str, int]]) -> dict[str, int]:
@@ -154,7 +161,11 @@ def inputs(student: Student, predictor: Predictor, outputs: RungOutputs) -> Rung
     return student.finished(outputs) if isinstance(predictor, Heads) and predictor.finished else outputs
 
 
-def last_linear(head: nn.Module) -> nn.Linear:
-    """The layer that a head ends with: what is done to a prediction can be done to its weights."""
-    found = [layer for layer in head.modules() if isinstance(layer, nn.Linear)][-1]
-    return found
+def rotated(state: Mapping[str, Tensor], matrix_EE: Tensor) -> dict[str, Tensor]:
+    """A head's state whose predictions are multiplied by a matrix (y ↦ matrix y), which its last Linear takes up.
+
+    Heads end with that layer, so its weight is the last tensor of two dimensions.
+    """
+    name = [key for key, value in state.items() if value.ndim == 2][-1].removesuffix("weight")
+    turned = {key: state[key] for key in (f"{name}weight", f"{name}bias") if key in state}
+    return {**state, **{key: (matrix_EE @ x.double().cpu()).to(x.dtype) for key, x in turned.items()}}

@@ -56,7 +56,7 @@ class Distiller(nn.Module):
         self.teachers = tuple(t.name for t in teachers)
         self.grids = {t.name: CommonGrid(t.grid, self.student.grid, config.loss.grid, device) for t in teachers}
         self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
-        for teacher, token in ((teacher, token) for token in sizes for teacher in sizes[token]):
+        for teacher, token in [(mine, each) for each in sizes for mine in sizes[each]]:
             exact, measured = (statistics or {}).get(teacher), (targets or {}).get(teacher)
             rotation_DD = measured.rotations.get(token) if measured is not None else None
             self.standards[teacher, token] = standard_of(exact, token, config.loss.normaliser(token), rotation_DD)
