@@ -3,11 +3,15 @@
 Legend: D dimensions, p a prime, Q = p + 1 or p.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 Doubles = NDArray[np.float64]
 
+_TWO = np.array([[1.0, 1.0], [1.0, -1.0]])
+_DIAGONAL = np.array([[1.0, -1.0], [-1.0, -1.0]])
 RANDOM_SEED = 0
 """Of the random orthogonal matrix where no Hadamard matrix can be made."""
 
@@ -18,12 +22,13 @@ def spreading(size: int) -> Doubles:
     The random matrix is the Q of a matrix of ±1 drawn with a fixed seed, with signs that make R's diagonal positive.
     It evens variances only on average.
     """
-    found = hadamard(size)
-    if found is not None:
-        return found / np.sqrt(size)
+    found_DD = hadamard(size)
+    if found_DD is not None:
+        return found_DD / math.sqrt(size)
     signs_DD = 2.0 * np.random.default_rng(RANDOM_SEED).integers(0, 2, (size, size)) - 1
     q_DD, r_DD = np.linalg.qr(signs_DD)
-    return q_DD * np.where(np.diag(r_DD) < 0, -1.0, 1.0)
+    random_DD: Doubles = q_DD * np.where(np.diag(r_DD) < 0, -1.0, 1.0)
+    return random_DD
 
 
 def hadamard(size: int) -> Doubles | None:
@@ -40,15 +45,15 @@ def hadamard(size: int) -> Doubles | None:
         rest = _paley_1(size // power)
         rest = _paley_2(size // power) if rest is None else rest
         if rest is not None:
-            return np.kron(_sylvester(power), rest)
+            return _kron(_sylvester(power), rest)
         power //= 2
     return None
 
 
 def _sylvester(size: int) -> Doubles:
-    matrix = np.ones((1, 1))
+    matrix: Doubles = np.ones((1, 1))
     while len(matrix) < size:
-        matrix = np.kron([[1.0, 1.0], [1.0, -1.0]], matrix)
+        matrix = _kron(_TWO, matrix)
     return matrix
 
 
@@ -71,7 +76,7 @@ def _paley_2(size: int) -> Doubles | None:
     conference_QQ = np.zeros((p + 1, p + 1))
     conference_QQ[0, 1:] = conference_QQ[1:, 0] = 1.0
     conference_QQ[1:, 1:] = _residues(p)
-    return np.kron(conference_QQ, [[1.0, 1.0], [1.0, -1.0]]) + np.kron(np.eye(p + 1), [[1.0, -1.0], [-1.0, -1.0]])
+    return _kron(conference_QQ, _TWO) + _kron(np.eye(p + 1), _DIAGONAL)
 
 
 def _residues(p: int) -> Doubles:
@@ -79,7 +84,12 @@ def _residues(p: int) -> Doubles:
     character = np.full(p, -1.0)
     character[np.arange(p) ** 2 % p] = 1.0
     character[0] = 0.0
-    return character[np.subtract.outer(np.arange(p), np.arange(p)) % p]
+    residues_pp: Doubles = character[np.subtract.outer(np.arange(p), np.arange(p)) % p]
+    return residues_pp
+
+
+def _kron(a: Doubles, b: Doubles) -> Doubles:
+    return np.kron(a, b).astype(np.float64)
 
 
 def _is_prime(number: int) -> bool:

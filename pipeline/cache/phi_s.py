@@ -63,6 +63,6 @@ def rotated(mean_D: Doubles, eigenvalues_D: Doubles, eigenvectors_DD: Doubles, s
     """
     variance = np.maximum(eigenvalues_D, 0.0).mean()
     if not variance > 0:
-        raise UserError("All tokens are the same, so PHI-S has no scale.", "Choose another normalizer.")
+        raise UserError("All tokens are the same, so PHI-S has no scale.", "Set loss.standardize to exact.")
     phi = float(1.0 / np.sqrt(variance))
     return PhiS(mean_D, phi * spreading_DD @ eigenvectors_DD.T, phi)

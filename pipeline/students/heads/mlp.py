@@ -85,7 +85,7 @@ class MlpV2(nn.Module):
         x = self.final(x)
         if self.upsample == 1 or self.grid is None:
             return x
-        x = x.unflatten(-1, (self.upsample, self.upsample, -1)).unflatten(1, self.grid)
+        x = x.view(len(x), *self.grid, self.upsample, self.upsample, -1)
         return x.transpose(2, 3).flatten(1, 4)
 
 
