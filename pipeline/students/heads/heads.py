@@ -88,6 +88,11 @@ class Heads(nn.Module):
                 found[token][teacher] = both[token]
         return found
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The modules that are compiled, and shared out over processes, one by one."""
+        return [head for key in self.heads for head in self.by_teacher(key).values()]
+
     def by_teacher(self, key: str) -> dict[str, nn.Module]:
         """The heads of a token type, or `both`, by teacher."""
         heads, names = self.heads[key], self.names if self.joint else self.predicted[key]  # type: ignore[index]

@@ -111,7 +111,7 @@ class Distiller(nn.Module):
     @property
     def parts(self) -> list[nn.Module]:
         """The modules that are compiled, and shared out over processes, one by one."""
-        return [*self.student.parts, *self.ladder.heads.values()]
+        return [*self.student.parts, *self.ladder.parts]
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the parts one by one: equal blocks are compiled once, and sharing out weights still works."""
