@@ -15,8 +15,8 @@ from unic_pipe.pipeline.workspace.ladders import adapted
 from unic_pipe.schemas.losses import KINDS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recipes.yaml"
-OPTIMIZER = {"epochs": 1, "warmup_epochs": 0, "batch": 8, "lr": 0.1, "min_lr": 1e-6}
-PARTS = ("--set", "distill.micro_batch=3", "--set", "distill.shard=always")
+OPTIMIZER = {"epochs": 1, "warmup_epochs": 0, "batch": 16, "lr": 0.03, "min_lr": 1e-6}
+PARTS = ("--set", "distill.micro_batch=5", "--set", "distill.shard=always")
 
 
 def configure(work: Any) -> Any:
@@ -37,7 +37,7 @@ def configure(work: Any) -> Any:
     # These teachers' cls and patch tokens have different dimensions, which one block does not predict.
     loss = example["students"]["dune"]["loss"]
     loss["terms"] = [term for term in loss["terms"] if term["token"] == "patch"]
-    body["students"], body["distill"] = example["students"], {"log_every": 3}
+    body["students"], body["distill"] = example["students"], {"log_every": 2}
     yaml.dump(body, file)
     return work
 
@@ -67,7 +67,7 @@ def test_every_recipe_is_trained_from_one_cache_and_predicts_its_teachers(alone:
 def test_parts_of_a_batch_on_two_processes_give_the_same(ranks: Any, alone: Any, extracted: Any) -> None:
     """Stopped and gone on with in between, by one process alone."""
     configure(extracted)
-    assert ranks(extracted, 2, *PARTS, signals=[(1, 4, "SIGTERM")]) == [0, 0], ranks.everything()
+    assert ranks(extracted, 2, *PARTS, signals=[(1, 2, "SIGTERM")]) == [0, 0], ranks.everything()
     assert ranks(extracted, 1) == [0], ranks.everything()
     for name in extracted.inventory().config.students:
         assert_same_student(extracted, alone, name)
@@ -83,7 +83,7 @@ def test_four_processes_give_the_same(ranks: Any, alone: Any, extracted: Any) ->
 
 def test_gone_on_with_after_a_stop_is_bit_for_bit_the_same(ranks: Any, alone: Any, extracted: Any) -> None:
     configure(extracted)
-    assert ranks(extracted, 1, signals=[(0, 5, "SIGTERM")]) == [0], ranks.everything()
+    assert ranks(extracted, 1, signals=[(0, 2, "SIGTERM")]) == [0], ranks.everything()
     assert ranks(extracted, 1) == [0], ranks.everything()
     for name in extracted.inventory().config.students:
         for file in ("export/model.safetensors", "export/adaptors.safetensors", "manifest.json"):
