@@ -19,9 +19,11 @@ from unic_pipe.schemas.references import problem
 
 TokenType = Literal["cls", "patch"]
 TOKENS: tuple[TokenType, ...] = ("cls", "patch")
-Normaliser = Literal["exact", "ema", "none", "phi_s", "theia"]
+Normaliser = Literal["exact", "ema", "none", "phi_s", "theia", "batch"]
 EXACT: tuple[Normaliser, ...] = ("exact", "phi_s", "theia")
 """Normalisers that rest on the cache's exact statistics."""
+MOVING: tuple[Normaliser, ...] = ("ema", "batch")
+"""Those that keep averages of the batches."""
 SHORT = ("cosine", "smooth_l1")
 """Kinds that have a field of their own: what these two can say is stored in them."""
 
@@ -105,7 +107,8 @@ class LossConfig(Model):
     """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type. `ema`: the
     official implementation's running mean and std, updated after every batch with a momentum that falls from 1 to .001.
     `none`: the features themselves. `phi_s`: rotated so that all dimensions have one variance, and one scale for all
-    (PHI-S). `theia`: exact, but as Theia's files have it, rounded to bfloat16. Or one for each token type."""
+    (PHI-S). `theia`: exact, but as Theia's files have it, rounded to bfloat16. `batch`: by each batch's own mean and std, as
+    DUNE's code does it, which takes no parts of a batch. Or one for each token type."""
     drop_probability: Fraction = 0.5
     """Per image, each teacher but the one with the highest loss is dropped with this probability (0: no dropping)."""
     terms: Annotated[tuple[Term, ...], Field(min_length=1)] | None = None
@@ -145,6 +148,8 @@ class LossConfig(Model):
                 wrong = given[0], "give it as one of the terms, or leave out terms"
             elif self.tokens not in ("both", _choice(self.trained)):
                 wrong = "tokens", "the terms say which: leave it out"
+        if {"ema", "batch"} <= {self.normaliser(token) for token in self.trained}:
+            wrong = "standardize", "ema and batch keep the same averages: choose one"
         if self.balance != "dropping" and self.drop_probability not in (0, fields["drop_probability"].default):
             wrong = "drop_probability", f"no teacher is dropped by chance with balance: {self.balance}"
         if (self.balance == "own_data") != bool(self.own):
@@ -175,6 +180,11 @@ class LossConfig(Model):
     def normaliser(self, token: TokenType) -> Normaliser:
         """How the targets of a token type are normalised."""
         return self.standardize if isinstance(self.standardize, str) else self.standardize.get(token, "exact")
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether a part of a batch, or a process's share, would be learned from differently."""
+        return "batch" in (self.normaliser(token) for token in self.trained)
 
     def normalised(self, teachers: Sequence[str]) -> LossConfig:
         """The one way to write this loss against these teachers: equal losses have equal digests.

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,18 +99,18 @@ def metrics_of(work: Any, name: str = "tiny") -> list[dict[str, float]]:
     return rows
 
 
-def assert_close(mine: Any, theirs: Any) -> None:
+def assert_close(mine: Any, theirs: Any, tolerance: Mapping[str, float] = TOLERANCE) -> None:
     for part in ("student", "ladder"):
         assert mine[part].keys() == theirs[part].keys()
         for key, value in theirs[part].items():
-            torch.testing.assert_close(mine[part][key], value, **TOLERANCE)
-    torch.testing.assert_close(mine.get("average", []), theirs.get("average", []), **TOLERANCE)
+            torch.testing.assert_close(mine[part][key], value, **tolerance)
+    torch.testing.assert_close(mine.get("average", []), theirs.get("average", []), **tolerance)
     assert mine.keys() == theirs.keys()
 
 
-def assert_same_student(one: Any, other: Any, name: str = "tiny") -> None:
+def assert_same_student(one: Any, other: Any, name: str = "tiny", tolerance: Mapping[str, float] = TOLERANCE) -> None:
     """To within rounding: weights, ladder, metrics."""
-    assert_close(state_of(one, name), state_of(other, name))
+    assert_close(state_of(one, name), state_of(other, name), tolerance)
     mine, theirs = metrics_of(one, name), metrics_of(other, name)
     assert len(mine) == len(theirs)
     for row, expected in zip(mine, theirs, strict=True):

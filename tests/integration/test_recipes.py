@@ -16,6 +16,8 @@ from unic_pipe.schemas.losses import KINDS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recipes.yaml"
 OPTIMIZER = {"epochs": 1, "warmup_epochs": 0, "batch": 16, "lr": 0.03, "min_lr": 1e-6}
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-4}
+"""Of weights after steps of 2e-3: where a gradient is almost 0, AdamW makes much of its rounding."""
 PARTS = ("--set", "distill.micro_batch=5", "--set", "distill.shard=always")
 
 
@@ -70,7 +72,7 @@ def test_parts_of_a_batch_on_two_processes_give_the_same(ranks: Any, alone: Any,
     assert ranks(extracted, 2, *PARTS, signals=[(1, 2, "SIGTERM")]) == [0, 0], ranks.everything()
     assert ranks(extracted, 1) == [0], ranks.everything()
     for name in extracted.inventory().config.students:
-        assert_same_student(extracted, alone, name)
+        assert_same_student(extracted, alone, name, TOLERANCE)
 
 
 @pytest.mark.slow
@@ -78,7 +80,7 @@ def test_four_processes_give_the_same(ranks: Any, alone: Any, extracted: Any) ->
     configure(extracted)
     assert ranks(extracted, 4) == [0] * 4, ranks.everything()
     for name in extracted.inventory().config.students:
-        assert_same_student(extracted, alone, name)
+        assert_same_student(extracted, alone, name, TOLERANCE)
 
 
 def test_gone_on_with_after_a_stop_is_bit_for_bit_the_same(ranks: Any, alone: Any, extracted: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from builders import define, features
@@ -17,8 +18,12 @@ from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.losses import HEADS, KINDS, LADDER
 from unic_pipe.schemas.presets import PRESETS, expand_presets
-from unic_pipe.stages.distill.data.targets import CommonGrid
+from unic_pipe.schemas.students import TeacherInput
+from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
+from unic_pipe.stages.distill.data.targets import Affine, CommonGrid, RawTargets
+from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.loss import entries, kept, kind_function, teacher_losses, total_loss
+from unic_pipe.stages.distill.parallel.members import refuse_uneven
 from unic_pipe.stages.init.presets import PRESETS as WHOLE
 
 RELEASED: list[tuple[dict[str, Any], str, str]] = [
@@ -153,6 +158,7 @@ def test_a_normalised_loss_reads_back_as_itself() -> None:
         ({"terms": TERMS, "cosine": 0.9}, "leave out terms"),
         ({"terms": TERMS[:2], "tokens": "cls"}, "the terms say which"),
         ({"balance": "sum", "drop_probability": 0.3}, "no teacher is dropped by chance"),
+        ({"standardize": {"cls": "ema", "patch": "batch"}}, "choose one"),
         ({"balance": "own_data"}, "names each dataset's teachers"),
         ({"own": {"train": ["a"]}}, "goes with balance: own_data"),
     ],
@@ -280,3 +286,75 @@ def test_every_head_is_used_or_buildable() -> None:
     from unic_pipe.pipeline.students.heads.heads import BUILDERS
 
     assert BUILDERS.keys() | {LADDER} == HEADS.keys()
+
+
+def made_up(config: StudentConfig, rows_B: Any = None) -> tuple[Distiller, Batch]:
+    """A model with teachers a (8, 8 dimensions) and b (6, 6) on other grids, and a batch of eight images."""
+    sizes = {"a": ((3, 3), 8), "b": ((1, 1), 6)}
+    teachers = tuple(
+        TeacherInput(name=n, features="0" * 64, grid=grid, cls_dim=d, patch_dim=d) for n, (grid, d) in sizes.items()
+    )
+    model, random = Distiller(config, teachers, torch.device("cpu")), torch.Generator().manual_seed(0)
+    rows_B = np.arange(8) if rows_B is None else rows_B
+    targets = {}
+    for (teacher, token), standard in model.standards.items():
+        grid, d = sizes[teacher]
+        shape = (8, d) if token == "cls" else (8, grid[0] * grid[1], d)
+        plain = {standard.name: Affine(torch.ones(1, d), torch.zeros(1, d))}
+        targets[teacher, token] = RawTargets(torch.randn(shape, generator=random), torch.zeros(8).long(), plain)
+    images = {16: torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=random)}
+    draws = torch.rand(8, 2, generator=random), torch.rand(8, len(model.student.drop_paths), generator=random)
+    return model, Batch(BatchPlan(rows_B, 0, 0), images, targets, *draws)
+
+
+TINY: dict[str, Any] = {
+    "architecture": "vit_tiny_patch16_224",
+    "model_args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    "image_size": 16,
+    "dtype": "float32",
+    "drop_path": 0.0,
+}
+
+
+@pytest.mark.parametrize("name", ["unic-b", "am-radio", "phi-s", "angle", "eupe", "theia", "dune"])
+def test_every_preset_learns_a_batch_by_heart(name: str) -> None:
+    shape = {field: 32 for field in ("hidden", "last_hidden") if field in PRESETS[name]["ladder"]}
+    tree: dict[str, Any] = {"students": {"main": {**TINY, "preset": name, "ladder": shape}}}
+    expand_presets(tree)
+    model, batch = made_up(StudentConfig.model_validate_json(json.dumps(tree["students"]["main"])))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    found = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        total = model(batch)[2]
+        total.backward()
+        optimizer.step()
+        found.append(float(total.detach()))
+    assert found[-1] < 0.8 * found[0]
+    heads = [p for p in model.ladder.parameters() if p.grad is None]
+    assert not heads
+
+
+def test_an_image_is_learned_from_its_datasets_teachers() -> None:
+    """Rows of the second dataset of a mixture have numbers of their own."""
+    student = {
+        **TINY,
+        "dataset": {"x": 1.0, "y": 0.5},
+        "loss": {"balance": "own_data", "own": {"x": ["b"], "y": ["a", "b"]}},
+    }
+    rows_B = np.arange(8) + (np.array([0, 0, 0, 1, 1, 0, 1, 0]) << 40)
+    model, batch = made_up(StudentConfig.model_validate_json(json.dumps(student)), rows_B)
+    _, keep_BT, _ = model(batch)
+    assert keep_BT.tolist() == [[float(part), 1.0] for part in (0, 0, 0, 1, 1, 0, 1, 0)]
+    assert model(batch, training=False)[1].all()
+
+
+def test_targets_by_their_own_batch_take_no_parts() -> None:
+    config = StudentConfig.model_validate_json(json.dumps({**TINY, "loss": {"standardize": "batch"}}))
+    model, batch = made_up(config)
+    target = model._targets(batch.targets, training=True)["cls"]["a"]
+    torch.testing.assert_close(target.mean(0), torch.zeros(8), rtol=0, atol=1e-6)
+    torch.testing.assert_close(target.std(0), torch.ones(8))
+    refuse_uneven({"main": config}, 1)
+    with pytest.raises(UserError, match="by whole batches"):
+        refuse_uneven({"main": config}, 2)

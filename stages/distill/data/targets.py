@@ -295,7 +295,9 @@ class CommonGrid:
         larger = grid == "larger" and teacher[0] * teacher[1] > student[0] * student[1]
         common = teacher if larger else student
         mode: Literal["bilinear", "bicubic"] = "bicubic" if grid == "larger" else "bilinear"
-        smooth = grid == "student"  # a larger grid is only reached by growing, and antialiasing has another cubic kernel
+        smooth = (
+            grid == "student"
+        )  # a larger grid is only reached by growing, and antialiasing has another cubic kernel
         self.target = GridResampler(teacher, common, device, smooth, mode)
         self.prediction = GridResampler(student, common, device, smooth, mode)
 

@@ -20,10 +20,12 @@ from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import MOVING
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.target_statistics import Measured
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, standard_of
+from unic_pipe.stages.distill.model.batch_standardization import BatchStandardization
 from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
@@ -63,8 +65,11 @@ class Distiller(nn.Module):
             self.dispersions[teacher, token] = (
                 measured.document.dispersions.get(token, 1.0) if measured is not None else 1.0
             )
-        moving = {token: mine for token, mine in sizes.items() if config.loss.normaliser(token) == "ema"}
-        self.running = RunningStandardization(moving, device) if moving else None
+        moving = {token: mine for token, mine in sizes.items() if config.loss.normaliser(token) in MOVING}
+        kinds = {config.loss.normaliser(token) for token in moving}
+        self.running = None
+        if moving:
+            self.running = (BatchStandardization if "batch" in kinds else RunningStandardization)(moving, device)
         self.to(device).train()
 
     def train(self, mode: bool = True) -> Self:
@@ -125,7 +130,7 @@ class Distiller(nn.Module):
             if (teacher, token) not in raw:
                 continue
             target = raw[teacher, token].decode(standard.name)
-            if self.running is not None and self.config.loss.normaliser(token) == "ema":
+            if self.running is not None and self.config.loss.normaliser(token) in MOVING:
                 target = self.running(teacher, token, target, learn=training)
             targets.setdefault(token, {})[teacher] = self.grids[teacher].target(target) if token == "patch" else target
         return targets
