@@ -27,7 +27,7 @@ from unic_pipe.pipeline.workspace.leftovers import MANIFEST
 from unic_pipe.pipeline.workspace.seals import IMPORTED
 from unic_pipe.schemas.config import EncoderConfig, LadderConfig, Scalar
 from unic_pipe.schemas.errors import UserError, did_you_mean
-from unic_pipe.schemas.losses import TOKENS
+from unic_pipe.schemas.losses import LADDER, TOKENS
 from unic_pipe.schemas.students import ImportManifest
 
 LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))
@@ -94,6 +94,11 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
         StageError: the last checkpoint is gone or damaged.
     """
     definition = student.manifest.definition
+    if definition.config.ladder.kind != LADDER:
+        raise UserError(
+            f"Student {student.name} has heads of kind {definition.config.ladder.kind}, and the official code knows ladders.",
+            f"Its export is for timm, with its heads beside it: {student.folder / 'export'}",
+        )
     encoder = load_encoder(str(student.folder / "export"))
     model: Any = encoder.model
     teachers = [teacher.name for teacher in definition.teachers]

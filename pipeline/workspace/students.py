@@ -106,6 +106,7 @@ def student_definition(
     if tokens != "both" or patch_views == views:
         patch_views = patch_every = None
     _check_same_views(name, dataset, chosen)
+    _check_heads(name, student, chosen)
     return StudentDefinition(
         # Named or by default, the same teachers make the same student.
         config=student.model_copy(update={"teachers": None}),
@@ -172,6 +173,18 @@ def begun_now(config: StudentConfig, settings: DistillConfig) -> StudentConfig:
 def student_folder(workdir: Path, name: str, definition: StudentDefinition) -> Path:
     """`students/<name>-<8 digits of the definition>`."""
     return workdir / "students" / f"{name}-{short(digest_of(definition))}"
+
+
+def _check_heads(name: str, student: StudentConfig, features: Mapping[str, FeatureDefinition]) -> None:
+    """One block predicts a teacher's cls and patch tokens by one last layer."""
+    for teacher, definition in features.items() if student.ladder.kind == "block" else ():
+        cls_dim, patch_dim = definition.encoder.cls_dim, definition.encoder.patch_dim
+        if cls_dim != patch_dim and len(student.loss.terms_of(teacher)) > 1:
+            raise UserError(
+                f"Student {name}: ladder.kind: block predicts cls and patch tokens by one layer, and those of teacher {teacher} "
+                f"have {cls_dim} and {patch_dim} dimensions.",
+                f"Set another students.{name}.ladder.kind, or terms of one token type for this teacher.",
+            )
 
 
 def _check_same_views(name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition]) -> None:

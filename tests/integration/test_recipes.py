@@ -34,9 +34,11 @@ def configure(work: Any) -> Any:
         student.update({**small, "optimizer": OPTIMIZER, "dtype": "float32", "ladder": {"hidden": 16}})
     for plain in ("theia", "dune"):
         del example["students"][plain]["ladder"]
-    for ladder in ("unic", "unic-gram"):
-        example["students"][ladder]["ladder"]["last_hidden"] = 16
+    example["students"]["unic-gram"]["ladder"]["last_hidden"] = 16
     # These teachers' cls and patch tokens have different dimensions, which one block does not predict.
+    # Others train UNIC itself, and EUPE's loss and balance are AM-RADIO's. Of cls the teachers have 1,280 dimensions.
+    del example["students"]["unic"], example["students"]["eupe"]
+    example["students"]["phi-s"]["loss"] = {"standardize": {"cls": "exact"}}
     loss = example["students"]["dune"]["loss"]
     loss["terms"] = [term for term in loss["terms"] if term["token"] == "patch"]
     body["students"], body["distill"] = example["students"], {"log_every": 2}

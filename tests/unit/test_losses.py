@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.losses import HEADS, KINDS, LADDER
+from unic_pipe.schemas.losses import HEADS, KINDS, LADDER, Kind
 from unic_pipe.schemas.presets import PRESETS, expand_presets
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
@@ -358,3 +358,23 @@ def test_targets_by_their_own_batch_take_no_parts() -> None:
     refuse_uneven({"main": config}, 1)
     with pytest.raises(UserError, match="by whole batches"):
         refuse_uneven({"main": config}, 2)
+
+
+def test_one_block_for_two_dimensions_is_refused_before_extraction() -> None:
+    with pytest.raises(UserError, match="teacher a have 8 and 9 dimensions"):
+        define({"ladder": {"kind": "block"}}, {"a": features()})
+    assert define({"ladder": {"kind": "block"}, "loss": {"tokens": "patch"}}, {"a": features()})
+
+
+def test_a_kind_of_your_own_is_a_file_and_a_line(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_kinds.py").write_text("def absolute(s, t):\n    return (s - t).abs().flatten(1).mean(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(
+        KINDS, "absolute", Kind("my_kinds:absolute", "|s - t|, mean over dimensions and tokens", "ours")
+    )
+    mine = {"loss": {"terms": [{"token": "patch", "kind": "absolute"}]}}
+    model, batch = made_up(StudentConfig.model_validate_json(json.dumps({**TINY, **mine})))
+    losses, _, total = model(batch)
+    assert set(losses.terms) == {("a", "patch", "absolute"), ("b", "patch", "absolute")}
+    total.backward()
+    assert digest("a", **mine["loss"]) != digest("a")

@@ -49,7 +49,7 @@ class Heads(nn.Module):
         dims: for each token type to predict, every teacher's dimension E in that type.
 
         Raises:
-            UserError: a head for both token types, where these have other dimensions.
+            UserError: a head for both token types, where the student's have other dimensions.
         """
         super().__init__()
         self.rungs, self.finished, self.joint = (
@@ -116,16 +116,12 @@ class Heads(nn.Module):
 
 
 def _joint_sizes(widths: Mapping[TokenType, int], dims: Mapping[TokenType, Mapping[str, int]]) -> dict[str, int]:
-    """Every teacher's dimension, which both of its token types have."""
+    """Every teacher's dimension, which both of its token types have: a definition with others is refused."""
     sizes: dict[str, int] = {}
     for mine in dims.values():
         for teacher, size in mine.items():
             if sizes.setdefault(teacher, size) != size:
-                raise UserError(
-                    f"ladder.kind: block predicts cls and patch tokens by one layer, and those of teacher {teacher} have "
-                    f"{sizes[teacher]} and {size} dimensions.",
-                    "Choose another ladder.kind, or terms of one token type for this teacher.",
-                )
+                raise ValueError(f"one layer for {sizes[teacher]} and {size} dimensions of {teacher}")
     if widths["cls"] != widths["patch"]:
         raise UserError(
             f"ladder.kind: block takes cls and patch tokens of one width; the student's have {widths['cls']} and "
