@@ -103,8 +103,10 @@ def assert_close(mine: Any, theirs: Any, tolerance: Mapping[str, float] = TOLERA
     for part in ("student", "ladder"):
         assert mine[part].keys() == theirs[part].keys()
         for key, value in theirs[part].items():
-            torch.testing.assert_close(mine[part][key], value, **tolerance)
-    torch.testing.assert_close(mine.get("average", []), theirs.get("average", []), **tolerance)
+            torch.testing.assert_close(mine[part][key], value, rtol=tolerance["rtol"], atol=tolerance["atol"])
+    torch.testing.assert_close(
+        mine.get("average", []), theirs.get("average", []), rtol=tolerance["rtol"], atol=tolerance["atol"]
+    )
     assert mine.keys() == theirs.keys()
 
 

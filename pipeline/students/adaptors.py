@@ -135,9 +135,10 @@ class AdaptedStudent(Encoder):
         teacher = official if teacher not in adaptors.statistics and official in adaptors.statistics else teacher
         self.ladder: Predictor
         if adaptors.config is not None:
-            predictor: Predictor = adaptors.heads_to(student, teacher, tokens)
-            known = (t for t in tokens if t in predictor.predicted)
+            heads = adaptors.heads_to(student, teacher, tokens)
+            known = (t for t in tokens if t in heads.predicted)
             sizes = {token: adaptors.statistics[teacher][token]["mean"].numel() for token in known}
+            predictor: Predictor = heads
         else:
             found = adaptors.projectors(teacher, tokens)
             sizes = {token: len(projector.second_bias_E) for (token, _), projector in found.items()}

@@ -9,7 +9,7 @@ import torch
 from unic_pipe.pipeline.cache.normalisers import normalisation
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.encoder import Encoder
-from unic_pipe.pipeline.encoders.official import TOKENS, Statistics
+from unic_pipe.pipeline.encoders.official import Statistics
 from unic_pipe.pipeline.encoders.official_export import named_ladder
 from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.students.adaptors import AdaptedStudent, Adaptors, read_adaptors
@@ -22,7 +22,7 @@ from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.features import StatisticsDocument
-from unic_pipe.schemas.losses import EXACT
+from unic_pipe.schemas.losses import EXACT, TOKENS
 from unic_pipe.schemas.students import StudentManifest
 
 

@@ -253,7 +253,9 @@ class TargetReader:
             # Every unit of a feature folder is of one calibration.
             transform = coefficients[0].transform
             self._unfoldings[pair] = {
-                name: Unfolding(transform.synthesis_to(s.mean_D, s.std_D, s.rotation and s.rotation.matrix_DD))
+                name: Unfolding(
+                    transform.synthesis_to(s.mean_D, s.std_D, None if s.rotation is None else s.rotation.matrix_DD)
+                )
                 for name, s in standards.items()
             }
         return gather_coefficients(coefficients, offset_B, which_B, self._unfoldings[pair])
