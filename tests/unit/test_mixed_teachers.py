@@ -108,7 +108,7 @@ def by_hand(
             for token in ("cls", "patch"):
                 stored = cache.read_block(0, token, own // BLOCK).values[own % BLOCK]  # type: ignore[arg-type]
                 target = torch.from_numpy(stored).float()
-                target = model.resample(teacher, (2, 2))(target[None])[0] if token == "patch" else target
+                target = model.common(teacher, (2, 2)).target(target[None])[0] if token == "patch" else target
                 p = found[token][teacher][place]  # type: ignore[index]
                 cosine = 1 - F.cosine_similarity(p, target, dim=-1)
                 terms.append(0.5 * cosine.mean() + 0.5 * F.smooth_l1_loss(p, target))
