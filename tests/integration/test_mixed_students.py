@@ -17,7 +17,9 @@ from unic_pipe.stages.distill.data.mixing import Side, read
 from unic_pipe.stages.distill.data.targets import PLAIN, BlockWindow, TargetReader
 
 MIXED = ("students.tiny.dataset={test: 1.0, train: 1.0}", "students.tiny.streams=2", "evaluate.benchmarks={}")
-SET = tuple(word for override in MIXED for word in ("--set", override))
+OWN = "students.tiny.loss={balance: own_data, own: {test: [lite1], train: [lite0, lite1]}}"
+"""Images of one dataset have a teacher less, so that shares of a batch learn from different numbers of teachers."""
+SET = tuple(word for override in (*MIXED, OWN) for word in ("--set", override))
 
 
 def test_klt_beside_int8(raw: Any) -> None:
@@ -79,7 +81,7 @@ def test_two_processes_see_the_same_batches_and_make_the_same_student(
     assert stopped | ranks.learned() == learned
     manifest = StudentManifest.from_bytes((alone.student() / "manifest.json").read_bytes(), "manifest")
     assert (manifest.rows, manifest.steps) == (130, 3 * 15)
-    assert alone.states(*MIXED)["students/tiny"] == "fresh"
+    assert alone.states(*MIXED, OWN)["students/tiny"] == "fresh"
     from safetensors.torch import load_file
 
     mine, theirs = (load_file(work.student() / "export/model.safetensors") for work in (alone, other))
