@@ -96,7 +96,7 @@ class TargetStatistics(Document):
 
     KIND: ClassVar[str] = "target-statistics"
 
-    rows: int
+    rows: dict[TokenType, int]
     """Wanted of the sample."""
     dispersions: dict[TokenType, float] = {}
     """Mean squared angle of tokens to their mean direction, in radians²."""

@@ -179,7 +179,7 @@ class Training:
         DDP and FSDP2 average gradients over processes, and the loss is a sum over them.
         """
         count = self.world.sum(torch.stack([x.entries for x in self._learned]).sum())
-        factor = self.config.optimizer.batch * self.world.size / count
+        factor = self.config.optimizer.batch * self.world.size / count.clamp(min=1)
         self.parallel.scale_gradients(factor)
         found = {}
         # In one order for all processes, whatever their parts have.

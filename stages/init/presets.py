@@ -131,13 +131,13 @@ COMMENTS: Mapping[tuple[str, ...], str] = {
 """What the YAML says beside a field; `*` is any student. "paper": from it or its code, "ours": our choice."""
 
 OTHERS: Mapping[tuple[str, ...], str] = {
-    **{
-        place: text for place, text in COMMENTS.items() if place[0] in ("samples", "weights_dir", "compute", "evaluate")
-    },
+    **{place: text for place, text in COMMENTS.items() if place[0] in ("samples", "weights_dir", "evaluate")},
     ("views",): "what is cached of every training sample",
     ("views", "recipe"): "ours: the augmentations of UNIC",
     ("teachers",): "ours, for those of the paper; their weights and licences: unic-pipe teachers",
     ("cache", "codec"): COMMENTS["cache", "codec"],
+    ("compute", "device"): COMMENTS["compute", "device"],
+    ("compute", "dtype"): "of the teachers' forward pass",
     ("students", "*", "ladder"): "paper; what is ours of it: docs/recipes.md",
     ("students", "*", "loss"): "paper; what is ours of it: docs/recipes.md",
     ("students", "*", "optimizer"): "the paper's rate; ours: AdamW and the number of epochs",

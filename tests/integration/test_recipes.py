@@ -13,6 +13,7 @@ from unic_pipe.pipeline.encoders import load_encoder
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.ladders import adapted
 from unic_pipe.schemas.losses import KINDS
+from unic_pipe.stages.init.presets import PRESETS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recipes.yaml"
 OPTIMIZER = {"epochs": 1, "warmup_epochs": 0, "batch": 16, "lr": 0.03, "min_lr": 1e-6}
@@ -92,3 +93,42 @@ def test_gone_on_with_after_a_stop_is_bit_for_bit_the_same(ranks: Any, alone: An
     for name in extracted.inventory().config.students:
         for file in ("export/model.safetensors", "export/adaptors.safetensors", "manifest.json"):
             assert (extracted.student(name) / file).read_bytes() == (alone.student(name) / file).read_bytes(), name
+
+
+def test_eupe_is_a_chain_of_three_students(raw: Any) -> None:
+    """What `init --preset eupe` writes, made small: heads of the second phase go on in the third."""
+    yaml, file = YAML(typ="safe"), raw.folder / "unic-pipe.yaml"
+    body = yaml.load(file.read_text())
+    teachers, students = PRESETS["eupe"]()
+    tiny = body["students"]["tiny"]
+    small = {key: tiny[key] for key in ("architecture", "model_args", "threads", "streams", "window_blocks")}
+    sizes = {"eupe-proxy": 32, "eupe": 32, "eupe-384": 48}
+    chain = {}
+    for name, student in students.items():
+        given = student.model_dump(mode="json", exclude_unset=True)
+        own = {
+            "image_size": sizes[name],
+            "optimizer": OPTIMIZER,
+            "dtype": "float32",
+            "ladder": {"kind": "mlp", "hidden": 16},
+        }
+        chain[name] = {**given, **small, **own}
+    chain["eupe-proxy"]["teachers"] = ["lite0", "lite1"]
+    proxies = {n: t.model_dump(mode="json", exclude_unset=True) for n, t in teachers.items() if n.startswith("proxy")}
+    proxies["proxy-384"]["image_size"] = 64
+    body |= {"students": chain, "teachers": {**body["teachers"], **proxies}, "evaluate": {}}
+    body["views"]["count"] = 1
+    yaml.dump(body, file)
+    raw.index()
+    said: list[str] = []
+    for name in chain:
+        raw.extract(teachers=list(chain[name]["teachers"]))
+        raw.said.clear()
+        raw.distill(student=name)
+        said = list(raw.said)
+    assert any("eupe-384: starts from student eupe" in text for text in said)
+    assert not any("afresh" in text for text in said)
+    old, new = (finished_student(name, raw.student(name)) for name in ("eupe", "eupe-384"))
+    assert old is not None
+    assert new is not None
+    assert [t.grid for t in new.manifest.definition.teachers] == [(8, 8)]

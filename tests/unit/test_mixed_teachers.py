@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.config import Config, DistillConfig, LossConfig, StudentConfig
+from unic_pipe.schemas.losses import Term
 from unic_pipe.schemas.recipes import GENTLE
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
@@ -184,12 +186,36 @@ def test_a_micro_batch_without_a_teacher_changes_nothing(world: World, tmp_path:
     assert describe(other, manifest.definition) == "mixed.train.features.alpha digest changed"
 
 
+def test_balances_and_shares_without_any_target(world: World, batch: Batch) -> None:
+    alpha, beta = ("alpha",), ("beta",)
+    own = LossConfig(standardize="none", balance="own_data", own={"more": beta, "train": alpha})
+    terms = [Term(token="cls", kind="mse", teachers=alpha), Term(token="patch", kind="gram", teachers=beta)]
+    whole = LossConfig(standardize="none", balance="sum", terms=tuple(terms))
+    there = [[float(place in ALPHAS), 1.0] for place in range(len(ROWS))]
+    for loss, expected in ((own, [[a, 1 - a] for a, _ in there]), (whole, there)):
+        student = STUDENT.model_copy(update={"loss": loss, "dataset": dict.fromkeys(TAUGHT, 1.0)})
+        model = Distiller(student, definition(world, student).teachers, torch.device("cpu"))
+        losses, keep_BT, total = model(batch)
+        assert keep_BT.tolist() == expected
+        torch.testing.assert_close(total, (losses.loss_BT * keep_BT).sum() / len(ROWS))
+        assert model(batch, training=False)[1].tolist() == there
+    # Without patches nobody has a target for an image of the first dataset.
+    nothing = replace(batch, targets={pair: t for pair, t in batch.targets.items() if pair == ("beta", "cls")})
+    losses, keep_BT, total = model(nothing)
+    total.backward()
+    assert float(total) == float(keep_BT.sum()) == 0
+    assert set(measures(losses, keep_BT, total)) == {"loss"}
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("teachers", "more", "words", "place"),
     [
         ({"a": {"datasets": ["x"]}}, {}, "no teacher teaches on 'y'", ("students", "main", "dataset")),
         ({"a": {}, "b": {"datasets": ["z"]}}, {"teachers": ["a", "b"]}, "b teaches on none", ("students", "main", "teachers")),
         ({"a": {"datasets": ["q"]}}, {}, "no dataset is named 'q'", ("teachers", "a", "datasets")),
+        ({"a": {"datasets": ["x"]}, "b": {}}, {"loss": {"balance": "own_data", "own": {"x": ["b"], "y": ["b", "a"]}}},
+         "a does not teach on 'y'", ("students", "main", "loss", "own", "y")),
         ({"a": {"datasets": ["x", "y"]}}, {}, "no teacher teaches on 'z'", ("distill", "validation")),
     ],
 )  # fmt: skip

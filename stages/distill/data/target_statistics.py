@@ -2,9 +2,9 @@
 
 PHI-S's rotation comes from the covariance of tokens, the angle loss's dispersion from their angles to their mean direction.
 Neither is in a cache's records. Both are taken from a sample of the decoded cache by a fixed rule: of view 0, in all
-`ROWS` rows, shared out to the datasets of a mixture by how often their rows are seen; of a dataset at most `BLOCKS` blocks,
-evenly spaced among those with usable rows, and of each block its first usable rows, the same part of all. A dataset on which
-the teacher does not teach has no part in it.
+`ROWS` rows (enough of either token type for a covariance of 2,000 dimensions), shared out to the datasets of a mixture by
+how often their rows are seen, but to those on which the teacher does not teach; of a dataset at most `BLOCKS` blocks, evenly
+spaced among those with usable rows, and of each block its first usable rows, the same part of all.
 
 Shapes: N usable rows, D dimensions, M tokens of a block's rows.
 """
@@ -29,7 +29,8 @@ from unic_pipe.schemas.losses import KINDS, LossConfig, TokenType
 from unic_pipe.schemas.students import TargetStatistics
 from unic_pipe.stages.distill.data.rows import Rows
 
-ROWS, BLOCKS = 4096, 64
+ROWS: dict[TokenType, int] = {"cls": 8192, "patch": 1024}
+BLOCKS = 64
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,9 @@ def measure(teacher: str, training: Sequence[Rows], wanted: Needed) -> Measured:
         rotations[token] = found.matrix_DD / found.phi
     for token in wanted.dispersions:
         dispersions[token] = _dispersion(teacher, token, training)
+    rows = {token: ROWS[token] for token in ROWS if token in (*wanted.rotations, *wanted.dispersions)}
     digests = {token: sha256(_to_bytes(rotation)) for token, rotation in rotations.items()}
-    return Measured(TargetStatistics(rows=ROWS, dispersions=dispersions, rotations=digests), rotations)
+    return Measured(TargetStatistics(rows=rows, dispersions=dispersions, rotations=digests), rotations)
 
 
 def write(store: LocalStore, teacher: str, measured: Measured) -> None:
@@ -126,7 +128,7 @@ def _sample(teacher: str, token: TokenType, training: Sequence[Rows]) -> Iterato
     held = [sum(map(len, mine)) for mine in blocks]
     seen = [rows.source.share * len(rows.rows_N) for rows in taught]
     # No more than what leaves every dataset its part.
-    wanted = min(ROWS, *(count * sum(seen) / mine for count, mine in zip(held, seen, strict=True)))
+    wanted = min(ROWS[token], *(count * sum(seen) / mine for count, mine in zip(held, seen, strict=True)))
     for rows, mine, theirs, count in zip(taught, seen, blocks, held, strict=True):
         block_rows, cache = rows.source.dataset.block_rows, rows.source.caches[teacher]
         part = wanted * mine / sum(seen) / count

@@ -146,7 +146,7 @@ def kept(
 
 def entries(loss: LossConfig, keep_BT: Tensor) -> Tensor:
     """What the sum of a batch's losses is divided by, a scalar: the losses kept, or for the sum over teachers its images."""
-    return keep_BT.new_tensor(float(len(keep_BT))) if loss.balance == "sum" else keep_BT.sum().clamp(min=1)
+    return keep_BT.new_tensor(float(len(keep_BT))) if loss.balance == "sum" else keep_BT.sum()
 
 
 def loss_weights(keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor:
@@ -154,9 +154,10 @@ def loss_weights(keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor
 
     `count`: divide by this number instead of the entries kept. Shares of a batch (other processes', micro-batches)
     agree on one, and their sum is corrected once all entries are counted: normalising each share by itself would
-    weigh images of shares that dropped more teachers more.
+    weigh images of shares that dropped more teachers more. Where nothing is kept, nothing has a weight.
     """
-    return keep_BT / (keep_BT.sum() if count is None else count)
+    divisor = keep_BT.sum() if count is None else count
+    return keep_BT / (divisor.clamp(min=1) if isinstance(divisor, Tensor) else divisor)
 
 
 def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor:
