@@ -13,6 +13,9 @@ from unic_pipe.pipeline.cache.theia import theia_standardization
 from unic_pipe.schemas.features import TokenStatistics
 from unic_pipe.schemas.losses import Normaliser
 
+BATCH_STD_FLOOR = 1e-3
+"""Least std by which `batch` divides, as in DUNE's code."""
+
 
 def normalisation(statistics: TokenStatistics, how: Normaliser) -> tuple[Doubles, Doubles]:
     """(mean_D, std_D) in float64 of one of the normalisers that rest on exact statistics (`schemas.losses.EXACT`).

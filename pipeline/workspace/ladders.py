@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from unic_pipe.pipeline.cache.normalisers import normalisation
+from unic_pipe.pipeline.cache.normalisers import BATCH_STD_FLOOR, normalisation
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.official import Statistics
@@ -121,6 +121,7 @@ def statistics_of(
                 mean_D, std_D = (torch.from_numpy(value) for value in normalisation(known, how))
             elif moving is not None:
                 mean_D, std_D = moving["mean"], moving["std"]
+                std_D = std_D.clamp(min=BATCH_STD_FLOOR) if how == "batch" else std_D
             shape = (1, size) if token == "cls" else (1, 1, size)
             both[token] = {"mean": mean_D.float().reshape(shape), "std": std_D.float().reshape(shape)}
     return found

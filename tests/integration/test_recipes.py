@@ -39,7 +39,7 @@ def configure(work: Any) -> Any:
     # These teachers' cls and patch tokens have different dimensions, which one block does not predict.
     # Others train UNIC itself, and EUPE's loss and balance are AM-RADIO's. Of cls the teachers have 1,280 dimensions.
     del example["students"]["unic"], example["students"]["eupe"]
-    example["students"]["phi-s"]["loss"] = {"standardize": {"cls": "exact"}}
+    example["students"]["phi-s"]["loss"] = {"standardize": {"cls": "exact", "patch": "phi_s"}}
     loss = example["students"]["dune"]["loss"]
     loss["terms"] = [term for term in loss["terms"] if term["token"] == "patch"]
     body["students"], body["distill"] = example["students"], {"log_every": 2}

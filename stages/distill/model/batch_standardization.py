@@ -8,6 +8,7 @@ it divides. Targets depend on who else is in the batch, so parts of a batch have
 import torch
 from torch import Tensor
 
+from unic_pipe.pipeline.cache.normalisers import BATCH_STD_FLOOR
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 
@@ -16,7 +17,7 @@ class BatchStandardization(RunningStandardization):
     """Mean and std of the batch in training, their averages in validation."""
 
     eps = 0.0
-    least = 1e-3
+    least = BATCH_STD_FLOOR
 
     @torch.no_grad()
     def __call__(self, teacher: str, token: TokenType, x: Tensor, learn: bool = True) -> Tensor:
