@@ -39,7 +39,8 @@ from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.mixing import Side, read
-from unic_pipe.stages.distill.data.rows import Source
+from unic_pipe.stages.distill.data.rows import Rows, Source
+from unic_pipe.stages.distill.data.target_statistics import sample
 from unic_pipe.stages.distill.data.targets import PLAIN, BlockWindow, TargetReader
 from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.metrics import measures, read_metrics
@@ -157,6 +158,17 @@ def test_running_moments_are_those_of_the_rows_that_a_teacher_has(world: World, 
     state = model.running.state()["alpha"]["cls"]
     np.testing.assert_allclose(state["mean"].numpy(), values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(state["std"].numpy(), values.std(0, ddof=1), rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_measured_of_targets_weighs_datasets_by_what_is_seen_of_them(world: World) -> None:
+    """Of a quarter of one dataset as many rows as that, however few there are in all; of one without a teacher, none."""
+    shares = {"more": 1.0, "train": 0.25}
+    training = [Rows(replace(s, share=shares[n]), s.dataset.rows()) for n, s in sources(world).items()]
+    taken = {t: [len(values) for values in sample(t, "cls", training)] for t in TEACHERS}
+    counts = [len(rows.rows_N) for rows in training]
+    assert sum(taken["alpha"]) == counts[1]
+    assert sum(taken["beta"][:3]) == counts[0] == 21
+    assert sum(taken["beta"][3:]) == pytest.approx(counts[1] / 4, abs=1)
 
 
 def test_a_micro_batch_without_a_teacher_changes_nothing(world: World, tmp_path: Path) -> None:

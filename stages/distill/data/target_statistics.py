@@ -72,7 +72,7 @@ def measure(teacher: str, training: Sequence[Rows], wanted: Needed) -> Measured:
     rotations, dispersions = {}, {}
     for token in wanted.rotations:
         moments: Comoments | None = None
-        for values_MD in _sample(teacher, token, training):
+        for values_MD in sample(teacher, token, training):
             moments = moments or Comoments(values_MD.shape[1])
             moments.add(values_MD)
         assert moments is not None, "there are at least as many rows as in a batch"
@@ -106,12 +106,12 @@ def read(store: LocalStore, teacher: str) -> Measured:
 
 def _dispersion(teacher: str, token: TokenType, training: Sequence[Rows]) -> float:
     mean: MeanDirection | None = None
-    for values_MD in _sample(teacher, token, training):
+    for values_MD in sample(teacher, token, training):
         mean = mean or MeanDirection(values_MD.shape[1])
         mean.add(values_MD)
     assert mean is not None, "there are at least as many rows as in a batch"
     spread = Dispersion(mean.direction())
-    for values_MD in _sample(teacher, token, training):
+    for values_MD in sample(teacher, token, training):
         spread.add(values_MD)
     if not spread.squared() > 0:
         raise UserError(
@@ -121,7 +121,7 @@ def _dispersion(teacher: str, token: TokenType, training: Sequence[Rows]) -> flo
     return spread.squared()
 
 
-def _sample(teacher: str, token: TokenType, training: Sequence[Rows]) -> Iterator[Doubles]:
+def sample(teacher: str, token: TokenType, training: Sequence[Rows]) -> Iterator[Doubles]:
     """Tokens of the sample, (M, D) float64 a block."""
     taught = [rows for rows in training if teacher in rows.source.caches]
     blocks = [_blocks(rows) for rows in taught]
