@@ -35,7 +35,9 @@ def init(
     ],
     preset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A setting of the paper: unic-b or unic-l."),
+        typer.Option(
+            metavar="NAME", help="A published recipe: unic-b, unic-l, am-radio, phi-s, angle, eupe, theia, dune."
+        ),
     ] = None,
     teachers: Annotated[
         str | None,

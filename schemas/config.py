@@ -12,6 +12,9 @@ from unic_pipe.schemas.benchmarks import BenchmarkConfig, named_benchmarks
 from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
+from unic_pipe.schemas.losses import LadderConfig as LadderConfig
+from unic_pipe.schemas.losses import LossConfig as LossConfig
+from unic_pipe.schemas.losses import TokenType as TokenType
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
 from unic_pipe.schemas.places import Count, Fraction, Pixels, Seeds, Threads, ascending
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
@@ -26,7 +29,6 @@ from unic_pipe.schemas.starts import Start
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0)]
-TokenType = Literal["cls", "patch"]
 
 
 class ViewsConfig(Model):
@@ -127,30 +129,6 @@ class ComputeConfig(Model):
     of blurred ones (R7); features are extracted anew when it changes."""
 
 
-class LadderConfig(Model):
-    """The ladder of expendable projectors (UNIC, section 3.2)."""
-
-    blocks: Literal["all", "last"] | tuple[int, ...] = "all"
-    """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
-    hidden: Count = 768
-    last_hidden: Count = 3072
-    """Hidden width of the projector on the last block."""
-
-
-class LossConfig(Model):
-    """The distillation loss (UNIC, section 3.1)."""
-
-    cosine: Annotated[float, Field(ge=0)] = 0.5
-    smooth_l1: Annotated[float, Field(ge=0)] = 0.5
-    tokens: Literal["both", "cls", "patch"] = "both"
-    standardize: Literal["exact", "ema", "none"] = "exact"
-    """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type. `ema`: the
-    official implementation's running mean and std, updated after every batch with a momentum that falls from 1 to .001.
-    `none`: the features themselves."""
-    drop_probability: Fraction = 0.5
-    """Per image, each teacher but the one with the highest loss is dropped with this probability (0: no dropping)."""
-
-
 class OptimizerConfig(Model):
     """AdamW with linear warm-up and cosine decay."""
 
@@ -243,6 +221,16 @@ class StudentConfig(Model):
         if self.optimizer.batch % self.streams:
             message = f"not a multiple of streams ({self.streams})"
             wrong = problem(("optimizer", "batch"), message, self.optimizer.batch)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if self.ladder.kind == "block" and "phi_s" in map(self.loss.normaliser, self.loss.trained):
+            message = (
+                "phi_s turns cls and patch each in its own way, and ladder.kind: block has one last layer for both"
+            )
+            wrong = problem(("loss", "standardize"), message, "phi_s")
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if self.loss.own and self.loss.own.keys() != self.datasets.keys():
+            message = f"names the teachers of every dataset of the student: {', '.join(self.datasets)}"
+            wrong = problem(("loss", "own"), message, sorted(self.loss.own))
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.seeds is not None and "seed" in self.model_fields_set:
             wrong = problem(("seeds",), "give seed or seeds, not both", self.seeds)

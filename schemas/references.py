@@ -16,6 +16,8 @@ _REFERENCES = (
     ("students.*.dataset", "samples.datasets", "dataset"),
     ("students.*.teachers.*", "teachers", "teacher"),
     ("teachers.*.datasets.*", "samples.datasets", "dataset"),
+    ("students.*.loss.terms.*.teachers.*", "teachers", "teacher"),
+    ("students.*.loss.own.*.*", "teachers", "teacher"),
     ("distill.validation", "samples.datasets", "dataset"),
     ("distill.validation.*", "samples.datasets", "dataset"),
     ("evaluate.benchmarks.*.train", "samples.datasets", "dataset"),
@@ -86,6 +88,10 @@ def _teaching_problems(body: Any) -> list[InitErrorDetails]:
                 message = f"{teacher} teaches on none of its datasets (see teachers.{teacher}.datasets)"
                 problems.append(problem(("students", student, "teachers"), message, teacher))
         problems += _untaught(("students", student, "dataset"), datasets, chosen, limits)
+    for loc, teacher in _values(body, ("students", "*", "loss", "own", "*", "*")):
+        if isinstance(teacher, str) and loc[4] not in limits.get(teacher, {loc[4]}):
+            message = f"{teacher} does not teach on {loc[4]!r} (see teachers.{teacher}.datasets)"
+            problems.append(problem(loc, message, teacher))
     for loc, given in _values(body, ("distill", "validation")):
         problems += _untaught(loc, _names(given), teachers, limits)
     return problems

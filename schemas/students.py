@@ -82,11 +82,26 @@ class StudentManifest(Document):
     digest: Digest
     statistics: dict[Name, Digest]
     """Digest of each teacher's statistics document (a copy stands in the student's folder)."""
+    targets: dict[Name, Digest] = {}
+    """Digest of what was measured of each teacher's targets beside, where the loss needs it."""
     rows: int
     rows_digest: Digest
     """Digest of the rows that are valid for all of their teachers and views; of a mixture, of all its datasets."""
     steps: int
     """Optimizer steps of the whole training."""
+
+
+class TargetStatistics(Document):
+    """`students/<name>-<8 digits>/statistics/targets/<teacher>.json`: measured on a sample when training starts."""
+
+    KIND: ClassVar[str] = "target-statistics"
+
+    rows: dict[TokenType, int]
+    """Wanted of the sample."""
+    dispersions: dict[TokenType, float] = {}
+    """Mean squared angle of tokens to their mean direction, in radians²."""
+    rotations: dict[TokenType, Digest] = {}
+    """SHA-256 of the file beside that holds the rotation of PHI-S."""
 
 
 class CheckpointEntry(Document):

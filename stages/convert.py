@@ -27,6 +27,7 @@ from unic_pipe.pipeline.workspace.leftovers import MANIFEST
 from unic_pipe.pipeline.workspace.seals import IMPORTED
 from unic_pipe.schemas.config import EncoderConfig, LadderConfig, Scalar
 from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.losses import LADDER, TOKENS
 from unic_pipe.schemas.students import ImportManifest
 
 LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))
@@ -93,6 +94,11 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
         StageError: the last checkpoint is gone or damaged.
     """
     definition = student.manifest.definition
+    if definition.config.ladder.kind != LADDER:
+        raise UserError(
+            f"Student {student.name} has heads of kind {definition.config.ladder.kind}, and the official code knows ladders.",
+            f"Its export is for timm, with its heads beside it: {student.folder / 'export'}",
+        )
     encoder = load_encoder(str(student.folder / "export"))
     model: Any = encoder.model
     teachers = [teacher.name for teacher in definition.teachers]
@@ -102,7 +108,7 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
     state = last_checkpoint(student)
     checkpoint = OfficialCheckpoint(
         encoder=encoder_to_official(model),
-        ladder=named_ladder(ladder_state(state), names, blocks),
+        ladder=named_ladder(ladder_state(state), names, blocks, config.loss),
         statistics=statistics_of(student.manifest, student.folder, names, state.get("running", {})),
         epoch=config.optimizer.epochs,
         args=_arguments(encoder, sorted(names.values()), config.ladder, blocks, config.drop_path),
@@ -114,7 +120,7 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
     unknown = [name for name in names.values() if name not in TEACHERS.values()]
     if unknown:
         remarks.append(f"its ladder needs entries for {', '.join(unknown)} in the official teachers/config.py")
-    if config.loss.tokens != "both" or any(t.cls_dim != t.patch_dim for t in definition.teachers):
+    if len(config.loss.trained) < len(TOKENS) or any(t.cls_dim != t.patch_dim for t in definition.teachers):
         remarks.append("its ladder is not one of the official code's, which has equal projectors for cls and patch")
     if (encoder.definition.mean, encoder.definition.std) != (MEAN, STD):
         remarks.append("the official code normalises images with ImageNet's mean and std; this student has others")

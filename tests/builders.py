@@ -8,7 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.features import (
     BadRow,
     CodecDefinition,
@@ -17,7 +19,9 @@ from unic_pipe.schemas.features import (
     FeatureDefinition,
     FeatureManifest,
 )
-from unic_pipe.schemas.recipes import CENTER
+from unic_pipe.schemas.recipes import CENTER, GENTLE
+from unic_pipe.schemas.samples import DatasetManifest, Segment
+from unic_pipe.schemas.students import StudentDefinition
 
 Codec = Literal["float16", "int8", "klt", "auto"]
 ENCODER: Mapping[str, Any] = {
@@ -58,3 +62,29 @@ def feature_manifest(definition: FeatureDefinition, dataset: str = "train", enco
 def bad_rows(valid_N: NDArray[np.bool_], reason: str = "undecodable: cut off") -> tuple[BadRow, ...]:
     """Entries of the ledger for the rows of a block that are not valid."""
     return tuple(BadRow(offset=int(o), key=f"k{o}", reason=reason) for o in np.flatnonzero(~valid_N))
+
+
+ROWS = "d" * 64
+DATASET = DatasetManifest(
+    name="train", source="x", layout="tars", block_rows=256, classes=None, labelled=False, permuted=False,
+    segments=(Segment(file="s", first_row=0, rows=600, rows_digest=ROWS, labels_digest=ROWS, file_digest="0" * 32, shards=()),),
+)  # fmt: skip
+
+
+def features(**changes: Any) -> FeatureDefinition:
+    """A teacher's features of the dataset of `define`."""
+    encoder = encoder_definition(8, 9, (14, 14))
+    base = feature_definition(encoder, 256, "int8", dataset=ROWS, recipe=GENTLE)
+    return base.model_copy(update=changes)
+
+
+def define(student: dict[str, Any], teachers: dict[str, FeatureDefinition], name: str = "main") -> StudentDefinition:
+    """The definition of a student with these settings."""
+    config = Config.model_validate(
+        {
+            "samples": {"datasets": {"train": {"source": "x"}}},
+            "teachers": {teacher: {} for teacher in teachers},
+            "students": {"main": student},
+        }
+    )
+    return student_definition(config, name, DATASET, teachers, 3, 2)

@@ -7,11 +7,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+import torch
+
+from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.stages.distill.metrics import TIMINGS, read_metrics
+
+VIEWS = ("--set", "views.patch=1", "--set", "views.patch_every=2")
+"""Every other epoch has no patches: the patch ladder gets no gradient there, nor decay."""
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
+"""Of weights and running statistics at the end; they differ by about 1e-6, and by more than 1e-3 where a rank normalises
+by itself."""
 
 
 @dataclass
@@ -66,3 +78,42 @@ def started(out: Path) -> Iterator[Ranks]:
     yield Ranks(process, out)
     process.stdin.close()
     assert process.wait(30) == 0
+
+
+def copy_of(work: Any, folder: Path) -> Any:
+    shutil.copytree(work.folder, folder, symlinks=True)
+    return type(work)(folder)
+
+
+def state_of(work: Any, name: str = "tiny") -> Any:
+    """The last checkpoint's state."""
+    file = sorted(work.student(name).glob("checkpoints/*.pt"))[-1]
+    return torch.load(file, weights_only=True)["state"]
+
+
+def metrics_of(work: Any, name: str = "tiny") -> list[dict[str, float]]:
+    rows = read_metrics(LocalStore(work.student(name)))
+    for row in rows:
+        for name in TIMINGS:
+            row.pop(name, None)
+    return rows
+
+
+def assert_close(mine: Any, theirs: Any, tolerance: Mapping[str, float] = TOLERANCE) -> None:
+    for part in ("student", "ladder"):
+        assert mine[part].keys() == theirs[part].keys()
+        for key, value in theirs[part].items():
+            torch.testing.assert_close(mine[part][key], value, rtol=tolerance["rtol"], atol=tolerance["atol"])
+    torch.testing.assert_close(
+        mine.get("average", []), theirs.get("average", []), rtol=tolerance["rtol"], atol=tolerance["atol"]
+    )
+    assert mine.keys() == theirs.keys()
+
+
+def assert_same_student(one: Any, other: Any, name: str = "tiny", tolerance: Mapping[str, float] = TOLERANCE) -> None:
+    """To within rounding: weights, ladder, metrics."""
+    assert_close(state_of(one, name), state_of(other, name), tolerance)
+    mine, theirs = metrics_of(one, name), metrics_of(other, name)
+    assert len(mine) == len(theirs)
+    for row, expected in zip(mine, theirs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)

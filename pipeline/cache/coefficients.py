@@ -88,8 +88,10 @@ class Transform:
         """The way back to features, on the CPU."""
         return self.synthesis_to(np.zeros(1), np.ones(1))
 
-    def synthesis_to(self, mean_D: NDArray[np.float64], std_D: NDArray[np.float64]) -> Synthesis:
-        """The way back to (features - mean) / std, on the CPU."""
+    def synthesis_to(
+        self, mean_D: NDArray[np.float64], std_D: NDArray[np.float64], rotation_DD: NDArray[np.float64] | None = None
+    ) -> Synthesis:
+        """The way back to (features - mean) / std, rotated by `rotation_DD` if it is given, on the CPU."""
         return Synthesis.of(
             mean_PD=(self.mean_PD - mean_D) / std_D,
             scale_D=self.scale_D / std_D,
@@ -97,6 +99,7 @@ class Transform:
             order_K=self.order_K,
             basis_DD=self.basis_DD,
             spatial_PP=self.spatial_PP,
+            rotation_DD=rotation_DD,
         )
 
     @cached_property

@@ -40,10 +40,14 @@ class Synthesis:
         order_K: NDArray[np.int32],
         basis_DD: NDArray[Any] | None,
         spatial_PP: NDArray[Any] | None,
+        rotation_DD: NDArray[np.float64] | None = None,
     ) -> Synthesis:
-        """Fold the parts of a transform, in float64."""
+        """Fold the parts of a transform, in float64; `rotation_DD`: what comes out is multiplied by its transpose."""
         gain_D = gain_D.astype(np.float64)
         matrix = gain_D * scale_D if basis_DD is None else gain_D[:, None] * basis_DD * scale_D
+        if rotation_DD is not None:
+            mean_PD = mean_PD @ rotation_DD.T
+            matrix = (np.diag(matrix) if matrix.ndim == 1 else matrix) @ rotation_DD.T
         token_K, component_K = np.divmod(order_K.astype(np.int64), len(gain_D))
         return Synthesis(
             bias_PD=torch.from_numpy(mean_PD.astype(np.float32)),

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from unic_pipe.pipeline.encoders.official import SIZES, TOKENS, OfficialCheckpoint, Statistics
+from unic_pipe.pipeline.encoders.official import SIZES, OfficialCheckpoint, Statistics
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from unic_pipe.pipeline.encoders.sections import StateDict
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.losses import LossConfig
 
 _STATISTICS, _LADDER, _MASK, _METADATA = "statistics.", "ladder.", "mask_token", "official"
 
@@ -72,20 +73,24 @@ def official_names(teachers: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def named_ladder(state: Mapping[str, torch.Tensor], names: Mapping[str, str], blocks: Sequence[int]) -> StateDict:
+def named_ladder(
+    state: Mapping[str, torch.Tensor], names: Mapping[str, str], blocks: Sequence[int], loss: LossConfig | None = None
+) -> StateDict:
     """The projectors of a ladder's state dict in the official layout.
 
     In the state dict, all first layers of a rung are one (T·H, D) matrix and all second layers of a teacher one
     (E, sum of H) matrix; `blocks` are the encoder blocks of the rungs, and `names` what each teacher is called, in the
-    order of the ladder.
+    order of the ladder; `loss` says which token types it predicts of whom.
     """
-    found = {}
-    for i, teacher in sorted(enumerate(names), key=lambda pair: names[pair[1]]):
-        for token in (t for t in TOKENS if f"heads.{t}.first.0.weight" in state):
+    found, known = {}, loss or LossConfig()
+    for teacher in sorted(names, key=lambda teacher: names[teacher]):
+        for token in (t for t in known.terms_of(teacher) if f"heads.{t}.first.0.weight" in state):
             head, column = f"heads.{token}", 0
+            predicted = [name for name in names if token in known.terms_of(name)]
+            i = predicted.index(teacher)
             for place, block in enumerate(blocks):
                 first_weight, first_bias = (state[f"{head}.first.{place}.{kind}"] for kind in ("weight", "bias"))
-                hidden = len(first_bias) // len(names)
+                hidden = len(first_bias) // len(predicted)
                 own, columns = slice(i * hidden, (i + 1) * hidden), slice(column, column + hidden)
                 key = f"{names[teacher]}.{token}.{block}.layers"
                 found[f"{key}.0.weight"], found[f"{key}.0.bias"] = first_weight[own], first_bias[own]

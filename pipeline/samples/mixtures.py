@@ -166,9 +166,14 @@ class Mixture:
         return int(hashlib.sha256(f"{self.seed} {self.parts[i].dataset}".encode()).hexdigest()[:16], 16)
 
 
+def parts_of(rows_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which dataset of a mixture each row is of, (B,)."""
+    return rows_B >> _SHIFT
+
+
 def split(rows_B: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
     """For each dataset that a batch has rows of: which it is, their places in the batch, and their rows there."""
-    part_B = rows_B >> _SHIFT
+    part_B = parts_of(rows_B)
     found = []
     for part in np.unique(part_B).tolist():
         place_M = np.flatnonzero(part_B == part)

@@ -86,6 +86,11 @@ class Ladder(nn.Module):
         inputs: dict[TokenType, Sequence[Tensor]] = {"cls": cls_LBD, "patch": patch_LBPD}
         return {token: self._head(token)(x) for token, x in inputs.items() if token in self.heads}
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The modules that are compiled, and shared out over processes, one by one."""
+        return list(self.heads.values())
+
     def to_projectors(self) -> dict[tuple[str, TokenType, int], Projector]:
         """Views of every projector's tensors, by (teacher, token type, place on the ladder)."""
         tokens: list[TokenType] = [t for t in ("cls", "patch") if t in self.heads]

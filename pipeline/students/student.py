@@ -95,6 +95,10 @@ class Student(nn.Module, ABC):
             module.draw(None if drop_uniforms_BU is None else drop_uniforms_BU[:, i])
         return self.rung_outputs(x_B3SS, rungs)
 
+    def finished(self, outputs: RungOutputs) -> RungOutputs:
+        """The last rung's outputs as they are read after export."""
+        return outputs
+
     def grid_of(self, outputs: RungOutputs) -> tuple[int, int]:
         """Rows and columns of the patch tokens of every rung, of square images of any size."""
         patches = outputs.patch_LBPD[0].shape[1]

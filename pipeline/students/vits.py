@@ -49,6 +49,11 @@ class ViTStudent(Student):
         )
         return RungOutputs([prefix[:, 0] for _, prefix in pairs], [patch for patch, _ in pairs])
 
+    def finished(self, outputs: RungOutputs) -> RungOutputs:
+        """The last block's tokens after the final norm."""
+        norm = self.encoder.norm
+        return RungOutputs([norm(outputs.cls_LBD[-1])], [norm(outputs.patch_LBPD[-1])])
+
     def start_from(self, state: Mapping[str, Tensor]) -> str:
         """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
         state, remark = resampled(self.encoder, state, self.grid)

@@ -78,6 +78,6 @@ def origins(name: str) -> list[str]:
 def _ingredients(student: StudentConfig) -> dict[str, bool]:
     return {
         "standardization": student.loss.standardize != "none",
-        "ladder": student.ladder.blocks != "last",
-        "teacher dropping": student.loss.drop_probability > 0,
+        "ladder": student.ladder.kind == "ladder" and student.ladder.blocks != "last",
+        "teacher dropping": student.loss.balance == "dropping" and student.loss.drop_probability > 0,
     }

@@ -23,6 +23,7 @@ from unic_pipe.pipeline.workspace.explaining import Place, explain
 from unic_pipe.pipeline.workspace.seeds import with_seeds
 from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.presets import expand_presets
 
 CONFIG_NAME = "unic-pipe.yaml"
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1 << 20, 20_000, 50
@@ -91,6 +92,7 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         )
     tree = _read(path)
     set_by_hand = [_override(tree, text) for text in overrides]
+    expand_presets(tree)
     try:
         config = Config.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:

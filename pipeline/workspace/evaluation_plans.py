@@ -301,7 +301,7 @@ def _predicting(
     """Encoders with a ladder to a teacher's cls feature, where it is, and its digest."""
     for student in inventory.finished_students.values():
         definition = student.manifest.definition
-        if definition.config.loss.tokens != "patch" and teacher in {t.name for t in definition.teachers}:
+        if "cls" in definition.config.loss.terms_of(teacher) and teacher in {t.name for t in definition.teachers}:
             digest = student.export.adaptors or last_entry(student).digest
             yield inventory.student_encoder(student), "student", student, digest
     for name, config in inventory.config.evaluate.encoders.items():

@@ -5,9 +5,16 @@ from pathlib import Path
 
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.workspace.documents import usable_document
+from unic_pipe.pipeline.workspace.targets import document_key, rotation_key
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.features import StatisticsDocument
-from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, ImportManifest, StudentManifest
+from unic_pipe.schemas.students import (
+    CheckpointEntry,
+    ExportManifest,
+    ImportManifest,
+    StudentManifest,
+    TargetStatistics,
+)
 
 Findings = tuple[int, list[tuple[str, str]]]
 """Number of files checked, and (path inside the folder, kind of problem)."""
@@ -28,6 +35,14 @@ def student_findings(folder: Path, quick: bool) -> Findings:
         statistics = usable_document(store, key, StatisticsDocument)
         if statistics is None or digest_of(statistics) != digest:
             wrong.append((key, "missing" if store.size(key) is None else "content"))
+    for teacher, digest in manifest.targets.items():
+        targets = usable_document(store, document_key(teacher), TargetStatistics)
+        checked += 1
+        if targets is None or digest_of(targets) != digest:
+            wrong.append((document_key(teacher), "missing" if store.size(document_key(teacher)) is None else "content"))
+        for token, rotation in targets.rotations.items() if targets is not None else ():
+            checked += 1
+            wrong += _differs(folder, rotation_key(teacher, token), rotation, quick)
     names = ["latest.json", *(key for key in store.keys("checkpoints") if key.endswith(".json"))]
     entries = [entry for name in names if (entry := usable_document(store, name, CheckpointEntry)) is not None]
     for file, digest in {entry.file: entry.digest for entry in reversed(entries)}.items():

@@ -6,20 +6,23 @@ from typing import Any
 
 import torch
 
-from unic_pipe.pipeline.cache.statistics import standardization
+from unic_pipe.pipeline.cache.normalisers import BATCH_STD_FLOOR, normalisation
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.encoder import Encoder
-from unic_pipe.pipeline.encoders.official import TOKENS, Statistics
+from unic_pipe.pipeline.encoders.official import Statistics
 from unic_pipe.pipeline.encoders.official_export import named_ladder
 from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.students.adaptors import AdaptedStudent, Adaptors, read_adaptors
 from unic_pipe.pipeline.students.build import student_of
+from unic_pipe.pipeline.students.heads.heads import Heads, rotated
 from unic_pipe.pipeline.students.ladder import rungs
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, last_entry, lost_ladder, read_document
+from unic_pipe.pipeline.workspace.targets import frozen_rotation
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import EXACT, TOKENS
 from unic_pipe.schemas.students import StudentManifest
 
 
@@ -61,8 +64,39 @@ def adaptors_of(
         DamagedError, StageError: as of `statistics_of`.
     """
     names = {teacher.name: teacher.name for teacher in manifest.definition.teachers}
-    blocks = rungs(manifest.definition.config.ladder, depth).blocks
-    return Adaptors(named_ladder(ladder, names, blocks), statistics_of(manifest, folder, names, running))
+    config = manifest.definition.config
+    blocks, statistics = rungs(config.ladder, depth).blocks, statistics_of(manifest, folder, names, running)
+    found = named_ladder(ladder, names, blocks, config.loss)
+    for key, x in found.items():
+        teacher, token, _, _, layer, _ = key.rsplit(".", 5)
+        back_EE = _way_back(manifest, folder, teacher, token)
+        if layer == "2" and back_EE is not None:
+            found[key] = (back_EE @ x.double()).to(x.dtype)
+    return Adaptors(found, statistics)
+
+
+def head_adaptors_of(
+    manifest: StudentManifest, folder: Path, heads: Heads, state: Mapping[str, torch.Tensor], running: Mapping[str, Any]
+) -> Adaptors:
+    """As `adaptors_of`, of heads that are no ladder.
+
+    Raises:
+        DamagedError, StageError: as of `statistics_of`.
+    """
+    names = {teacher.name: teacher.name for teacher in manifest.definition.teachers}
+    found = {}
+    for (teacher, key), mine in heads.states(state).items():
+        # Where a head is for both token types, both are normalised alike, or not at all.
+        back_EE = _way_back(manifest, folder, teacher, "patch" if key == "both" else key)
+        found[teacher, key] = mine if back_EE is None else rotated(mine, back_EE)
+    statistics = statistics_of(manifest, folder, names, running)
+    return Adaptors({}, statistics, found, manifest.definition.config.ladder)
+
+
+def _way_back(manifest: StudentManifest, folder: Path, teacher: str, token: str) -> torch.Tensor | None:
+    """The inverse of the rotation of a teacher's targets, (E, E) float64; None: they were not rotated."""
+    rotation_EE = frozen_rotation(manifest, folder, teacher, "cls" if token == "cls" else "patch")
+    return None if rotation_EE is None else torch.from_numpy(rotation_EE.T)
 
 
 def statistics_of(
@@ -82,10 +116,12 @@ def statistics_of(
         for token, size in zip(TOKENS, (teacher.cls_dim, teacher.patch_dim), strict=True):
             known, moving = exact.get(token), running.get(teacher.name, {}).get(token)
             mean_D, std_D = torch.zeros(size), torch.ones(size)
-            if known is not None:
-                mean_D, std_D = (torch.from_numpy(value) for value in standardization(known))
+            how = manifest.definition.config.loss.normaliser(token)
+            if known is not None and how in EXACT:
+                mean_D, std_D = (torch.from_numpy(value) for value in normalisation(known, how))
             elif moving is not None:
                 mean_D, std_D = moving["mean"], moving["std"]
+                std_D = std_D.clamp(min=BATCH_STD_FLOOR) if how == "batch" else std_D
             shape = (1, size) if token == "cls" else (1, 1, size)
             both[token] = {"mean": mean_D.float().reshape(shape), "std": std_D.float().reshape(shape)}
     return found

@@ -10,7 +10,7 @@ from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.chains import needed_students
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.features import FeatureDefinition
+from unic_pipe.schemas.features import EncoderDefinition, FeatureDefinition
 from unic_pipe.schemas.samples import DatasetManifest
 from unic_pipe.schemas.students import DatasetInput, StudentDefinition, TeacherInput
 
@@ -93,8 +93,10 @@ def student_definition(
     """
     teachers = student_teachers(config, name)
     chosen = {teacher: features[teacher] for teacher in teachers if teacher in features}
-    encoders = {t: f.encoder for found in (*(theirs for _, theirs, _ in mixed), features) for t, f in found.items()}
-    tokens = config.students[name].loss.tokens
+    known = {t: f for found in (*(theirs for _, theirs, _ in mixed), features) for t, f in found.items()}
+    encoders = {teacher: known[teacher].encoder for teacher in teachers}
+    student = _normalised(name, config.students[name], teachers, start)
+    tokens = student.loss.tokens
     if patch_views == 0 and tokens != "cls":
         raise UserError(
             f"Student {name} is trained on patch tokens, and no view carries them (views.patch: 0).",
@@ -105,9 +107,10 @@ def student_definition(
     if tokens != "both" or patch_views == views:
         patch_views = patch_every = None
     _check_same_views(name, dataset, chosen)
+    _check_heads(name, student, encoders)
     return StudentDefinition(
         # Named or by default, the same teachers make the same student.
-        config=_normalised(config.students[name], start).model_copy(update={"teachers": None}),
+        config=student.model_copy(update={"teachers": None}),
         dataset=dataset.digest,
         blocks=blocks,
         views=views,
@@ -130,12 +133,16 @@ def student_definition(
     )
 
 
-def _normalised(student: StudentConfig, start: Origin | None) -> StudentConfig:
-    """A student's settings with the mean and std of what it starts from, where they are not given."""
-    if start is None:
-        return student
-    theirs = {"mean": start.mean, "std": start.std}
-    return student.model_copy(update={k: v for k, v in theirs.items() if k not in student.model_fields_set})
+def _normalised(name: str, student: StudentConfig, teachers: tuple[str, ...], start: Origin | None) -> StudentConfig:
+    """A student's settings with its loss in its one form, and the mean and std of what it starts from, where they are not
+    given."""
+    try:
+        loss = student.loss.normalised(teachers)
+    except UserError as error:
+        raise UserError(f"Student {name}: {error.message}", error.hint) from None
+    theirs = {"mean": start.mean, "std": start.std} if start is not None else {}
+    changes = {k: v for k, v in theirs.items() if k not in student.model_fields_set}
+    return student.model_copy(update={**changes, "loss": loss})
 
 
 def _dataset_input(
@@ -167,6 +174,18 @@ def begun_now(config: StudentConfig, settings: DistillConfig) -> StudentConfig:
 def student_folder(workdir: Path, name: str, definition: StudentDefinition) -> Path:
     """`students/<name>-<8 digits of the definition>`."""
     return workdir / "students" / f"{name}-{short(digest_of(definition))}"
+
+
+def _check_heads(name: str, student: StudentConfig, encoders: Mapping[str, EncoderDefinition]) -> None:
+    """One block predicts a teacher's cls and patch tokens by one last layer."""
+    for teacher, encoder in encoders.items() if student.ladder.kind == "block" else ():
+        cls_dim, patch_dim = encoder.cls_dim, encoder.patch_dim
+        if cls_dim != patch_dim and len(student.loss.terms_of(teacher)) > 1:
+            raise UserError(
+                f"Student {name}: ladder.kind: block predicts cls and patch tokens by one layer, and those of teacher {teacher} "
+                f"have {cls_dim} and {patch_dim} dimensions.",
+                f"Set another students.{name}.ladder.kind, or terms of one token type for this teacher.",
+            )
 
 
 def _check_same_views(name: str, dataset: DatasetManifest, features: Mapping[str, FeatureDefinition]) -> None:

@@ -74,6 +74,12 @@ def refuse_unbuildable(inventory: Inventory, name: str, found: Mapping[str, Stud
         hint = verdict.hint.replace("students.NAME", f"students.{name}") if verdict.hint is not None else None
         raise UserError(f"Student {name}: {verdict.problem.removeprefix('Student ')}", hint)
     micro, batch = inventory.config.distill.micro_batch, student.optimizer.batch
+    if student.loss.needs_whole_batches and micro is not None and micro < batch:
+        raise UserError(
+            f"Student {name} normalises its targets by whole batches (loss.standardize: batch), and distill.micro_batch: "
+            f"{micro} takes them in parts.",
+            f"Leave out distill.micro_batch, or set students.{name}.loss.standardize: exact, which makes another student.",
+        )
     if verdict.batch_norm and micro is not None and micro < batch:
         raise UserError(
             f"Student {name} normalises by the statistics of whole batches ({batch:,} images), and distill.micro_batch: "

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unic_pipe.pipeline.encoders.measure import patch_size
 from unic_pipe.pipeline.students.build import MisfitError, build_student, first_line
+from unic_pipe.pipeline.students.heads.heads import inputs
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.trainable import keep_verdicts, shape_digest, unjudged, weights_before
@@ -22,7 +23,6 @@ from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.students import StudentShape, StudentVerdict
-from unic_pipe.stages.distill.data.rows import trained_tokens
 from unic_pipe.stages.distill.model.distiller import build_ladder
 from unic_pipe.stages.distill.model.warm import require_fit
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
@@ -114,13 +114,14 @@ def _built(config: StudentConfig, size: int | None = None) -> tuple[Student, boo
     size = size or config.image_size
     with torch.device("meta"), torch.no_grad():
         student = build_student(config)
-        # Whatever a teacher gives, its projector is a linear layer.
-        sizes: dict[TokenType, dict[str, int]] = {token: {"teacher": 1} for token in trained_tokens(config)}
+        # Whatever a teacher gives, its projector ends with a linear layer.
+        sizes: dict[TokenType, dict[str, int]] = {token: {"teacher": 1} for token in config.loss.trained}
         ladder = build_ladder(config, sizes, student)
         try:
             x_B3SS = torch.empty(IMAGES, 3, size, size)
             with Draws() as draws:
-                ladder(*student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths))))
+                outputs = student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths)))
+                ladder(*inputs(student, ladder, outputs))
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise MisfitError(
                 f"Student architecture {config.architecture} does not take RGB images of {size} pixels: "

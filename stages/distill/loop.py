@@ -15,9 +15,10 @@ from unic_pipe.pipeline.storage import sha256
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.pipeline.students.adaptors import FILE as ADAPTORS
 from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.students.heads.heads import Heads
 from unic_pipe.pipeline.workspace.documents import read_document
 from unic_pipe.pipeline.workspace.health import finding
-from unic_pipe.pipeline.workspace.ladders import adaptors_of
+from unic_pipe.pipeline.workspace.ladders import adaptors_of, head_adaptors_of
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.students import ExportManifest, StudentManifest
@@ -188,8 +189,11 @@ def export(student: Training) -> None:
 
 
 def _adaptors(student: Training, ladder: Mapping[str, torch.Tensor], depth: int) -> bytes:
-    """What is exported of a student's ladder, a state dict."""
+    """What is exported of a student's ladder or heads, a state dict."""
     folder, running = student.store.root, student.model.running
     manifest = read_document(folder / "manifest.json", StudentManifest)
     assert manifest is not None, "written before training"
-    return adaptors_of(manifest, folder, ladder, running.state() if running is not None else {}, depth).to_bytes()
+    moving, predictor = running.state() if running is not None else {}, student.model.ladder
+    if isinstance(predictor, Heads):
+        return head_adaptors_of(manifest, folder, predictor, ladder, moving).to_bytes()
+    return adaptors_of(manifest, folder, ladder, moving, depth).to_bytes()

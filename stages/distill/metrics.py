@@ -1,8 +1,8 @@
 """The metrics table (`metrics.parquet`) and TensorBoard's event files.
 
 Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
-every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/{cosine,smooth_l1}`; means over the steps since the row before,
-a teacher's over the images that it has targets of.
+every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/KIND` of its terms; means over the steps since the row before, a
+teacher's over the images that it has targets of.
 Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val@DATASET/`. Absent
 values are null.
 """
@@ -33,9 +33,8 @@ def measures(losses: TeacherLosses, keep_BT: Tensor, total: Tensor) -> dict[str,
         for name, mean in ((f"{teacher}/loss", loss_T[i]), (f"{teacher}/kept", kept_T[i])):
             if images := losses.images(name):
                 found[name] = mean if images == len(keep_BT) else mean * (len(keep_BT) / images)
-    for (teacher, token), terms in losses.terms.items():
-        found[f"{teacher}/{token}/cosine"] = terms.cosine_M.detach().mean()
-        found[f"{teacher}/{token}/smooth_l1"] = terms.smooth_l1_M.detach().mean()
+    for (teacher, token, kind), term_M in losses.terms.items():
+        found[f"{teacher}/{token}/{kind}"] = term_M.detach().mean()
     return found
 
 

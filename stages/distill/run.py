@@ -27,16 +27,9 @@ from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.checks import check_memory, check_views, memory_words
 from unic_pipe.stages.distill.data.batches import Share
 from unic_pipe.stages.distill.data.feed import Feed
+from unic_pipe.stages.distill.data.frozen import Frozen, freeze
 from unic_pipe.stages.distill.data.live import LiveTeacher
-from unic_pipe.stages.distill.data.rows import (
-    Frozen,
-    Rows,
-    freeze,
-    rows_digest,
-    trained_tokens,
-    training_rows,
-    usable_rows,
-)
+from unic_pipe.stages.distill.data.rows import Rows, rows_digest, trained_tokens, training_rows, usable_rows
 from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.loop import train
 from unic_pipe.stages.distill.model.distiller import Distiller
@@ -181,7 +174,7 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         names = tuple(teacher.name for teacher in definition.teachers)
         prepare = partial(start_from, job.start, job.name, teachers=names, say=context.reporter.say)
     config = definition.config
-    model = Distiller(config, definition.teachers, device, begun.frozen.statistics)
+    model = Distiller(config, definition.teachers, device, begun.frozen.statistics, begun.frozen.targets)
     if config.drop_path and not model.student.drop_paths:
         context.reporter.say(f"{job.name}: {config.architecture} has no drop path, so it is trained with 0.")
     return Training(

@@ -23,6 +23,7 @@ from unic_pipe.stages.distill.data.feed import Demand
 from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures
 from unic_pipe.stages.distill.model.average import WeightAverage
 from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.model.loss import entries
 from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer, set_rate
 from unic_pipe.stages.distill.model.standardization import momenta
 from unic_pipe.stages.distill.parallel.batch_norm import running_statistics
@@ -40,8 +41,8 @@ class Learned(NamedTuple):
     measures: dict[str, Tensor]
     images: dict[str, int]
     """How many images each is the mean of."""
-    kept: Tensor
-    """How many losses were kept, a scalar."""
+    entries: Tensor
+    """What its losses are shared out over (see `model.loss`), a scalar."""
 
 
 class Training:
@@ -161,12 +162,13 @@ class Training:
                 if self.frozen:
                     self.model.student.eval()
         with self.parallel.syncing(batch.plan.last):
-            # What all micro-batches of all processes kept is known at the end; until then any count will do.
+            # The entries of all micro-batches of all processes are known at the end; until then any count will do.
             count = None if whole_step else float(self.config.optimizer.batch)
             losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen)
             total.backward()
         found = measures(losses, keep_BT, total)
-        self._learned.append(Learned(found, {name: losses.images(name) for name in found}, keep_BT.detach().sum()))
+        images = {name: losses.images(name) for name in found}
+        self._learned.append(Learned(found, images, entries(self.config.loss, keep_BT)))
         if batch.plan.last:
             found = found if whole_step else self._correct_gradients()
             self._learned = []
@@ -174,15 +176,16 @@ class Training:
             self.meter.add(found)
 
     def _correct_gradients(self) -> dict[str, Tensor]:
-        """Divide by what the global batch kept; the step's measures, whose mean over processes is the batch's.
+        """Divide by the entries of the global batch; the step's measures, whose mean over processes is the batch's.
 
         DDP and FSDP2 average gradients over processes, and the loss is a sum over them.
         """
-        kept = self.world.sum(torch.stack([x.kept for x in self._learned]).sum())
-        factor = self.config.optimizer.batch * self.world.size / kept
+        count = self.world.sum(torch.stack([x.entries for x in self._learned]).sum())
+        factor = self.config.optimizer.batch * self.world.size / count.clamp(min=1)
         self.parallel.scale_gradients(factor)
         found = {}
-        for name in dict.fromkeys(name for x in self._learned for name in x.measures):
+        # In one order for all processes, whatever their parts have.
+        for name in sorted({name for x in self._learned for name in x.measures}):
             parts = [(x.measures[name], x.images[name]) for x in self._learned if name in x.measures]
             images = sum(count for _, count in parts)
             found[name] = torch.stack([mean * (count / images) for mean, count in parts]).sum()

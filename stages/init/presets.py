@@ -1,10 +1,12 @@
-"""The two settings of the UNIC paper (arXiv 2408.05088) by name.
+"""Recipes of the field by name, as whole configurations: teachers, and students that learn from them.
 
-Every field that the paper or its published code (github.com/naver/unic) decides is given here, also where it is our
-default. What is not theirs is marked "our choice" in the docstrings, and in the YAML that `init --preset` writes.
+The students' settings are `schemas.presets`. Every field that a paper or its published code decides is given there, also
+where it is our default. What is not theirs is marked "ours" in the YAML that `init --preset` writes, or in docs/recipes.md.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from unic_pipe.schemas.config import (
     CacheConfig,
@@ -12,18 +14,14 @@ from unic_pipe.schemas.config import (
     Config,
     DistillConfig,
     EvaluateConfig,
-    LadderConfig,
-    LossConfig,
-    OptimizerConfig,
     SamplesConfig,
     StudentConfig,
     TeacherConfig,
     ViewsConfig,
 )
+from unic_pipe.schemas.presets import PRESETS as STUDENTS
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGE_TEACHERS = ("dinov2-g", "metaclip-h")
-
 
 Preset = tuple[dict[str, TeacherConfig], dict[str, StudentConfig]]
 """Teachers and students."""
@@ -40,8 +38,7 @@ def unic_b() -> Preset:
     (`standardize: ema` is the official way); bfloat16 instead of float16 autocast; int8 features.
     """
     teachers = ("dino", "ibot", "deit3", "dbot-ft")
-    student = _student("vit_base_patch16_224", 224, teachers, 0.5, _optimizer(200, 10))
-    return {name: TeacherConfig() for name in teachers}, {"unic-b": student}
+    return _named(teachers), {"unic-b": _student("unic-b", teachers)}
 
 
 def unic_l() -> Preset:
@@ -54,13 +51,51 @@ def unic_l() -> Preset:
     phase's length and rate (20 epochs, 1 of them warm-up, a tenth of the peak rate); and that its teachers see 336 pixels
     too: all have patches of 14, so that teacher and student grids stay equal.
     """
-    architecture = "vit_large_patch14_224"
-    later = tuple(f"{name}-336" for name in LARGE_TEACHERS)
-    first = _student(architecture, 224, LARGE_TEACHERS, 0.25, _optimizer(200, 10))
-    second = _student(architecture, 336, later, 0.25, _optimizer(20, 1, lr=3e-5)).model_copy(update={"init": "unic-l"})
-    teachers = {name: TeacherConfig() for name in LARGE_TEACHERS}
-    teachers |= {n: TeacherConfig(encoder=name, image_size=336) for n, name in zip(later, LARGE_TEACHERS, strict=True)}
-    return teachers, {"unic-l": first, "unic-l-336": second}
+    later = _at(336, LARGE_TEACHERS)
+    first, second = _student("unic-l", LARGE_TEACHERS), _student("unic-l-336", tuple(later), init="unic-l")
+    return {**_named(LARGE_TEACHERS), **later}, {"unic-l": first, "unic-l-336": second}
+
+
+def single(name: str, teachers: tuple[str, ...]) -> Callable[[], Preset]:
+    """One student with the settings of that name; which teachers is ours."""
+    return lambda: (_named(teachers), {name: _student(name, teachers)})
+
+
+def eupe() -> Preset:
+    """EUPE: several teachers into one large proxy, the proxy into the student, and that one again at a higher resolution.
+
+    Our choice: teachers, architectures, epochs, and one size in the third phase, where the paper draws three.
+    """
+    proxies = {
+        "proxy": TeacherConfig(encoder="student:eupe-proxy"),
+        "proxy-384": TeacherConfig(encoder="student:eupe-proxy", image_size=384),
+    }
+    return {**_named(AGGLOMERATED), **proxies}, {
+        "eupe-proxy": _student("eupe-proxy", AGGLOMERATED),
+        "eupe": _student("eupe", ("proxy",)),
+        "eupe-384": _student("eupe-384", ("proxy-384",), init="eupe"),
+    }
+
+
+def dune() -> Preset:
+    """DUNE: heterogeneous teachers, of which one alone gives cls tokens, at 336 and then at 448 pixels.
+
+    Our choice: which teachers, which alone stand for those of its paper; teacher dropping on one dataset (`balance:
+    own_data` is for mixtures).
+    """
+    students = {}
+    for name, size, init in (("dune", 336, None), ("dune-448", 448, "dune")):
+        mine = _at(size, LARGE_TEACHERS)
+        general, other = mine
+        terms = [
+            *_halves("cls", 0.25, general), *_halves("patch", 0.25, general), *_halves("patch", 0.5, other),
+        ]  # fmt: skip
+        students[name] = _student(name, tuple(mine), init=init, loss={"terms": terms, "standardize": "exact"})
+    return {**_at(336, LARGE_TEACHERS), **_at(448, LARGE_TEACHERS)}, students
+
+
+AGGLOMERATED = ("dinov2-g", "metaclip-h", "siglip2-so400m")
+"""Teachers whose weights are here for those that the recipes of agglomerated models name."""
 
 
 COMMENTS: Mapping[tuple[str, ...], str] = {
@@ -95,7 +130,37 @@ COMMENTS: Mapping[tuple[str, ...], str] = {
 }
 """What the YAML says beside a field; `*` is any student. "paper": from it or its code, "ours": our choice."""
 
-PRESETS: Mapping[str, Callable[[], Preset]] = {"unic-b": unic_b, "unic-l": unic_l}
+OTHERS: Mapping[tuple[str, ...], str] = {
+    **{place: text for place, text in COMMENTS.items() if place[0] in ("samples", "weights_dir", "evaluate")},
+    ("views",): "what is cached of every training sample",
+    ("views", "recipe"): "ours: the augmentations of UNIC",
+    ("teachers",): "ours, for those of the paper; their weights and licences: unic-pipe teachers",
+    ("cache", "codec"): COMMENTS["cache", "codec"],
+    ("compute", "device"): COMMENTS["compute", "device"],
+    ("compute", "dtype"): "of the teachers' forward pass",
+    ("students", "*", "ladder"): "paper; what is ours of it: docs/recipes.md",
+    ("students", "*", "loss"): "paper; what is ours of it: docs/recipes.md",
+    ("students", "*", "optimizer"): "the paper's rate; ours: AdamW and the number of epochs",
+    ("students", "*", "optimizer", "lr"): "per 256 images",
+    ("students", "*", "init"): "goes on from the phase before",
+}
+"""The same for the recipes of others."""
+
+PRESETS: Mapping[str, Callable[[], Preset]] = {
+    "unic-b": unic_b,
+    "unic-l": unic_l,
+    "am-radio": single("am-radio", AGGLOMERATED),
+    "phi-s": single("phi-s", AGGLOMERATED),
+    "angle": single("angle", AGGLOMERATED),
+    "eupe": eupe,
+    "theia": single("theia", ("dinov2-g", "metaclip-h", "deit3")),
+    "dune": dune,
+}
+
+
+def comments_of(name: str) -> Mapping[tuple[str, ...], str]:
+    """What the YAML of a preset says beside its fields."""
+    return COMMENTS if name.startswith("unic") else OTHERS
 
 
 def preset_config(
@@ -117,25 +182,20 @@ def preset_config(
     )
 
 
-def _student(
-    architecture: str, image_size: int, teachers: tuple[str, ...], drop: float, optimizer: OptimizerConfig
-) -> StudentConfig:
-    return StudentConfig(
-        architecture=architecture,
-        image_size=image_size,
-        mean=_MEAN,
-        std=_STD,
-        drop_path=0.1,
-        teachers=teachers,
-        ladder=LadderConfig(blocks="all", hidden=768, last_hidden=3072),
-        loss=LossConfig(cosine=0.5, smooth_l1=0.5, tokens="both", standardize="exact", drop_probability=drop),
-        optimizer=optimizer,
-        dtype="bfloat16",
-    )
+def _student(preset: str, teachers: tuple[str, ...], **changes: Any) -> StudentConfig:
+    given = {key: value for key, value in changes.items() if value is not None}
+    return StudentConfig.model_validate_json(json.dumps({**STUDENTS[preset], "teachers": teachers, **given}))
 
 
-def _optimizer(epochs: int, warmup_epochs: int, lr: float = 3e-4) -> OptimizerConfig:
-    return OptimizerConfig(
-        epochs=epochs, warmup_epochs=warmup_epochs, batch=512, lr=lr, min_lr=1e-6, weight_decay=0.03, beta1=0.9, beta2=0.99,
-        clip_norm=None,
-    )  # fmt: skip
+def _named(teachers: tuple[str, ...]) -> dict[str, TeacherConfig]:
+    return {name: TeacherConfig() for name in teachers}
+
+
+def _at(image_size: int, teachers: tuple[str, ...]) -> dict[str, TeacherConfig]:
+    """Teachers at another image size than their own, by names that say so."""
+    return {f"{name}-{image_size}": TeacherConfig(encoder=name, image_size=image_size) for name in teachers}
+
+
+def _halves(token: str, weight: float, teacher: str) -> list[dict[str, object]]:
+    """UNIC's two terms of one teacher's tokens."""
+    return [{"token": token, "kind": kind, "weight": weight, "teachers": [teacher]} for kind in ("cosine", "smooth_l1")]

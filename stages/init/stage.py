@@ -26,7 +26,7 @@ from unic_pipe.stages.init.fit import (
     training_set,
     validation_set,
 )
-from unic_pipe.stages.init.presets import COMMENTS, PRESETS, preset_config
+from unic_pipe.stages.init.presets import PRESETS, comments_of, preset_config
 
 IMAGENET_ROWS = {"train": 1_281_167, "val": 50_000}
 """Images of ImageNet-1k's splits."""
@@ -94,7 +94,7 @@ def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) ->
 
 
 def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Path, list[str]]:
-    """Write `unic-pipe.yaml` for one of the paper's settings into the working folder, which must not have one; its
+    """Write `unic-pipe.yaml` for a published recipe into the working folder, which must not have one; its
     path, and the encoders that it names. Raises UserError: there is one already, or no preset has that name."""
     if preset not in PRESETS:
         raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
@@ -105,8 +105,8 @@ def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views
         EvaluateConfig(benchmarks=benchmarks(surveys)),
         views,
     )
-    head = [f"# unic-pipe: {preset}, a setting of the UNIC paper (arXiv 2408.05088), and what of it is ours.", *_HELP]
-    path = _create(folder, "\n".join([*head, "", to_yaml(config, COMMENTS)]))
+    head = [f"# unic-pipe: {preset}, a published recipe, and what of it is ours (docs/recipes.md).", *_HELP]
+    path = _create(folder, "\n".join([*head, "", to_yaml(config, comments_of(preset))]))
     return path, list(dict.fromkeys(teacher.encoder or name for name, teacher in config.teachers.items()))
 
 

@@ -147,6 +147,6 @@ def _yaml(config: Config, setting: Setting, size: float, hours: float) -> str:
         f"cache: {{{', '.join(cache)}}}",
     ]
     if setting.patch == 0:
-        wanting = [name for name, s in config.students.items() if s.loss.tokens != "cls"]
+        wanting = [name for name, s in config.students.items() if "patch" in s.loss.trained]
         lines += [f"# and for student {name}: loss: {{tokens: cls}}" for name in wanting]
     return "\n".join(lines)

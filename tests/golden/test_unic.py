@@ -14,7 +14,7 @@ from unic_pipe.pipeline.samples.draws import Purpose, uniforms
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.students.ladder import Ladder, Projector, rungs
 from unic_pipe.pipeline.students.student import Student
-from unic_pipe.schemas.config import LadderConfig, StudentConfig
+from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, loss_weights, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.schedule import learning_rates
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
@@ -90,7 +90,7 @@ def losses_of(numbers: dict[str, np.ndarray], cosine: float = 0.5, smooth_l1: fl
         }
         for side in ("student", "teacher")
     }
-    return teacher_losses(sides["student"], sides["teacher"], cosine, smooth_l1)
+    return teacher_losses(sides["student"], sides["teacher"], LossConfig(cosine=cosine, smooth_l1=smooth_l1))
 
 
 @pytest.mark.parametrize(

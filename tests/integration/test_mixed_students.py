@@ -31,7 +31,14 @@ MIXED = (
     "evaluate.benchmarks={}",
 )
 SHORT = (*MIXED, "students.tiny.optimizer={epochs: 1, warmup_epochs: 0, batch: 16, lr: 0.03}", "views.count=1")
-SET = tuple(word for override in MIXED for word in ("--set", override))
+TERMS = (
+    "students.tiny.ladder={kind: mlp, hidden: 24}",
+    "students.tiny.loss.grid=larger",
+    "students.tiny.loss.standardize={cls: none, patch: phi_s}",
+    "students.tiny.loss.terms=[{token: cls, kind: angle}, {token: patch, kind: smooth_l1}]",
+)
+"""What is measured of targets is measured of the datasets on which each teacher teaches."""
+SET = tuple(word for override in (*MIXED, *TERMS) for word in ("--set", override))
 
 
 def test_klt_beside_int8(raw: Any) -> None:
@@ -100,7 +107,8 @@ def test_two_and_four_processes_see_the_same_batches_and_make_the_same_student(
     assert stopped | ranks.learned() == learned
     manifest = StudentManifest.from_bytes((alone.student() / "manifest.json").read_bytes(), "manifest")
     assert (manifest.rows, manifest.steps) == (130, 3 * 7)
-    assert alone.states(*MIXED)["students/tiny"] == "fresh"
+    assert set(manifest.targets) == {"lite0", "lite1"}
+    assert alone.states(*MIXED, *TERMS)["students/tiny"] == "fresh"
     from safetensors.torch import load_file
 
     mine, theirs = (load_file(work.student() / "export/model.safetensors") for work in (alone, other))
@@ -108,7 +116,7 @@ def test_two_and_four_processes_see_the_same_batches_and_make_the_same_student(
         np.testing.assert_allclose(values.numpy(), theirs[name].numpy(), atol=2e-3)
     means, others = (read_metrics(LocalStore(work.student())) for work in (alone, other))
     for mean, again in zip(means, others, strict=True):
-        same = [name for name in mean if name.rpartition("/")[2] in ("loss", "kept", "cosine", "smooth_l1")]
+        same = [name for name in mean if name.rpartition("/")[2] in ("loss", "kept", "angle", "smooth_l1")]
         assert {name: again[name] for name in same} == pytest.approx({name: mean[name] for name in same}, rel=2e-2)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from ruamel.yaml import YAML
+from training_ranks import VIEWS, assert_same_student, copy_of, metrics_of, state_of
 
-from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.workspace.documents import checkpoint_step
 from unic_pipe.pipeline.workspace.students import student_folder
-from unic_pipe.stages.distill.metrics import TIMINGS, read_metrics
 
 STUDENTS: dict[str, dict[str, Any]] = {
     # One as it is, one with everything that looks at the whole batch, and one whose layers do; all in one pass.
@@ -29,12 +27,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "cnn": {"architecture": "test_efficientnet", "model_args": {}, "ema": 0.9, "optimizer": {"epochs": 2}},
 }
 VITS = ("tiny", "other")
-VIEWS = ("--set", "views.patch=1", "--set", "views.patch_every=2")
-"""Every other epoch has no patches: the patch ladder gets no gradient there, nor decay."""
 STEPS = {"tiny": 33, "other": 33, "cnn": 22}
-TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
-"""Of weights and running statistics at the end; they differ by about 1e-6, and by more than 1e-3 where a rank normalises
-by itself."""
 
 
 def configure(work: Any, names: tuple[str, ...] = tuple(STUDENTS)) -> Any:
@@ -51,43 +44,6 @@ def configure(work: Any, names: tuple[str, ...] = tuple(STUDENTS)) -> Any:
     body["distill"] = {"log_every": 3}
     yaml.dump(body, file)
     return work
-
-
-def copy_of(work: Any, folder: Path) -> Any:
-    shutil.copytree(work.folder, folder, symlinks=True)
-    return type(work)(folder)
-
-
-def state_of(work: Any, name: str = "tiny") -> Any:
-    """The last checkpoint's state."""
-    file = sorted(work.student(name).glob("checkpoints/*.pt"))[-1]
-    return torch.load(file, weights_only=True)["state"]
-
-
-def metrics_of(work: Any, name: str = "tiny") -> list[dict[str, float]]:
-    rows = read_metrics(LocalStore(work.student(name)))
-    for row in rows:
-        for name in TIMINGS:
-            row.pop(name, None)
-    return rows
-
-
-def assert_close(mine: Any, theirs: Any) -> None:
-    for part in ("student", "ladder"):
-        assert mine[part].keys() == theirs[part].keys()
-        for key, value in theirs[part].items():
-            torch.testing.assert_close(mine[part][key], value, **TOLERANCE)
-    torch.testing.assert_close(mine.get("average", []), theirs.get("average", []), **TOLERANCE)
-    assert mine.keys() == theirs.keys()
-
-
-def assert_same_student(one: Any, other: Any, name: str = "tiny") -> None:
-    """To within rounding: weights, ladder, metrics."""
-    assert_close(state_of(one, name), state_of(other, name))
-    mine, theirs = metrics_of(one, name), metrics_of(other, name)
-    assert len(mine) == len(theirs)
-    for row, expected in zip(mine, theirs, strict=True):
-        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -203,3 +203,6 @@ def test_standardization_folds_into_the_matrices(codec):
     targets = codec.transform.synthesis_to(mean_D, std_D)(torch.from_numpy(decoded.stored).float())
     expected = (decoded.values() - mean_D) / std_D
     assert targets.view(expected.shape).numpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    rotation_DD = np.linalg.qr(np.random.default_rng(4).normal(size=(D, D)))[0]
+    turned = codec.transform.synthesis_to(mean_D, std_D, rotation_DD)(torch.from_numpy(decoded.stored).float())
+    assert turned.view(expected.shape).numpy() == pytest.approx(expected @ rotation_DD.T, rel=1e-4, abs=2e-4)

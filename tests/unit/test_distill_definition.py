@@ -8,39 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import encoder_definition, feature_definition
+from builders import ROWS, define, features
 
-from unic_pipe.pipeline.workspace.students import student_definition, student_folder
+from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import FeatureDefinition
-from unic_pipe.schemas.recipes import CENTER, GENTLE
-from unic_pipe.schemas.samples import DatasetManifest, Segment
-from unic_pipe.schemas.students import StudentDefinition
-
-ROWS = "d" * 64
-DATASET = DatasetManifest(
-    name="train", source="x", layout="tars", block_rows=256, classes=None, labelled=False, permuted=False,
-    segments=(Segment(file="s", first_row=0, rows=600, rows_digest=ROWS, labels_digest=ROWS, file_digest="0" * 32, shards=()),),
-)  # fmt: skip
-
-
-def features(**changes: Any) -> FeatureDefinition:
-    encoder = encoder_definition(8, 9, (14, 14))
-    base = feature_definition(encoder, 256, "int8", dataset=ROWS, recipe=GENTLE)
-    return base.model_copy(update=changes)
-
-
-def define(student: dict[str, Any], teachers: dict[str, FeatureDefinition], name: str = "main") -> StudentDefinition:
-    config = Config.model_validate(
-        {
-            "samples": {"datasets": {"train": {"source": "x"}}},
-            "teachers": {teacher: {} for teacher in teachers},
-            "students": {"main": student},
-        }
-    )
-    return student_definition(config, name, DATASET, teachers, 3, 2)
+from unic_pipe.schemas.recipes import CENTER
 
 
 def test_definition_names_its_teachers_in_order() -> None:

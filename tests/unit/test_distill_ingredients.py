@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unic_pipe.pipeline.workspace.ablation import ablation, in_order, origins
 from unic_pipe.pipeline.workspace.students import student_order, students_before
-from unic_pipe.schemas.config import Config
+from unic_pipe.schemas.config import Config, LossConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.stages.distill.metrics import measures
 from unic_pipe.stages.distill.model.average import WeightAverage
@@ -166,7 +166,7 @@ def loss_operations(images: int) -> Counter[str]:
         {k: {t: torch.randn(s, requires_grad=grad) for t in "abc"} for k, s in shapes.items()} for grad in (True, False)
     ]
     with Operations() as operations:
-        losses = teacher_losses(*sides, 0.5, 0.5)  # type: ignore[arg-type]
+        losses = teacher_losses(*sides, LossConfig())  # type: ignore[arg-type]
         keep_BT = keep_teachers(losses.loss_BT, torch.rand(images, 3), 0.5)
         total = total_loss(losses.loss_BT, keep_BT)
         total.backward()

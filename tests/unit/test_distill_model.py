@@ -162,7 +162,7 @@ def test_parts_share_one_normalisation() -> None:
 
 def test_one_token_type_alone() -> None:
     cls, target = torch.randn(4, 6), torch.randn(4, 6)
-    losses = teacher_losses({"cls": {"a": cls}}, {"cls": {"a": target}}, 1.0, 0.0)
+    losses = teacher_losses({"cls": {"a": cls}}, {"cls": {"a": target}}, LossConfig(cosine=1.0, smooth_l1=0.0))
     torch.testing.assert_close(losses.loss_BT[:, 0], 1 - F.cosine_similarity(cls, target))
 
 

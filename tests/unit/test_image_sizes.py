@@ -20,7 +20,8 @@ from unic_pipe.pipeline.encoders import load_encoder
 from unic_pipe.pipeline.samples.order import step_size
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.config import DistillConfig, LossConfig, StudentConfig
+from unic_pipe.schemas.config import DistillConfig, LadderConfig, LossConfig, StudentConfig
+from unic_pipe.schemas.losses import HEADS
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.blueprint import judge
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
@@ -89,17 +90,19 @@ def test_students_of_other_sizes_beside_it_change_no_bit(template: World, tmp_pa
         assert mine[weights] == theirs[weights]
 
 
-def test_a_step_is_that_of_a_network_of_its_size() -> None:
+@pytest.mark.parametrize(("kind", "grid"), [("ladder", "student"), *((kind, "larger") for kind in HEADS)])
+def test_a_step_is_that_of_a_network_of_its_size(kind: str, grid: Any) -> None:
     """A convolutional network's maps, grid, targets and loss, against the same weights in a student of that size."""
-    shape = {"architecture": "test_efficientnet", "model_args": {}, "loss": LossConfig(standardize="none")}
+    shape = {"architecture": "test_efficientnet", "model_args": {}, "ladder": LadderConfig(kind=kind)}
+    shape["loss"] = LossConfig(standardize="none", grid=grid)
     config = STUDENT.model_copy(update={**shape, "image_size": 64, "image_sizes": (32, 96)})
-    teachers = (TeacherInput(name="a", features="0" * 64, grid=(3, 3), cls_dim=6, patch_dim=5),)
+    teachers = (TeacherInput(name="a", features="0" * 64, grid=(3, 3), cls_dim=6, patch_dim=6),)
     model = Distiller(config, teachers, torch.device("cpu"))
     random = torch.Generator().manual_seed(0)
     affine = {"": Affine(torch.ones(1, 1), torch.zeros(1, 1))}
     targets = {
         ("a", token): RawTargets(torch.randn(shape, generator=random), torch.zeros(4, dtype=torch.int64), affine)
-        for token, shape in (("cls", (4, 6)), ("patch", (4, 9, 5)))
+        for token, shape in (("cls", (4, 6)), ("patch", (4, 9, 6)))
     }
     images = {s: torch.randint(0, 256, (4, 3, s, s), dtype=torch.uint8, generator=random) for s in (32, 64, 96)}
     draws = torch.ones(4, 1), torch.ones(4, len(model.student.drop_paths))

@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.students import student_definition
 from unic_pipe.schemas.config import Config, DistillConfig, LossConfig, StudentConfig
+from unic_pipe.schemas.losses import Term
 from unic_pipe.schemas.recipes import GENTLE
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.mixing import Side, read
-from unic_pipe.stages.distill.data.rows import Source
+from unic_pipe.stages.distill.data.rows import Rows, Source
+from unic_pipe.stages.distill.data.target_statistics import sample
 from unic_pipe.stages.distill.data.targets import PLAIN, BlockWindow, TargetReader
 from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.metrics import measures, read_metrics
@@ -108,7 +111,7 @@ def by_hand(
             for token in ("cls", "patch"):
                 stored = cache.read_block(0, token, own // BLOCK).values[own % BLOCK]  # type: ignore[arg-type]
                 target = torch.from_numpy(stored).float()
-                target = model.resample(teacher, (2, 2))(target[None])[0] if token == "patch" else target
+                target = model.common(teacher, (2, 2)).target(target[None])[0] if token == "patch" else target
                 p = found[token][teacher][place]  # type: ignore[index]
                 cosine = 1 - F.cosine_similarity(p, target, dim=-1)
                 terms.append(0.5 * cosine.mean() + 0.5 * F.smooth_l1_loss(p, target))
@@ -157,6 +160,17 @@ def test_running_moments_are_those_of_the_rows_that_a_teacher_has(world: World, 
     np.testing.assert_allclose(state["std"].numpy(), values.std(0, ddof=1), rtol=1e-3, atol=1e-5)
 
 
+def test_what_is_measured_of_targets_weighs_datasets_by_what_is_seen_of_them(world: World) -> None:
+    """Of a quarter of one dataset as many rows as that, however few there are in all; of one without a teacher, none."""
+    shares = {"more": 1.0, "train": 0.25}
+    training = [Rows(replace(s, share=shares[n]), s.dataset.rows()) for n, s in sources(world).items()]
+    taken = {t: [len(values) for values in sample(t, "cls", training)] for t in TEACHERS}
+    counts = [len(rows.rows_N) for rows in training]
+    assert sum(taken["alpha"]) == counts[1]
+    assert sum(taken["beta"][:3]) == counts[0] == 21
+    assert sum(taken["beta"][3:]) == pytest.approx(counts[1] / 4, abs=1)
+
+
 def test_a_micro_batch_without_a_teacher_changes_nothing(world: World, tmp_path: Path) -> None:
     """Statistics, steps, weights and means are those of whole batches; rows need validity for their own teachers."""
     runs = []
@@ -184,12 +198,36 @@ def test_a_micro_batch_without_a_teacher_changes_nothing(world: World, tmp_path:
     assert describe(other, manifest.definition) == "mixed.train.features.alpha digest changed"
 
 
+def test_balances_and_shares_without_any_target(world: World, batch: Batch) -> None:
+    alpha, beta = ("alpha",), ("beta",)
+    own = LossConfig(standardize="none", balance="own_data", own={"more": beta, "train": alpha})
+    terms = [Term(token="cls", kind="mse", teachers=alpha), Term(token="patch", kind="gram", teachers=beta)]
+    whole = LossConfig(standardize="none", balance="sum", terms=tuple(terms))
+    there = [[float(place in ALPHAS), 1.0] for place in range(len(ROWS))]
+    for loss, expected in ((own, [[a, 1 - a] for a, _ in there]), (whole, there)):
+        student = STUDENT.model_copy(update={"loss": loss, "dataset": dict.fromkeys(TAUGHT, 1.0)})
+        model = Distiller(student, definition(world, student).teachers, torch.device("cpu"))
+        losses, keep_BT, total = model(batch)
+        assert keep_BT.tolist() == expected
+        torch.testing.assert_close(total, (losses.loss_BT * keep_BT).sum() / len(ROWS))
+        assert model(batch, training=False)[1].tolist() == there
+    # Without patches nobody has a target for an image of the first dataset.
+    nothing = replace(batch, targets={pair: t for pair, t in batch.targets.items() if pair == ("beta", "cls")})
+    losses, keep_BT, total = model(nothing)
+    total.backward()
+    assert total.item() == keep_BT.sum().item() == 0
+    assert set(measures(losses, keep_BT, total)) == {"loss"}
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("teachers", "more", "words", "place"),
     [
         ({"a": {"datasets": ["x"]}}, {}, "no teacher teaches on 'y'", ("students", "main", "dataset")),
         ({"a": {}, "b": {"datasets": ["z"]}}, {"teachers": ["a", "b"]}, "b teaches on none", ("students", "main", "teachers")),
         ({"a": {"datasets": ["q"]}}, {}, "no dataset is named 'q'", ("teachers", "a", "datasets")),
+        ({"a": {"datasets": ["x"]}, "b": {}}, {"loss": {"balance": "own_data", "own": {"x": ["b"], "y": ["b", "a"]}}},
+         "a does not teach on 'y'", ("students", "main", "loss", "own", "y")),
         ({"a": {"datasets": ["x", "y"]}}, {}, "no teacher teaches on 'z'", ("distill", "validation")),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from unic_pipe.pipeline.cache.needs import training_need
 from unic_pipe.pipeline.samples.mixtures import Mixture, Part
 from unic_pipe.pipeline.samples.order import epoch_view
 from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.config import ViewsConfig
+from unic_pipe.schemas.config import LossConfig, ViewsConfig
 from unic_pipe.stages.distill.data.batches import training_plans
 from unic_pipe.stages.distill.metrics import Meter
 from unic_pipe.stages.distill.model.loss import teacher_losses
@@ -66,10 +66,10 @@ def test_the_loss_of_a_step_without_patches_is_that_of_cls():
     random = torch.Generator().manual_seed(0)
     predictions = {"cls": {"t": torch.randn(3, 5, generator=random)}, "patch": {"t": torch.randn(3, 4, 5)}}
     targets = {"cls": {"t": torch.randn(3, 5, generator=random)}}
-    alone = teacher_losses({"cls": predictions["cls"]}, targets, 0.5, 0.5)
-    both = teacher_losses(predictions, targets, 0.5, 0.5)
+    alone = teacher_losses({"cls": predictions["cls"]}, targets, LossConfig())
+    both = teacher_losses(predictions, targets, LossConfig())
     assert torch.equal(both.loss_BT, alone.loss_BT)
-    assert both.terms.keys() == {("t", "cls")}
+    assert both.terms.keys() == {("t", "cls", "cosine"), ("t", "cls", "smooth_l1")}
 
 
 def test_means_are_over_the_steps_that_had_the_value():

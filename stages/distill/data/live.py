@@ -18,7 +18,7 @@ from torch import Tensor
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.readouts import Tokens
 from unic_pipe.schemas.features import ComputeDefinition
-from unic_pipe.stages.distill.data.targets import Pair, RawTargets, Wanted, folded
+from unic_pipe.stages.distill.data.targets import Pair, RawTargets, Wanted, folded, rotations
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,5 @@ def live_targets(
         values = tokens[teacher].of(token)
         affines = {name: folded(np.ones((1, 1)), np.zeros((1, 1)), standard) for name, standard in standards.items()}
         block_B = torch.zeros(len(values), dtype=torch.int64)
-        targets[teacher, token] = RawTargets(values, block_B, affines).to(values.device)
+        targets[teacher, token] = RawTargets(values, block_B, affines, rotations(standards)).to(values.device)
     return targets

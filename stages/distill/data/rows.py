@@ -1,5 +1,4 @@
-"""What a student rests on: the rows that are usable for all of their teachers, views and token types (R6), and what is
-frozen when its training starts: rows, steps and the statistics of its targets.
+"""What a student rests on: the rows that are usable for all of their teachers, views and token types (R6).
 
 Shapes: N usable rows.
 """
@@ -14,16 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.cache.reader import FeatureCache, valid_rows
-from unic_pipe.pipeline.cache.statistics import merge_statistics, mixed_statistics
 from unic_pipe.pipeline.samples.dataset import Dataset
-from unic_pipe.pipeline.samples.mixtures import Mixture, Part, without_place
-from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.ablation import setting_of
-from unic_pipe.schemas.base import digest_of, short
+from unic_pipe.pipeline.samples.mixtures import Mixture, Part
 from unic_pipe.schemas.config import StudentConfig, TokenType
-from unic_pipe.schemas.errors import StageError, UserError
-from unic_pipe.schemas.features import StatisticsDocument
-from unic_pipe.schemas.students import StudentDefinition, StudentManifest
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.students import StudentDefinition
 
 MANIFEST = "manifest.json"
 
@@ -63,7 +57,7 @@ def training_rows(training: Sequence[Source], definition: StudentDefinition) -> 
 
 def trained_tokens(config: StudentConfig) -> tuple[TokenType, ...]:
     """The token types that the loss uses."""
-    return ("cls", "patch") if config.loss.tokens == "both" else (config.loss.tokens,)
+    return config.loss.trained
 
 
 def usable_rows(
@@ -120,111 +114,3 @@ def _restrict(
                 f"Run: unic-pipe verify, then unic-pipe extract --teacher {teacher}",
             )
         bits &= valid_rows(record)
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A student's manifest, and each teacher's statistics (None: targets are not standardized)."""
-
-    manifest: StudentManifest
-    statistics: Mapping[str, StatisticsDocument] | None
-
-
-def freeze(
-    store: LocalStore,
-    name: str,
-    definition: StudentDefinition,
-    training: Sequence[Rows],
-) -> Frozen:
-    """Write the statistics and the manifest of a new student, or read those of one whose training has begun.
-
-    Raises:
-        UserError: fewer usable rows than one batch; a damaged document.
-        StageError: the rows or statistics are no longer those that the training began with.
-    """
-    try:
-        raw = store.get(MANIFEST)
-    except FileNotFoundError:
-        return _begin(store, name, definition, training)
-    rows_N = mixture_of(training, definition.config).rows_N
-    manifest = StudentManifest.from_bytes(raw, str(store.path(MANIFEST)))
-    if manifest.digest != digest_of(definition):
-        raise StageError(
-            f"{store.path(MANIFEST)} describes student {short(manifest.digest)}, not {short(digest_of(definition))}.",
-            f"Move {store.root} away and run the same command again.",
-        )
-    if manifest.rows_digest != rows_digest(rows_N):
-        raise StageError(
-            f"Student {name} began with {manifest.rows:,} usable rows; now other rows are usable ({len(rows_N):,}).",
-            f"Images were deleted, or features repaired differently. Start again: mv {store.root} {store.root}.old",
-        )
-    statistics = {teacher: _reread(store, manifest, teacher, training) for teacher in manifest.statistics}
-    return Frozen(manifest, statistics or None)
-
-
-def _begin(
-    store: LocalStore,
-    name: str,
-    definition: StudentDefinition,
-    training: Sequence[Rows],
-) -> Frozen:
-    optimizer, mixture = definition.config.optimizer, mixture_of(training, definition.config)
-    rows_N = mixture.rows_N
-    if mixture.steps == 0:
-        given = {r.source.dataset.manifest.name: r.source.share * len(r.rows_N) for r in training}
-        error = without_place(setting_of(name), given, optimizer.batch, definition.config.streams)
-        if sum(given.values()) >= optimizer.batch and error is not None:
-            raise error
-        raise UserError(
-            f"Student {name}: {len(rows_N):,} usable rows are fewer than one batch ({optimizer.batch:,}).",
-            f"Set students.{setting_of(name)}.optimizer.batch lower, or train on more rows.",
-        )
-    statistics: dict[str, StatisticsDocument] = {}
-    if definition.config.loss.standardize == "exact":
-        statistics = {t.name: _merge(t.name, training, definition) for t in definition.teachers}
-    for teacher, document in statistics.items():
-        store.put(_key(teacher), document.to_bytes())
-    manifest = StudentManifest(
-        name=name,
-        definition=definition,
-        digest=digest_of(definition),
-        statistics={teacher: digest_of(document) for teacher, document in statistics.items()},
-        rows=len(rows_N),
-        rows_digest=rows_digest(rows_N),
-        steps=optimizer.epochs * mixture.steps,
-    )
-    store.create(MANIFEST, manifest.to_bytes())
-    return Frozen(manifest, statistics or None)
-
-
-def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, training: Sequence[Rows]) -> StatisticsDocument:
-    """The frozen statistics; computed again where the file is gone, if that gives the same."""
-    key = _key(teacher)
-    try:
-        document = StatisticsDocument.from_bytes(store.get(key), str(store.path(key)))
-    except FileNotFoundError:
-        document = _merge(teacher, training, manifest.definition)
-        if digest_of(document) == manifest.statistics[teacher]:
-            store.put(key, document.to_bytes())
-    if digest_of(document) != manifest.statistics[teacher]:
-        raise StageError(
-            f"{store.path(key)} is not what student {manifest.name} began with.",
-            f"Restore it, or start again: mv {store.root} {store.root}.old",
-        )
-    return document
-
-
-def _merge(teacher: str, training: Sequence[Rows], definition: StudentDefinition) -> StatisticsDocument:
-    views, tokens = range(definition.views), trained_tokens(definition.config)
-    patch_views = None if definition.patch_views is None else range(definition.patch_views)
-    taught = [
-        (rows.source, blocks)
-        for rows, (_, blocks) in zip(training, definition.datasets, strict=True)
-        if teacher in rows.source.caches
-    ]
-    documents = [merge_statistics(s.caches[teacher].folder, views, n, tokens, patch_views) for s, n in taught]
-    return mixed_statistics(documents, [source.share for source, _ in taught])
-
-
-def _key(teacher: str) -> str:
-    return f"statistics/{teacher}.json"

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unic_pipe.pipeline.cache.coefficients import Coefficients
+from unic_pipe.pipeline.cache.normalisers import normalisation
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.spec import Decoded
-from unic_pipe.pipeline.cache.statistics import standardization
 from unic_pipe.schemas.base import digest_of
-from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import EXACT, Normaliser, TokenType
 from unic_pipe.stages.distill.clock import Times
 from unic_pipe.stages.distill.data.coefficients import CoefficientTargets, Unfolding, gather_coefficients
 
@@ -74,6 +74,21 @@ class BlockWindow:
         return decoded
 
 
+@dataclass
+class Rotation:
+    """A rotation of targets, on every device that asked for it."""
+
+    matrix_DD: NDArray[np.float64]
+    """A target is a token times its transpose."""
+    _moved: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotated tokens (..., D), float32."""
+        if x.device not in self._moved:
+            self._moved[x.device] = torch.from_numpy(self.matrix_DD.T.astype(np.float32)).to(x.device)
+        return x @ self._moved[x.device]
+
+
 @dataclass(frozen=True)
 class Standard:
     """A standardization, and the name by which students that share it find it."""
@@ -81,19 +96,31 @@ class Standard:
     name: str
     mean_D: NDArray[np.float64]
     std_D: NDArray[np.float64]
+    rotation: Rotation | None = None
+    """By which it is multiplied after that (PHI-S)."""
 
 
 PLAIN = Standard("", np.zeros(1), np.ones(1))
 """The features themselves."""
 
 
-def standard_of(statistics: StatisticsDocument | None, token: TokenType) -> Standard:
-    """The exact standardization of one teacher's tokens; without statistics, none."""
-    if statistics is None:
+def standard_of(
+    statistics: StatisticsDocument | None,
+    token: TokenType,
+    how: Normaliser = "exact",
+    rotation_DD: NDArray[np.float64] | None = None,
+) -> Standard:
+    """The standardization of one teacher's tokens by exact statistics; without any, or of another kind, none.
+
+    `rotation_DD`: of PHI-S.
+    """
+    if statistics is None or how not in EXACT:
         return PLAIN
     found = statistics.cls if token == "cls" else statistics.patch
     assert found is not None, "statistics cover every token type that is trained on"
-    return Standard(digest_of(statistics), *standardization(found))
+    digest = digest_of(statistics)
+    rotation = None if rotation_DD is None else Rotation(rotation_DD)
+    return Standard(digest if how == "exact" else f"{digest} {how}", *normalisation(found, how), rotation)
 
 
 class Affine(NamedTuple):
@@ -113,6 +140,8 @@ class RawTargets:
     """Which of the K rows of scale and shift belongs to each image (int64)."""
     affines: Mapping[str, Affine]
     """By name of the standardization."""
+    rotations: Mapping[str, Rotation] = field(default_factory=dict)
+    """Of those that have one."""
 
     def to(self, device: torch.device) -> RawTargets:
         """The same on a device; from pinned memory without waiting."""
@@ -124,6 +153,10 @@ class RawTargets:
 
     def decode(self, standard: str = PLAIN.name) -> Tensor:
         """Targets by the standardization of that name, float32 (B, D) or (B, P, D)."""
+        target, rotation = self._scaled(standard), self.rotations.get(standard)
+        return target if rotation is None else rotation(target)
+
+    def _scaled(self, standard: str) -> Tensor:
         scale_KD, shift_KD = self.affines[standard]
         if len(scale_KD) == 1:
             return torch.addcmul(shift_KD[0], self.values.float(), scale_KD[0])
@@ -134,7 +167,7 @@ class RawTargets:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> RawTargets:
         affines = {name: Affine(*map(change, affine)) for name, affine in self.affines.items()}
-        return RawTargets(change(self.values), change(self.block_B), affines)
+        return RawTargets(change(self.values), change(self.block_B), affines, self.rotations)
 
 
 @dataclass(frozen=True)
@@ -236,7 +269,10 @@ class TargetReader:
             # Every unit of a feature folder is of one calibration.
             transform = coefficients[0].transform
             self._unfoldings[pair] = {
-                name: Unfolding(transform.synthesis_to(s.mean_D, s.std_D)) for name, s in standards.items()
+                name: Unfolding(
+                    transform.synthesis_to(s.mean_D, s.std_D, None if s.rotation is None else s.rotation.matrix_DD)
+                )
+                for name, s in standards.items()
             }
         return gather_coefficients(coefficients, offset_B, which_B, self._unfoldings[pair])
 
@@ -244,17 +280,44 @@ class TargetReader:
 class GridResampler:
     """Turns (B, P, D) patch tokens on one grid into (B, Q, D) on another: a fixed linear map over tokens."""
 
-    def __init__(self, source: tuple[int, int], target: tuple[int, int], device: torch.device) -> None:
-        """Grids as (rows, columns) of tokens; both cover the whole image."""
+    def __init__(
+        self,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        device: torch.device,
+        antialias: bool = True,
+        mode: Literal["bilinear", "bicubic"] = "bilinear",
+    ) -> None:
+        """Grids as (rows, columns) of tokens; both cover the whole image. `antialias`: where the grid shrinks."""
         self.weights_QP: Tensor | None = None
         if source != target:
             basis_P1HW = torch.eye(source[0] * source[1]).view(-1, 1, *source)
-            resampled = F.interpolate(basis_P1HW, size=target, mode="bilinear", antialias=True, align_corners=False)
+            resampled = F.interpolate(basis_P1HW, size=target, mode=mode, antialias=antialias, align_corners=False)
             self.weights_QP = resampled.flatten(1).T.contiguous().to(device)
 
     def __call__(self, x_BPD: Tensor) -> Tensor:
         """Resampled tokens, float32."""
-        return x_BPD if self.weights_QP is None else self.weights_QP @ x_BPD
+        return x_BPD if self.weights_QP is None else self.weights_QP @ x_BPD.float()
+
+
+class CommonGrid:
+    """The grid on which a teacher's patch tokens are compared with their predictions (`loss.grid`)."""
+
+    def __init__(
+        self,
+        teacher: tuple[int, int],
+        student: tuple[int, int],
+        grid: Literal["student", "larger"],
+        device: torch.device,
+    ) -> None:
+        larger = grid == "larger" and teacher[0] * teacher[1] > student[0] * student[1]
+        common = teacher if larger else student
+        mode: Literal["bilinear", "bicubic"] = "bicubic" if grid == "larger" else "bilinear"
+        smooth = (
+            grid == "student"
+        )  # a larger grid is only reached by growing, and antialiasing has another cubic kernel
+        self.target = GridResampler(teacher, common, device, smooth, mode)
+        self.prediction = GridResampler(student, common, device, smooth, mode)
 
 
 def _gather(
@@ -273,7 +336,12 @@ def _gather(
     scale_KD = np.stack([block.scale_D for block in affine]).astype(np.float64)
     offset_KD = np.stack([block.offset_D for block in affine]).astype(np.float64)
     affines = {name: folded(scale_KD, offset_KD, standard) for name, standard in standards.items()}
-    return RawTargets(torch.from_numpy(values), torch.from_numpy(which_B), affines)
+    return RawTargets(torch.from_numpy(values), torch.from_numpy(which_B), affines, rotations(standards))
+
+
+def rotations(standards: Mapping[str, Standard]) -> dict[str, Rotation]:
+    """The rotations of those that have one, by name."""
+    return {name: standard.rotation for name, standard in standards.items() if standard.rotation is not None}
 
 
 def folded(scale_KD: NDArray[np.float64], offset_KD: NDArray[np.float64], standard: Standard) -> Affine:

@@ -25,6 +25,7 @@ from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
+from unic_pipe.pipeline.students.ladder import Ladder
 from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.pipeline.views.rows import Rendering, finished_views
 from unic_pipe.pipeline.workspace.students import student_folder
@@ -34,8 +35,9 @@ from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.feed import Feed
+from unic_pipe.stages.distill.data.frozen import freeze
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
-from unic_pipe.stages.distill.data.rows import Rows, Source, freeze, rows_digest, training_rows
+from unic_pipe.stages.distill.data.rows import Rows, Source, rows_digest, training_rows
 from unic_pipe.stages.distill.data.targets import AnyTargets, Pair, read_pairs
 from unic_pipe.stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
 from unic_pipe.stages.distill.model.distiller import Distiller
@@ -107,7 +109,7 @@ class StudentBench:
         self.config, self.batch = definition.config, definition.config.optimizer.batch
         store = LocalStore(student_folder(folder, label, definition))
         frozen = freeze(store, label, definition, [self.rows])
-        model = Distiller(self.config, definition.teachers, self.device, frozen.statistics)
+        model = Distiller(self.config, definition.teachers, self.device, frozen.statistics, frozen.targets)
         checkpoints = Checkpoints(store, frozen.manifest.digest, rows_digest(rows_N), 1, print)
         self.epoch_steps = self.steps = len(rows_N) // self.batch
         self.training = Training(label, definition, model, self.epoch_steps, checkpoints=checkpoints)
@@ -248,8 +250,10 @@ class StudentBench:
             watch.add(VIEW_PIECES[piece], lap)
 
     def _ladder(self, watch: Stopwatch) -> None:
-        """The ladder on given block outputs, and its matrix products alone."""
+        """The ladder on given block outputs, and its matrix products alone; nothing of other heads."""
         model, batch = self.training.model, self._batches[0]
+        if not isinstance(model.ladder, Ladder):
+            return
         x_B3SS = normalize(batch.images[self.config.image_size], self.config.mean, self.config.std)
         with torch.no_grad(), model.autocast():
             outputs = model.student(x_B3SS, model.ladder.rungs.blocks)

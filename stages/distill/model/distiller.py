@@ -12,19 +12,22 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from unic_pipe.pipeline.samples.mixtures import parts_of
 from unic_pipe.pipeline.samples.order import step_size
 from unic_pipe.pipeline.students.build import build_student
-from unic_pipe.pipeline.students.ladder import Ladder, rungs
+from unic_pipe.pipeline.students.heads.heads import Predictor, build_predictor, inputs
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
+from unic_pipe.schemas.losses import MOVING
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
-from unic_pipe.stages.distill.data.rows import trained_tokens
-from unic_pipe.stages.distill.data.targets import GridResampler, Pair, Standard, Targets, rows_with, standard_of
-from unic_pipe.stages.distill.model.loss import TeacherLosses, keep_teachers, teacher_losses, total_loss
+from unic_pipe.stages.distill.data.target_statistics import Measured
+from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, rows_with, standard_of
+from unic_pipe.stages.distill.model.batch_standardization import BatchStandardization
+from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
@@ -38,10 +41,12 @@ class Distiller(nn.Module):
         teachers: tuple[TeacherInput, ...],
         device: torch.device,
         statistics: Mapping[str, StatisticsDocument] | None = None,
+        targets: Mapping[str, Measured] | None = None,
     ) -> None:
         """Build both at their seeded initialisation and move them to `device`.
 
-        `statistics`: by teacher, for `standardize: exact`.
+        `statistics`: by teacher, for `standardize: exact`. `targets`: by teacher, where the loss needs more than these;
+        without, as where only the time is measured, nothing is rotated, and dispersions are 1.
 
         Raises:
             UserError: the configuration does not make a student or a ladder.
@@ -51,13 +56,22 @@ class Distiller(nn.Module):
         self.student = build_student(config)
         sizes = _target_sizes(config, teachers)
         self.ladder = build_ladder(config, sizes, self.student)
+        self.teachers = tuple(t.name for t in teachers)
         self.grids = {t.name: t.grid for t in teachers}
-        self._resample: dict[tuple[str, tuple[int, int]], GridResampler] = {}
-        known = statistics or {}
-        self.standards: dict[Pair, Standard] = {
-            (teacher, token): standard_of(known.get(teacher), token) for token in sizes for teacher in sizes[token]
-        }
-        self.running = RunningStandardization(sizes, device) if config.loss.standardize == "ema" else None
+        self._common: dict[tuple[str, tuple[int, int]], CommonGrid] = {}
+        self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
+        for teacher, token in [(mine, each) for each in sizes for mine in sizes[each]]:
+            exact, measured = (statistics or {}).get(teacher), (targets or {}).get(teacher)
+            rotation_DD = measured.rotations.get(token) if measured is not None else None
+            self.standards[teacher, token] = standard_of(exact, token, config.loss.normaliser(token), rotation_DD)
+            self.dispersions[teacher, token] = (
+                measured.document.dispersions.get(token, 1.0) if measured is not None else 1.0
+            )
+        moving = {token: mine for token, mine in sizes.items() if config.loss.normaliser(token) in MOVING}
+        kinds = {config.loss.normaliser(token) for token in moving}
+        self.running = None
+        if moving:
+            self.running = (BatchStandardization if "batch" in kinds else RunningStandardization)(moving, device)
         self.to(device).train()
 
     def train(self, mode: bool = True) -> Self:
@@ -85,19 +99,33 @@ class Distiller(nn.Module):
         with self.autocast():
             with torch.no_grad() if frozen else nullcontext():
                 outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
+                outputs = inputs(self.student, self.ladder, outputs)
             predictions = self.ladder(*outputs)
-        targets = self._targets(batch.targets, training, self.student.grid_of(outputs))
-        losses = teacher_losses(
-            predictions, targets, config.loss.cosine, config.loss.smooth_l1, self._rows(batch.targets)
-        )
-        drop_teacher_BT, dropping = batch.drop_teacher_BT[:, : len(losses.teachers)], config.loss.drop_probability
-        keep_BT = keep_teachers(losses.loss_BT, drop_teacher_BT, dropping if training else 0.0, losses.there_BT)
-        return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, count)
+        grid = self.student.grid_of(outputs)
+        targets = self._targets(batch.targets, training, grid)
+        for teacher, prediction in predictions.get("patch", {}).items():
+            predictions["patch"][teacher] = self.common(teacher, grid).prediction(prediction)
+        losses = teacher_losses(predictions, targets, config.loss, self.dispersions, self._rows(batch.targets))
+        keep_BT = self._kept(batch, losses, training)
+        divisor = entries(config.loss, keep_BT) if count is None else count
+        return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, divisor)
+
+    def _kept(self, batch: Batch, losses: TeacherLosses, training: bool) -> Tensor:
+        """Which teachers the images of a batch learn from, (B, T); without training, from all that they have."""
+        loss, columns = self.config.loss, [self.teachers.index(teacher) for teacher in losses.teachers]
+        if not training:
+            present_BT = torch.ones_like(losses.loss_BT)
+            return present_BT if losses.there_BT is None else present_BT * losses.there_BT
+        own_BT = None
+        if loss.balance == "own_data":
+            mine_ST = [[float(t in loss.own[dataset]) for t in losses.teachers] for dataset in self.config.datasets]
+            own_BT = losses.loss_BT.new_tensor(mine_ST)[torch.from_numpy(parts_of(batch.plan.rows_B)).to(self.device)]
+        return kept(loss, losses.loss_BT, batch.drop_teacher_BT[:, columns], own_BT, losses.there_BT)
 
     @property
     def parts(self) -> list[nn.Module]:
         """The modules that are compiled, and shared out over processes, one by one."""
-        return [*self.student.parts, *self.ladder.heads.values()]
+        return [*self.student.parts, *self.ladder.parts]
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the parts one by one: equal blocks are compiled once, and sharing out weights still works."""
@@ -111,24 +139,24 @@ class Distiller(nn.Module):
             if (teacher, token) not in raw:
                 continue
             target = raw[teacher, token].decode(standard.name)
-            if self.running is not None:
+            if self.running is not None and self.config.loss.normaliser(token) in MOVING:
                 target = self.running(teacher, token, target, learn=training)
             targets.setdefault(token, {})[teacher] = (
-                self.resample(teacher, grid)(target) if token == "patch" else target
+                self.common(teacher, grid).target(target) if token == "patch" else target
             )
         return targets
 
-    def resample(self, teacher: str, grid: tuple[int, int]) -> GridResampler:
-        """What brings a teacher's patch tokens to a grid; kept."""
-        if (teacher, grid) not in self._resample:
-            self._resample[teacher, grid] = GridResampler(self.grids[teacher], grid, self.device)
-        return self._resample[teacher, grid]
+    def common(self, teacher: str, grid: tuple[int, int]) -> CommonGrid:
+        """Where a teacher's patch tokens are compared with a student's on a grid, which follows the images' size; kept."""
+        if (teacher, grid) not in self._common:
+            self._common[teacher, grid] = CommonGrid(self.grids[teacher], grid, self.config.loss.grid, self.device)
+        return self._common[teacher, grid]
 
     def _rows(self, raw: Targets) -> dict[str, Tensor]:
         """By teacher that has targets of a part of the rows alone, of which."""
         found: dict[str, Tensor] = {}
-        for teacher in dict.fromkeys(teacher for teacher, _ in self.standards):
-            mine = [targets for pair, targets in raw.items() if pair[0] == teacher]
+        for teacher in self.teachers:
+            mine = [raw[pair] for pair in self.standards if pair[0] == teacher and pair in raw]
             rows_M = rows_with(mine[0]) if mine else torch.empty(0, dtype=torch.int64, device=self.device)
             if rows_M is not None:
                 found[teacher] = rows_M
@@ -140,23 +168,25 @@ class Distiller(nn.Module):
 
 
 def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> dict[TokenType, dict[str, int]]:
-    """For each token type that is trained on, every teacher's dimension."""
-    sizes: dict[TokenType, dict[str, int]] = {
-        "cls": {t.name: t.cls_dim for t in teachers},
-        "patch": {t.name: t.patch_dim for t in teachers},
+    """For each token type that is trained on, the dimension of every teacher with a term of it."""
+    loss = config.loss
+    return {
+        token: {
+            t.name: t.cls_dim if token == "cls" else t.patch_dim for t in teachers if token in loss.terms_of(t.name)
+        }
+        for token in loss.trained
     }
-    return {token: sizes[token] for token in trained_tokens(config)}
 
 
-def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], student: Student) -> Ladder:
-    """The ladder of a student at its seeded initialisation, on the CPU.
+def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, int]], student: Student) -> Predictor:
+    """The ladder (or other heads) of a student at its seeded initialisation, on the CPU.
 
     `sizes`: by token type, every teacher's dimension.
 
     Raises:
-        UserError: there is nothing to minimise, or `ladder.blocks` does not fit.
+        UserError: there is nothing to minimise, or `ladder.blocks` or the heads do not fit.
     """
-    if config.loss.cosine == config.loss.smooth_l1 == 0:
+    if config.loss.terms is None and config.loss.cosine == config.loss.smooth_l1 == 0:
         raise UserError(
             "loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.",
             "Set one of students.NAME.loss.cosine and students.NAME.loss.smooth_l1 above 0.",
@@ -164,6 +194,4 @@ def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, i
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)
-        chosen = rungs(config.ladder, student.depth)
-        widths = {token: [every[rung] for rung in chosen.blocks] for token, every in student.widths.items()}
-        return Ladder(chosen, widths, sizes)
+        return build_predictor(config.ladder, sizes, student.depth, student.widths)

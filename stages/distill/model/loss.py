@@ -1,4 +1,7 @@
-"""The distillation loss with teacher dropping (UNIC, arXiv 2408.05088, sections 3.1 and 3.3).
+"""A batch's loss: terms per image and teacher, and the balance that makes one number of them.
+
+The loss of UNIC (arXiv 2408.05088, sections 3.1 and 3.3) is one choice of terms and of a balance; the kinds of terms are
+`stages.distill.losses`.
 
 In a mixture of datasets a teacher may have targets for M of the images alone; where it has none, it takes no part.
 
@@ -7,34 +10,21 @@ Shapes: B images, M of them with a target, P patch tokens, E dimension of a teac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.losses import KINDS, LossConfig, TokenType
 
 Predictions = Mapping[TokenType, Mapping[str, Tensor]]
 """By token type and teacher: cls (B, E), patch (B, P, E); targets (M, ...)."""
-
-
-@dataclass(frozen=True)
-class TokenLosses:
-    """The two terms of one teacher and token type, per image with a target (M,); patch terms are averaged over tokens."""
-
-    cosine_M: Tensor
-    smooth_l1_M: Tensor
-
-
-def token_losses(prediction: Tensor, target: Tensor) -> TokenLosses:
-    """1 - cos, and smooth-L1 (beta 1) averaged over dimensions, of (B, E) or (B, P, E) float32 tensors."""
-    cosine = 1.0 - F.cosine_similarity(prediction, target, dim=-1)
-    smooth_l1 = F.smooth_l1_loss(prediction, target, reduction="none", beta=1.0).mean(-1)
-    if prediction.ndim == 3:
-        cosine, smooth_l1 = cosine.mean(-1), smooth_l1.mean(-1)
-    return TokenLosses(cosine, smooth_l1)
+Dispersions = Mapping[tuple[str, TokenType], float]
+"""Mean squared angle of a teacher's tokens to their mean direction, in radians²."""
 
 
 @dataclass(frozen=True)
@@ -44,40 +34,83 @@ class TeacherLosses:
     teachers: tuple[str, ...]
     loss_BT: Tensor
     """0 where a teacher has no target."""
-    terms: dict[tuple[str, TokenType], TokenLosses]
-    """Of the teachers that have targets."""
-    there_BT: Tensor | None
+    terms: dict[tuple[str, TokenType, str], Tensor]
+    """By teacher that has targets, token type and kind, (M,)."""
+    there_BT: Tensor | None = None
     """Where a teacher has a target, bool; None: everywhere."""
 
     def images(self, column: str) -> int:
         """How many images a column of the metrics is the mean of: a teacher's, those for which it has targets."""
         teacher = column.partition("/")[0] if "/" in column else None
-        own = [len(terms.cosine_M) for (name, _), terms in self.terms.items() if name == teacher]
+        own = [len(term_M) for (name, _, _), term_M in self.terms.items() if name == teacher]
         return len(self.loss_BT) if teacher is None else max(own, default=0)
 
 
-def teacher_losses(
-    predictions: Predictions, targets: Predictions, cosine: float, smooth_l1: float, rows: Mapping[str, Tensor] = {}
-) -> TeacherLosses:
-    """Loss per image and teacher: the mean over the targets' token types of `cosine` (1 - cos) + `smooth_l1` smooth-L1.
+@cache
+def kind_function(kind: str) -> Callable[..., Tensor]:
+    """The code of a kind of term."""
+    module, _, name = KINDS[kind].code.partition(":")
+    place = f"unic_pipe.stages.distill.losses{module}" if module.startswith(".") else module
+    found: Callable[..., Tensor] = getattr(import_module(place), name)
+    return found
 
-    `rows`: by teacher, the images (M, int64, maybe none) that its targets are of, where those are not all.
+
+def teacher_losses(
+    predictions: Predictions,
+    targets: Predictions,
+    loss: LossConfig,
+    dispersions: Dispersions | None = None,
+    rows: Mapping[str, Tensor] = {},
+) -> TeacherLosses:
+    """Loss per image and teacher: the mean over the targets' token types of the sums of its terms.
+
+    Teachers that have no term of these token types are left out. `dispersions`: for kinds that need them. `rows`: by
+    teacher, the images (M, int64, maybe none) that its targets are of, where those are not all.
     """
-    tokens = tuple(token for token in predictions if token in targets)
-    teachers = tuple(predictions[tokens[0]])
-    first = predictions[tokens[0]][teachers[0]]
-    zeros_B = first.new_zeros(len(first), dtype=torch.float32)
-    terms: dict[tuple[str, TokenType], TokenLosses] = {}
+    terms: dict[tuple[str, TokenType, str], Tensor] = {}
+    means: dict[str, Tensor] = {}
+    teachers = tuple(dict.fromkeys(teacher for token in predictions for teacher in predictions[token]))
+    for teacher in teachers:
+        sums = []
+        for token, weights in loss.terms_of(teacher).items():
+            if teacher not in predictions.get(token, {}) or teacher not in targets.get(token, {}):
+                continue
+            both = _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
+            for kind in weights:
+                known: dict[str, Any] = {}
+                if KINDS[kind].needs == "dispersion":
+                    assert dispersions is not None, "computed when training starts"
+                    known["dispersion"] = dispersions[teacher, token]
+                terms[teacher, token, kind] = kind_function(kind)(*both, **known)
+            weighted = [weight * terms[teacher, token, kind] for kind, weight in weights.items()]
+            sums.append(sum(weighted[1:], weighted[0]))
+        if sums:
+            means[teacher] = torch.stack(sums).mean(0)
+    if not rows:
+        return TeacherLosses(tuple(means), torch.stack(list(means.values()), dim=1), terms)
+    any_prediction = next(iter(next(iter(predictions.values())).values()))
+    mine = tuple(teacher for teacher in teachers if teacher in means or teacher in rows)
+    loss_BT, there_BT = _spread(mine, means, rows, any_prediction)
+    return TeacherLosses(mine, loss_BT, terms, there_BT)
+
+
+def _spread(
+    teachers: Sequence[str], means: Mapping[str, Tensor], rows: Mapping[str, Tensor], prediction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Losses of the images that each teacher has targets of, (M,), as those of all, (B, T); and where they are.
+
+    `prediction`: any of the batch.
+    """
+    zeros_B = prediction.new_zeros(len(prediction), dtype=torch.float32)
+    if not means:
+        # A share in which nobody has a target takes part in the backward pass all the same: processes wait for it.
+        zeros_B = zeros_B + prediction[:0].float().sum()
     losses, there = [], []
-    for t in teachers:
-        taught = [token for token in tokens if t in targets[token]]
-        own = [token_losses(_of_rows(predictions[k][t], rows.get(t)), targets[k][t]) for k in taught]
-        terms |= {(t, token): found for token, found in zip(taught, own, strict=True)}
-        weighed = [cosine * found.cosine_M + smooth_l1 * found.smooth_l1_M for found in own]
-        loss_M = torch.stack(weighed).mean(0) if weighed else zeros_B[:0]
-        losses.append(zeros_B.scatter(0, rows[t], loss_M) if t in rows else loss_M)
-        there.append(zeros_B.bool().index_fill(0, rows[t], True) if t in rows else ~zeros_B.bool())
-    return TeacherLosses(teachers, torch.stack(losses, dim=1), terms, torch.stack(there, dim=1) if rows else None)
+    for teacher in teachers:
+        rows_M, loss_M = rows.get(teacher), means.get(teacher, zeros_B[:0])
+        losses.append(loss_M if rows_M is None else zeros_B.scatter(0, rows_M, loss_M))
+        there.append(~zeros_B.bool() if rows_M is None else zeros_B.bool().index_fill(0, rows_M, True))
+    return torch.stack(losses, dim=1), torch.stack(there, dim=1)
 
 
 def _of_rows(x: Tensor, rows_M: Tensor | None) -> Tensor:
@@ -98,16 +131,35 @@ def keep_teachers(loss_BT: Tensor, uniforms_BT: Tensor, probability: float, ther
     return (keep_BT if there_BT is None else keep_BT & there_BT).to(torch.float32)
 
 
-def loss_weights(keep_BT: Tensor, count: float | None = None) -> Tensor:
+def kept(
+    loss: LossConfig, loss_BT: Tensor, uniforms_BT: Tensor, own_BT: Tensor | None, there_BT: Tensor | None = None
+) -> Tensor:
+    """What a training batch learns from, (B, T) in {0, 1}, by the balance of its losses.
+
+    `own_BT`: which teachers are for an image of its dataset, with `balance: own_data`. `there_BT`: which have targets.
+    """
+    if loss.balance == "dropping":
+        return keep_teachers(loss_BT, uniforms_BT, loss.drop_probability, there_BT)
+    keep_BT = torch.ones_like(loss_BT) if own_BT is None else own_BT
+    return keep_BT if there_BT is None else keep_BT * there_BT
+
+
+def entries(loss: LossConfig, keep_BT: Tensor) -> Tensor:
+    """What the sum of a batch's losses is divided by, a scalar: the losses kept, or for the sum over teachers its images."""
+    return keep_BT.new_tensor(float(len(keep_BT))) if loss.balance == "sum" else keep_BT.sum()
+
+
+def loss_weights(keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor:
     """Weights of the losses, (B, T): kept entries share 1 equally over the batch.
 
     `count`: divide by this number instead of the entries kept. Shares of a batch (other processes', micro-batches)
     agree on one, and their sum is corrected once all entries are counted: normalising each share by itself would
-    weigh images of shares that dropped more teachers more.
+    weigh images of shares that dropped more teachers more. Where nothing is kept, nothing has a weight.
     """
-    return keep_BT / (keep_BT.sum() if count is None else count)
+    divisor = keep_BT.sum() if count is None else count
+    return keep_BT / (divisor.clamp(min=1) if isinstance(divisor, Tensor) else divisor)
 
 
-def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: float | None = None) -> Tensor:
+def total_loss(loss_BT: Tensor, keep_BT: Tensor, count: Tensor | float | None = None) -> Tensor:
     """The scalar loss of a batch, or one share's summand of it; `count` as for `loss_weights`."""
     return (loss_weights(keep_BT, count) * loss_BT).sum()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from unic_pipe.pipeline.storage import LocalStore, sha256
+from unic_pipe.pipeline.students.heads.heads import Heads
 from unic_pipe.pipeline.students.ladder import Projector
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.pipeline.workspace.documents import FinishedStudent
@@ -73,8 +74,10 @@ def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller
 
 def _take_ladder(model: Distiller, teachers: tuple[str, ...], old: Distiller) -> list[str]:
     """Copy the projectors that fit; the others' names (`teacher token`)."""
-    mine, theirs = model.ladder.to_projectors(), old.ladder.to_projectors()
     old_teachers = tuple(dict.fromkeys(teacher for teacher, _ in old.standards))
+    if isinstance(model.ladder, Heads) or isinstance(old.ladder, Heads):
+        return _take_heads(model, teachers, old, old_teachers)
+    mine, theirs = model.ladder.to_projectors(), old.ladder.to_projectors()
     same_rungs = model.ladder.rungs == old.ladder.rungs
     taken: Projectors = {}
     fresh: dict[str, None] = {}
@@ -88,6 +91,26 @@ def _take_ladder(model: Distiller, teachers: tuple[str, ...], old: Distiller) ->
             fresh[f"{teacher} {token}"] = None
     model.ladder.load_projectors({**mine, **taken})
     return list(fresh)
+
+
+def _take_heads(
+    model: Distiller, teachers: tuple[str, ...], old: Distiller, old_teachers: tuple[str, ...]
+) -> list[str]:
+    """Copy the heads that fit; the others' names."""
+    same_kind = model.config.ladder.kind == old.config.ladder.kind and isinstance(old.ladder, Heads)
+    theirs = old.ladder.states() if isinstance(old.ladder, Heads) and same_kind else {}
+    order = dict(zip(teachers, old_teachers, strict=False))
+    if not isinstance(model.ladder, Heads):
+        return [f"{teacher} {token}" for teacher, token in model.standards]
+    taken, fresh = {}, []
+    for (teacher, key), mine in model.ladder.states().items():
+        other = theirs.get((order.get(teacher, ""), key), {})
+        if {name: x.shape for name, x in other.items()} == {name: x.shape for name, x in mine.items()}:
+            taken[teacher, key] = other
+        else:
+            fresh.append(f"{teacher} {key}")
+    model.ladder.load_states(taken)
+    return fresh
 
 
 def _shapes(projector: Projector) -> list[torch.Size]:

@@ -36,6 +36,8 @@ def momenta(epochs: int, steps_per_epoch: int) -> NDArray[np.float64]:
 class RunningStandardization:
     """Mean and std of every teacher's tokens, updated with every training batch."""
 
+    eps = EPS
+
     def __init__(self, dims: Mapping[TokenType, Mapping[str, int]], device: torch.device) -> None:
         """`dims`: for each token type that is trained on, every teacher's dimension D."""
         self.device = device
@@ -55,10 +57,15 @@ class RunningStandardization:
         """
         known = self._state[teacher][token]
         if learn:
-            flat_ND = x.flatten(0, -2)
-            std_D, mean_D = torch.std_mean(flat_ND, dim=0, correction=min(1, len(flat_ND) - 1))
-            self._seen.setdefault((teacher, token), []).append((len(flat_ND), mean_D, std_D))
-        return (x - known["mean"]) / (known["std"] + EPS)
+            self._measure(teacher, token, x)
+        return (x - known["mean"]) / (known["std"] + self.eps)
+
+    def _measure(self, teacher: str, token: TokenType, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std of a share of the batch, noted for the next `update`."""
+        flat_ND = x.flatten(0, -2)
+        std_D, mean_D = torch.std_mean(flat_ND, dim=0, correction=min(1, len(flat_ND) - 1))
+        self._seen.setdefault((teacher, token), []).append((len(flat_ND), mean_D, std_D))
+        return mean_D, std_D
 
     @torch.no_grad()
     def update(self, momentum: float, total: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -73,7 +80,7 @@ class RunningStandardization:
                 mean_now_D, std_now_D = _merged(shares, total)
             known = self._state[teacher][token]
             known["mean"] = momentum * mean_now_D + (1 - momentum) * known["mean"]
-            known["std"] = momentum * (std_now_D + EPS) + (1 - momentum) * known["std"]
+            known["std"] = momentum * (std_now_D + self.eps) + (1 - momentum) * known["std"]
         self._seen = {}
 
     def state(self) -> RunningState:

@@ -92,9 +92,15 @@ def refuse_uneven(students: Mapping[str, StudentConfig], size: int) -> None:
     """Every process takes whole streams of every batch (see `pipeline.samples.order`).
 
     Raises:
-        UserError: the streams of a student cannot be shared evenly by `size` processes; with the numbers that work.
+        UserError: the streams of a student cannot be shared evenly by `size` processes, with the numbers that work; or it
+            takes no shares of a batch.
     """
     for name, config in students.items():
+        if size > 1 and config.loss.needs_whole_batches:
+            raise UserError(
+                f"Student {name} normalises its targets by whole batches (loss.standardize: batch), so one process trains it.",
+                f"Use one process, or set students.{name}.loss.standardize: exact, which makes another student.",
+            )
         if config.streams % size:
             fitting = [str(n) for n in range(1, config.streams + 1) if config.streams % n == 0]
             raise UserError(

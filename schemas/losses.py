@@ -1,0 +1,307 @@
+"""What a student minimises: the terms of its loss, how targets are normalised and teachers weighed, and what predicts them.
+
+To add a kind of term: one file in `stages/distill/losses` with a function of predictions and targets, and a line in `KINDS`.
+Free of torch, because plans and `status` read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from unic_pipe.schemas.base import Model, Name, one_of
+from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.places import Count, Fraction
+from unic_pipe.schemas.references import problem
+
+TokenType = Literal["cls", "patch"]
+TOKENS: tuple[TokenType, ...] = ("cls", "patch")
+Normaliser = Literal["exact", "ema", "none", "phi_s", "theia", "batch"]
+EXACT: tuple[Normaliser, ...] = ("exact", "phi_s", "theia")
+"""Normalisers that rest on the cache's exact statistics."""
+MOVING: tuple[Normaliser, ...] = ("ema", "batch")
+"""Those that keep averages of the batches."""
+SHORT = ("cosine", "smooth_l1")
+"""Kinds that have a field of their own: what these two can say is stored in them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of term: a loss of every image against one teacher's tokens of one type."""
+
+    code: str
+    """`module:function` of its code; a leading dot stands for `stages.distill.losses`. It is given predictions and
+    targets, float32 (B, D) or (B, P, D), and what it `needs`, and returns (B,)."""
+    formula: str
+    source: str
+    tokens: tuple[TokenType, ...] = TOKENS
+    needs: Literal["dispersion"] | None = None
+    """A statistic of the teacher's targets, computed when training starts, that it is given as well."""
+
+
+KINDS: dict[str, Kind] = {
+    "cosine": Kind(".cosine:cosine", "1 - cos(s, t), mean over tokens", "UNIC, arXiv 2408.05088, section 3.1"),
+    "smooth_l1": Kind(
+        ".smooth_l1:smooth_l1", "smooth-L1 (beta 1), mean over dimensions and tokens", "UNIC, section 3.1"
+    ),
+    "mse": Kind(
+        ".mse:mse", "squared error, mean over dimensions and tokens", "PHI-S, arXiv 2410.01680; Theia's first term"
+    ),
+    "flat_cosine": Kind(
+        ".flat_cosine:flat_cosine", "1 - cos of an image's whole map as one vector", "Theia, arXiv 2407.20179"
+    ),
+    "angle": Kind(
+        ".angle:angle",
+        "angle(s, t)² / mean of angle(t, μ)² with the teacher's mean direction μ",
+        "after C-RADIOv4, arXiv 2601.17237, not verified word by word",
+        needs="dispersion",
+    ),
+    "gram": Kind(
+        ".gram:gram",
+        "squared error of the cosines between an image's own patches, mean over pairs",
+        "DINOv3, arXiv 2508.10104",
+        tokens=("patch",),
+    ),
+    "unit_maps": Kind(
+        ".unit_maps:unit_maps",
+        "sum over cells of |unit(s) - unit(t)|²",
+        "ScaleKD, arXiv 2411.06786: spatial",
+        ("patch",),
+    ),
+    "unit_maps_without_mean": Kind(
+        ".unit_maps:unit_maps_without_mean",
+        "the same of maps less their means over cells",
+        "ScaleKD: frequency",
+        tokens=("patch",),
+    ),
+    "cell_similarity": Kind(
+        ".similarity:cell_similarity",
+        "KL of softmax(cosines of an image's cells / .105), mean over cells",
+        "lightly-train, distillation v3: its local term",
+        tokens=("patch",),
+    ),
+}
+"""By the name that documents have; their order is that of the terms in a definition."""
+
+
+class Term(Model):
+    """A part of the loss: one kind, of one token type."""
+
+    token: TokenType
+    kind: Annotated[str, one_of(lambda: KINDS)]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    teachers: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """All of the student's by default."""
+
+
+class LossConfig(Model):
+    """The distillation loss. `cosine`, `smooth_l1` and `tokens` are those of UNIC (section 3.1); `terms` stands for any."""
+
+    cosine: Annotated[float, Field(ge=0)] = 0.5
+    smooth_l1: Annotated[float, Field(ge=0)] = 0.5
+    tokens: Literal["both", "cls", "patch"] = "both"
+    standardize: Normaliser | dict[TokenType, Normaliser] = "exact"
+    """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type. `ema`: the
+    official implementation's running mean and std, updated after every batch with a momentum that falls from 1 to .001.
+    `none`: the features themselves. `phi_s`: rotated so that all dimensions have one variance, and one scale for all
+    (PHI-S). `theia`: exact, but as Theia's files have it, rounded to bfloat16. `batch`: by each batch's own mean and std, as
+    DUNE's code does it, which takes no parts of a batch. Or one for each token type."""
+    drop_probability: Fraction = 0.5
+    """Per image, each teacher but the one with the highest loss is dropped with this probability (0: no dropping)."""
+    terms: Annotated[tuple[Term, ...], Field(min_length=1)] | None = None
+    """Instead of `cosine`, `smooth_l1` and `tokens`: a teacher's loss is the sum of its terms by their weights. A view
+    without patches is learned from by the others, as many times heavier as the teacher has token types."""
+    balance: Literal["dropping", "sum", "own_data"] = "dropping"
+    """How a batch's losses become one. `dropping`: the mean over the teachers that its images keep (`drop_probability`; 0:
+    over all). `sum`: the sum over teachers, mean over images. `own_data`: as `dropping`, but an image keeps the teachers
+    that `own` gives its dataset (DUNE)."""
+    own: dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]] = {}
+    """By dataset of the mixture, the teachers that its images are learned from (`balance: own_data`)."""
+    grid: Literal["student", "larger"] = "student"
+    """On which grid patches are compared: the student's, to which targets are resampled (bilinear, antialiased); or the
+    larger one, to which the other side is resampled (bicubic)."""
+
+    @field_validator("terms")
+    @classmethod
+    def _each_once(cls, terms: tuple[Term, ...] | None) -> tuple[Term, ...] | None:
+        seen: set[tuple[str, str, str | None]] = set()
+        for term in terms or ():
+            if term.token not in KINDS[term.kind].tokens:
+                raise ValueError(f"{term.kind} is a loss of {' and '.join(KINDS[term.kind].tokens)} tokens")
+            mine = {(term.token, term.kind, teacher) for teacher in term.teachers or (None,)}
+            alike = {key[:2] for key in seen if None in (key[2], *(m[2] for m in mine)) or key in mine}
+            if (term.token, term.kind) in alike:
+                raise ValueError(f"{term.kind} of {term.token} twice for the same teacher")
+            seen |= mine
+        return terms
+
+    @model_validator(mode="after")
+    def _fields_go_together(self) -> LossConfig:
+        fields = type(self).model_fields
+        wrong: tuple[str, str] | None = None
+        if self.terms is not None:
+            given = [f for f in SHORT if getattr(self, f) != fields[f].default]
+            if given:
+                wrong = given[0], "give it as one of the terms, or leave out terms"
+            elif self.tokens not in ("both", _choice(self.trained)):
+                wrong = "tokens", "the terms say which: leave it out"
+        if {"ema", "batch"} <= {self.normaliser(token) for token in self.trained}:
+            wrong = "standardize", "ema and batch keep the same averages: choose one"
+        if self.balance != "dropping" and self.drop_probability not in (0, fields["drop_probability"].default):
+            wrong = "drop_probability", f"no teacher is dropped by chance with balance: {self.balance}"
+        if (self.balance == "own_data") != bool(self.own):
+            wrong = "own", "goes with balance: own_data, and names each dataset's teachers"
+        if wrong is not None:
+            raise ValidationError.from_exception_data(
+                "LossConfig", [problem((wrong[0],), wrong[1], getattr(self, wrong[0]))]
+            )
+        return self
+
+    @property
+    def trained(self) -> tuple[TokenType, ...]:
+        """The token types that some term is of."""
+        if self.terms is not None:
+            return tuple(token for token in TOKENS if token in {term.token for term in self.terms})
+        return TOKENS if self.tokens == "both" else (self.tokens,)
+
+    def terms_of(self, teacher: str) -> dict[TokenType, dict[str, float]]:
+        """The weights of a teacher's terms by token type and kind: its loss is the mean over token types of their sums."""
+        if self.terms is None:
+            return {token: {"cosine": self.cosine, "smooth_l1": self.smooth_l1} for token in self.trained}
+        mine = [term for term in self.terms if term.teachers is None or teacher in term.teachers]
+        tokens = [token for token in TOKENS if token in {term.token for term in mine}]
+        return {
+            token: {term.kind: term.weight * len(tokens) for term in mine if term.token == token} for token in tokens
+        }
+
+    def normaliser(self, token: TokenType) -> Normaliser:
+        """How the targets of a token type are normalised."""
+        return self.standardize if isinstance(self.standardize, str) else self.standardize.get(token, "exact")
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """Whether a part of a batch, or a process's share, would be learned from differently."""
+        return "batch" in (self.normaliser(token) for token in self.trained)
+
+    def normalised(self, teachers: Sequence[str]) -> LossConfig:
+        """The one way to write this loss against these teachers: equal losses have equal digests.
+
+        Raises:
+            UserError: a teacher without a term, or terms of somebody else.
+        """
+        changes: dict[str, object] = {"tokens": _choice(self.trained)}
+        if self.terms is not None:
+            terms = _sorted(self.terms, teachers)
+            whole = self.model_copy(update={"terms": terms})
+            idle = [teacher for teacher in teachers if not whole.terms_of(teacher)]
+            if idle:
+                raise UserError(
+                    f"No term of the loss is about teacher {idle[0]}.", "Add one, or take it out of teachers."
+                )
+            short = _short(whole)
+            changes |= {"terms": terms} if short is None else {"terms": None, **short}
+        names = {token: self.normaliser(token) for token in self.trained}
+        changes["standardize"] = names[self.trained[0]] if len(set(names.values())) == 1 else names
+        if self.balance != "dropping":
+            changes["drop_probability"] = type(self).model_fields["drop_probability"].default
+        own = {dataset: tuple(t for t in teachers if t in mine) for dataset, mine in sorted(self.own.items())}
+        if any(len(own[dataset]) < len(mine) for dataset, mine in self.own.items()):
+            raise UserError(
+                "loss.own names a teacher that the student does not have.", f"It has {', '.join(teachers)}."
+            )
+        return self.model_copy(update=changes | {"own": own})
+
+
+def _choice(tokens: Sequence[TokenType]) -> Literal["both", "cls", "patch"]:
+    return tokens[0] if len(tokens) == 1 else "both"
+
+
+def _sorted(terms: Sequence[Term], teachers: Sequence[str]) -> tuple[Term, ...]:
+    """Terms in the order of token types, kinds and teachers, which are named only where not all are meant."""
+    found = []
+    for term in terms:
+        strange = [name for name in term.teachers or () if name not in teachers]
+        if strange:
+            raise UserError(
+                f"A term of the loss is about teacher {strange[0]}, whom the student does not have.",
+                f"It has {', '.join(teachers)}.",
+            )
+        mine = tuple(name for name in teachers if term.teachers is None or name in term.teachers)
+        found.append(term.model_copy(update={"teachers": None if len(mine) == len(teachers) else mine}))
+    kinds = list(KINDS)
+    return tuple(sorted(found, key=lambda t: (TOKENS.index(t.token), kinds.index(t.kind), t.teachers or ())))
+
+
+def _short(loss: LossConfig) -> dict[str, float] | None:
+    """`cosine` and `smooth_l1` of a loss that these two can say; None: they cannot."""
+    assert loss.terms is not None
+    weights = list(loss.terms_of("").values())
+    if any(term.teachers is not None or term.kind not in SHORT for term in loss.terms) or weights[0] != weights[-1]:
+        return None
+    return {kind: weights[0].get(kind, 0.0) for kind in SHORT}
+
+
+@dataclass(frozen=True)
+class Head:
+    """One way to predict a teacher's tokens from the student's; `pipeline.students.heads` builds them."""
+
+    formula: str
+    source: str
+    fields: tuple[str, ...] = ()
+    """Of `LadderConfig`, those that shape it."""
+    finished: bool = True
+    """Whether it is given the tokens that the student gives after export; otherwise its last rung, before a final norm."""
+
+
+LADDER = "ladder"
+HEADS: dict[str, Head] = {
+    LADDER: Head(
+        "sum over rungs of Linear, GELU, Linear",
+        "UNIC, section 3.2",
+        ("blocks", "hidden", "last_hidden"),
+        finished=False,
+    ),
+    "linear": Head("Linear", "lightly-train"),
+    "norm_linear": Head("LayerNorm, Linear", "Proteus, arXiv 2407.10366; Theia's translators, with no convolutions"),
+    "mlp": Head("Linear without bias, LayerNorm, GELU, Linear without bias", "EUPE, arXiv 2603.22387", ("hidden",)),
+    "mlp_v1": Head("Linear, LayerNorm, ReLU, [again] × layers, Linear", "AM-RADIO", ("hidden", "layers")),
+    "mlp_v2": Head(
+        "Linear, [x + Linear(GELU(LayerNorm x))] × layers, LayerNorm, GELU, Linear", "RADIO", ("hidden", "layers")
+    ),
+    "block": Head(
+        "transformer blocks over cls and patches together, Linear",
+        "DUNE, arXiv 2503.14405",
+        ("layers",),
+        finished=False,
+    ),
+}
+"""By the name that documents have."""
+
+
+class LadderConfig(Model):
+    """What predicts the teachers' tokens: the ladder of expendable projectors (UNIC, section 3.2), or other heads."""
+
+    kind: Annotated[str, one_of(lambda: HEADS)] = LADDER
+    """`ladder`; or heads on the student's last tokens, one for every teacher and token type (`block`: one for both)."""
+    blocks: Literal["all", "last"] | tuple[int, ...] = "all"
+    """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
+    hidden: Count = 768
+    """Hidden width of a projector or an MLP."""
+    last_hidden: Count = 3072
+    """Hidden width of the projector on the last block."""
+    layers: Annotated[int, Field(ge=0, le=100)] = 1
+    """Inner layers of `mlp_v1` and `mlp_v2`, blocks of `block`."""
+
+    @model_validator(mode="after")
+    def _fields_shape_it(self) -> LadderConfig:
+        fields, shaping = type(self).model_fields, ("kind", *HEADS[self.kind].fields)
+        idle = [name for name in fields if name not in shaping and getattr(self, name) != fields[name].default]
+        if idle:
+            message = f"says nothing about a head of kind {self.kind}: leave it out"
+            raise ValidationError.from_exception_data(
+                "LadderConfig", [problem((idle[0],), message, getattr(self, idle[0]))]
+            )
+        return self
