@@ -6,11 +6,12 @@ COVERED := 85
 # Threads that wait sleep instead of spinning: on a shared machine worth a factor of several.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check lint types faults floors pythons coverage pictures clean
+.PHONY: demo steady test check lint types faults floors pythons coverage pictures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into .venv and run the whole pipeline on real data"
+	@echo "make steady  the demo with three seeds and every set of CPU kernels that this processor has: does its claim hold?"
 	@echo "make test    install with test tools and run the suite"
 	@echo "make faults  kills, flipped bits, full disks, two at once; and the slow tests"
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
@@ -31,6 +32,9 @@ help:
 
 demo: .venv/.run
 	$(BIN)/unic-pipe demo
+
+steady: .venv/.run
+	$(BIN)/python examples/proof/steady.py
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -76,4 +80,4 @@ pictures: .venv/.test
 check: lint types test faults
 
 clean:
-	rm -rf .venv .venv-* build *.egg-info demo
+	rm -rf .venv .venv-* build *.egg-info demo steady

@@ -24,6 +24,14 @@ TEACHERS = ("generalist", "digit-expert")
 SEEDS = (0, 1, 2)
 
 
+def here() -> list[str]:
+    """The sets of kernels that this processor can run; PyTorch dies of those that it cannot."""
+    import torch
+
+    names = list(KERNELS)
+    return names[: names.index(torch.backends.cpu.get_cpu_capability().lower()) + 1]
+
+
 def run(folder: Path, kernels: str) -> None:
     """The demo with three seeds, by a set of kernels."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +76,9 @@ def lines(kernels: str, found: dict[str, dict[str, tuple[float, int]]]) -> list[
 def main(folder: Path, chosen: list[str]) -> None:
     """Run what is asked for, and print the table."""
     table: list[str] = []
-    for kernels in chosen or KERNELS:
+    able = here()
+    print(f"This processor runs: {', '.join(able)}.", flush=True)
+    for kernels in chosen or able:
         run(folder / kernels, kernels)
         found = scores(folder / kernels)
         head = f"| kernels | encoder | {' | '.join(found[TEACHERS[0]])} | mean | reached |"
