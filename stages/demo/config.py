@@ -53,6 +53,7 @@ distill:
   validation: digits-val
 
 evaluate:
+  baseline: false    # instead of a student at random initialisation,
   encoders:
     start: {{encoder: efficientnet-lite0, image_size: 64}}   # what the student began as
   benchmarks:
