@@ -92,7 +92,6 @@ class StagedStudent(Student):
 
     def _run(self, x_B3SS: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The model's features, and the maps of its stages where timm gives them."""
-        x_B3SS = x_B3SS.contiguous(memory_format=torch.channels_last)  # convolutions take less time
         if not hasattr(self.encoder, "forward_intermediates"):
             return features_of(self.encoder, x_B3SS), []
         features, maps_BDHW = self.encoder.forward_intermediates(x_B3SS, output_fmt="NCHW")
