@@ -45,7 +45,7 @@ def test_a_minimal_file_gets_the_paper_s_defaults_and_its_folder(tmp_path, monke
 
 
 def test_the_demo_s_file_is_valid_and_a_changed_one_is_kept(tmp_path):
-    assert set(load_workspace(write_config(tmp_path)).config.students) == {"tiny"}
+    assert set(load_workspace(write_config(tmp_path)).config.students) == {"student"}
     (tmp_path / "unic-pipe.yaml").write_text(BASE)
     assert load_workspace(write_config(tmp_path)).config.students == {}
 

@@ -97,5 +97,5 @@ def test_half_an_export_is_refused(tmp_path: Path, student: torch.nn.Module, mis
 def test_a_config_that_is_not_timms_is_refused(tmp_path: Path, student: torch.nn.Module) -> None:
     export(tmp_path, student)
     (tmp_path / "export" / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(UserError, match="not a timm model configuration"):
+    with pytest.raises(UserError, match="names no architecture of timm"):
         load_encoder(str(tmp_path / "export"))

@@ -34,7 +34,7 @@ def _build(project: Path, target: str, into: Path) -> None:
 
 
 def _expected() -> set[str]:
-    kinds = (".py", ".j2", ".css", ".toml")
+    kinds = (".py", ".j2", ".css", ".toml", ".safetensors")
     files = [p for layer in LAYERS for p in (ROOT / layer).rglob("*") if p.suffix in kinds]
     own = {f"unic_pipe/{name}" for name in ("__init__.py", "__main__.py", "py.typed")}
     return {f"unic_pipe/{path.relative_to(ROOT).as_posix()}" for path in files} | own
