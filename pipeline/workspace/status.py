@@ -238,7 +238,7 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         refuse_untrainable(inventory, name)
     except UserError as error:
-        error = as_written(error, inventory.workspace.seeded)
+        as_written(error, inventory.workspace.seeded)
         blocked = _blocked(f"students/{label}", "distill", error, command)
         following = None if blocked.next == command else blocked.next
         return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": following})
