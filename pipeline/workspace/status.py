@@ -238,12 +238,10 @@ def _student(inventory: Inventory, name: str) -> Artefact:
     try:
         refuse_untrainable(inventory, name)
     except UserError as error:
-        written = as_written(error, inventory.workspace.seeded)
-        blocked = _blocked(f"students/{label}", "distill", written, command)
+        as_written(error, inventory.workspace.seeded)
+        blocked = _blocked(f"students/{label}", "distill", error, command)
         following = None if blocked.next == command else blocked.next
-        return blocked.model_copy(
-            update={"reason": f"{written.message} {written.hint or ''}".strip(), "next": following}
-        )
+        return blocked.model_copy(update={"reason": f"{error.message} {error.hint or ''}".strip(), "next": following})
     try:
         _require_students(inventory, student_teachers(inventory.config, name))
         definition = inventory.student_definition(name)
