@@ -64,8 +64,10 @@ def test_processes_see_the_same_batches_and_make_the_same_students(
     assert len(alone[1]) == sum(STEPS.values())
     for name in STUDENTS:
         assert_same_student(extracted, alone[0], name)
-    # Only the first one speaks.
-    assert [bool(ranks.said(rank)) for rank in range(size)] == [True] + [False] * (size - 1)
+    # Only the first one speaks; what PyTorch's own log says of a slow connection is not ours.
+    said = [[line for line in ranks.said(rank).splitlines() if not line.startswith("[W")] for rank in range(size)]
+    assert said[0]
+    assert said[1:] == [[]] * (size - 1)
 
 
 def test_stopped_on_four_and_resumed_on_two_and_one(ranks: Any, alone: tuple[Any, Any], extracted: Any) -> None:
