@@ -18,8 +18,8 @@ def demo(
 ) -> int:
     """Watch the whole pipeline run on real data.
 
-    A teacher that knows the world, one that knows digits, a student that keeps the best of both, a report: about five
-    minutes on two CPU cores. Stop it and run it again: it goes on. Run it twice: nothing is left to do.
+    A teacher that knows the world, one that knows digits, one student of both, a report: some minutes on two CPU cores.
+    Stop it and run it again: it goes on. Run it twice: nothing is left to do.
     """
     from unic_pipe.pipeline.workspace.configuration import load_workspace
     from unic_pipe.pipeline.workspace.inventory import Inventory
