@@ -21,6 +21,7 @@ samples:
     digits-train: {{source: "data/digits-train-*.tar"}}
     digits-val: {{source: "data/digits-val-*.tar"}}
     digits-test: {{source: "data/digits-test-*.tar"}}
+    shifted-train: {{source: "data/shifted-train-*.tar"}}
     shifted-test: {{source: "data/shifted-test-*.tar"}}
     shapes-train: {{source: "data/shapes-train-*.tar"}}
     shapes-test: {{source: "data/shapes-test-*.tar"}}
@@ -58,7 +59,7 @@ evaluate:
     start: {{encoder: efficientnet-lite0, image_size: 64}}   # what the student began as
   benchmarks:
     digits: {{train: digits-train, test: digits-test}}
-    digits-shifted: {{train: digits-train, test: shifted-test, note: "same digits, moved and noisy"}}
+    digits-shifted: {{train: shifted-train, test: shifted-test, note: "same digits, moved and noisy"}}
     shapes: {{train: shapes-train, test: shapes-test, note: synthetic}}
   # Up to C = 1 only: with less regularisation a probe separates digits of 8 x 8 pixels on anybody's features, also on
   # those of a random network (.92 at C = 100), and says nothing about the encoder.
