@@ -48,12 +48,11 @@ def agreement(rows: Sequence[Mapping[str, float]], teachers: Sequence[str]) -> d
     return found
 
 
-def finding(rows: Sequence[Mapping[str, float]], teachers: Sequence[str], steps: int) -> Finding | None:
-    """What looks wrong in a training of `steps` steps, of which `rows` tell; None while all is well.
+def finding(rows: Sequence[Mapping[str, float]], teachers: Sequence[str], done: int, steps: int) -> Finding | None:
+    """What looks wrong in a training after `done` of its `steps` steps, of which `rows` tell; None while all is well.
 
     A student can be called collapsed from a tenth of its steps on, the rest is told at the end.
     """
-    done = max((row["step"] for row in rows), default=0)
     cosines = agreement(rows, teachers)
     if not cosines or done < EARLY * steps:
         return None
@@ -61,7 +60,7 @@ def finding(rows: Sequence[Mapping[str, float]], teachers: Sequence[str], steps:
     if cosines[best] < NOTHING:
         return Finding(
             "collapsed",
-            f"This training looks collapsed: after {done:,.0f} steps its cosine to every teacher is below {NOTHING}.",
+            f"This training looks collapsed: after {done:,} steps its cosine to every teacher is below {NOTHING}.",
             "Stop it, lower optimizer.lr or raise optimizer.warmup_epochs, and see that mean and std fit the start.",
         )
     if done < steps:

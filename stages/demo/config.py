@@ -17,14 +17,14 @@ TEXT = f"""\
 
 samples:
   datasets:
-    pool: {{source: "data/*-train-*.tar"}}           # what the student learns from: no label of it is used
-    digits-train: {{source: "data/digits-train-*.tar"}}
-    digits-val: {{source: "data/digits-val-*.tar"}}
-    digits-test: {{source: "data/digits-test-*.tar"}}
-    shifted-train: {{source: "data/shifted-train-*.tar"}}
-    shifted-test: {{source: "data/shifted-test-*.tar"}}
-    shapes-train: {{source: "data/shapes-train-*.tar"}}
-    shapes-test: {{source: "data/shapes-test-*.tar"}}
+    pool: {{source: "images/*-train-*.tar"}}           # what the student learns from: no label of it is used
+    digits-train: {{source: "images/digits-train-*.tar"}}
+    digits-val: {{source: "images/digits-val-*.tar"}}
+    digits-test: {{source: "images/digits-test-*.tar"}}
+    shifted-train: {{source: "images/shifted-train-*.tar"}}
+    shifted-test: {{source: "images/shifted-test-*.tar"}}
+    shapes-train: {{source: "images/shapes-train-*.tar"}}
+    shapes-test: {{source: "images/shapes-test-*.tar"}}
 
 views:
   recipe: gentle   # mild crops: the paper's `unic` recipe destroys digits of 8 x 8 pixels

@@ -124,7 +124,7 @@ def warn(students: Sequence[Training], context: Context) -> None:
     """Say once of every student what does not look as it should."""
     for student in students:
         rows = student.log.rows if student.log is not None else []
-        found = finding(rows, [t.name for t in student.definition.teachers], student.steps)
+        found = finding(rows, [t.name for t in student.definition.teachers], student.step, student.steps)
         if found is not None and found.kind not in student.warned:
             student.warned.add(found.kind)
             context.reporter.say(f"{student.name}: {found}")

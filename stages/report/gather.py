@@ -93,7 +93,7 @@ def training_curves(manifest: StudentManifest, folder: Path, name: str) -> Stude
     teachers = tuple(t.name for t in manifest.definition.teachers)
     table = student_metrics(folder)
     rows = [{k: v for k, v in row.items() if v is not None} for row in table.to_pylist()] if table is not None else []
-    told = facts(manifest, folder, rows), warning(manifest, rows)
+    told = facts(manifest, folder, rows), warning(manifest, folder, rows)
     if table is None or "epoch" not in table.column_names:
         return StudentCurves(name, teachers, {}, *told)
     epochs = table.column("epoch").to_pylist()

@@ -40,9 +40,12 @@ def facts(manifest: StudentManifest, folder: Path, rows: Sequence[Mapping[str, f
     )
 
 
-def warning(manifest: StudentManifest, rows: Sequence[Mapping[str, float]]) -> str:
+def warning(manifest: StudentManifest, folder: Path, rows: Sequence[Mapping[str, float]]) -> str:
     """What looks wrong in a training; empty when all is well."""
-    found = finding(rows, [t.name for t in manifest.definition.teachers], manifest.steps)
+    export = read_document(folder / "export" / "manifest.json", ExportManifest)
+    # The last steps have no row of their own where the steps are no multiple of `log_every`.
+    done = export.step if export is not None else max((int(row["step"]) for row in rows), default=0)
+    found = finding(rows, [t.name for t in manifest.definition.teachers], done, manifest.steps)
     return str(found) if found is not None else ""
 
 

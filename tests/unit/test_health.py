@@ -34,21 +34,27 @@ def test_validation_is_believed_where_there_is_some() -> None:
     ],
 )
 def test_the_end_of_a_training(end: tuple[float, float], kind: str | None) -> None:
-    found = finding(rows((0.0, 0.0), (0.3, 0.2), end), ("a", "b"), steps=30)
+    found = finding(rows((0.0, 0.0), (0.3, 0.2), end), ("a", "b"), done=30, steps=30)
     assert (found.kind if found else None) == kind
     if found:
         assert "\n" not in str(found)
 
 
 def test_only_a_collapse_is_told_before_the_end() -> None:
-    little = finding(rows((0.3, 0.3)), ("a", "b"), steps=100)
-    nothing = finding(rows((0.0, 0.01)), ("a", "b"), steps=100)
-    early = finding(rows((0.0, 0.01)), ("a", "b"), steps=101)
+    little = finding(rows((0.3, 0.3)), ("a", "b"), done=10, steps=100)
+    nothing = finding(rows((0.0, 0.01)), ("a", "b"), done=10, steps=100)
+    early = finding(rows((0.0, 0.01)), ("a", "b"), done=10, steps=101)
     assert little is None
     assert nothing is not None
     assert nothing.kind == "collapsed"
     assert early is None, "nothing can be told in the first tenth"
 
 
+def test_the_end_is_judged_by_the_last_row_there_is() -> None:
+    found = finding(rows((0.3, 0.3)), ("a", "b"), done=13, steps=13)
+    assert found is not None
+    assert found.kind == "under-trained", "three steps after the last row, without a validation set"
+
+
 def test_metrics_of_other_terms_tell_nothing() -> None:
-    assert finding([{"step": 10, "a/loss": 3.0}], ("a",), steps=10) is None
+    assert finding([{"step": 10, "a/loss": 3.0}], ("a",), done=10, steps=10) is None
