@@ -5,27 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from indexing import Told, index
 
-from unic_pipe.pipeline.process.progress import SilentReporter
-from unic_pipe.pipeline.samples import dataset_state, index_dataset
+from unic_pipe.pipeline.samples import dataset_state
 from unic_pipe.pipeline.samples.images import UndecodableImage
 from unic_pipe.pipeline.workspace.results import benchmark_digest
-from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
+from unic_pipe.schemas.config import DatasetConfig
 from unic_pipe.schemas.errors import UserError
-
-
-class Told(SilentReporter):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-
-def index(work, source, name="t", progress=None, **fields):
-    config = DatasetConfig(source=source, **fields)
-    samples = SamplesConfig(datasets={name: config}, block_rows=4)
-    return index_dataset(work, name, config, samples, progress)
 
 
 @pytest.fixture

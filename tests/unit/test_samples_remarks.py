@@ -2,23 +2,7 @@
 
 import shutil
 
-from unic_pipe.pipeline.process.progress import SilentReporter
-from unic_pipe.pipeline.samples import index_dataset
-from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
-
-
-class Told(SilentReporter):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-
-def index(work, source, name="t", progress=None, **fields):
-    config = DatasetConfig(source=source, **fields)
-    samples = SamplesConfig(datasets={name: config}, block_rows=4)
-    return index_dataset(work, name, config, samples, progress)
+from indexing import Told, index
 
 
 def test_what_may_not_have_been_meant_so_is_said(tmp_path, picture):
@@ -28,7 +12,7 @@ def test_what_may_not_have_been_meant_so_is_said(tmp_path, picture):
             (tmp_path / "d" / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "d" / path).write_bytes(picture(number))
         told = Told()
-        index(tmp_path, "d", f"d{len(list((tmp_path / 'samples').glob('*')))}", told, **fields)
+        index(tmp_path, "d", f"d{len(list((tmp_path / 'samples').glob('*')))}", progress=told, **fields)
         return " ".join(told.lines)
 
     (tmp_path / "samples").mkdir()
