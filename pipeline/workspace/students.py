@@ -116,20 +116,22 @@ def student_definition(
         views=views,
         patch_views=patch_views,
         patch_every=patch_every,
-        teachers=tuple(
-            TeacherInput(
-                name=teacher,
-                features=digest_of(chosen[teacher]) if teacher in chosen else None,
-                grid=encoders[teacher].grid,
-                cls_dim=encoders[teacher].cls_dim,
-                patch_dim=encoders[teacher].patch_dim,
-            )
-            for teacher in teachers
-        ),
+        teachers=tuple(_teacher_input(t, encoders[t], chosen.get(t)) for t in teachers),
         mixed=tuple(_dataset_input(name, *other) for other in mixed),
         parent=None if start is None else start.weights,
         section=None if start is None else start.section,
         live=live,
+    )
+
+
+def _teacher_input(name: str, encoder: EncoderDefinition, features: FeatureDefinition | None) -> TeacherInput:
+    """A teacher as the definition holds it; `features`: of the first dataset, None where it does not teach on that."""
+    return TeacherInput(
+        name=name,
+        features=None if features is None else digest_of(features),
+        grid=encoder.grid,
+        cls_dim=encoder.cls_dim,
+        patch_dim=encoder.patch_dim,
     )
 
 
