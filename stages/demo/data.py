@@ -16,13 +16,13 @@ from unic_pipe.pipeline.storage import LocalStore, sha256
 
 SIDE = 32
 """Side of every image in pixels; the scans' 8 × 8 are enlarged."""
-SPLITS = {"train": 1_347, "val": 90, "test": 360}
+SPLITS = {"train": 1_007, "val": 90, "test": 700}
 COUNTS = {
     **{f"digits-{split}": count for split, count in SPLITS.items()},
     "shifted-train": SPLITS["train"],
     "shifted-test": SPLITS["test"],
-    "shapes-train": 1_344,
-    "shapes-test": 320,
+    "shapes-train": 1_600,
+    "shapes-test": 1_000,
 }
 ROWS_PER_SHARD = 500
 SHAPES = ("circle", "ring", "square", "triangle", "cross", "star", "stripes", "dots")
@@ -30,18 +30,18 @@ Sample = tuple[str, Image.Image, int]
 
 
 def write_samples(folder: Path) -> None:
-    """Write every shard of the demo below `folder`, unless all of them are there. The bytes are the same every time."""
-    if all(path.exists() for name, count in COUNTS.items() for path in _shards(folder, name, count)):
-        return
+    """Write every shard of the demo below `folder`, unless it is there. The bytes are the same every time."""
     scans, labels = digits()
     ends = np.cumsum(list(SPLITS.values())).tolist()
     for (split, count), end in zip(SPLITS.items(), ends, strict=True):
         rows = range(end - count, end)
-        _write(folder, f"digits-{split}", ((f"digit{i:04d}", enlarge(scans[i]), int(labels[i])) for i in rows))
+        write_shards(
+            folder, f"digits-{split}", count, ((f"digit{i:04d}", enlarge(scans[i]), int(labels[i])) for i in rows)
+        )
         if split != "val":
-            _write(folder, f"shifted-{split}", _shifted(scans, labels, rows))
-    _write(folder, "shapes-train", _shapes(COUNTS["shapes-train"], seed=1))
-    _write(folder, "shapes-test", _shapes(COUNTS["shapes-test"], seed=2))
+            write_shards(folder, f"shifted-{split}", count, _shifted(scans, labels, rows))
+    for seed, name in enumerate(("shapes-train", "shapes-test"), start=1):
+        write_shards(folder, name, COUNTS[name], _shapes(COUNTS[name], seed))
 
 
 def seen_test_images(folder: Path) -> tuple[int, int, int]:
@@ -152,12 +152,16 @@ def _draw(
                 draw.ellipse((c + (x - 0.2) * r, c + (y - 0.2) * r, c + (x + 0.2) * r, c + (y + 0.2) * r), fill=ink)
 
 
-def _write(folder: Path, name: str, samples: Iterable[Sample]) -> None:
-    """Write samples as `<name>-000000.tar` ...; each shard appears whole or not at all."""
+def write_shards(folder: Path, name: str, count: int, samples: Iterable[Sample]) -> None:
+    """Write `count` samples as `<name>-000000.tar` ..., unless all of these are there; each shard appears whole or not at
+    all."""
     import webdataset
 
+    paths = _shards(folder, name, count)
+    if all(path.exists() for path in paths):
+        return
     store, source = LocalStore(folder), iter(samples)
-    for path in _shards(folder, name, COUNTS[name]):
+    for path in paths:
         shard = io.BytesIO()
         with webdataset.TarWriter(shard, mtime=0) as tar:
             for key, image, label in islice(source, ROWS_PER_SHARD):

@@ -1,4 +1,4 @@
-"""How the demo's digit expert was made: a small network, trained on 400 of the demo's training digits,
+"""How the demo's digit expert was made: a small network, trained on 200 of the demo's training digits,
 moved, turned and noisy.
 
     python -m unic_pipe.stages.demo.expert expert.safetensors
@@ -10,11 +10,14 @@ Shapes: B images, S image side in pixels, H, W pixels of a scan.
 """
 
 import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,31 +25,39 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.stages.demo.config import ARCHITECTURE
 from unic_pipe.stages.demo.data import digits, enlarge
 
-SCANS, SIZE, BATCH, EPOCHS, LR = 400, 64, 64, 30, 6e-3
+SCANS, SIZE, BATCH, STEPS, LR = 200, 48, 50, 240, 6e-3
 
 
-def train(seed: int = 0) -> dict[str, Tensor]:
-    """The state dict of the trained network, in half precision."""
+def digit_expert() -> dict[str, Tensor]:
+    """The state dict of the demo's expert."""
     scans_NHW, labels_N = digits()
-    images = [enlarge(scan_HW).resize((SIZE, SIZE)) for scan_HW in scans_NHW[:SCANS]]
-    x_N3SS = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
-    y_N = torch.from_numpy(labels_N[:SCANS])
-    torch.manual_seed(seed)
-    model = timm.create_model(ARCHITECTURE, num_classes=10).to(memory_format=torch.channels_last)
+    return train([enlarge(scan_HW) for scan_HW in scans_NHW[:SCANS]], labels_N[:SCANS], STEPS)
+
+
+def train(images: Sequence[Image.Image], labels_N: np.ndarray, steps: int) -> dict[str, Tensor]:
+    """The state dict, in half precision, of a small network that was taught these classes (0 to C - 1)."""
+    resized = [np.asarray(image.resize((SIZE, SIZE))) for image in images]
+    x_N3SS, y_N = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 255, torch.from_numpy(labels_N)
+    torch.manual_seed(0)
+    model = timm.create_model(ARCHITECTURE, num_classes=int(y_N.max()) + 1).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.05)
-    steps = SCANS // BATCH * EPOCHS
     rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-    for _ in range(EPOCHS):
-        for rows_B in torch.randperm(SCANS).split(BATCH)[: SCANS // BATCH]:  # type: ignore[no-untyped-call]
-            logits = model((altered(x_N3SS[rows_B]) - 0.5) / 0.5)
-            optimizer.zero_grad()
-            F.cross_entropy(logits, y_N[rows_B], label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            rates.step()
+    for rows_B in islice(_batches(len(y_N)), steps):
+        logits = model((altered(x_N3SS[rows_B]) - 0.5) / 0.5)
+        optimizer.zero_grad()
+        F.cross_entropy(logits, y_N[rows_B], label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        rates.step()
     return {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
+
+
+def _batches(rows: int) -> Iterator[Tensor]:
+    """Whole batches without end, in a new order each time through."""
+    while True:
+        yield from torch.randperm(rows).split(BATCH)[: rows // BATCH]  # type: ignore[no-untyped-call]
 
 
 def altered(x_B3SS: Tensor) -> Tensor:
@@ -69,4 +80,4 @@ if __name__ == "__main__":
     from safetensors.torch import save
 
     [file] = sys.argv[1:]
-    LocalStore(Path(file).parent).put(Path(file).name, save(train()))
+    LocalStore(Path(file).parent).put(Path(file).name, save(digit_expert()))

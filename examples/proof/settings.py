@@ -1,0 +1,94 @@
+"""The proof's configuration: teachers of different strengths, one cache, and the students that every table compares."""
+
+SEEDS = (0, 1, 2)
+TEACHERS = ("lite1", "lite2", "digit-expert", "photo-expert")
+BENCHMARKS = ("digits", "mnist", "photos")
+STEPS = {
+    "basic": "one projector, raw targets",
+    "std": "+ standardization",
+    "ladder": "+ ladder",
+    "student": "+ dropping",
+}
+"""The paper's variants, each with one ingredient more."""
+_RECIPE = """\
+    architecture: tf_efficientnet_lite0
+    seeds: {seeds}
+    init: pretrained
+    image_size: {size}
+    drop_path: 0.0
+    dataset: pool
+    optimizer: {{epochs: {epochs}, warmup_epochs: 0, frozen_steps: 20, batch: 32, lr: {lr}}}
+"""
+_HEAD = """\
+# Written by examples/proof/run.py.
+samples:
+  datasets:
+    pool: {source: "../images/*-train-*.tar"}   # no label of it is used by a student
+    val: {source: "../images/*-val-*.tar"}
+"""
+_MIDDLE = """\
+views: {{recipe: gentle, count: {views}}}
+cache: {{codec: {codec}, snr_db: {snr_db}}}
+teachers:
+  lite1: {{encoder: efficientnet-lite1, image_size: {size}}}
+  lite2: {{encoder: efficientnet-lite2, image_size: {size}}}
+  digit-expert: &expert
+    encoder: checkpoint:../weights/digits.safetensors
+    architecture: test_efficientnet
+    image_size: 48
+    mean: [0.5, 0.5, 0.5]
+    std: [0.5, 0.5, 0.5]
+  photo-expert: {{<<: *expert, encoder: "checkpoint:../weights/photos.safetensors"}}
+students:
+"""
+_TAIL = """\
+distill: {{validation: val}}
+evaluate:
+  baseline: false
+  encoders:
+    start: {{encoder: efficientnet-lite0, image_size: {size}}}
+  benchmarks:
+{benchmarks}
+  probes: [logistic, knn, fewshot]
+  c_values: [1e-4, 1e-3, 1e-2, 0.1, 1.0]
+  k_values: [20]
+  shots: [5]
+"""
+
+
+def students(loss: float = 0.25) -> dict[str, str]:
+    """What each student adds to the recipe, by name: the paper's variants, and one student of each teacher alone."""
+    ladder, last = "ladder: {hidden: 64, last_hidden: 256}", "ladder: {hidden: 64, last_hidden: 256, blocks: last}"
+    found = {
+        "student": f"    {ladder}\n    loss: {{drop_probability: {loss}}}\n",
+        "basic": f"    {last}\n    loss: {{drop_probability: 0.0, standardize: none}}\n",
+        "std": f"    {last}\n    loss: {{drop_probability: 0.0}}\n",
+        "ladder": f"    {ladder}\n    loss: {{drop_probability: 0.0}}\n",
+    }
+    alone = f"    {ladder}\n    loss: {{drop_probability: 0.0}}\n"
+    return found | {f"only-{teacher}": f"    teachers: [{teacher}]\n{alone}" for teacher in TEACHERS}
+
+
+def text(
+    chosen: dict[str, str],
+    *,
+    size: int = 48,
+    epochs: int = 4,
+    lr: float = 0.0112,
+    views: int = 2,
+    codec: str = "klt",
+    snr_db: float = 15.0,
+    seeds: tuple[int, ...] = SEEDS,
+) -> str:
+    """The configuration file of a working folder beside `images/` and `weights/`, with these students."""
+    sets = [f"{kind}-{part}" for kind in BENCHMARKS for part in ("train", "test")]
+    datasets = "".join(f'    {name}: {{source: "../images/{name}-*.tar"}}\n' for name in sets)
+    recipe = _RECIPE.format(seeds=list(seeds), size=size, epochs=epochs, lr=lr)
+    benchmarks = "\n".join(f"    {kind}: {{train: {kind}-train, test: {kind}-test}}" for kind in BENCHMARKS)
+    return (
+        _HEAD
+        + datasets
+        + _MIDDLE.format(views=views, codec=codec, snr_db=snr_db, size=size)
+        + "".join(f"  {name}:\n{recipe}{extra}" for name, extra in chosen.items())
+        + _TAIL.format(size=size, benchmarks=benchmarks)
+    )
