@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.ablation import setting_of
+from unic_pipe.pipeline.workspace.labels import setting_of
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.students import StudentDefinition
