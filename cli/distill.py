@@ -36,6 +36,9 @@ EXAMPLES = (
     "distill --devices 8",
 )
 
+RATES = "published,unic"
+"""At which rates recipes are compared unless it is said."""
+
 
 def distill(
     student: Annotated[
@@ -60,14 +63,15 @@ def distill(
         ),
     ] = None,
     rates: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--rates",
             metavar="A,B,...",
+            show_default=RATES,
             help="Of --compare, a student for each: published (the recipe's rate, scaled to the batch), unic "
             "(NAME-RECIPE-unic-rate: UNIC's), own (NAME-RECIPE-own-rate: the configured one).",
         ),
-    ] = "published,unic",
+    ] = None,
     live_teachers: Annotated[
         bool,
         typer.Option(
@@ -164,11 +168,11 @@ def distill_step(
     distill_students(chosen, names, context, device=on, restart=restart, live_check=live_check)
 
 
-def _variants(ablation: bool, compare: str | None, rates: str) -> tuple[str, Variants] | None:
+def _variants(ablation: bool, compare: str | None, rates: str | None) -> tuple[str, Variants] | None:
     """The option that asks for variants of a student, and what makes them.
 
     Raises:
-        UserError: two ask for some, or a recipe has no such name.
+        UserError: options that do not go together, or no recipe or rate has such a name.
     """
     from functools import partial
 
@@ -176,11 +180,14 @@ def _variants(ablation: bool, compare: str | None, rates: str) -> tuple[str, Var
     from unic_pipe.pipeline.workspace.by_recipe import by_recipe, require_known
     from unic_pipe.schemas.errors import UserError
 
-    if compare is None:
-        return ("--ablation", of_the_paper) if ablation else None
-    if ablation:
+    if ablation and compare is not None:
         raise UserError("--ablation and --compare each take a student of their own.", "Type one command for each.")
-    recipes, wanted = ([word.strip() for word in text.split(",") if word.strip()] for text in (compare, rates))
+    if compare is None:
+        if rates is not None:
+            raise UserError("--rates is about recipes that are compared.", "Add --compare unic,am-radio,phi-s,theia")
+        return ("--ablation", of_the_paper) if ablation else None
+    texts = (compare, RATES if rates is None else rates)
+    recipes, wanted = ([word.strip() for word in text.split(",") if word.strip()] for text in texts)
     require_known(recipes, wanted)
     return f"--compare {compare}", partial(by_recipe, recipes=recipes, rates=wanted)
 

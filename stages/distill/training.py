@@ -244,6 +244,7 @@ class Training:
         self.require_finite(means["loss"], "loss")
         if self.balance is not None:
             means |= self.balance.columns(self.world.sum if self.world.size > 1 else None)
+            self.balance = None
         if self.log is not None:
             lr = float(self.rates[self.step - 1])
             self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch.known(), **means})

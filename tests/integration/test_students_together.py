@@ -340,6 +340,9 @@ def test_recipes_side_by_side_from_one_cache(extracted: Any) -> None:
     assert "so nothing was begun:\n  Student tiny-dune: ladder.kind: block" in refused.exception.message
     assert "tiny-theia" not in refused.exception.message
     assert not list(extracted.folder.glob("students/*"))
+    alone = CliRunner().invoke(app, ["distill", "--rates", "own", "-c", str(extracted.folder)])
+    assert isinstance(alone.exception, UserError)
+    assert alone.exception.hint == "Add --compare unic,am-radio,phi-s,theia"
     done = CliRunner().invoke(app, [*command, "unic,theia"])
     assert done.exit_code == 0, (done.output, done.exception)
     names = ["tiny-unic", "tiny-theia", "tiny-theia-unic-rate"]

@@ -64,11 +64,8 @@ class Balance:
                 nothing = torch.zeros(self._sizes[teacher, token], device=self.device)
                 _, std_D = merged(parts or [(0, nothing, nothing)], total)
                 found[f"{teacher}/{token}/spread"] = std_D.square().mean().sqrt()
-        teachers, nothing = (
-            tuple(dict.fromkeys(teacher for teacher, _ in self._sizes)),
-            torch.zeros((), device=self.device),
-        )
-        squares_T = torch.stack([self._squares.get(teacher, nothing) for teacher in teachers])
+        teachers = tuple(dict.fromkeys(teacher for teacher, _ in self._sizes))
+        squares_T = torch.stack([self._squares.get(t, torch.zeros((), device=self.device)) for t in teachers])
         norms_T = (squares_T if total is None else total(squares_T)).sqrt()
         found |= dict(zip((f"{teacher}/gradient" for teacher in teachers), norms_T / norms_T.sum(), strict=True))
         values = torch.stack(list(found.values())).tolist()
