@@ -114,7 +114,7 @@ def refuse_variants(inventory: Inventory, names: Sequence[str]) -> None:
     Raises:
         UserError: some cannot.
     """
-    found, problems = judge_students(inventory), dict[str, None]()
+    found, problems = judge_students(inventory), list[UserError]()
     for name in names:
         try:
             refuse_untrainable(inventory, name, found)
@@ -122,7 +122,10 @@ def refuse_variants(inventory: Inventory, names: Sequence[str]) -> None:
         except NotFinishedError:
             raise
         except UserError as error:
-            problems[error.message] = None
+            problems.append(error)
+    said = dict.fromkeys(error.message for error in problems)
+    if len(problems) == len(names) and len(said) == 1:
+        raise problems[0]  # it is not about recipes or ingredients
     if problems:
-        lines = ["These cannot be trained, so nothing was begun:", *problems]
+        lines = ["These cannot be trained, so nothing was begun:", *said]
         raise UserError("\n  ".join(lines), "Leave them out, or change the student whose variants they are.")
