@@ -25,14 +25,19 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.stages.distill.parallel.members import Member
     from unic_pipe.stages.distill.parallel.world import World
+    from unic_pipe.stages.distill.stage import Variants
 
 
 EXAMPLES = (
     "distill",
     "distill --student hot --set students.main.optimizer.lr=1e-3",
     "distill --ablation",
+    "distill --compare unic,am-radio,phi-s,theia",
     "distill --devices 8",
 )
+
+RATES = "published,unic"
+"""At which rates recipes are compared unless it is said."""
 
 
 def distill(
@@ -48,6 +53,25 @@ def distill(
             help="Train the paper's variants of one student: basic, + standardization, + ladder, + teacher dropping.",
         ),
     ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="A,B,...",
+            help="Train one student by these recipes (unic, am-radio, phi-s, theia ...: docs/recipes.md), as NAME-RECIPE: "
+            "loss, heads and rate are the recipe's, all else the student's.",
+        ),
+    ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            "--rates",
+            metavar="A,B,...",
+            show_default=RATES,
+            help="Of --compare, a student for each: published (the recipe's rate, scaled to the batch), unic "
+            "(NAME-RECIPE-unic-rate: UNIC's), own (NAME-RECIPE-own-rate: the configured one).",
+        ),
+    ] = None,
     live_teachers: Annotated[
         bool,
         typer.Option(
@@ -80,6 +104,7 @@ def distill(
     """
     from unic_pipe.stages.distill.parallel.members import member, refuse_uneven
 
+    variants = _variants(ablation, compare, rates)
     inventory = open_inventory(config, overrides, rows)
     if live_teachers:
         inventory = inventory.with_live_teachers()
@@ -96,7 +121,7 @@ def distill(
         with joined(this, stop, inventory.config.distill.timeout_minutes) as world:
             distill_step(
                 inventory, student or (), device, restart, reporter, stop, world,
-                ablation=ablation, live_check=live_check,
+                variants=variants, live_check=live_check,
             )  # fmt: skip
 
     if this is not None:
@@ -115,29 +140,64 @@ def distill_step(
     stop: Stop,
     world: World | None = None,
     *,
-    ablation: bool = False,
+    variants: tuple[str, Variants] | None = None,
     live_check: bool = True,
 ) -> None:
     """Train the named students (none named: all), or the variants of one, together where they can be.
 
-    `world`: the processes that do this together.
+    `world`: the processes that do this together. `variants`: the option that asks for them, and what makes them.
     """
     from unic_pipe.pipeline.workspace.status import training_datasets
     from unic_pipe.stages.distill.parallel.world import Context, World
-    from unic_pipe.stages.distill.stage import distill_students, named_students, with_variants
+    from unic_pipe.stages.distill.stage import distill_students, named_students, refuse_variants, with_variants
     from unic_pipe.stages.indexing import index as index_stage
 
     named = [each for name in students for each in inventory.workspace.seeded.get(name, (name,))]
     chosen = named_students(inventory, named)
     names = tuple(named or chosen.config.students)
-    if ablation:
-        chosen, names = with_variants(chosen, names)
+    if variants is not None:
+        chosen, names = with_variants(chosen, names, variants[1], variants[0])
     context = Context(reporter, stop, world or World())
     with context.world.in_turn():
         index_stage(chosen, training_datasets(chosen), reporter, stop)
+        if variants is not None:
+            refuse_variants(chosen, names)
+            say_rates(chosen, names, reporter)
     say_lacking(chosen, reporter)
     on = device or chosen.config.compute.device
     distill_students(chosen, names, context, device=on, restart=restart, live_check=live_check)
+
+
+def _variants(ablation: bool, compare: str | None, rates: str | None) -> tuple[str, Variants] | None:
+    """The option that asks for variants of a student, and what makes them.
+
+    Raises:
+        UserError: options that do not go together, or no recipe or rate has such a name.
+    """
+    from functools import partial
+
+    from unic_pipe.pipeline.workspace.ablation import ablation as of_the_paper
+    from unic_pipe.pipeline.workspace.by_recipe import by_recipe, require_known
+    from unic_pipe.schemas.errors import UserError
+
+    if ablation and compare is not None:
+        raise UserError("--ablation and --compare each take a student of their own.", "Type one command for each.")
+    if compare is None:
+        if rates is not None:
+            raise UserError("--rates is about recipes that are compared.", "Add --compare unic,am-radio,phi-s,theia")
+        return ("--ablation", of_the_paper) if ablation else None
+    texts = (compare, RATES if rates is None else rates)
+    recipes, wanted = ([word.strip() for word in text.split(",") if word.strip()] for text in texts)
+    require_known(recipes, wanted)
+    return f"--compare {compare}", partial(by_recipe, recipes=recipes, rates=wanted)
+
+
+def say_rates(inventory: Inventory, names: Sequence[str], reporter: Reporter) -> None:
+    """Say at which peak rate each student is trained."""
+    from unic_pipe.stages.distill.model.schedule import peak_rate
+
+    peaks = [f"{name} {peak_rate(inventory.config.students[name].optimizer):.2g}" for name in names]
+    reporter.say(f"Peak rates, for this batch: {', '.join(peaks)}.")
 
 
 def launched(count: int) -> int:

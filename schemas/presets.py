@@ -126,6 +126,21 @@ PRESETS: dict[str, Settings] = {
     "dune-448": _dune(448, 50, 2.5e-5),
 }
 """A student's settings by the name of its preset, as the file would have them."""
+ALIASES = {"unic": "unic-b"}
+"""Short names of presets."""
+
+
+def preset_named(name: str, where: str) -> str:
+    """The preset of that name or short name; `where` begins the message.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = ALIASES.get(name, name)
+    if found not in PRESETS:
+        near = did_you_mean(name, [*PRESETS, *ALIASES])
+        raise UserError(f"{where}no preset is named {name!r}{near}", f"There are: {', '.join([*ALIASES, *PRESETS])}.")
+    return found
 
 
 def expand_presets(tree: MutableMapping[str, Any]) -> None:
@@ -137,12 +152,7 @@ def expand_presets(tree: MutableMapping[str, Any]) -> None:
     students = tree.get("students")
     for name, student in students.items() if isinstance(students, MutableMapping) else ():
         if isinstance(student, MutableMapping) and "preset" in student:
-            preset = student.pop("preset")
-            if preset not in PRESETS:
-                near = did_you_mean(str(preset), list(PRESETS))
-                raise UserError(
-                    f"students.{name}.preset: no preset is named {preset!r}{near}", f"There are: {', '.join(PRESETS)}."
-                )
+            preset = preset_named(str(student.pop("preset")), f"students.{name}.preset: ")
             _fill(student, PRESETS[preset])
 
 

@@ -83,6 +83,8 @@ def curves(name: str = "main", teachers: tuple[str, ...] = ("lite0", "lite1"), r
     columns = {"loss": falling, "val/loss": Series((1.0, 2.0, 3.0, 4.0), (0.5, 0.4, 0.36, 0.35)), "lr": falling}
     for teacher in teachers:
         columns |= {f"{teacher}/loss": falling, f"{teacher}/kept": Series(epochs, (0.75,) * rows)}
+        columns |= {f"{teacher}/cls/spread": Series(epochs, (1.25,) * rows)}
+        columns |= {f"{teacher}/gradient": Series(epochs, (0.5,) * rows)}
     return StudentCurves(name, teachers, columns)
 
 

@@ -32,13 +32,18 @@ def here() -> list[str]:
     return names[: names.index(torch.backends.cpu.get_cpu_capability().lower()) + 1]
 
 
-def run(folder: Path, kernels: str) -> None:
-    """The demo with three seeds, by a set of kernels."""
+def write_seeds(folder: Path) -> None:
+    """The demo's configuration, with three seeds of its student."""
     folder.mkdir(parents=True, exist_ok=True)
     file = write_config(folder)
     text = file.read_text()
     if "seeds:" not in text:
         file.write_text(text.replace("    init: pretrained", f"    seeds: {list(SEEDS)}\n    init: pretrained"))
+
+
+def run(folder: Path, kernels: str) -> None:
+    """The demo with three seeds, by a set of kernels."""
+    write_seeds(folder)
     chosen = {"ATEN_CPU_CAPABILITY": kernels, "ONEDNN_MAX_CPU_ISA": KERNELS[kernels]}
     subprocess.run(
         [sys.executable, "-m", "unic_pipe.cli.main", "demo", str(folder)], env=os.environ | chosen, check=True

@@ -6,17 +6,9 @@ targets. `NAME-ladder`: the ladder of projectors. `NAME`: teacher dropping, whic
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-
+from unic_pipe.pipeline.workspace.labels import BASIC, LADDER, STANDARDIZED, require_free, student_named
 from unic_pipe.schemas.config import Config, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
-
-BASIC, STANDARDIZED, LADDER = "-basic", "-std", "-ladder"
-"""Appended to the name of a student for its variants, in the order of the paper's table."""
-LIVE = "-live"
-"""Appended to the name of a student that was trained with its teachers in the loop."""
-PILOT = "-pilot"
-"""Appended, after that, to the name of a student that was trained on a part of the rows (`--rows`)."""
 
 
 def ablation(config: Config, name: str) -> dict[str, StudentConfig]:
@@ -25,9 +17,7 @@ def ablation(config: Config, name: str) -> dict[str, StudentConfig]:
     Raises:
         UserError: no such student, one that lacks an ingredient itself, or other students have the variants' names.
     """
-    if name not in config.students:
-        raise UserError(f"No student is named {name!r} (there are: {', '.join(config.students) or 'none'}).")
-    full = config.students[name]
+    full = student_named(config, name)
     missing = [ingredient for ingredient, there in _ingredients(full).items() if not there]
     if missing:
         raise UserError(
@@ -45,34 +35,8 @@ def ablation(config: Config, name: str) -> dict[str, StudentConfig]:
         name + LADDER: full.model_copy(update={"loss": loss()}),
         name: full,
     }
-    taken = [variant for variant, student in variants.items() if config.students.get(variant, student) != student]
-    if taken:
-        raise UserError(
-            f"Students {', '.join(taken)} are configured, and differ from the variants of {name} with these names.",
-            "Rename them in unic-pipe.yaml.",
-        )
+    require_free(config, name, variants)
     return variants
-
-
-def setting_of(label: str) -> str:
-    """The name in the configuration of a student that is kept under a label."""
-    return label.removesuffix(PILOT).removesuffix(LIVE)
-
-
-def in_order(names: Iterable[str], students: Collection[str]) -> list[str]:
-    """Names of trained students as tables list them: as configured, each after its variants; then all others."""
-    variants = (BASIC, STANDARDIZED, LADDER, "")
-    suffixes = [variant + live + pilot for pilot in ("", PILOT) for live in ("", LIVE) for variant in variants]
-    places = {name: i for i, name in enumerate(student + suffix for student in students for suffix in suffixes)}
-    return sorted(names, key=lambda name: (places.get(name, len(students) * len(suffixes)), name))
-
-
-def origins(name: str) -> list[str]:
-    """A trained student's name, and what is left of it without what was appended for pilots, live teachers, variants."""
-    found = [name]
-    for suffixes in ((PILOT,), (LIVE,), (BASIC, STANDARDIZED, LADDER)):
-        found += [found[-1].removesuffix(suffix) for suffix in suffixes if found[-1].endswith(suffix)]
-    return found
 
 
 def _ingredients(student: StudentConfig) -> dict[str, bool]:

@@ -19,7 +19,6 @@ from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_
 from unic_pipe.pipeline.samples.dataset import DatasetView
 from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
-from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, in_order
 from unic_pipe.pipeline.workspace.configuration import Workspace, rows_wanted
 from unic_pipe.pipeline.workspace.documents import (
     D,
@@ -29,6 +28,7 @@ from unic_pipe.pipeline.workspace.documents import (
     read_document,
     usable_document,
 )
+from unic_pipe.pipeline.workspace.labels import LIVE, PILOT, in_order
 from unic_pipe.pipeline.workspace.starts import Origin, source_of
 from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
 from unic_pipe.schemas.base import digest_of, require_name, short

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.ablation import LIVE, PILOT, setting_of
 from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, usable_document
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.labels import LIVE, PILOT, setting_of
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.errors import UnicPipeError
 from unic_pipe.schemas.status import Artefact

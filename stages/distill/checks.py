@@ -14,7 +14,7 @@ from unic_pipe.pipeline.process.progress import Reporter, human_bytes
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import decode_image
 from unic_pipe.pipeline.views.probes import check_probes, read_probes
-from unic_pipe.pipeline.workspace.ablation import setting_of
+from unic_pipe.pipeline.workspace.labels import setting_of
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.rows import Source

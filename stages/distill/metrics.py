@@ -2,7 +2,8 @@
 
 Columns: `step` (steps done), `epoch` (fractional), `lr`, `loss`, the `TIMINGS` (see `stages.distill.clock`), then for
 every teacher T `T/loss`, `T/kept` and `T/{cls,patch}/KIND` of its terms; means over the steps since the row before, a
-teacher's over the images that it has targets of.
+teacher's over the images that it has targets of. Of the row's own step alone: `T/{cls,patch}/spread`, and `T/gradient`, T's
+share of the gradient (see `stages.distill.model.balance`), which a frozen student has not, nor a compiled one.
 Rows at the end of an epoch may hold the same names under `val/`, of several datasets also under `val@DATASET/`. Absent
 values are null.
 """

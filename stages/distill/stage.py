@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from unic_pipe.pipeline.workspace.ablation import ablation
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import student_order, students_before
-from unic_pipe.pipeline.workspace.trainable import refuse_unbuildable
-from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.pipeline.workspace.trainable import refuse_unbuildable, refuse_untrainable
+from unic_pipe.schemas.config import Config, StudentConfig
+from unic_pipe.schemas.errors import NotFinishedError, UserError, did_you_mean
 from unic_pipe.stages.distill.blueprint import judge_students
 from unic_pipe.stages.distill.jobs import find_job
 from unic_pipe.stages.distill.live_check import check_teachers
@@ -16,6 +17,9 @@ from unic_pipe.stages.distill.parallel.members import refuse_uneven
 from unic_pipe.stages.distill.parallel.world import Context
 from unic_pipe.stages.distill.run import distill
 from unic_pipe.stages.distill.training import Diverged
+
+Variants = Callable[[Config, str], dict[str, StudentConfig]]
+"""The students, by name, that are made from a configured one."""
 
 
 def distill_students(
@@ -85,16 +89,43 @@ def named_students(inventory: Inventory, names: Sequence[str]) -> Inventory:
     return inventory.with_students({**students, **dict.fromkeys(new, settings)})
 
 
-def with_variants(inventory: Inventory, names: Sequence[str]) -> tuple[Inventory, tuple[str, ...]]:
-    """The inventory with the paper's variants of one student (of each of its seeds) configured, and their names.
+def with_variants(
+    inventory: Inventory, names: Sequence[str], variants_of: Variants = ablation, option: str = "--ablation"
+) -> tuple[Inventory, tuple[str, ...]]:
+    """The inventory with the variants of one student (of each of its seeds) configured, and their names.
+
+    `option`: what was typed to have them.
 
     Raises:
-        UserError: several students are named, or there is nothing to take away from this one.
+        UserError: several students are named, or this one has no such variants.
     """
     if len(names) != 1 and set(names) not in map(set, inventory.workspace.seeded.values()):
         raise UserError(
-            f"--ablation takes one student apart, and there are {len(names)}: {', '.join(names)}.",
-            f"unic-pipe distill --ablation --student {names[0]}",
+            f"{option.split()[0]} takes one student, and there are {len(names)}: {', '.join(names)}.",
+            f"unic-pipe distill {option} --student {names[0]}",
         )
-    variants = {n: variant for name in names for n, variant in ablation(inventory.config, name).items()}
+    variants = {n: variant for name in names for n, variant in variants_of(inventory.config, name).items()}
     return inventory.with_students({**variants, **inventory.config.students, **variants}), tuple(variants)
+
+
+def refuse_variants(inventory: Inventory, names: Sequence[str]) -> None:
+    """Say of all variants that cannot be trained why, before the first is.
+
+    Raises:
+        UserError: some cannot.
+    """
+    found, problems = judge_students(inventory), list[UserError]()
+    for name in names:
+        try:
+            refuse_untrainable(inventory, name, found)
+            inventory.student_definition(name)
+        except NotFinishedError:
+            raise
+        except UserError as error:
+            problems.append(error)
+    said = dict.fromkeys(error.message for error in problems)
+    if len(problems) == len(names) and len(said) == 1:
+        raise problems[0]  # it is not about recipes or ingredients
+    if problems:
+        lines = ["These cannot be trained, so nothing was begun:", *said]
+        raise UserError("\n  ".join(lines), "Leave them out, or change the student whose variants they are.")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.ablation import setting_of
+from unic_pipe.pipeline.workspace.labels import setting_of
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.students import StudentDefinition
@@ -22,6 +22,7 @@ from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.feed import Demand
 from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures
 from unic_pipe.stages.distill.model.average import WeightAverage
+from unic_pipe.stages.distill.model.balance import Balance
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.loss import entries
 from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer, set_rate
@@ -82,6 +83,8 @@ class Training:
         self.error: Diverged | None = None
         self.warned: set[str] = set()
         """Kinds of findings that were told."""
+        self.balance: Balance | None = None
+        """Of a step that the metrics tell of."""
         self._learned: list[Learned] = []
         """The micro-batches of a step that is not done yet."""
 
@@ -154,6 +157,8 @@ class Training:
         """Learn from a batch; the last micro-batch of a step ends it."""
         whole_step = batch.plan.last and not self._learned and self.world.size == 1
         if not self._learned:
+            told = (self.step + 1) % self.settings.log_every == 0
+            self.balance = Balance(self.model.sizes, self.model.device) if told else None
             # Gradients of micro-batches add up, so they are cleared before the first.
             for parameter in self.model.parameters():
                 parameter.grad = None
@@ -164,7 +169,11 @@ class Training:
         with self.parallel.syncing(batch.plan.last):
             # The entries of all micro-batches of all processes are known at the end; until then any count will do.
             count = None if whole_step else float(self.config.optimizer.batch)
-            losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen)
+            losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen, balance=self.balance)
+            # What is compiled lets nobody go through it twice.
+            if self.balance is not None and not self.settings.compile:
+                with self.parallel.reading(batch.plan.last):
+                    self.balance.read_gradients(losses, keep_BT)
             total.backward()
         found = measures(losses, keep_BT, total)
         images = {name: losses.images(name) for name in found}
@@ -233,6 +242,9 @@ class Training:
         self.checkpoints.check()
         means = self.meter.means()
         self.require_finite(means["loss"], "loss")
+        if self.balance is not None:
+            means |= self.balance.columns(self.world.sum if self.world.size > 1 else None)
+            self.balance = None
         if self.log is not None:
             lr = float(self.rates[self.step - 1])
             self.log.add({"step": self.step, "epoch": self.epoch, "lr": lr, **stretch.known(), **means})

@@ -9,22 +9,28 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from unic_pipe.pipeline.samples.dataset import read_manifest
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import pointed, pointers
 from unic_pipe.pipeline.workspace.ablation import ablation
+from unic_pipe.pipeline.workspace.by_recipe import by_recipe
 from unic_pipe.pipeline.workspace.documents import D, finished_student, stored_document, usable_document
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.labels import RATES, setting_of
 from unic_pipe.pipeline.workspace.leftovers import MANIFEST, REMOVED, REMOVING, cut_off, leftovers, temporary_files
 from unic_pipe.pipeline.workspace.results import RESULTS, read_record
 from unic_pipe.pipeline.workspace.status import evaluation_path, extraction_needs
 from unic_pipe.schemas.base import short
+from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.garbage import GarbageItem
+from unic_pipe.schemas.presets import PRESETS
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 
@@ -137,10 +143,11 @@ class Garbage:
         if not like.name.startswith(name):
             return []
         found = []
-        try:
-            variants = ablation(self.inventory.config, name)
-        except UnicPipeError:
-            variants = {}
+        variants: dict[str, StudentConfig] = {}
+        for all_of in (ablation, partial(by_recipe, recipes=tuple(PRESETS), rates=tuple(RATES))):
+            with suppress(UnicPipeError):
+                made = all_of(self.inventory.config, name)
+                variants |= {variant: s for variant, s in made.items() if variant == setting_of(like.name)}
         for inventory in (self.inventory, self.inventory.with_students({**self.inventory.config.students, **variants})):
             for student in {name, *variants} & set(inventory.config.students):
                 for each in (inventory, inventory.with_live_teachers() if inventory is self.inventory else inventory):

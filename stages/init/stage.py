@@ -14,6 +14,7 @@ from unic_pipe.pipeline.storage import LocalStore, is_remote
 from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, to_yaml
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.presets import ALIASES
 from unic_pipe.schemas.starts import TEACHER
 from unic_pipe.schemas.students import StudentShape
 from unic_pipe.stages.init.fit import (
@@ -96,6 +97,7 @@ def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) ->
 def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Path, list[str]]:
     """Write `unic-pipe.yaml` for a published recipe into the working folder, which must not have one; its
     path, and the encoders that it names. Raises UserError: there is one already, or no preset has that name."""
+    preset = ALIASES.get(preset, preset)
     if preset not in PRESETS:
         raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
     config = preset_config(

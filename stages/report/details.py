@@ -4,6 +4,7 @@ read."""
 from dataclasses import dataclass
 
 from unic_pipe.pipeline.process.progress import human_bytes
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.stages.report.data import FeatureRow, StudentCurves
 from unic_pipe.stages.report.metrics import signed
 from unic_pipe.stages.report.summary import percent
@@ -55,30 +56,33 @@ def class_tables(view: ProbeView, student: str) -> list[ClassTable]:
 
 
 LOSS_COLUMNS = ("Loss", "Validation loss", "CLS cosine loss", "Patch cosine loss", "Images kept")
+BALANCE_COLUMNS = ("CLS spread", "Patch spread", "Share of gradient")
+"""Of the same table, where a student was trained by a version that tells them."""
 
 
 def loss_rows(training: tuple[StudentCurves, ...]) -> list[tuple[str, str, tuple[str, ...]]]:
     """Student, teacher (empty for the total) or set of the validation loss, and means over the last epoch, under
-    `LOSS_COLUMNS`."""
+    `LOSS_COLUMNS` and `BALANCE_COLUMNS`."""
     rows: list[tuple[str, str, tuple[str, ...]]] = []
+    nothing = (NONE,) * (len(LOSS_COLUMNS) - 2 + len(BALANCE_COLUMNS))
     for student in training:
-        total = (_number(student, "loss"), _number(student, "val/loss"), NONE, NONE, NONE)
-        rows.append((student.name, "", total))
+        rows.append((student.name, "", (_number(student, "loss"), _number(student, "val/loss"), *nothing)))
         for column in student.curves:
             dataset = column.removeprefix("val@").removesuffix("/loss")
             if column == f"val@{dataset}/loss" and "/" not in dataset:
-                rows.append((student.name, f"on {dataset}", (NONE, _number(student, column), NONE, NONE, NONE)))
+                rows.append((student.name, f"on {dataset}", (NONE, _number(student, column), *nothing)))
         for teacher in student.teachers:
             columns = (f"{teacher}/loss", f"val/{teacher}/loss", f"{teacher}/cls/cosine", f"{teacher}/patch/cosine")
-            kept = student.curve(f"{teacher}/kept").last()
-            share = NONE if kept is None else f"{100 * kept:.0f} %"
-            rows.append((student.name, teacher, (*(_number(student, c) for c in columns), share)))
+            spreads = [_number(student, f"{teacher}/{token}/spread", "{:.3g}") for token in TOKENS]
+            kept, share = (_number(student, f"{teacher}/{what}", "{:.0%}") for what in ("kept", "gradient"))
+            cells = (*(_number(student, c) for c in columns), kept, *spreads, share)
+            rows.append((student.name, teacher, tuple(cell.replace("%", " %") for cell in cells)))
     return rows
 
 
-def _number(student: StudentCurves, column: str) -> str:
+def _number(student: StudentCurves, column: str, form: str = "{:.4f}") -> str:
     value = student.curve(column).last()
-    return NONE if value is None else f"{value:.4f}"
+    return NONE if value is None else form.format(value)
 
 
 def feature_cells(row: FeatureRow) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def _validation(look: Style) -> Style:
 
 
 def training_panels(data: ReportData) -> list[Chart]:
-    """Small panels over epochs: total loss, one per teacher, images kept per student, learning rate."""
+    """Small panels over epochs: total loss, one per teacher, images kept and shares of the gradient per student, rate."""
     students = [s for s in data.training if s.curves]
     if not students:
         return []
@@ -143,16 +143,23 @@ def training_panels(data: ReportData) -> list[Chart]:
         return _panel(title, lines, end)
 
     charts = [losses("loss", "Total loss"), *(losses(f"{t}/loss", f"Loss of teacher {t}") for t in teachers)]
-    charts += [_kept(student, looks, end, len(students) > 1) for student in students]
+    for title, column in SHARES.items():
+        charts += [_shares(title, column, student, looks, end, len(students) > 1) for student in students]
     rates = [Line(s.name, s.curve("lr"), _plain(looks[s.name])) for s in students]
     charts.append(_panel("Learning rate", rates, end))
     return [chart for chart in charts if chart is not None]
 
 
-def _kept(student: StudentCurves, looks: dict[str, Style], end: float, several: bool) -> Chart | None:
+SHARES = {"Images that keep each teacher": "kept", "Share of the gradient": "gradient"}
+"""Panels of fractions between 0 and 1: title, and column of every teacher."""
+
+
+def _shares(
+    title: str, column: str, student: StudentCurves, looks: dict[str, Style], end: float, several: bool
+) -> Chart | None:
     looks = {t: replace(looks[t], dash="", width=1.6) for t in student.teachers}
-    lines = [Line(t, student.curve(f"{t}/kept"), looks[t], marks=True) for t in student.teachers]
-    title = f"Images that keep each teacher, {student.name}" if several else "Images that keep each teacher"
+    lines = [Line(t, student.curve(f"{t}/{column}"), looks[t], marks=True) for t in student.teachers]
+    title = f"{title}, {student.name}" if several else title
     chart = _panel(title, lines, end, (0.0, 1.0))
     return chart and replace(chart, legend=tuple((swatch(looks[t]), t) for t in student.teachers))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
 from unic_pipe.pipeline.storage import LocalStore, Store
-from unic_pipe.pipeline.workspace.ablation import origins
 from unic_pipe.pipeline.workspace.documents import read_document, student_metrics
+from unic_pipe.pipeline.workspace.labels import origins
 from unic_pipe.pipeline.workspace.seeds import seed_groups
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.evaluations import ResultRecord, Role

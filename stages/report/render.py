@@ -83,7 +83,7 @@ def render(data: ReportData) -> str:
         panels=training_panels(data),
         fact_columns=FACT_COLUMNS,
         curve_legend=curve_legend(data),
-        loss_columns=details.LOSS_COLUMNS,
+        loss_columns=details.LOSS_COLUMNS + details.BALANCE_COLUMNS,
         losses=details.loss_rows(data.training),
         feature_columns=details.FEATURE_COLUMNS,
         feature_cells=details.feature_cells,

@@ -107,6 +107,20 @@ def test_one_world_size_is_bitwise_whatever_happens(ranks: Any, extracted: Any, 
 
 
 @pytest.mark.slow
+def test_what_metrics_tell_changes_no_bit_of_shared_weights(ranks: Any, extracted: Any, tmp_path: Path) -> None:
+    """Gradients are read in every step, or in none, before those of the parts are summed up."""
+    configure(extracted, ("tiny",))
+    other = copy_of(extracted, tmp_path / "other")
+    shared = ("--set", "distill.shard=always", "--set", "distill.micro_batch=3")
+    for work, every in ((extracted, 1), (other, 1000)):
+        assert ranks(work, 2, *shared, "--set", f"distill.log_every={every}") == [0, 0], ranks.everything()
+    assert all("lite0/gradient" in row for row in metrics_of(extracted))
+    assert metrics_of(other) == []
+    mine, theirs = ((work.student() / "export/model.safetensors").read_bytes() for work in (extracted, other))
+    assert mine == theirs
+
+
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up(ranks: Any, alone: tuple[Any, Any], extracted: Any, tmp_path: Path) -> None:
     """Accumulated in one process, and in two that share out the weights; that one goes on in one process without.
 

@@ -62,8 +62,9 @@ def test_every_recipe_is_trained_from_one_cache_and_predicts_its_teachers(alone:
         assert finished is not None
         found = {column.split("/")[2] for row in metrics_of(alone, name) for column in row if column.count("/") == 2}
         loss = finished.manifest.definition.config.loss
-        assert found == {kind for t in ("lite0", "lite1") for kinds in loss.terms_of(t).values() for kind in kinds}
-        assert found <= KINDS.keys()
+        kinds = {kind for t in ("lite0", "lite1") for weights in loss.terms_of(t).values() for kind in weights}
+        assert found == kinds | {"spread"}
+        assert kinds <= KINDS.keys()
         encoder = load_encoder(str(finished.folder / "export"))
         for token in student.loss.trained:
             assert adapted(finished, encoder, "lite1", (token,)).definition.model_dump()[f"{token}_dim"] > 0

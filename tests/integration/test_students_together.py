@@ -309,7 +309,7 @@ def test_ablation_stands_in_one_table_in_the_papers_order(extracted: Any) -> Non
     folder = ["-c", str(extracted.folder), "--device", "cpu"]
     refused = CliRunner().invoke(app, ["distill", "--ablation", *folder])
     assert isinstance(refused.exception, UserError)
-    assert "--ablation takes one student apart, and there are 2: tiny, another." in str(refused.exception)
+    assert "--ablation takes one student, and there are 2: tiny, another." in str(refused.exception)
     done = CliRunner().invoke(app, ["distill", "--ablation", "--student", "tiny", *folder])
     assert done.exit_code == 0, (done.output, done.exception)
     assert "Training tiny-basic, tiny-std, tiny-ladder, tiny in one pass" in done.output
@@ -322,3 +322,40 @@ def test_ablation_stands_in_one_table_in_the_papers_order(extracted: Any) -> Non
     path, _ = report(inventory, records)
     named = re.findall(r">(tiny(?:-\w+)?)<", path.read_text())
     assert any(named[i : i + 4] == variants for i in range(len(named))), named
+
+
+def test_recipes_side_by_side_from_one_cache(extracted: Any) -> None:
+    """What cannot be had is refused before anything is trained; then all stand in one report, and `gc` wants them."""
+    from typer.testing import CliRunner
+
+    from unic_pipe.cli.main import app
+    from unic_pipe.stages.gc.find import Garbage
+    from unic_pipe.stages.report.stage import report
+
+    configure(extracted, {"tiny": {"optimizer": {"epochs": 1}}})
+    command = ["distill", "--no-live-check", "-c", str(extracted.folder), "--device", "cpu", "--compare"]
+    cnn = ("--set", "students.tiny.architecture=test_mambaout", "--set", "students.tiny.model_args={}")
+    refused = CliRunner().invoke(app, [*command, "unic,dune,theia", *cnn])
+    assert isinstance(refused.exception, UserError)
+    assert "so nothing was begun:\n  Student tiny-dune: ladder.kind: block" in refused.exception.message
+    assert "tiny-theia" not in refused.exception.message
+    assert not list(extracted.folder.glob("students/*"))
+    alone = CliRunner().invoke(app, ["distill", "--rates", "own", "-c", str(extracted.folder)])
+    assert isinstance(alone.exception, UserError)
+    assert alone.exception.hint == "Add --compare unic,am-radio,phi-s,theia"
+    done = CliRunner().invoke(app, [*command, "unic,theia"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    names = ["tiny-unic", "tiny-theia", "tiny-theia-unic-rate"]
+    said = " ".join(done.output.split())
+    assert f"Training {', '.join(names)} in one pass" in said
+    assert "Peak rates, for this batch: tiny-unic 9.4e-06, tiny-theia 3.1e-05, tiny-theia-unic-rate 9.4e-06." in said
+    inventory = extracted.inventory()
+    assert list(inventory.finished_students) == names
+    extracted.index()
+    records = extracted.evaluate()
+    assert list(dict.fromkeys(r.encoder for r in records if r.role == "student")) == names
+    path, _ = report(inventory, records)
+    assert "Share of the gradient, tiny-theia-unic-rate" in path.read_text()
+    for name in names:
+        (extracted.folder / "students" / name).unlink()
+    assert not [item.path for item in Garbage(extracted.inventory()).find() if "students/" in item.path]

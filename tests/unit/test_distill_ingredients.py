@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unic_pipe.pipeline.workspace.ablation import ablation, in_order, origins
+from unic_pipe.pipeline.workspace.ablation import ablation
+from unic_pipe.pipeline.workspace.labels import in_order, origins
 from unic_pipe.pipeline.workspace.students import student_order, students_before
 from unic_pipe.schemas.config import Config, LossConfig
 from unic_pipe.schemas.errors import UserError

@@ -15,11 +15,12 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from distill_world import STUDENT, World, assert_same_student, student_folder
+from distill_world import STUDENT, TEACHERS, World, assert_same_student, student_folder
 
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.students import ExportManifest, StudentManifest
 from unic_pipe.stages.distill.metrics import TIMINGS, read_metrics
 
@@ -46,6 +47,19 @@ def test_metrics(whole: World) -> None:
         assert 1 <= row["alpha/kept"] + row["beta/kept"] < 2
         assert 0 <= row["data_wait"] <= 1
     assert [r["val/alpha/kept"] for r in validation] == [1, 1, 1]
+
+
+def test_what_the_metrics_tell_changes_no_bit(world: World, whole: World) -> None:
+    """Balance is looked at in every second step, or never."""
+    rows = [r for r in read_metrics(LocalStore(student_folder(whole))) if "loss" in r]
+    assert all(r["alpha/gradient"] + r["beta/gradient"] == pytest.approx(1) for r in rows)
+    # Of eight of the images whose statistics are those of the normaliser.
+    assert all(r[f"{t}/{k}/spread"] == pytest.approx(1, rel=0.6) for r in rows for t in TEACHERS for k in TOKENS)
+    world.distill(validation=True, log_every=1000)
+    assert not any("alpha/gradient" in row for row in read_metrics(LocalStore(student_folder(world))))
+    for name in ("model", "adaptors"):
+        files = [student_folder(w) / f"export/{name}.safetensors" for w in (world, whole)]
+        assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_finished_student_is_left_alone(whole: World) -> None:
@@ -171,7 +185,8 @@ def test_switches(world: World, changes: dict[str, Any]) -> None:
         teachers = student.teachers or ("alpha", "beta")
         tokens = ("cls", "patch") if loss.tokens == "both" else (loss.tokens,)
         terms = {f"{t}/{k}/{m}" for t in teachers for k in tokens for m in ("cosine", "smooth_l1")}
-        assert {name for name in row if name.count("/") == 2} == terms
+        spreads = {f"{t}/{k}/spread" for t in teachers for k in tokens}
+        assert {name for name in row if name.count("/") == 2} == terms | spreads
         for teacher in teachers:
             weighted = [
                 loss.cosine * row[f"{teacher}/{token}/cosine"] + loss.smooth_l1 * row[f"{teacher}/{token}/smooth_l1"]

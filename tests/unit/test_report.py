@@ -326,3 +326,15 @@ def test_radar_leaves_out_a_baseline_far_below_instead_of_squeezing_the_rest() -
     assert 90 <= plot.centre < 98
     gap = Polygon("lite0", "teacher", (100.0, None, 100.0), looks["lite0"])
     assert "no result" in radar(axes, [near, gap]).picture
+
+
+def test_balance_of_teachers_stands_where_training_ended() -> None:
+    told = replace(curves(), curves={k: v for k, v in curves().curves.items() if "gradient" not in k})
+    page = Page(render(replace(report_data(), training=(curves(), replace(told, name="older")))))
+    table = next(t for t in page.tables if "Share of gradient" in t[0])
+    assert table[0][-4:] == ["Images kept", "CLS spread", "Patch spread", "Share of gradient"]
+    assert table[1][-4:] == ["–"] * 4
+    assert table[2][-4:] == ["75 %", "1.25", "–", "50 %"]
+    assert table[5][-4:] == ["75 %", "1.25", "–", "–"]
+    assert "Share of the gradient, main" in page.text
+    assert "Share of the gradient, older" not in page.text

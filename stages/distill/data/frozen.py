@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from unic_pipe.pipeline.cache.statistics import merge_statistics, mixed_statistics
 from unic_pipe.pipeline.samples.mixtures import without_place
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.ablation import setting_of
+from unic_pipe.pipeline.workspace.labels import setting_of
 from unic_pipe.pipeline.workspace.targets import document_key
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.errors import StageError, UserError

@@ -26,6 +26,7 @@ from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.target_statistics import Measured
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, rows_with, standard_of
+from unic_pipe.stages.distill.model.balance import Balance
 from unic_pipe.stages.distill.model.batch_standardization import BatchStandardization
 from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
@@ -60,6 +61,7 @@ class Distiller(nn.Module):
         self.grids = {t.name: t.grid for t in teachers}
         self._common: dict[tuple[str, tuple[int, int]], CommonGrid] = {}
         self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
+        self.sizes = {(teacher, token): size for token, mine in sizes.items() for teacher, size in mine.items()}
         for teacher, token in [(mine, each) for each in sizes for mine in sizes[each]]:
             exact, measured = (statistics or {}).get(teacher), (targets or {}).get(teacher)
             rotation_DD = measured.rotations.get(token) if measured is not None else None
@@ -82,13 +84,18 @@ class Distiller(nn.Module):
         return self
 
     def forward(
-        self, batch: Batch, training: bool = True, count: float | None = None, frozen: bool = False
+        self,
+        batch: Batch,
+        training: bool = True,
+        count: float | None = None,
+        frozen: bool = False,
+        balance: Balance | None = None,
     ) -> tuple[TeacherLosses, Tensor, Tensor]:
         """Losses per image and teacher, which teachers each image kept (B, T), and the scalar to minimise.
 
         Without `training` no branch and no teacher is dropped, and a running standardization learns nothing. `count`:
         of a share of a batch, see `loss_weights`. `frozen`: the student, in evaluation mode, gets no gradients (not zeros,
-        by which weights would still decay). The batch must be on the model's device.
+        by which weights would still decay). `balance` is shown targets and tokens. The batch must be on the model's device.
         """
         config = self.config
         drop_path_BU = batch.drop_path_BU[:, : len(self.student.drop_paths)] if training and not frozen else None
@@ -102,7 +109,9 @@ class Distiller(nn.Module):
                 outputs = inputs(self.student, self.ladder, outputs)
             predictions = self.ladder(*outputs)
         grid = self.student.grid_of(outputs)
-        targets = self._targets(batch.targets, training, grid)
+        if balance is not None:
+            balance.see_tokens([every[-1] for every in outputs])
+        targets = self._targets(batch.targets, training, grid, balance)
         for teacher, prediction in predictions.get("patch", {}).items():
             predictions["patch"][teacher] = self.common(teacher, grid).prediction(prediction)
         losses = teacher_losses(predictions, targets, config.loss, self.dispersions, self._rows(batch.targets))
@@ -132,7 +141,9 @@ class Distiller(nn.Module):
         for part in self.parts:
             part.compile(backend=backend)
 
-    def _targets(self, raw: Targets, training: bool, grid: tuple[int, int]) -> Mapping[TokenType, Mapping[str, Tensor]]:
+    def _targets(
+        self, raw: Targets, training: bool, grid: tuple[int, int], balance: Balance | None
+    ) -> Mapping[TokenType, Mapping[str, Tensor]]:
         """The targets of each token type, patches on a grid; a view without patches has none of them."""
         targets: dict[TokenType, dict[str, Tensor]] = {}
         for (teacher, token), standard in self.standards.items():
@@ -141,6 +152,8 @@ class Distiller(nn.Module):
             target = raw[teacher, token].decode(standard.name)
             if self.running is not None and self.config.loss.normaliser(token) in MOVING:
                 target = self.running(teacher, token, target, learn=training)
+            if balance is not None:
+                balance.see_targets(teacher, token, target)
             targets.setdefault(token, {})[teacher] = (
                 self.common(teacher, grid).target(target) if token == "patch" else target
             )

@@ -37,10 +37,14 @@ def learning_rates(
     return np.concatenate([np.linspace(0.0, base, warmup), cosine])
 
 
+def peak_rate(config: OptimizerConfig) -> float:
+    """The highest learning rate of a student: lr * batch / 256."""
+    return config.lr * config.batch / LR_IMAGES
+
+
 def configured_rates(config: OptimizerConfig, steps_per_epoch: int) -> NDArray[np.float64]:
-    """Learning rate of every step of a student: the peak is lr * batch / 256."""
-    peak = config.lr * config.batch / LR_IMAGES
-    return learning_rates(peak, config.min_lr, config.epochs, steps_per_epoch, config.warmup_epochs)
+    """Learning rate of every step of a student."""
+    return learning_rates(peak_rate(config), config.min_lr, config.epochs, steps_per_epoch, config.warmup_epochs)
 
 
 def make_optimizer(student: Student, ladder: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unic_pipe.schemas.config import TokenType
+from unic_pipe.stages.distill.model.moments import Moments, merged, moments_of
 from unic_pipe.stages.distill.model.schedule import learning_rates
 
 EPS = 1e-6
@@ -42,8 +43,8 @@ class RunningStandardization:
         """`dims`: for each token type that is trained on, every teacher's dimension D."""
         self.device = device
         self._state: RunningState = {}
-        self._seen: dict[tuple[str, TokenType], list[tuple[int, Tensor, Tensor]]] = {}
-        """Since the last update, of each share: number of tokens, mean and std."""
+        self._seen: dict[tuple[str, TokenType], list[Moments]] = {}
+        """Of each share since the last update."""
         for token, sizes in dims.items():
             for teacher, size in sizes.items():
                 start = {"mean": torch.zeros(size, device=device), "std": torch.ones(size, device=device)}
@@ -62,10 +63,9 @@ class RunningStandardization:
 
     def _measure(self, teacher: str, token: TokenType, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of a share of the batch, noted for the next `update`."""
-        flat_ND = x.flatten(0, -2)
-        std_D, mean_D = torch.std_mean(flat_ND, dim=0, correction=min(1, len(flat_ND) - 1))
-        self._seen.setdefault((teacher, token), []).append((len(flat_ND), mean_D, std_D))
-        return mean_D, std_D
+        found = moments_of(x)
+        self._seen.setdefault((teacher, token), []).append(found)
+        return found[1:]
 
     @torch.no_grad()
     def update(self, momentum: float, total: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -74,10 +74,7 @@ class RunningStandardization:
         `total` adds up what the processes hold, which have seen the same teachers and token types.
         """
         for (teacher, token), shares in self._seen.items():
-            if total is None and len(shares) == 1:
-                _, mean_now_D, std_now_D = shares[0]
-            else:
-                mean_now_D, std_now_D = _merged(shares, total)
+            mean_now_D, std_now_D = merged(shares, total)
             known = self._state[teacher][token]
             known["mean"] = momentum * mean_now_D + (1 - momentum) * known["mean"]
             known["std"] = momentum * (std_now_D + self.eps) + (1 - momentum) * known["std"]
@@ -95,21 +92,3 @@ class RunningStandardization:
             }
             for teacher, tokens in state.items()
         }
-
-
-def _merged(
-    shares: list[tuple[int, Tensor, Tensor]], total: Callable[[Tensor], Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased std of all shares together, float32."""
-    mean_0D = shares[0][1]
-    precise = torch.float32 if mean_0D.device.type == "mps" else torch.float64
-    sums_3D = torch.zeros(3, len(mean_0D), dtype=precise, device=mean_0D.device)
-    for count, mean_D, std_D in shares:
-        mean_D, std_D = mean_D.to(precise), std_D.to(precise)
-        sums_3D[0] += count
-        sums_3D[1] += count * mean_D
-        sums_3D[2] += max(count - 1, 1) * std_D**2 + count * mean_D**2
-    count_D, first_D, second_D = total(sums_3D) if total is not None else sums_3D
-    mean_D = first_D / count_D
-    variance_D = (second_D - count_D * mean_D**2) / (count_D - 1).clamp(min=1)
-    return mean_D.float(), variance_D.clamp(min=0).sqrt().float()

@@ -5,8 +5,8 @@ Checkpoints hold whole tensors either way, so that they resume on any number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -58,6 +58,18 @@ class Parallel:
         if isinstance(self.call, nn.parallel.DistributedDataParallel) and not last:
             return self.call.no_sync()
         return nullcontext()
+
+    @contextmanager
+    def reading(self, last: bool) -> Iterator[None]:
+        """Gradients may be read before the backward pass of a micro-batch: nothing is summed up, or forgotten, by that."""
+        if not self.sharded:
+            yield
+            return
+        self.model.set_requires_gradient_sync(False)  # type: ignore[operator]
+        self.model.set_is_last_backward(False)  # type: ignore[operator]
+        yield
+        self.model.set_is_last_backward(True)  # type: ignore[operator]
+        self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     @torch.no_grad()
     def scale_gradients(self, factor: Tensor) -> None:
