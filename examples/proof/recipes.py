@@ -26,7 +26,7 @@ from unic_pipe.stages.demo.data import write_samples
 from unic_pipe.stages.distill.measure.cost import step_cost
 from unic_pipe.stages.distill.model.schedule import peak_rate
 
-STUDENT, START = "student", ("generalist", "digit-expert", "start")
+STUDENT, TEACHERS = "student", ("generalist", "digit-expert")
 
 
 def unic_pipe(folder: Path, command: str, *more: str) -> None:
@@ -61,7 +61,7 @@ def table(folder: Path, recipes: list[str], rates: list[str], overrides: list[st
     benchmarks = list(config.evaluate.benchmarks)
     head = f"| recipe | peak rate | {' | '.join(benchmarks)} | mean | a step |"
     lines = [head, "|---" * (head.count("|") - 1) + "|"]
-    for name in START:
+    for name in TEACHERS:
         values = [found[name][b][0] for b in benchmarks]
         lines.append(f"| {name} | | {' | '.join(f'{100 * v:.1f}' for v in [*values, mean(values)])} | |")
     by_seed = [by_recipe(config, f"{STUDENT}-{seed}", recipes, rates) for seed in SEEDS]

@@ -32,13 +32,18 @@ cache: {{codec: {codec}, snr_db: {snr_db}}}
 teachers:
   lite1: {{encoder: efficientnet-lite1, image_size: {size}}}
   lite2: {{encoder: efficientnet-lite2, image_size: {size}}}
-  digit-expert: &expert
+  digit-expert:
     encoder: checkpoint:../weights/digits.safetensors
     architecture: test_efficientnet
-    image_size: 48
+    image_size: {size}
     mean: [0.5, 0.5, 0.5]
     std: [0.5, 0.5, 0.5]
-  photo-expert: {{<<: *expert, encoder: "checkpoint:../weights/photos.safetensors"}}
+  photo-expert:
+    encoder: checkpoint:../weights/photos.safetensors
+    architecture: test_efficientnet
+    image_size: {size}
+    mean: [0.5, 0.5, 0.5]
+    std: [0.5, 0.5, 0.5]
 students:
 """
 _TAIL = """\

@@ -70,7 +70,7 @@ def lines(kernels: str, found: dict[str, dict[str, tuple[float, int]]]) -> list[
     mean = {name: average(v for v, _ in row.values()) or 0.0 for name, row in found.items()}
     for name, row in found.items():
         claim = ""
-        if name not in TEACHERS and name != "start" and not name.endswith("-random"):
+        if name not in TEACHERS and not name.endswith("-random"):
             met = [Comparison(b, v, *best[b], samples=n).reached for b, (v, n) in row.items()]
             claim = f"{sum(met)} of {len(met)}{', mean' if mean[name] > max(mean[t] for t in TEACHERS) else ''}"
         cells = [f"{100 * v:.1f}" for v, _ in row.values()]
