@@ -66,7 +66,8 @@ def on_post_build(config: Any, **context: Any) -> None:
 
 
 def on_page_markdown(markdown: str, **context: Any) -> str:
-    """Fill the places, and lead links to the documents at the top to their pages."""
+    """Fill the places, and lead links to what is at the top of the repository to its copy."""
     for page, document in BORROWED.items():
         markdown = markdown.replace(f"](../{document})", f"]({page})")
+    markdown = markdown.replace("](../examples/", "](examples/")
     return re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), markdown)
