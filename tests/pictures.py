@@ -2,7 +2,8 @@
 
 usage: python tests/pictures.py [FOLDER]   (FOLDER: where the demo lives; a run that was cut off goes on)
 
-Writes docs/report.png and docs/ablation.png, and prints the tables (of README's numbers, and of docs/ingredients.md) with the machine. Needs Chromium.
+Writes docs/report.png and docs/ablation.png, and prints the tables (for README, and for docs/ingredients.md) with the machine.
+Needs Chromium.
 """
 
 from __future__ import annotations
