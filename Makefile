@@ -6,7 +6,7 @@ COVERED := 85
 # Threads that wait sleep instead of spinning: on a shared machine worth a factor of several.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo steady proof proof-more test check lint types faults floors pythons coverage pictures clean
+.PHONY: demo steady proof proof-more test check lint types docs faults floors pythons coverage pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,8 +19,9 @@ help:
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
 	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
 	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
-	@echo "make pictures  the demo and its ablation again, and from them the tables and pictures of README (needs Chromium)"
-	@echo "make check   lint, types, make test and make faults: exactly what CI runs"
+	@echo "make pictures  the demo and its ablation again, and from them tables and pictures for docs (needs Chromium)"
+	@echo "make docs    the documentation as a site, in site/"
+	@echo "make check   lint, types, make docs, make test and make faults: exactly what CI runs"
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,7 +30,7 @@ help:
 	@touch $@
 
 .venv/.test: .venv/.run
-	$(BIN)/python -m pip install --quiet --editable ".[demo,test,check]"
+	$(BIN)/python -m pip install --quiet --editable ".[demo,test,check,docs]"
 	@touch $@
 
 demo: .venv/.run
@@ -56,10 +57,14 @@ faults: .venv/.test
 
 lint: .venv/.test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check cli pipeline schemas src stages tests
+	$(BIN)/ruff format --check cli pipeline schemas src stages tests docs
 
 types: .venv/.test
 	$(BIN)/mypy
+
+# What it warns about is an error; nothing is loaded from a network, when it is built or when it is read.
+docs: .venv/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # Layered on .venv, so that PyTorch is not downloaded again; what is installed here comes first.
 .venv-floors/.test: .venv/.test tests/floors.txt
@@ -89,7 +94,7 @@ coverage: .venv/.test
 pictures: .venv/.test
 	$(BIN)/python tests/pictures.py demo
 
-check: lint types test faults
+check: lint types docs test faults
 
 clean:
-	rm -rf .venv .venv-* build *.egg-info demo steady proof
+	rm -rf .venv .venv-* build site *.egg-info demo steady proof

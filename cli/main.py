@@ -9,6 +9,7 @@ import typer
 from unic_pipe.cli import (
     bench,
     benchmarks,
+    config,
     demo,
     distill,
     doctor,
@@ -44,7 +45,8 @@ PANELS = {
     "Beginning": (demo.demo, init.init, pack.pack),
     "Stages": (run.run, extract.extract, distill.distill, evaluate.evaluate, index.index),
     "Looking": (
-        status.status, plan.plan, verify.verify, gc.gc, teachers.teachers, doctor.doctor, benchmarks.benchmarks, bench.bench,
+        status.status, config.config, plan.plan, verify.verify, gc.gc, teachers.teachers, doctor.doctor,
+        benchmarks.benchmarks, bench.bench,
     ),
     "Exchanging": (import_.import_, export.export),
 }  # fmt: skip

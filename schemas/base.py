@@ -6,12 +6,21 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any, ClassVar, Self
 
 import xxhash
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
-from pydantic_core import PydanticKnownError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticKnownError, core_schema
 
 from unic_pipe.schemas.errors import DamagedError, ForeignError, UserError
 
@@ -21,26 +30,37 @@ Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FastHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 """XXH3-128 as 32 lower-case hexadecimal digits: shards and image bytes, where speed counts."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$")]
+NAMES = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$"
+Name = Annotated[str, StringConstraints(pattern=NAMES)]
 """A name that is safe as a folder: letters, digits and . _ + - (not first)."""
 
 
-def one_of(known: Callable[[], Iterable[str]]) -> AfterValidator:
+@dataclass(frozen=True)
+class one_of:
     """A check that a string is one of a registry's names, which are looked up when it runs."""
 
-    def check(name: str) -> str:
-        names = list(known())
+    names: Callable[[], Iterable[str]]
+
+    def check(self, name: str) -> str:
+        """The name, if it is one of them."""
+        names = list(self.names())
         if name not in names:
             *most, last = map(repr, names)
             raise PydanticKnownError("literal_error", {"expected": f"{', '.join(most)} or {last}"})
         return name
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(core), "enum": list(self.names())}
 
 
 def is_name(text: str) -> bool:
     """Whether a text can be a `Name`."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", text) is not None
+    return re.fullmatch(NAMES, text) is not None
 
 
 def require_name(text: str, what: str) -> str:

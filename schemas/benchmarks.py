@@ -91,6 +91,7 @@ class BenchmarkConfig(Model):
     train: str = ""
     """Name of a dataset."""
     test: str = ""
+    """Name of another one."""
     root: str | None = None
     """Folder of a benchmark that has a name; searched in `evaluate.root` by default. Outside every digest."""
     note: str = ""

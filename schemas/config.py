@@ -15,6 +15,7 @@ from unic_pipe.schemas.errors import did_you_mean
 from unic_pipe.schemas.losses import LadderConfig as LadderConfig
 from unic_pipe.schemas.losses import LossConfig as LossConfig
 from unic_pipe.schemas.losses import TokenType as TokenType
+from unic_pipe.schemas.optimizers import OptimizerConfig as OptimizerConfig
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
 from unic_pipe.schemas.places import Count, Fraction, Pixels, Seeds, Threads, ascending
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
@@ -35,6 +36,7 @@ class ViewsConfig(Model):
     """How many views of each training sample are cached, and what they look like."""
 
     recipe: str | Recipe = "unic"
+    """`unic` (the paper's crops and colours), `gentle` (mild crops alone), `center`, or parameters of your own."""
     count: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Views of each sample; all of them carry `cls` tokens."""
     patch: Annotated[int, Field(ge=0)] | None = None
@@ -43,6 +45,7 @@ class ViewsConfig(Model):
     """Every so many epochs train on a view with patches, those between on one without, by the cls loss alone. By
     default all views take equal turns."""
     seed: int = 0
+    """Of what is drawn for each view."""
 
     @field_validator("recipe")
     @classmethod
@@ -88,7 +91,9 @@ class EncoderConfig(Model):
     image_size: Pixels | None = None
     """Input height and width in pixels; the encoder's own by default."""
     mean: tuple[float, float, float] | None = None
+    """Of the pixels by channel, between 0 and 1; the encoder's own by default."""
     std: tuple[float, float, float] | None = None
+    """Of the pixels, as `mean`."""
 
 
 class TeacherConfig(EncoderConfig):
@@ -118,51 +123,37 @@ class ComputeConfig(Model):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type of the forward pass."""
     tf32: bool = False
+    """TensorFloat-32 in matrix products on a GPU."""
     batch: Count = 64
     """Images per forward pass; batches are cut inside a block."""
     threads: Threads = 1
     """CPU threads of one forward pass: fixed, because sums change with it. Parallelism comes from blocks."""
     channels_last: bool = True
+    """Memory format of images, which convolutions are quicker in."""
     views: Literal["host", "device"] = "host"
     """Where extraction does the photometric part of the views (colours, blur, solarize): `host`, image by image on the
     CPU; `device`, in batches where the encoder runs, which is worth it on a GPU. Pixels are equal but for the rounding
     of blurred ones (R7); features are extracted anew when it changes."""
 
 
-class OptimizerConfig(Model):
-    """AdamW with linear warm-up and cosine decay."""
-
-    epochs: Count = 200
-    batch: Count = 512
-    lr: Annotated[float, Field(gt=0)] = 3e-4
-    """Learning rate per 256 images: the peak is lr * batch / 256."""
-    min_lr: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 10
-    weight_decay: Annotated[float, Field(ge=0)] = 0.03
-    """Not applied to biases and other one-dimensional parameters."""
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Layer-wise decay of the learning rate: each layer below the last learns at so much of the rate of the one above
-    it, by timm's groups of layers; the ladder learns at the full rate. For students that start from weights."""
-    frozen_steps: Annotated[int, Field(ge=0)] = 0
-    """First steps in which the ladder alone learns, and the encoder stays as it starts."""
-
-
 class StudentConfig(Model):
     """One student: its architecture, its projectors, and how it is trained."""
 
     architecture: str = "vit_small_patch16_224"
+    """Any timm model that gives tokens or a map."""
     model_args: dict[str, Scalar] = {}
+    """Keyword arguments for `timm.create_model`."""
     image_size: Pixels = 224
     """Input height and width in pixels, of validation and export, too."""
     image_sizes: Annotated[tuple[Pixels, ...], Field(min_length=2), AfterValidator(ascending)] | None = None
     """Sizes of the images in training, where those are several: each step has one of them, in turns that follow the seed.
     For networks that take images of any size (ViTs with `model_args: {dynamic_img_size: true}`)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of the pixels by channel, between 0 and 1; ImageNet's by default."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of the pixels, as `mean`."""
     drop_path: Fraction = 0.1
+    """Probability with which an image skips the last block in training; less for the blocks below it."""
     init: str | Start | None = None
     """What this one starts from. The bare name of a student: its encoder and its ladder, for instance for a second phase
     at a higher image size (ladders match by the order of the teachers; where they do not fit they start afresh, which is
@@ -184,6 +175,7 @@ class StudentConfig(Model):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Autocast type of the training step; weights stay float32."""
     seed: int = 0
     """Of the initial weights; without `order_seed` also of the order, of the views' turns and of what is dropped."""
     seeds: Seeds | None = None
@@ -259,6 +251,7 @@ class DistillConfig(Model):
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A checkpoint is written at least this often, and after every epoch."""
     keep_checkpoints: Count = 2
+    """The newest so many are kept."""
     log_every: Count = 10
     """Steps between rows of the metrics table."""
     threads: Threads | None = None
@@ -306,6 +299,7 @@ class EvaluateConfig(Model):
     c_values: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     """For `fast`: search these values instead of the range; of equally good ones the first wins."""
     sgd_epochs: Count = 100
+    """Epochs of a fit of `sgd`."""
     k_values: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
     """The papers' 10, 20, 100 and 200, and what a curve needs besides."""
     shots: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10)
@@ -313,6 +307,7 @@ class EvaluateConfig(Model):
     draws: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Random choices of those samples, averaged."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training set on which hyper-parameters are chosen."""
     seeds: Seeds = (0,)
     """Scores are means over these: each draws another validation split (and order of batches)."""
     baseline: bool = True

@@ -91,8 +91,11 @@ class Term(Model):
     """A part of the loss: one kind, of one token type."""
 
     token: TokenType
+    """Of which tokens: `cls` (one vector an image) or `patch` (a grid of them)."""
     kind: Annotated[str, one_of(lambda: KINDS)]
+    """What is measured between prediction and target (docs/recipes.md has the formulas)."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Factor of this term in the sum."""
     teachers: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """All of the student's by default."""
 
@@ -101,8 +104,11 @@ class LossConfig(Model):
     """The distillation loss. `cosine`, `smooth_l1` and `tokens` are those of UNIC (section 3.1); `terms` stands for any."""
 
     cosine: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of 1 - cos."""
     smooth_l1: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of smooth-L1 with beta 1."""
     tokens: Literal["both", "cls", "patch"] = "both"
+    """What is learned from the teachers."""
     standardize: Normaliser | dict[TokenType, Normaliser] = "exact"
     """`exact`: targets are (x - mean) / std with the cache's exact statistics per dimension and token type. `ema`: the
     official implementation's running mean and std, updated after every batch with a momentum that falls from 1 to .001.

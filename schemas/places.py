@@ -81,6 +81,7 @@ class SamplesConfig(Model):
     """Folders, or `s3://BUCKET/PREFIX`, in which sources and shards are searched, in this order. Outside every digest:
     data may move."""
     datasets: dict[Name, DatasetConfig]
+    """By the names that everything else knows them by."""
     block_rows: Annotated[int, Field(ge=1, le=4096)] = 256
     """Rows per block: the grain of work, of resume and of Zarr sharding."""
     background: Background = "none"

@@ -49,13 +49,16 @@ class DenseConfig(Model):
     """Segmentation or depth from frozen patch tokens: images of two datasets, and a folder of label maps for each."""
 
     kind: Literal["segmentation", "depth"]
+    """What the label maps hold: classes, or distances."""
     train: Name
     """A dataset; it needs no class labels."""
     test: Name
+    """Another one."""
     train_labels: str
     """Folder of label maps, `KEY.png` for the sample `KEY`: 8- or 16-bit PNGs of the shape of the image. ADE20K:
     `annotations/training`."""
     test_labels: str
+    """The same for `test`."""
     classes: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """Number of classes of a segmentation."""
     first_class: Annotated[int, Field(ge=0)] = 0
@@ -71,12 +74,17 @@ class DenseConfig(Model):
     steps: Annotated[int, Field(ge=1, le=100_000_000)] = 40_000
     """Optimizer steps of the linear head."""
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """Images of a step of the linear head."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Its learning rate."""
     memory: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1_024_000
     """Training patches that are kept to look up in, at most."""
     k: Annotated[int, Field(ge=1, le=1_000_000)] = 30
+    """Neighbours that retrieval asks."""
     temperature: Annotated[float, Field(gt=0)] = 0.02
+    """Of their votes: exp(similarity / temperature)."""
     seed: int = 0
+    """Of the head's start and order, and of the patches that are kept."""
     note: str = ""
     """Shown in the report."""
 

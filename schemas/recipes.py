@@ -23,18 +23,23 @@ class Recipe(Model):
     ratio: Range = (3 / 4, 4 / 3)
     """Range of the crop's width / height, drawn log-uniformly."""
     center_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    """Side of the centre crop over the short side of the resized image."""
     flip: Probability = 0.5
     """Probability of a horizontal flip."""
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     """ColorJitter strengths: brightness, contrast, saturation, hue."""
     jitter_probability: Probability = 0.8
+    """Probability of ColorJitter."""
     grayscale: Probability = 0.2
+    """Probability of a view without colours."""
     blur_probability: Probability = 0.2
+    """Probability of a Gaussian blur."""
     blur_kernel: Annotated[int, Field(ge=1, le=1_023)] = 9
     """Side of the Gaussian kernel in reference pixels (odd)."""
     blur_sigma: Range = (0.1, 5.0)
     """Standard deviation of the blur in reference pixels."""
     solarize_probability: Probability = 0.2
+    """Probability of inverted highlights."""
     solarize_threshold: Probability = 0.5
     """Pixels at or above this fraction of 255 are inverted."""
     reference_size: Annotated[int, Field(ge=8, le=16_384)] = 224

@@ -1,8 +1,9 @@
-"""The demo's figures and pictures in README: `make pictures` runs the demo, then its ablation, and takes both reports.
+"""The demo's figures and pictures for the docs: `make pictures` runs the demo, then its ablation, and takes both reports.
 
 usage: python tests/pictures.py [FOLDER]   (FOLDER: where the demo lives; a run that was cut off goes on)
 
-Writes docs/report.png and docs/ablation.png, and prints the tables of README with the machine. Needs Chromium.
+Writes docs/report.png and docs/ablation.png, and prints the tables (for README, and for docs/ingredients.md) with the machine.
+Needs Chromium.
 """
 
 from __future__ import annotations

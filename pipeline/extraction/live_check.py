@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from unic_pipe.pipeline.cache.moments import Moments
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.spec import Decoded
 from unic_pipe.pipeline.cache.statistics import merge_statistics
@@ -130,11 +131,25 @@ def _codec_noise(
     """Relative error of the codec alone."""
     codec = cache.definition.codec
     if codec.snr_db is not None:
-        return float(10 ** (-codec.snr_db / 20))
+        return max(float(10 ** (-codec.snr_db / 20)), _measured_noise(cache, view, token, block, var_D))
     stored = cache.read_block_raw(view, token, block)
     if isinstance(stored, Decoded) and stored.stored.dtype != np.float16:
         return float(np.sqrt((np.square(stored.scale_D) / 12).sum() / (var_D.sum() + 1e-30)))
     return float(2.0**-11 * np.sqrt((np.square(mean_D) + var_D).sum() / (var_D.sum() + 1e-30)))
+
+
+def _measured_noise(cache: FeatureCache, view: int, token: TokenType, block: int, var_D: np.ndarray) -> float:
+    """What a calibrated codec lost when it wrote the unit: its target is of standardized dimensions, and in features as
+    they are, of which a few dimensions have most of the variance, the same loss may be several times as much."""
+    record = cache.folder.record(view, token, block)
+    if record is None:
+        return 0.0
+    moments = Moments.from_bytes(cache.folder.statistics(view, token, {block: record})[block])
+    return (
+        0.0
+        if moments.noise_D is None
+        else float(np.sqrt(moments.noise_D.sum() / moments.count / (var_D.sum() + 1e-30)))
+    )
 
 
 def _finding(cache: FeatureCache, token: TokenType, found: _Errors, tolerance: float) -> LiveFinding:

@@ -22,10 +22,12 @@ from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.workspace.explaining import Place, explain
 from unic_pipe.pipeline.workspace.seeds import with_seeds
 from unic_pipe.schemas.config import Config
+from unic_pipe.schemas.describing import json_schema
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.presets import expand_presets
 
 CONFIG_NAME = "unic-pipe.yaml"
+SCHEMA_NAME = "unic-pipe.schema.json"
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1 << 20, 20_000, 50
 """Of a configuration: far more than anybody writes, far less than what keeps a machine busy."""
 _TOO_DEEP = f"fields inside fields inside fields, over {_DEEPEST} deep"
@@ -101,6 +103,16 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
     config, seeded = with_seeds(config)
     return Workspace(with_benchmarks(config), path.absolute().parent, path.absolute(), seeded)
+
+
+def write_configuration(folder: Path, text: str) -> bool:
+    """Create `unic-pipe.yaml` with this text, and beside it the schema that its first line names for editors; False:
+    there is one already, which stays as it is."""
+    store = LocalStore(folder)
+    made = store.create(CONFIG_NAME, f"# yaml-language-server: $schema={SCHEMA_NAME}\n{text}".encode())
+    if made:
+        store.put(SCHEMA_NAME, (json.dumps(json_schema(), indent=1) + "\n").encode())
+    return made
 
 
 def to_yaml(config: Config, comments: Mapping[tuple[str, ...], str]) -> str:

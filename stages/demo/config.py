@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
+from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, write_configuration
 
 ARCHITECTURE = "test_efficientnet"
 """Of the digit expert: timm's name for an EfficientNet of 0.1 million parameters."""
@@ -69,7 +69,6 @@ evaluate:
 def write_config(folder: Path) -> Path:
     """Write the demo's `unic-pipe.yaml`, and the digit expert's weights, unless they are there (a changed one is the
     user's)."""
-    store = LocalStore(folder)
-    store.create(EXPERT, WEIGHTS.read_bytes())
-    store.create(CONFIG_NAME, TEXT.encode())
+    LocalStore(folder).create(EXPERT, WEIGHTS.read_bytes())
+    write_configuration(folder, TEXT)
     return folder / CONFIG_NAME

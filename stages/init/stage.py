@@ -10,8 +10,8 @@ from unic_pipe.pipeline.encoders.resolve import encoder_card, find_file
 from unic_pipe.pipeline.samples.places import Root, where
 from unic_pipe.pipeline.samples.splits import split_of
 from unic_pipe.pipeline.samples.survey import Survey, survey_splits
-from unic_pipe.pipeline.storage import LocalStore, is_remote
-from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, to_yaml
+from unic_pipe.pipeline.storage import is_remote
+from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, to_yaml, write_configuration
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.presets import ALIASES
@@ -114,7 +114,7 @@ def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views
 
 _HELP = (
     "# unic-pipe status shows the plan, unic-pipe plan what it takes, unic-pipe run carries it out.",
-    "# A misspelt or wrong field is named with its line by every command; unic-pipe --help lists them.",
+    "# Every field, with its type and its default: unic-pipe config --describe",
 )
 _NO_BENCHMARK = (
     "# evaluate:           # any labelled pair of datasets is a benchmark",
@@ -135,7 +135,7 @@ def _samples(folder: Path, surveys: Mapping[str, Survey], block_rows: int | None
 
 def _create(folder: Path, text: str) -> Path:
     path = folder / CONFIG_NAME
-    if not LocalStore(folder).create(CONFIG_NAME, text.encode()):
+    if not write_configuration(folder, text):
         raise UserError(f"{path} exists already.", "Edit it, or move it away first; init never overwrites.")
     return path
 
