@@ -228,6 +228,10 @@ class StudentConfig(Model):
             )
             wrong = problem(("loss", "standardize"), message, "phi_s")
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if self.loss.needs_classes and len(self.datasets) > 1:
+            message = "class means are those of one dataset's classes: name one"
+            wrong = problem(("dataset",), message, self.dataset)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.loss.own and self.loss.own.keys() != self.datasets.keys():
             message = f"names the teachers of every dataset of the student: {', '.join(self.datasets)}"
             wrong = problem(("loss", "own"), message, sorted(self.loss.own))

@@ -34,12 +34,16 @@ class Kind:
 
     code: str
     """`module:function` of its code; a leading dot stands for `stages.distill.losses`. It is given predictions and
-    targets, float32 (B, D) or (B, P, D), and what it `needs`, and returns (B,)."""
+    targets, float32 (B, D) or (B, P, D), and what it `needs` by that name, and returns (B,)."""
     formula: str
     source: str
     tokens: tuple[TokenType, ...] = TOKENS
-    needs: Literal["dispersion"] | None = None
-    """A statistic of the teacher's targets, computed when training starts, that it is given as well."""
+    needs: Literal["dispersion", "centers", "logits"] | None = None
+    """What it is given as well, measured of the teacher's targets when training starts. `dispersion`: their spread.
+    `centers`: the means of the images' classes, (B, D). `logits`: it is given those of C classes that a classifier of the
+    teacher's makes of both sides, (B, C), in their place."""
+    options: tuple[str, ...] = ()
+    """Fields of a term that it takes."""
 
 
 KINDS: dict[str, Kind] = {
@@ -83,6 +87,29 @@ KINDS: dict[str, Kind] = {
         "lightly-train, distillation v3: its local term",
         tokens=("patch",),
     ),
+    "class_direction": Kind(
+        ".class_direction:class_direction",
+        "1 - s·c/|c| / max(|s|, |t|), c the teacher's mean of the image's class",
+        "ND, arXiv 2305.17007",
+        tokens=("cls",),
+        needs="centers",
+    ),
+    "kl": Kind(
+        ".kl:kl",
+        "T²·KL(softmax(t / T) ‖ softmax(s / T)) of logits",
+        "Hinton et al., arXiv 1503.02531",
+        tokens=("cls",),
+        needs="logits",
+        options=("temperature",),
+    ),
+    "soft_ce": Kind(
+        ".cross_entropy:soft_cross_entropy",
+        "-T²·Σ p log softmax(s / T), p = softmax(t / T), or its K largest and the rest spread evenly",
+        "TinyViT, arXiv 2207.10666",
+        tokens=("cls",),
+        needs="logits",
+        options=("temperature", "top_k"),
+    ),
 }
 """By the name that documents have; their order is that of the terms in a definition."""
 
@@ -95,6 +122,19 @@ class Term(Model):
     weight: Annotated[float, Field(gt=0)] = 1.0
     teachers: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """All of the student's by default."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """By which logits are divided (`kl`, `soft_ce`)."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Of the teacher's class probabilities only so many are known, the largest (`soft_ce`); None: all."""
+
+    @model_validator(mode="after")
+    def _kind_has_these(self) -> Term:
+        fields, options = type(self).model_fields, ("temperature", "top_k")
+        idle = [f for f in options if f not in KINDS[self.kind].options and getattr(self, f) != fields[f].default]
+        if idle:
+            message = f"says nothing about a term of kind {self.kind}: leave it out"
+            raise ValidationError.from_exception_data("Term", [problem((idle[0],), message, getattr(self, idle[0]))])
+        return self
 
 
 class LossConfig(Model):
@@ -123,6 +163,9 @@ class LossConfig(Model):
     grid: Literal["student", "larger"] = "student"
     """On which grid patches are compared: the student's, to which targets are resampled (bilinear, antialiased); or the
     larger one, to which the other side is resampled (bicubic)."""
+    classifier: Annotated[str, Field(pattern=r"^(weights|probe:[A-Za-z0-9][A-Za-z0-9._+-]{0,99})$")] = "weights"
+    """Whose logits terms that need them are about. `weights`: the classifier's in each teacher's weights file.
+    `probe:BENCHMARK`: the linear probe's of each teacher that `evaluate` fitted on that benchmark."""
 
     @field_validator("terms")
     @classmethod
@@ -150,6 +193,11 @@ class LossConfig(Model):
                 wrong = "tokens", "the terms say which: leave it out"
         if {"ema", "batch"} <= {self.normaliser(token) for token in self.trained}:
             wrong = "standardize", "ema and batch keep the same averages: choose one"
+        if (self.needs_classes or self.needs_logits) and self.normaliser("cls") in MOVING:
+            what = "class means are" if self.needs_classes else "a classifier is"
+            wrong = "standardize", f"{what} fixed when training starts: normalise cls by exact, phi_s or none"
+        if self.probed is not None and not self.needs_logits:
+            wrong = "classifier", "no term is about logits (kl, soft_ce): leave it out"
         if self.balance != "dropping" and self.drop_probability not in (0, fields["drop_probability"].default):
             wrong = "drop_probability", f"no teacher is dropped by chance with balance: {self.balance}"
         if (self.balance == "own_data") != bool(self.own):
@@ -177,9 +225,31 @@ class LossConfig(Model):
             token: {term.kind: term.weight * len(tokens) for term in mine if term.token == token} for token in tokens
         }
 
+    def options_of(self, teacher: str, token: TokenType, kind: str) -> dict[str, float | None]:
+        """The fields of a teacher's term that its kind takes."""
+        mine = (
+            t for t in self.terms or () if (t.token, t.kind) == (token, kind) and teacher in (t.teachers or (teacher,))
+        )
+        return {name: getattr(term, name) for term in mine for name in KINDS[kind].options}
+
     def normaliser(self, token: TokenType) -> Normaliser:
         """How the targets of a token type are normalised."""
         return self.standardize if isinstance(self.standardize, str) else self.standardize.get(token, "exact")
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether some term is about the classes of the images."""
+        return any(KINDS[term.kind].needs == "centers" for term in self.terms or ())
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether some term is about logits."""
+        return any(KINDS[term.kind].needs == "logits" for term in self.terms or ())
+
+    @property
+    def probed(self) -> str | None:
+        """The benchmark whose probes give the logits."""
+        return self.classifier.removeprefix("probe:") if self.classifier != "weights" else None
 
     @property
     def needs_whole_batches(self) -> bool:

@@ -159,6 +159,9 @@ def test_a_normalised_loss_reads_back_as_itself() -> None:
         ({"terms": TERMS[:2], "tokens": "cls"}, "the terms say which"),
         ({"balance": "sum", "drop_probability": 0.3}, "no teacher is dropped by chance"),
         ({"standardize": {"cls": "ema", "patch": "batch"}}, "choose one"),
+        ({"terms": [{"token": "cls", "kind": "kl"}], "standardize": "ema"}, "a classifier is fixed"),
+        ({"terms": TERMS, "classifier": "probe:task"}, "no term is about logits"),
+        ({"terms": [{"token": "cls", "kind": "kl", "top_k": 3}]}, "says nothing about a term of kind kl"),
         ({"balance": "own_data"}, "names each dataset's teachers"),
         ({"own": {"train": ["a"]}}, "goes with balance: own_data"),
     ],
@@ -200,17 +203,20 @@ def test_students_that_make_no_sense(student: dict[str, Any], words: str) -> Non
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_is_a_number_an_image_and_nothing_where_the_student_is_right(kind: str) -> None:
-    more = {"dispersion": 0.7} if KINDS[kind].needs == "dispersion" else {}
     for token in KINDS[kind].tokens:
         student, teacher = sides(token)
+        given = {"dispersion": {"dispersion": 0.7}, "centers": {"centers": 3 * teacher[token]["a"]}}
+        more: dict[str, Any] = given.get(KINDS[kind].needs or "", {})
         found_B = kind_function(kind)(student[token]["a"], teacher[token]["a"], **more)
         assert found_B.shape == (5,)
         assert (found_B > 0).all()
         found_B.sum().backward()
         assert student[token]["a"].grad.abs().sum() > 0
         right = kind_function(kind)(teacher[token]["a"], teacher[token]["a"], **more)
-        torch.testing.assert_close(right, torch.zeros(5), rtol=0, atol=1e-5)
-        alone = kind_function(kind)(student[token]["a"][1:2], teacher[token]["a"][1:2], **more)
+        if kind != "soft_ce":  # of which the teacher's entropy is left
+            torch.testing.assert_close(right, torch.zeros(5), rtol=0, atol=1e-5)
+        mine = {name: x[1:2] if isinstance(x, Tensor) else x for name, x in more.items()}
+        alone = kind_function(kind)(student[token]["a"][1:2], teacher[token]["a"][1:2], **mine)
         torch.testing.assert_close(alone, found_B[1:2])
 
 
@@ -304,7 +310,7 @@ def made_up(config: StudentConfig, rows_B: Any = None) -> tuple[Distiller, Batch
         targets[teacher, token] = RawTargets(torch.randn(shape, generator=random), torch.zeros(8).long(), plain)
     images = {16: torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=random)}
     draws = torch.rand(8, 2, generator=random), torch.rand(8, len(model.student.drop_paths), generator=random)
-    return model, Batch(BatchPlan(rows_B, 0, 0), images, targets, *draws)
+    return model, Batch(BatchPlan(rows_B, 0, 0), images, targets, *draws, torch.arange(8) % 3)
 
 
 TINY: dict[str, Any] = {
@@ -316,12 +322,18 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["unic-b", "am-radio", "phi-s", "angle", "eupe", "theia", "dune"])
+@pytest.mark.parametrize(
+    "name", ["unic-b", "am-radio", "phi-s", "angle", "eupe", "theia", "dune", "nd", "tinyvit", "task-specific"]
+)
 def test_every_preset_learns_a_batch_by_heart(name: str) -> None:
     shape = {field: 32 for field in ("hidden", "last_hidden") if field in PRESETS[name]["ladder"]}
     tree: dict[str, Any] = {"students": {"main": {**TINY, "preset": name, "ladder": shape}}}
     expand_presets(tree)
     model, batch = made_up(StudentConfig.model_validate_json(json.dumps(tree["students"]["main"])))
+    for pair, centers_CD in model.centers.items():  # of several classes, as if they had been measured
+        model.centers[pair] = torch.randn(3, centers_CD.shape[1], generator=torch.Generator().manual_seed(1))
+    for pair, weights_CD in model.classifiers.items():
+        model.classifiers[pair] = 3 * torch.randn(20, weights_CD.shape[1], generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found = []
     for _ in range(25):

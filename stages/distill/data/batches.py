@@ -77,6 +77,8 @@ class Batch:
     """Uniform draws in [0, 1], float32, likewise the next. T and U are the largest of any student; each takes the
     first columns, which are the same however many there are."""
     drop_path_BU: Tensor
+    classes_B: Tensor | None = None
+    """Classes of the training set (int64), where some student's loss is about them."""
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -86,6 +88,7 @@ class Batch:
             {pair: raw.to(device) for pair, raw in self.targets.items()},
             self.drop_teacher_BT.to(device, non_blocking=True),
             self.drop_path_BU.to(device, non_blocking=True),
+            None if self.classes_B is None else self.classes_B.to(device, non_blocking=True),
         )
 
 

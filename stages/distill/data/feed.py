@@ -16,6 +16,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unic_pipe.pipeline.samples.draws import Purpose
@@ -28,6 +29,7 @@ from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.clock import Times
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
+from unic_pipe.stages.distill.data.classes import class_by_row
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
 from unic_pipe.stages.distill.data.mixing import Side, read, request
@@ -65,6 +67,8 @@ class Demand:
     branches: int
     """Residual branches with drop path."""
     epochs: int
+    classes: bool = False
+    """Whether its loss is about the images' classes."""
 
     def sizes(self, seed: int, step: int) -> set[int]:
         """What it takes in a training step."""
@@ -113,6 +117,7 @@ class Feed:
             Side(
                 self._view_images(rows, sizes, views),
                 None if live else self._reader(rows, wanted, self.window(blocks)),
+                self._classes(rows, students),
             )
             for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True)
         ]
@@ -134,9 +139,10 @@ class Feed:
             return
         images = self._view_images(rows, {s.image_size for s in students}, 1)
         targets = self._reader(rows, _wanted(students), VALIDATION_WINDOW)
+        side = Side(images, targets, self._classes(rows, students))
         size = self.share.batch(self.definition.config.optimizer.batch)
         plans = list(sequential_plans(rows.rows_N, size))
-        with closing(self._load(self.share.batches(plans), students, [Side(images, targets)])) as batches:
+        with closing(self._load(self.share.batches(plans), students, [side])) as batches:
             yield from batches
 
     def window(self, blocks: int) -> int:
@@ -200,7 +206,13 @@ class Feed:
             images = {size: x.pin_memory() for size, x in images.items()}
             targets = {pair: raw.pin() for pair, raw in targets.items()}
         drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, teachers)
-        return Batch(plan, images, targets, drop_teacher_BT, self._draw(Purpose.DROP_PATH, plan, branches))
+        drop_path_BU = self._draw(Purpose.DROP_PATH, plan, branches)
+        by_row = sides[0].class_by_row
+        classes_B = None if by_row is None else torch.from_numpy(by_row[plan.rows_B])
+        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B)
+
+    def _classes(self, rows: Rows, students: Sequence[Demand]) -> NDArray[np.int64] | None:
+        return class_by_row(rows, self.training) if any(student.classes for student in students) else None
 
     def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
         return torch.from_numpy(self.mixture.uniforms(purpose, plan.epoch, plan.rows_B, lanes)).float()

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unic_pipe.pipeline.samples.mixtures import split
@@ -24,6 +26,8 @@ class Side(NamedTuple):
     images: ViewImages
     targets: TargetReader | None
     """None where teachers run in the loop."""
+    class_by_row: NDArray[np.int64] | None = None
+    """Where some student's loss is about classes; there is one side then."""
 
 
 def request(sides: Sequence[Side], plan: BatchPlan) -> None:

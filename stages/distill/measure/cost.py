@@ -92,4 +92,5 @@ def _batch(definition: StudentDefinition, model: Distiller, count: int, size: in
         targets,
         torch.rand(count, len(definition.teachers), generator=random),
         torch.rand(count, len(model.student.drop_paths), generator=random),
+        torch.zeros(count, dtype=torch.int64),
     )

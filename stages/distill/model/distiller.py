@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unic_pipe.pipeline.samples.mixtures import parts_of
 from unic_pipe.pipeline.samples.order import step_size
@@ -22,14 +25,17 @@ from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.losses import MOVING
-from unic_pipe.schemas.students import TeacherInput
+from unic_pipe.schemas.students import TargetStatistics, TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
-from unic_pipe.stages.distill.data.target_statistics import Measured
+from unic_pipe.stages.distill.data.target_statistics import Measured, needed
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, rows_with, standard_of
 from unic_pipe.stages.distill.model.batch_standardization import BatchStandardization
 from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
+
+ASSUMED_CLASSES = 1000
+"""Of a classifier that nobody has read yet."""
 
 
 class Distiller(nn.Module):
@@ -46,7 +52,7 @@ class Distiller(nn.Module):
         """Build both at their seeded initialisation and move them to `device`.
 
         `statistics`: by teacher, for `standardize: exact`. `targets`: by teacher, where the loss needs more than these;
-        without, as where only the time is measured, nothing is rotated, and dispersions are 1.
+        without, as where only the time is measured, nothing is rotated, dispersions are 1, class means and classifiers 0.
 
         Raises:
             UserError: the configuration does not make a student or a ladder.
@@ -60,19 +66,33 @@ class Distiller(nn.Module):
         self.grids = {t.name: t.grid for t in teachers}
         self._common: dict[tuple[str, tuple[int, int]], CommonGrid] = {}
         self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
-        for teacher, token in [(mine, each) for each in sizes for mine in sizes[each]]:
-            exact, measured = (statistics or {}).get(teacher), (targets or {}).get(teacher)
-            rotation_DD = measured.rotations.get(token) if measured is not None else None
-            self.standards[teacher, token] = standard_of(exact, token, config.loss.normaliser(token), rotation_DD)
-            self.dispersions[teacher, token] = (
-                measured.document.dispersions.get(token, 1.0) if measured is not None else 1.0
-            )
+        self.centers, self.classifiers = dict[Pair, Tensor](), dict[Pair, Tensor]()
+        for token, mine in sizes.items():
+            for teacher, size in mine.items():
+                pair = teacher, token
+                self._prepare(pair, size, (statistics or {}).get(teacher), (targets or {}).get(teacher))
         moving = {token: mine for token, mine in sizes.items() if config.loss.normaliser(token) in MOVING}
         kinds = {config.loss.normaliser(token) for token in moving}
         self.running = None
         if moving:
             self.running = (BatchStandardization if "batch" in kinds else RunningStandardization)(moving, device)
         self.to(device).train()
+
+    def _prepare(self, pair: Pair, size: int, exact: StatisticsDocument | None, measured: Measured | None) -> None:
+        """Keep how a teacher's targets of one type, of so many dimensions, are normalised, and what its terms are given."""
+        teacher, token = pair
+        loss, found = self.config.loss, measured or Measured(TargetStatistics(rows={}), {})
+        wanted, how = needed(loss, teacher), loss.normaliser(token)
+        self.standards[pair] = standard = standard_of(exact, token, how, found.rotations.get(token))
+        self.dispersions[pair] = found.document.dispersions.get(token, 1.0)
+        if token in wanted.class_means:
+            means_CD = found.class_means.get(token, np.zeros((1, size)))
+            self.centers[pair] = torch.from_numpy(standard.of(means_CD).astype(np.float32)).to(self.device)
+        if token in wanted.classifiers:
+            weights_CD = found.classifiers.get(token, np.zeros((ASSUMED_CLASSES, size + 1)))
+            self.classifiers[pair] = torch.from_numpy(standard.classifier(weights_CD).astype(np.float32)).to(
+                self.device
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; frozen BatchNorm layers stay in the latter."""
@@ -105,7 +125,7 @@ class Distiller(nn.Module):
         targets = self._targets(batch.targets, training, grid)
         for teacher, prediction in predictions.get("patch", {}).items():
             predictions["patch"][teacher] = self.common(teacher, grid).prediction(prediction)
-        losses = teacher_losses(predictions, targets, config.loss, self.dispersions, self._rows(batch.targets))
+        losses = teacher_losses(predictions, targets, config.loss, self._known(batch), self._rows(batch.targets))
         keep_BT = self._kept(batch, losses, training)
         divisor = entries(config.loss, keep_BT) if count is None else count
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, divisor)
@@ -151,6 +171,18 @@ class Distiller(nn.Module):
         if (teacher, grid) not in self._common:
             self._common[teacher, grid] = CommonGrid(self.grids[teacher], grid, self.config.loss.grid, self.device)
         return self._common[teacher, grid]
+
+    def _known(self, batch: Batch) -> dict[Pair, dict[str, Any]]:
+        """What kinds of terms are given of a batch's teachers beside targets."""
+        known: dict[Pair, dict[str, Any]] = {
+            pair: {"dispersion": dispersion} for pair, dispersion in self.dispersions.items()
+        }
+        for pair, centers_CD in self.centers.items():
+            assert batch.classes_B is not None, "read where a loss is about classes"
+            known[pair]["centers"] = centers_CD[batch.classes_B]
+        for pair, weights_CD in self.classifiers.items():
+            known[pair]["logits"] = partial(F.linear, weight=weights_CD[:, :-1], bias=weights_CD[:, -1])
+        return known
 
     def _rows(self, raw: Targets) -> dict[str, Tensor]:
         """By teacher that has targets of a part of the rows alone, of which."""

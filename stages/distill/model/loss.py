@@ -23,8 +23,6 @@ from unic_pipe.schemas.losses import KINDS, LossConfig, TokenType
 
 Predictions = Mapping[TokenType, Mapping[str, Tensor]]
 """By token type and teacher: cls (B, E), patch (B, P, E); targets (M, ...)."""
-Dispersions = Mapping[tuple[str, TokenType], float]
-"""Mean squared angle of a teacher's tokens to their mean direction, in radians²."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,14 @@ def teacher_losses(
     predictions: Predictions,
     targets: Predictions,
     loss: LossConfig,
-    dispersions: Dispersions | None = None,
+    known: Mapping[tuple[str, TokenType], Mapping[str, Any]] = {},
     rows: Mapping[str, Tensor] = {},
 ) -> TeacherLosses:
     """Loss per image and teacher: the mean over the targets' token types of the sums of its terms.
 
-    Teachers that have no term of these token types are left out. `dispersions`: for kinds that need them. `rows`: by
-    teacher, the images (M, int64, maybe none) that its targets are of, where those are not all.
+    Teachers that have no term of these token types are left out. `known`: by teacher and token type, what kinds need, by
+    the name in `Kind.needs`. `rows`: by teacher, the images (M, int64, maybe none) that its targets are of, where those are
+    not all.
     """
     terms: dict[tuple[str, TokenType, str], Tensor] = {}
     means: dict[str, Tensor] = {}
@@ -77,11 +76,11 @@ def teacher_losses(
                 continue
             both = _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
             for kind in weights:
-                known: dict[str, Any] = {}
-                if KINDS[kind].needs == "dispersion":
-                    assert dispersions is not None, "computed when training starts"
-                    known["dispersion"] = dispersions[teacher, token]
-                terms[teacher, token, kind] = kind_function(kind)(*both, **known)
+                need, given = KINDS[kind].needs, loss.options_of(teacher, token, kind)
+                sides = [known[teacher, token][need](x) for x in both] if need == "logits" else both
+                if need not in (None, "logits"):
+                    given[need] = known[teacher, token][need]
+                terms[teacher, token, kind] = kind_function(kind)(*sides, **given)
             weighted = [weight * terms[teacher, token, kind] for kind, weight in weights.items()]
             sums.append(sum(weighted[1:], weighted[0]))
         if sums:
