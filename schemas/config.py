@@ -12,7 +12,8 @@ from unic_pipe.schemas.benchmarks import BenchmarkConfig, named_benchmarks
 from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
-from unic_pipe.schemas.losses import LadderConfig as LadderConfig
+from unic_pipe.schemas.heads import LADDER
+from unic_pipe.schemas.heads import LadderConfig as LadderConfig
 from unic_pipe.schemas.losses import LossConfig as LossConfig
 from unic_pipe.schemas.losses import TokenType as TokenType
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
@@ -228,8 +229,13 @@ class StudentConfig(Model):
             )
             wrong = problem(("loss", "standardize"), message, "phi_s")
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
-        if self.loss.needs_classes and len(self.datasets) > 1:
-            message = "class means are those of one dataset's classes: name one"
+        if self.loss.needs_masks and self.ladder.kind in (LADDER, "block"):
+            message = "masked_mse takes heads on single tokens, for instance norm_linear"
+            wrong = problem(("ladder", "kind"), message, self.ladder.kind)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if (self.loss.needs_classes or self.loss.needs_masks) and len(self.datasets) > 1:
+            what = "class means are those of" if self.loss.needs_classes else "masked cells are counted over"
+            message = f"{what} one dataset: name one"
             wrong = problem(("dataset",), message, self.dataset)
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.loss.own and self.loss.own.keys() != self.datasets.keys():

@@ -1,4 +1,4 @@
-"""What a student minimises: the terms of its loss, how targets are normalised and teachers weighed, and what predicts them.
+"""What a student minimises: the terms of its loss, how targets are normalised and teachers weighed.
 
 To add a kind of term: one file in `stages/distill/losses` with a function of predictions and targets, and a line in `KINDS`.
 Free of torch, because plans and `status` read it.
@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unic_pipe.schemas.base import Model, Name, one_of
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.places import Count, Fraction
+from unic_pipe.schemas.places import Fraction
 from unic_pipe.schemas.references import problem
 
 TokenType = Literal["cls", "patch"]
@@ -38,10 +38,11 @@ class Kind:
     formula: str
     source: str
     tokens: tuple[TokenType, ...] = TOKENS
-    needs: Literal["dispersion", "centers", "logits"] | None = None
+    needs: Literal["dispersion", "centers", "logits", "masked"] | None = None
     """What it is given as well, measured of the teacher's targets when training starts. `dispersion`: their spread.
     `centers`: the means of the images' classes, (B, D). `logits`: it is given those of C classes that a classifier of the
-    teacher's makes of both sides, (B, C), in their place."""
+    teacher's makes of both sides, (B, C), in their place. `masked`: its predictions are of images without
+    some patches; it is given which (`mask_BP`), and the masked `cells` per image of the global batch."""
     options: tuple[str, ...] = ()
     """Fields of a term that it takes."""
 
@@ -109,6 +110,13 @@ KINDS: dict[str, Kind] = {
         tokens=("cls",),
         needs="logits",
         options=("temperature", "top_k"),
+    ),
+    "masked_mse": Kind(
+        ".masked_mse:masked_mse",
+        "squared error at masked cells, mean over all of the batch's; half of the cells of half of the images are masked",
+        "Proteus, arXiv 2407.10366",
+        tokens=("patch",),
+        needs="masked",
     ),
 }
 """By the name that documents have; their order is that of the terms in a definition."""
@@ -196,6 +204,8 @@ class LossConfig(Model):
         if (self.needs_classes or self.needs_logits) and self.normaliser("cls") in MOVING:
             what = "class means are" if self.needs_classes else "a classifier is"
             wrong = "standardize", f"{what} fixed when training starts: normalise cls by exact, phi_s or none"
+        if self.needs_masks and self.grid == "larger":
+            wrong = "grid", "cells are masked on the student's grid (masked_mse): compare on that"
         if self.probed is not None and not self.needs_logits:
             wrong = "classifier", "no term is about logits (kl, soft_ce): leave it out"
         if self.balance != "dropping" and self.drop_probability not in (0, fields["drop_probability"].default):
@@ -247,6 +257,11 @@ class LossConfig(Model):
         return any(KINDS[term.kind].needs == "logits" for term in self.terms or ())
 
     @property
+    def needs_masks(self) -> bool:
+        """Whether the student is also shown images with masked patches."""
+        return any(KINDS[term.kind].needs == "masked" for term in self.terms or ())
+
+    @property
     def probed(self) -> str | None:
         """The benchmark whose probes give the logits."""
         return self.classifier.removeprefix("probe:") if self.classifier != "weights" else None
@@ -270,6 +285,13 @@ class LossConfig(Model):
             if idle:
                 raise UserError(
                     f"No term of the loss is about teacher {idle[0]}.", "Add one, or take it out of teachers."
+                )
+            patches = {t: whole.terms_of(t).get("patch", {}) for t in teachers}
+            blind = [t for t, kinds in patches.items() if kinds and all(KINDS[k].needs == "masked" for k in kinds)]
+            if blind:
+                raise UserError(
+                    f"Patches of teacher {blind[0]} are learned of masked images alone, whose heads do not leave with a student.",
+                    "Add another term of its patches, for instance mse.",
                 )
             short = _short(whole)
             changes |= {"terms": terms} if short is None else {"terms": None, **short}
@@ -312,66 +334,3 @@ def _short(loss: LossConfig) -> dict[str, float] | None:
     if any(term.teachers is not None or term.kind not in SHORT for term in loss.terms) or weights[0] != weights[-1]:
         return None
     return {kind: weights[0].get(kind, 0.0) for kind in SHORT}
-
-
-@dataclass(frozen=True)
-class Head:
-    """One way to predict a teacher's tokens from the student's; `pipeline.students.heads` builds them."""
-
-    formula: str
-    source: str
-    fields: tuple[str, ...] = ()
-    """Of `LadderConfig`, those that shape it."""
-    finished: bool = True
-    """Whether it is given the tokens that the student gives after export; otherwise its last rung, before a final norm."""
-
-
-LADDER = "ladder"
-HEADS: dict[str, Head] = {
-    LADDER: Head(
-        "sum over rungs of Linear, GELU, Linear",
-        "UNIC, section 3.2",
-        ("blocks", "hidden", "last_hidden"),
-        finished=False,
-    ),
-    "linear": Head("Linear", "lightly-train"),
-    "norm_linear": Head("LayerNorm, Linear", "Proteus, arXiv 2407.10366; Theia's translators, with no convolutions"),
-    "mlp": Head("Linear without bias, LayerNorm, GELU, Linear without bias", "EUPE, arXiv 2603.22387", ("hidden",)),
-    "mlp_v1": Head("Linear, LayerNorm, ReLU, [again] × layers, Linear", "AM-RADIO", ("hidden", "layers")),
-    "mlp_v2": Head(
-        "Linear, [x + Linear(GELU(LayerNorm x))] × layers, LayerNorm, GELU, Linear", "RADIO", ("hidden", "layers")
-    ),
-    "block": Head(
-        "transformer blocks over cls and patches together, Linear",
-        "DUNE, arXiv 2503.14405",
-        ("layers",),
-        finished=False,
-    ),
-}
-"""By the name that documents have."""
-
-
-class LadderConfig(Model):
-    """What predicts the teachers' tokens: the ladder of expendable projectors (UNIC, section 3.2), or other heads."""
-
-    kind: Annotated[str, one_of(lambda: HEADS)] = LADDER
-    """`ladder`; or heads on the student's last tokens, one for every teacher and token type (`block`: one for both)."""
-    blocks: Literal["all", "last"] | tuple[int, ...] = "all"
-    """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
-    hidden: Count = 768
-    """Hidden width of a projector or an MLP."""
-    last_hidden: Count = 3072
-    """Hidden width of the projector on the last block."""
-    layers: Annotated[int, Field(ge=0, le=100)] = 1
-    """Inner layers of `mlp_v1` and `mlp_v2`, blocks of `block`."""
-
-    @model_validator(mode="after")
-    def _fields_shape_it(self) -> LadderConfig:
-        fields, shaping = type(self).model_fields, ("kind", *HEADS[self.kind].fields)
-        idle = [name for name in fields if name not in shaping and getattr(self, name) != fields[name].default]
-        if idle:
-            message = f"says nothing about a head of kind {self.kind}: leave it out"
-            raise ValidationError.from_exception_data(
-                "LadderConfig", [problem((idle[0],), message, getattr(self, idle[0]))]
-            )
-        return self

@@ -160,6 +160,17 @@ PRESETS: dict[str, Settings] = {
     "task-specific": _classified(
         [{"token": "cls", "kind": "kl"}], "deit_small_patch16_224", classifier="probe:task", **_DEIT
     ),
+    # Two errors over [cls; 256 patches] and over cls alone: cls counts in both.
+    "proteus": {
+        **_classified([], "vit_small_patch14_dinov2", **_DEIT),
+        "drop_path": 0.0,
+        "ladder": {"kind": "norm_linear"},
+        "loss": {
+            "terms": _terms(("cls", "mse", 1 + 1 / 257), ("patch", "mse", 256 / 257), ("patch", "masked_mse", 1.0)),
+            "balance": "sum",
+            "standardize": "none",
+        },
+    },
     "dune": _dune(336, 100, 3e-4),
     "dune-448": _dune(448, 50, 2.5e-5),
 }

@@ -2,8 +2,8 @@
 
 usage: python examples/proof/logits.py TEACHER EXACT STORED
 
-In a working folder with a teacher of that name. EXACT and STORED are two of its feature folders of the same images, of which
-the first was extracted with `--set cache.codec=float16`. Prints a line for view 0.
+In a working folder with a teacher of that name. EXACT and STORED are two of its feature folders of the same images; the
+first was extracted with `--set cache.codec=float16`. Prints a line about view 0.
 """
 
 import sys
@@ -31,7 +31,9 @@ def main() -> None:
     exact_ND, stored_ND = tokens(exact), tokens(stored)
     same = agreement(weights_CD, stored_ND, exact_ND)
     noise = np.square(stored_ND - exact_ND).sum() / np.square(exact_ND - exact_ND.mean(0)).sum()
-    print(f"{teacher}: the same first class in {100 * same:.1f} % of {len(exact_ND):,} images at {-10 * np.log10(noise):.1f} dB")
+    print(
+        f"{teacher}: the same first class in {100 * same:.1f} % of {len(exact_ND):,} images at {-10 * np.log10(noise):.1f} dB"
+    )
 
 
 if __name__ == "__main__":

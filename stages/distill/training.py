@@ -95,8 +95,8 @@ class Training:
         """What it takes of every batch."""
         config, branches = self.config, len(self.model.student.drop_paths)
         teachers, epochs = len(self.definition.teachers), config.optimizer.epochs
-        classes = config.loss.needs_classes
-        return Demand(config.image_size, config.image_sizes, self.model.standards, teachers, branches, epochs, classes)
+        shown = config.loss.needs_classes, self.model.cells
+        return Demand(config.image_size, config.image_sizes, self.model.standards, teachers, branches, epochs, *shown)
 
     @property
     def store(self) -> LocalStore:

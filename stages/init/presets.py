@@ -156,6 +156,7 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "theia": single("theia", ("dinov2-g", "metaclip-h", "deit3")),
     "nd": single("nd", ("deit3",)),
     "task-specific": single("task-specific", ("dinov2-g",)),
+    "proteus": single("proteus", ("dinov2-g",)),
     "tinyvit": single("tinyvit", ("deit3",)),
     "dune": dune,
 }

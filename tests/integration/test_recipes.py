@@ -37,7 +37,7 @@ def configure(work: Any, evaluated: Any = None) -> Any:
     }
     for student in example["students"].values():
         student.update({**small, "optimizer": OPTIMIZER, "dtype": "float32", "ladder": {"hidden": 16}})
-    for plain in ("theia", "dune", "nd", "tinyvit", "task-specific"):
+    for plain in ("theia", "dune", "nd", "tinyvit", "task-specific", "proteus"):
         del example["students"][plain]["ladder"]
     example["students"]["unic-gram"]["ladder"]["last_hidden"] = 16
     # These teachers' cls and patch tokens have different dimensions, which one block does not predict.

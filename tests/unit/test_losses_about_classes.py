@@ -126,7 +126,7 @@ def test_new_labels_make_another_student_and_none_are_refused(labelled: World, w
     ("settings", "words"),
     [
         ({"loss": {**ND, "standardize": "ema"}}, "class means are fixed"),
-        ({"loss": ND, "dataset": {"a": 1.0, "b": 1.0}}, "one dataset's classes"),
+        ({"loss": ND, "dataset": {"a": 1.0, "b": 1.0}}, "class means are those of one dataset"),
     ],
 )
 def test_what_has_no_class_means_is_refused(settings: dict[str, Any], words: str) -> None:

@@ -34,6 +34,8 @@ class BatchPlan:
     """Image sizes that the batch is rendered at; none: all that may be asked for."""
     last: bool = True
     """Whether this is the last (or only) micro-batch of its step on this process."""
+    masked: int = 0
+    """Images of the global batch of which patches are masked, for students that are shown them."""
     counted: bool = True
     """False: of a validation that others still have a batch of; its losses do not count."""
 
@@ -79,6 +81,8 @@ class Batch:
     drop_path_BU: Tensor
     classes_B: Tensor | None = None
     """Classes of the training set (int64), where some student's loss is about them."""
+    mask_BL: Tensor | None = None
+    """Uniform draws where some student is shown masked images: whether one is, then of every patch; see `masked_cells`."""
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -89,7 +93,19 @@ class Batch:
             self.drop_teacher_BT.to(device, non_blocking=True),
             self.drop_path_BU.to(device, non_blocking=True),
             None if self.classes_B is None else self.classes_B.to(device, non_blocking=True),
+            None if self.mask_BL is None else self.mask_BL.to(device, non_blocking=True),
         )
+
+
+MASKED_IMAGES, MASKED_CELLS = 0.5, 0.5
+"""Part of the images that are masked, and part of their patches (Proteus, arXiv 2407.10366)."""
+
+
+def masked_cells(draws_BL: Tensor, cells: int) -> Tensor:
+    """Which of an image's `cells` patches are masked, bool (B, P): equally many of every image that is masked."""
+    lowest_BM = draws_BL[:, 1 : 1 + cells].argsort(dim=1, stable=True)[:, : round(MASKED_CELLS * cells)]
+    none_BP = torch.zeros(len(draws_BL), cells, dtype=torch.bool, device=draws_BL.device)
+    return none_BP.scatter(1, lowest_BM, True) & (draws_BL[:, :1] < MASKED_IMAGES)
 
 
 def training_plans(

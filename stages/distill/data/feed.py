@@ -28,7 +28,14 @@ from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.clock import Times
-from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
+from unic_pipe.stages.distill.data.batches import (
+    MASKED_IMAGES,
+    Batch,
+    BatchPlan,
+    Share,
+    sequential_plans,
+    training_plans,
+)
 from unic_pipe.stages.distill.data.classes import class_by_row
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
@@ -69,6 +76,8 @@ class Demand:
     epochs: int
     classes: bool = False
     """Whether its loss is about the images' classes."""
+    cells: int = 0
+    """Patches of its largest training images, where it is also shown masked ones."""
 
     def sizes(self, seed: int, step: int) -> set[int]:
         """What it takes in a training step."""
@@ -122,7 +131,11 @@ class Feed:
             for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True)
         ]
         sized = (
-            replace(plan, sizes=tuple(sorted(fixed.union(*(s.sizes(self.mixture.seed, plan.step) for s in students)))))
+            replace(
+                plan,
+                sizes=tuple(sorted(fixed.union(*(s.sizes(self.mixture.seed, plan.step) for s in students)))),
+                masked=self._masked_images(plan) if any(s.cells for s in students) else 0,
+            )
             for plan in islice(self._plans(students, start), end - start)
         )
         plans = (micro for plan in sized for micro in self.share.micro_batches(plan))
@@ -181,7 +194,7 @@ class Feed:
         sides: Sequence[Side],
     ) -> Generator[Batch]:
         """The planned batches in order, on the device. One assembling thread keeps the order."""
-        lanes = max(s.teachers for s in students), max(s.branches for s in students)
+        lanes = tuple(max(each) for each in zip(*((s.teachers, s.branches, s.cells) for s in students), strict=True))
         planned: deque[BatchPlan] = deque()
         ready: deque[Future[Batch]] = deque()
         assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
@@ -200,7 +213,7 @@ class Feed:
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int) -> Batch:
+    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int, cells: int) -> Batch:
         images, targets = read(sides, plan, self.pool)
         if self.device.type == "cuda":
             images = {size: x.pin_memory() for size, x in images.items()}
@@ -209,7 +222,12 @@ class Feed:
         drop_path_BU = self._draw(Purpose.DROP_PATH, plan, branches)
         by_row = sides[0].class_by_row
         classes_B = None if by_row is None else torch.from_numpy(by_row[plan.rows_B])
-        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B)
+        mask_BL = self._draw(Purpose.MASK, plan, 1 + cells) if cells else None
+        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL)
+
+    def _masked_images(self, plan: BatchPlan) -> int:
+        """Of a whole global batch."""
+        return int((self._draw(Purpose.MASK, plan, 1) < MASKED_IMAGES).sum())
 
     def _classes(self, rows: Rows, students: Sequence[Demand]) -> NDArray[np.int64] | None:
         return class_by_row(rows, self.training) if any(student.classes for student in students) else None

@@ -5,7 +5,7 @@ Shapes: B images, S image side in pixels, T teachers, E teacher dimension, P pat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Self
@@ -18,19 +18,19 @@ from torch.nn import functional as F
 from unic_pipe.pipeline.samples.mixtures import parts_of
 from unic_pipe.pipeline.samples.order import step_size
 from unic_pipe.pipeline.students.build import build_student
-from unic_pipe.pipeline.students.heads.heads import Predictor, build_predictor, inputs
-from unic_pipe.pipeline.students.student import Student
+from unic_pipe.pipeline.students.heads.heads import Heads, Predictor, build_predictor, inputs
+from unic_pipe.pipeline.students.student import RungOutputs, Student
 from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.schemas.config import StudentConfig, TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
-from unic_pipe.schemas.losses import MOVING
+from unic_pipe.schemas.losses import KINDS, MOVING
 from unic_pipe.schemas.students import TargetStatistics, TeacherInput
-from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.batches import MASKED_CELLS, Batch, masked_cells
 from unic_pipe.stages.distill.data.target_statistics import Measured, needed
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, rows_with, standard_of
 from unic_pipe.stages.distill.model.batch_standardization import BatchStandardization
-from unic_pipe.stages.distill.model.loss import TeacherLosses, entries, kept, teacher_losses, total_loss
+from unic_pipe.stages.distill.model.loss import Masked, TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
 from unic_pipe.stages.distill.parallel.batch_norm import batch_norms
 
@@ -63,6 +63,8 @@ class Distiller(nn.Module):
         sizes = _target_sizes(config, teachers)
         self.ladder = build_ladder(config, sizes, self.student)
         self.teachers = tuple(t.name for t in teachers)
+        largest, (rows, columns) = max(config.image_sizes or (config.image_size,)), self.student.grid
+        self.cells = rows * columns * largest**2 // config.image_size**2 if config.loss.needs_masks else 0
         self.grids = {t.name: t.grid for t in teachers}
         self._common: dict[tuple[str, tuple[int, int]], CommonGrid] = {}
         self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
@@ -117,18 +119,37 @@ class Distiller(nn.Module):
             size = step_size(config.draws_seed, batch.plan.step, config.image_sizes)
         x_B3SS = normalize(batch.images[size], config.mean, config.std)
         with self.autocast():
-            with torch.no_grad() if frozen else nullcontext():
-                outputs = self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU)
-                outputs = inputs(self.student, self.ladder, outputs)
+            outputs = self._outputs(x_B3SS, drop_path_BU, frozen)
             predictions = self.ladder(*outputs)
-        grid = self.student.grid_of(outputs)
+            grid = self.student.grid_of(outputs)
+            known = self._known(batch)
+            if training and self.cells and batch.plan.patches:
+                self._add_masked(known, batch, grid, lambda: self._outputs(x_B3SS, drop_path_BU, frozen))
         targets = self._targets(batch.targets, training, grid)
         for teacher, prediction in predictions.get("patch", {}).items():
             predictions["patch"][teacher] = self.common(teacher, grid).prediction(prediction)
-        losses = teacher_losses(predictions, targets, config.loss, self._known(batch), self._rows(batch.targets))
+        losses = teacher_losses(predictions, targets, config.loss, known, self._rows(batch.targets))
         keep_BT = self._kept(batch, losses, training)
         divisor = entries(config.loss, keep_BT) if count is None else count
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, divisor)
+
+    def _outputs(self, x_B3SS: Tensor, drop_path_BU: Tensor | None, frozen: bool) -> RungOutputs:
+        """What the student gives its heads."""
+        with torch.no_grad() if frozen else nullcontext():
+            return inputs(self.student, self.ladder, self.student(x_B3SS, self.ladder.rungs.blocks, drop_path_BU))
+
+    def _add_masked(
+        self, known: dict[Pair, dict[str, Any]], batch: Batch, grid: tuple[int, int], look: Callable[[], RungOutputs]
+    ) -> None:
+        """What the student says of images of which it does not see all patches; `look` shows them to it."""
+        assert isinstance(self.ladder, Heads), "a configuration with a ladder is refused"
+        assert batch.mask_BL is not None, "drawn where a student has cells"
+        mask_BP = masked_cells(batch.mask_BL, grid[0] * grid[1])
+        cells = batch.plan.masked * round(MASKED_CELLS * mask_BP.shape[1]) / self.config.optimizer.batch
+        with self.student.masked(mask_BP, self.ladder.mask_token):
+            outputs = look()
+        for teacher, prediction in self.ladder.of_masked(outputs.patch_LBPD).items():
+            known[teacher, "patch"]["masked"] = Masked(prediction.float(), mask_BP, cells)
 
     def _kept(self, batch: Batch, losses: TeacherLosses, training: bool) -> Tensor:
         """Which teachers the images of a batch learn from, (B, T); without training, from all that they have."""
@@ -216,14 +237,22 @@ def build_ladder(config: StudentConfig, sizes: Mapping[TokenType, Mapping[str, i
     `sizes`: by token type, every teacher's dimension.
 
     Raises:
-        UserError: there is nothing to minimise, or `ladder.blocks` or the heads do not fit.
+        UserError: there is nothing to minimise, `ladder.blocks` or the heads do not fit, or the student's patches cannot be
+            masked.
     """
     if config.loss.terms is None and config.loss.cosine == config.loss.smooth_l1 == 0:
         raise UserError(
             "loss.cosine and loss.smooth_l1 are both 0: there is nothing to minimise.",
             "Set one of students.NAME.loss.cosine and students.NAME.loss.smooth_l1 above 0.",
         )
+    masked = {
+        teacher: size
+        for teacher, size in sizes.get("patch", {}).items()
+        if any(KINDS[kind].needs == "masked" for kind in config.loss.terms_of(teacher).get("patch", {}))
+    }
+    if config.loss.needs_masks:
+        student.require_patches()
     with torch.random.fork_rng(devices=[]):
         # Not the student's own numbers again; any fixed function of the seed will do.
         torch.manual_seed(config.seed + 0x1ADDE5)
-        return build_predictor(config.ladder, sizes, student.depth, student.widths)
+        return build_predictor(config.ladder, sizes, student.depth, student.widths, masked)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,16 @@ class TeacherLosses:
         teacher = column.partition("/")[0] if "/" in column else None
         own = [len(term_M) for (name, _, _), term_M in self.terms.items() if name == teacher]
         return len(self.loss_BT) if teacher is None else max(own, default=0)
+
+
+class Masked(NamedTuple):
+    """What a student says of images of which it did not see all patches."""
+
+    prediction: Tensor
+    """(B, P, E)."""
+    mask_BP: Tensor
+    cells: float
+    """Masked cells per image of the global batch."""
 
 
 @cache
@@ -75,14 +85,21 @@ def teacher_losses(
             if teacher not in predictions.get(token, {}) or teacher not in targets.get(token, {}):
                 continue
             both = _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
+            weights = {
+                kind: x for kind, x in weights.items() if _known_now(KINDS[kind].needs, known.get((teacher, token), {}))
+            }
             for kind in weights:
                 need, given = KINDS[kind].needs, loss.options_of(teacher, token, kind)
                 sides = [known[teacher, token][need](x) for x in both] if need == "logits" else both
-                if need not in (None, "logits"):
+                if need == "masked":
+                    masked = known[teacher, token][need]
+                    sides, given = (masked.prediction, both[1]), {"mask_BP": masked.mask_BP, "cells": masked.cells}
+                elif need not in (None, "logits"):
                     given[need] = known[teacher, token][need]
                 terms[teacher, token, kind] = kind_function(kind)(*sides, **given)
             weighted = [weight * terms[teacher, token, kind] for kind, weight in weights.items()]
-            sums.append(sum(weighted[1:], weighted[0]))
+            if weighted:
+                sums.append(sum(weighted[1:], weighted[0]))
         if sums:
             means[teacher] = torch.stack(sums).mean(0)
     if not rows:
@@ -91,6 +108,11 @@ def teacher_losses(
     mine = tuple(teacher for teacher in teachers if teacher in means or teacher in rows)
     loss_BT, there_BT = _spread(mine, means, rows, any_prediction)
     return TeacherLosses(mine, loss_BT, terms, there_BT)
+
+
+def _known_now(need: str | None, known: Mapping[str, Any]) -> bool:
+    """Whether a term can be taken: none of masked images where none are shown, as in validation."""
+    return need != "masked" or need in known
 
 
 def _spread(
