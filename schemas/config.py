@@ -233,9 +233,13 @@ class StudentConfig(Model):
             message = "masked_mse takes heads on single tokens, for instance norm_linear"
             wrong = problem(("ladder", "kind"), message, self.ladder.kind)
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
-        if (self.loss.needs_classes or self.loss.needs_masks) and len(self.datasets) > 1:
-            what = "class means are those of" if self.loss.needs_classes else "masked cells are counted over"
-            message = f"{what} one dataset: name one"
+        alone = {
+            "class means are those of": self.loss.needs_classes,
+            "masked cells are counted over": self.loss.needs_masks,
+            "a queue holds the targets of": self.loss.needs_queue,
+        }
+        if any(alone.values()) and len(self.datasets) > 1:
+            message = f"{next(what for what, needed in alone.items() if needed)} one dataset: name one"
             wrong = problem(("dataset",), message, self.dataset)
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.loss.own and self.loss.own.keys() != self.datasets.keys():

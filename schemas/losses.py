@@ -38,11 +38,12 @@ class Kind:
     formula: str
     source: str
     tokens: tuple[TokenType, ...] = TOKENS
-    needs: Literal["dispersion", "centers", "logits", "masked"] | None = None
+    needs: Literal["dispersion", "centers", "logits", "masked", "queue"] | None = None
     """What it is given as well, measured of the teacher's targets when training starts. `dispersion`: their spread.
     `centers`: the means of the images' classes, (B, D). `logits`: it is given those of C classes that a classifier of the
     teacher's makes of both sides, (B, C), in their place. `masked`: its predictions are of images without
-    some patches; it is given which (`mask_BP`), and the masked `cells` per image of the global batch."""
+    some patches; it is given which (`mask_BP`), and the masked `cells` per image of the global batch. `queue`: the targets
+    of the last global batches, scaled to length 1, (Q, D)."""
     options: tuple[str, ...] = ()
     """Fields of a term that it takes."""
 
@@ -117,6 +118,13 @@ KINDS: dict[str, Kind] = {
         "Proteus, arXiv 2407.10366",
         tokens=("patch",),
         needs="masked",
+    ),
+    "queue_similarity": Kind(
+        ".similarity:queue_similarity",
+        "KL of softmax(cosines to the targets of the last 8,192 images, its own batch's first / .07)",
+        "lightly-train, distillation v1 and v3",
+        tokens=("cls",),
+        needs="queue",
     ),
 }
 """By the name that documents have; their order is that of the terms in a definition."""
@@ -201,9 +209,14 @@ class LossConfig(Model):
                 wrong = "tokens", "the terms say which: leave it out"
         if {"ema", "batch"} <= {self.normaliser(token) for token in self.trained}:
             wrong = "standardize", "ema and batch keep the same averages: choose one"
-        if (self.needs_classes or self.needs_logits) and self.normaliser("cls") in MOVING:
-            what = "class means are" if self.needs_classes else "a classifier is"
-            wrong = "standardize", f"{what} fixed when training starts: normalise cls by exact, phi_s or none"
+        fixed = {
+            "class means": self.needs_classes,
+            "a classifier": self.needs_logits,
+            "targets in a queue": self.needs_queue,
+        }
+        if any(fixed.values()) and self.normaliser("cls") in MOVING:
+            what = next(name for name, needed in fixed.items() if needed)
+            wrong = "standardize", f"nothing moves {what}: normalise cls by exact, phi_s or none"
         if self.needs_masks and self.grid == "larger":
             wrong = "grid", "cells are masked on the student's grid (masked_mse): compare on that"
         if self.probed is not None and not self.needs_logits:
@@ -260,6 +273,11 @@ class LossConfig(Model):
     def needs_masks(self) -> bool:
         """Whether the student is also shown images with masked patches."""
         return any(KINDS[term.kind].needs == "masked" for term in self.terms or ())
+
+    @property
+    def needs_queue(self) -> bool:
+        """Whether some term compares with targets of the batches before."""
+        return any(KINDS[term.kind].needs == "queue" for term in self.terms or ())
 
     @property
     def probed(self) -> str | None:

@@ -105,6 +105,13 @@ def _classified(terms: list[Settings], architecture: str, classifier: str = "wei
     }
 
 
+def _lightly(*terms: tuple[str, str, float]) -> Settings:
+    """lightly-train's distillation: a peak of 5e-4 for batches of 1,536."""
+    settings = _classified(_terms(*terms), "vit_small_patch16_224", **_DEIT)
+    own = {"epochs": 100, "batch": 1536, "lr": 5e-4 * 256 / 1536, "clip_norm": 1.0}
+    return {**settings, "optimizer": {**settings["optimizer"], **own}}
+
+
 def _dune(image_size: int, epochs: int, lr: float) -> Settings:
     """DUNE (arXiv 2503.14405)."""
     settings = _unic("vit_base_patch14_reg4_dinov2", image_size, 0.5, epochs, epochs // 5, lr)
@@ -171,6 +178,8 @@ PRESETS: dict[str, Settings] = {
             "standardize": "none",
         },
     },
+    "lightly-v1": _lightly(("cls", "queue_similarity", 1.0)),
+    "lightly-v3": _lightly(("cls", "queue_similarity", 1.0), ("patch", "cell_similarity", 1.0)),
     "dune": _dune(336, 100, 3e-4),
     "dune-448": _dune(448, 50, 2.5e-5),
 }

@@ -46,12 +46,18 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
     """What a configured student is made from; `restart`: also where a training with other settings was begun.
 
     Raises:
-        UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
+        UserError: features or a parent are incomplete, the settings changed in the middle of a training, or the loss needs
+            a cache and teachers run in the loop.
     """
     definition = inventory.student_definition(name)
     datasets, shares = inventory.datasets_of(name), inventory.config.students[name].datasets
     assert definition is not None, "indexed before"
     assert datasets is not None, "indexed before"
+    if definition.live and definition.config.loss.needs_queue:
+        raise UserError(
+            f"Student {name} compares with a queue of cached targets (queue_similarity), which teachers in the loop do not fill.",
+            "Train it from the cache, or take the term out of its loss.",
+        )
     label = inventory.student_name(name)
     if finished_student(label, student_folder(inventory.folder, label, definition)) is None:
         _refuse_changes(inventory, label, definition, restart, reporter)

@@ -157,6 +157,8 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "nd": single("nd", ("deit3",)),
     "task-specific": single("task-specific", ("dinov2-g",)),
     "proteus": single("proteus", ("dinov2-g",)),
+    "lightly-v1": single("lightly-v1", ("dinov2-g",)),
+    "lightly-v3": single("lightly-v3", ("dinov2-g",)),
     "tinyvit": single("tinyvit", ("deit3",)),
     "dune": dune,
 }

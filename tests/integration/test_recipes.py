@@ -37,9 +37,10 @@ def configure(work: Any, evaluated: Any = None) -> Any:
     }
     for student in example["students"].values():
         student.update({**small, "optimizer": OPTIMIZER, "dtype": "float32", "ladder": {"hidden": 16}})
-    for plain in ("theia", "dune", "nd", "tinyvit", "task-specific", "proteus"):
+    for plain in ("theia", "dune", "nd", "tinyvit", "task-specific", "proteus", "lightly-v3"):
         del example["students"][plain]["ladder"]
-    example["students"]["unic-gram"]["ladder"]["last_hidden"] = 16
+    for ladder in ("unic-gram", "unic-scalekd"):
+        example["students"][ladder]["ladder"]["last_hidden"] = 16
     # These teachers' cls and patch tokens have different dimensions, which one block does not predict.
     # Others train UNIC itself, and EUPE's loss and balance are AM-RADIO's. Of cls the teachers have 1,280 dimensions.
     del example["students"]["unic"], example["students"]["eupe"]

@@ -125,7 +125,7 @@ def test_new_labels_make_another_student_and_none_are_refused(labelled: World, w
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"loss": {**ND, "standardize": "ema"}}, "class means are fixed"),
+        ({"loss": {**ND, "standardize": "ema"}}, "nothing moves class means"),
         ({"loss": ND, "dataset": {"a": 1.0, "b": 1.0}}, "class means are those of one dataset"),
     ],
 )

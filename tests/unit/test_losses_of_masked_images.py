@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from unic_pipe.pipeline.samples.draws import Purpose, uniforms
 from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.stages.distill.data.batches import masked_cells
+from unic_pipe.stages.distill.data.masks import masked_cells
 from unic_pipe.stages.distill.data.targets import RawTargets
 from unic_pipe.stages.distill.model.distiller import Distiller
 

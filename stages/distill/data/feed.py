@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -28,18 +29,13 @@ from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.clock import Times
-from unic_pipe.stages.distill.data.batches import (
-    MASKED_IMAGES,
-    Batch,
-    BatchPlan,
-    Share,
-    sequential_plans,
-    training_plans,
-)
+from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
 from unic_pipe.stages.distill.data.classes import class_by_row
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
-from unic_pipe.stages.distill.data.mixing import Side, read, request
+from unic_pipe.stages.distill.data.masks import MASKED_IMAGES
+from unic_pipe.stages.distill.data.mixing import Side, read, read_queued, request
+from unic_pipe.stages.distill.data.queues import with_queued
 from unic_pipe.stages.distill.data.rows import Rows, mixture_of, rows_digest
 from unic_pipe.stages.distill.data.targets import (
     AnyTargets,
@@ -78,6 +74,8 @@ class Demand:
     """Whether its loss is about the images' classes."""
     cells: int = 0
     """Patches of its largest training images, where it is also shown masked ones."""
+    queued: frozenset[Pair] = frozenset()
+    """Teachers' tokens of which it holds a queue."""
 
     def sizes(self, seed: int, step: int) -> set[int]:
         """What it takes in a training step."""
@@ -127,19 +125,23 @@ class Feed:
                 self._view_images(rows, sizes, views),
                 None if live else self._reader(rows, wanted, self.window(blocks)),
                 self._classes(rows, students),
+                self._queue_reader(rows, wanted, students),
             )
             for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True)
         ]
+        plans: Iterator[BatchPlan] = islice(self._plans(students, start), end - start)
+        if any(student.queued for student in students):
+            plans = with_queued(plans, partial(self._plans, students), start, self.mixture.batch)
         sized = (
             replace(
                 plan,
                 sizes=tuple(sorted(fixed.union(*(s.sizes(self.mixture.seed, plan.step) for s in students)))),
                 masked=self._masked_images(plan) if any(s.cells for s in students) else 0,
             )
-            for plan in islice(self._plans(students, start), end - start)
+            for plan in plans
         )
-        plans = (micro for plan in sized for micro in self.share.micro_batches(plan))
-        with closing(self._load(plans, students, sides)) as batches:
+        shares = (micro for plan in sized for micro in self.share.micro_batches(plan))
+        with closing(self._load(shares, students, sides)) as batches:
             for batch in batches:
                 if live:
                     yield replace(batch, targets=self._live_targets(batch, wanted))
@@ -223,7 +225,17 @@ class Feed:
         by_row = sides[0].class_by_row
         classes_B = None if by_row is None else torch.from_numpy(by_row[plan.rows_B])
         mask_BL = self._draw(Purpose.MASK, plan, 1 + cells) if cells else None
-        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL)
+        queued = read_queued(sides, plan)
+        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued)
+
+    def _queue_reader(self, rows: Rows, wanted: Wanted, students: Sequence[Demand]) -> TargetReader | None:
+        """Whole global batches are read by every process, so blocks of all streams are kept."""
+        pairs = {pair for student in students for pair in student.queued}
+        if not pairs:
+            return None
+        config = self.definition.config
+        queued = {pair: standards for pair, standards in wanted.items() if pair in pairs}
+        return self._reader(rows, queued, config.streams * (config.window_blocks + 2))
 
     def _masked_images(self, plan: BatchPlan) -> int:
         """Of a whole global batch."""

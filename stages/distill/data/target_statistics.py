@@ -51,6 +51,8 @@ class Needed:
     dispersions: tuple[TokenType, ...]
     class_means: tuple[TokenType, ...]
     classifiers: tuple[TokenType, ...]
+    queues: tuple[TokenType, ...]
+    """Nothing is measured for these."""
 
     def __bool__(self) -> bool:
         return bool(self.rotations or self.dispersions or self.class_means or self.classifiers)
@@ -68,6 +70,7 @@ def needed(loss: LossConfig, teacher: str) -> Needed:
         dispersions=tokens("dispersion"),
         class_means=tokens("centers"),
         classifiers=tokens("logits"),
+        queues=tokens("queue"),
     )
 
 

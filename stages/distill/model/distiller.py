@@ -26,9 +26,12 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.losses import KINDS, MOVING
 from unic_pipe.schemas.students import TargetStatistics, TeacherInput
-from unic_pipe.stages.distill.data.batches import MASKED_CELLS, Batch, masked_cells
+from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.masks import MASKED_CELLS, masked_cells
+from unic_pipe.stages.distill.data.queues import queued_batches
 from unic_pipe.stages.distill.data.target_statistics import Measured, needed
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, rows_with, standard_of
+from unic_pipe.stages.distill.losses.similarity import pushed
 from unic_pipe.stages.distill.model.batch_standardization import BatchStandardization
 from unic_pipe.stages.distill.model.loss import Masked, TeacherLosses, entries, kept, teacher_losses, total_loss
 from unic_pipe.stages.distill.model.standardization import RunningStandardization
@@ -68,7 +71,7 @@ class Distiller(nn.Module):
         self.grids = {t.name: t.grid for t in teachers}
         self._common: dict[tuple[str, tuple[int, int]], CommonGrid] = {}
         self.standards, self.dispersions = dict[Pair, Standard](), dict[Pair, float]()
-        self.centers, self.classifiers = dict[Pair, Tensor](), dict[Pair, Tensor]()
+        self.centers, self.classifiers, self.queues = dict[Pair, Tensor](), dict[Pair, Tensor](), dict[Pair, Tensor]()
         for token, mine in sizes.items():
             for teacher, size in mine.items():
                 pair = teacher, token
@@ -96,6 +99,10 @@ class Distiller(nn.Module):
                 self.device
             )
 
+        if token in wanted.queues:
+            batch = self.config.optimizer.batch
+            self.queues[pair] = torch.zeros(queued_batches(batch) * batch, size, device=self.device)
+
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; frozen BatchNorm layers stay in the latter."""
         super().train(mode)
@@ -118,6 +125,7 @@ class Distiller(nn.Module):
         if training and config.image_sizes is not None:
             size = step_size(config.draws_seed, batch.plan.step, config.image_sizes)
         x_B3SS = normalize(batch.images[size], config.mean, config.std)
+        self._queue(batch)
         with self.autocast():
             outputs = self._outputs(x_B3SS, drop_path_BU, frozen)
             predictions = self.ladder(*outputs)
@@ -132,6 +140,15 @@ class Distiller(nn.Module):
         keep_BT = self._kept(batch, losses, training)
         divisor = entries(config.loss, keep_BT) if count is None else count
         return losses, keep_BT, total_loss(losses.loss_BT, keep_BT, divisor)
+
+    def _queue(self, batch: Batch) -> None:
+        """Push the global batches that enter the queues with this one."""
+        for pair, queue_QE in self.queues.items():
+            if batch.queued and batch.plan.anew:
+                queue_QE = torch.zeros_like(queue_QE)
+            for targets in batch.queued:
+                queue_QE = pushed(queue_QE, targets[pair].decode(self.standards[pair].name))
+            self.queues[pair] = queue_QE
 
     def _outputs(self, x_B3SS: Tensor, drop_path_BU: Tensor | None, frozen: bool) -> RungOutputs:
         """What the student gives its heads."""
@@ -201,6 +218,8 @@ class Distiller(nn.Module):
         for pair, centers_CD in self.centers.items():
             assert batch.classes_B is not None, "read where a loss is about classes"
             known[pair]["centers"] = centers_CD[batch.classes_B]
+        for pair, queue_QE in self.queues.items():
+            known[pair]["queue"] = queue_QE
         for pair, weights_CD in self.classifiers.items():
             known[pair]["logits"] = partial(F.linear, weight=weights_CD[:, :-1], bias=weights_CD[:, -1])
         return known
