@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from unic_pipe.pipeline.cache.tables import read_table
 from unic_pipe.pipeline.samples.classes import match_classes
+from unic_pipe.pipeline.storage import sha256_of_file
 from unic_pipe.pipeline.workspace.documents import head_of, read_document
 from unic_pipe.schemas.base import digest_of, json_digest, short
 from unic_pipe.schemas.benchmarks import cards
@@ -152,13 +153,13 @@ def current_record(
 ) -> ResultRecord | None:
     """The record of a result in an evaluation's folder: done and in force, or failed with this definition.
 
-    `kept`: a finished one counts only with its fitted probe.
+    `kept`: a finished one counts only with its fitted probe, as it was written.
     """
     record = read_record(folder / result_key(benchmark, encoder, definition))
     if record is None or record.digest != digest_of(definition):
         return None
     probe = folder / probe_key(benchmark, encoder, definition)
-    if kept and record.status == "done" and (record.classifier is None or not probe.is_file()):
+    if kept and record.status == "done" and not (probe.is_file() and sha256_of_file(probe) == record.classifier):
         return None
     return record if record.status == "failed" or in_force(record, benchmark, encoder, definition) else None
 

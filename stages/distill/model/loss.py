@@ -85,18 +85,10 @@ def teacher_losses(
             if teacher not in predictions.get(token, {}) or teacher not in targets.get(token, {}):
                 continue
             both = _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
-            weights = {
-                kind: x for kind, x in weights.items() if _known_now(KINDS[kind].needs, known.get((teacher, token), {}))
-            }
+            given = known.get((teacher, token), {})
+            weights = {kind: x for kind, x in weights.items() if _known_now(kind, given)}
             for kind in weights:
-                need, given = KINDS[kind].needs, loss.options_of(teacher, token, kind)
-                sides = [known[teacher, token][need](x) for x in both] if need == "logits" else both
-                if need == "masked":
-                    masked = known[teacher, token][need]
-                    sides, given = (masked.prediction, both[1]), {"mask_BP": masked.mask_BP, "cells": masked.cells}
-                elif need not in (None, "logits"):
-                    given[need] = known[teacher, token][need]
-                terms[teacher, token, kind] = kind_function(kind)(*sides, **given)
+                terms[teacher, token, kind] = _term(kind, both, given, loss.options_of(teacher, token, kind))
             weighted = [weight * terms[teacher, token, kind] for kind, weight in weights.items()]
             if weighted:
                 sums.append(sum(weighted[1:], weighted[0]))
@@ -110,9 +102,22 @@ def teacher_losses(
     return TeacherLosses(mine, loss_BT, terms, there_BT)
 
 
-def _known_now(need: str | None, known: Mapping[str, Any]) -> bool:
+def _known_now(kind: str, known: Mapping[str, Any]) -> bool:
     """Whether a term can be taken: none of masked images where none are shown, as in validation."""
-    return need != "masked" or need in known
+    return KINDS[kind].needs != "masked" or "masked" in known
+
+
+def _term(kind: str, sides: tuple[Tensor, Tensor], known: Mapping[str, Any], options: dict[str, Any]) -> Tensor:
+    """One term of every image, (M,), of predictions and targets; `known`: what kinds need, by name."""
+    need = KINDS[kind].needs
+    if need == "logits":
+        sides = known[need](sides[0]), known[need](sides[1])
+    elif need == "masked":
+        masked: Masked = known[need]
+        sides, options = (masked.prediction, sides[1]), {"mask_BP": masked.mask_BP, "cells": masked.cells}
+    elif need is not None:
+        options = {**options, need: known[need]}
+    return kind_function(kind)(*sides, **options)
 
 
 def _spread(
