@@ -36,7 +36,9 @@ def init(
     preset: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="A published recipe: unic-b, unic-l, am-radio, phi-s, angle, eupe, theia, dune."
+            metavar="NAME",
+            help="A published recipe: unic-b, unic-l, am-radio, phi-s, angle, eupe, theia, dune, "
+            "nd, tinyvit, task-specific, proteus, lightly-v1, lightly-v3.",
         ),
     ] = None,
     teachers: Annotated[

@@ -12,7 +12,8 @@ from unic_pipe.schemas.benchmarks import BenchmarkConfig, named_benchmarks
 from unic_pipe.schemas.chains import circles, needed_students
 from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
-from unic_pipe.schemas.losses import LadderConfig as LadderConfig
+from unic_pipe.schemas.heads import LADDER
+from unic_pipe.schemas.heads import LadderConfig as LadderConfig
 from unic_pipe.schemas.losses import LossConfig as LossConfig
 from unic_pipe.schemas.losses import TokenType as TokenType
 from unic_pipe.schemas.optimizers import OptimizerConfig as OptimizerConfig
@@ -219,6 +220,19 @@ class StudentConfig(Model):
                 "phi_s turns cls and patch each in its own way, and ladder.kind: block has one last layer for both"
             )
             wrong = problem(("loss", "standardize"), message, "phi_s")
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        if self.loss.needs_masks and self.ladder.kind in (LADDER, "block"):
+            message = "masked_mse takes heads on single tokens, for instance norm_linear"
+            wrong = problem(("ladder", "kind"), message, self.ladder.kind)
+            raise ValidationError.from_exception_data("StudentConfig", [wrong])
+        alone = {
+            "class means are those of": self.loss.needs_classes,
+            "masked cells are counted over": self.loss.needs_masks,
+            "a queue holds the targets of": self.loss.needs_queue,
+        }
+        if any(alone.values()) and len(self.datasets) > 1:
+            message = f"{next(what for what, needed in alone.items() if needed)} one dataset: name one"
+            wrong = problem(("dataset",), message, self.dataset)
             raise ValidationError.from_exception_data("StudentConfig", [wrong])
         if self.loss.own and self.loss.own.keys() != self.datasets.keys():
             message = f"names the teachers of every dataset of the student: {', '.join(self.datasets)}"

@@ -76,5 +76,7 @@ class ResultRecord(Document):
     """Mean over the seeds; k-NN's at k = 20 or the smallest k."""
     chosen: dict[str, Scalar]
     """Hyper-parameters that the validation split chose, and notes such as the number of samples."""
+    classifier: Digest | None = None
+    """SHA-256 of the fitted probe in `probes/`, which is kept where a student learns its logits."""
     message: str = ""
     """Why it failed; of a finished result, what a reader of its scores has to know."""

@@ -1,4 +1,4 @@
-"""What a student minimises: the terms of its loss, how targets are normalised and teachers weighed, and what predicts them.
+"""What a student minimises: the terms of its loss, how targets are normalised and teachers weighed.
 
 To add a kind of term: one file in `stages/distill/losses` with a function of predictions and targets, and a line in `KINDS`.
 Free of torch, because plans and `status` read it.
@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unic_pipe.schemas.base import Model, Name, one_of
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.places import Count, Fraction
+from unic_pipe.schemas.places import Fraction
 from unic_pipe.schemas.references import problem
 
 TokenType = Literal["cls", "patch"]
@@ -34,12 +34,18 @@ class Kind:
 
     code: str
     """`module:function` of its code; a leading dot stands for `stages.distill.losses`. It is given predictions and
-    targets, float32 (B, D) or (B, P, D), and what it `needs`, and returns (B,)."""
+    targets, float32 (B, D) or (B, P, D), and what it `needs` by that name, and returns (B,)."""
     formula: str
     source: str
     tokens: tuple[TokenType, ...] = TOKENS
-    needs: Literal["dispersion"] | None = None
-    """A statistic of the teacher's targets, computed when training starts, that it is given as well."""
+    needs: Literal["dispersion", "centers", "logits", "masked", "queue"] | None = None
+    """What it is given as well, measured of the teacher's targets when training starts. `dispersion`: their spread.
+    `centers`: the means of the images' classes, (B, D). `logits`: it is given those of C classes that a classifier of the
+    teacher's makes of both sides, (B, C), in their place. `masked`: its predictions are of images without
+    some patches; it is given which (`mask_BP`), and the masked `cells` per image of the global batch. `queue`: the targets
+    of the last global batches, scaled to length 1, (Q, D)."""
+    options: tuple[str, ...] = ()
+    """Fields of a term that it takes."""
 
 
 KINDS: dict[str, Kind] = {
@@ -83,6 +89,43 @@ KINDS: dict[str, Kind] = {
         "lightly-train, distillation v3: its local term",
         tokens=("patch",),
     ),
+    "class_direction": Kind(
+        ".class_direction:class_direction",
+        "1 - s·c/|c| / max(|s|, |t|), c the teacher's mean of the image's class",
+        "ND, arXiv 2305.17007",
+        tokens=("cls",),
+        needs="centers",
+    ),
+    "kl": Kind(
+        ".kl:kl",
+        "T²·KL(softmax(t / T) ‖ softmax(s / T)) of logits",
+        "Hinton et al., arXiv 1503.02531",
+        tokens=("cls",),
+        needs="logits",
+        options=("temperature",),
+    ),
+    "soft_ce": Kind(
+        ".cross_entropy:soft_cross_entropy",
+        "-T²·Σ p log softmax(s / T), p = softmax(t / T), or its K largest and the rest spread evenly",
+        "TinyViT, arXiv 2207.10666",
+        tokens=("cls",),
+        needs="logits",
+        options=("temperature", "top_k"),
+    ),
+    "masked_mse": Kind(
+        ".masked_mse:masked_mse",
+        "squared error at masked cells, mean over all of the batch's; half of the cells of half of the images are masked",
+        "Proteus, arXiv 2407.10366",
+        tokens=("patch",),
+        needs="masked",
+    ),
+    "queue_similarity": Kind(
+        ".similarity:queue_similarity",
+        "KL of softmax(cosines to the targets of the last 8,192 images, its own batch's first / .07)",
+        "lightly-train, distillation v1 and v3",
+        tokens=("cls",),
+        needs="queue",
+    ),
 }
 """By the name that documents have; their order is that of the terms in a definition."""
 
@@ -98,6 +141,19 @@ class Term(Model):
     """Factor of this term in the sum."""
     teachers: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """All of the student's by default."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """By which logits are divided (`kl`, `soft_ce`)."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Of the teacher's class probabilities only so many are known, the largest (`soft_ce`); None: all."""
+
+    @model_validator(mode="after")
+    def _kind_has_these(self) -> Term:
+        fields, options = type(self).model_fields, ("temperature", "top_k")
+        idle = [f for f in options if f not in KINDS[self.kind].options and getattr(self, f) != fields[f].default]
+        if idle:
+            message = f"says nothing about a term of kind {self.kind}: leave it out"
+            raise ValidationError.from_exception_data("Term", [problem((idle[0],), message, getattr(self, idle[0]))])
+        return self
 
 
 class LossConfig(Model):
@@ -129,6 +185,9 @@ class LossConfig(Model):
     grid: Literal["student", "larger"] = "student"
     """On which grid patches are compared: the student's, to which targets are resampled (bilinear, antialiased); or the
     larger one, to which the other side is resampled (bicubic)."""
+    classifier: Annotated[str, Field(pattern=r"^(weights|probe:[A-Za-z0-9][A-Za-z0-9._+-]{0,99})$")] = "weights"
+    """Whose logits terms that need them are about. `weights`: the classifier's in each teacher's weights file.
+    `probe:BENCHMARK`: the linear probe's of each teacher that `evaluate` fitted on that benchmark."""
 
     @field_validator("terms")
     @classmethod
@@ -156,6 +215,18 @@ class LossConfig(Model):
                 wrong = "tokens", "the terms say which: leave it out"
         if {"ema", "batch"} <= {self.normaliser(token) for token in self.trained}:
             wrong = "standardize", "ema and batch keep the same averages: choose one"
+        fixed = {
+            "class means": self.needs_classes,
+            "a classifier": self.needs_logits,
+            "targets in a queue": self.needs_queue,
+        }
+        if any(fixed.values()) and self.normaliser("cls") in MOVING:
+            what = next(name for name, needed in fixed.items() if needed)
+            wrong = "standardize", f"nothing moves {what}: normalise cls by exact, phi_s or none"
+        if self.needs_masks and self.grid == "larger":
+            wrong = "grid", "cells are masked on the student's grid (masked_mse): compare on that"
+        if self.probed is not None and not self.needs_logits:
+            wrong = "classifier", "no term is about logits (kl, soft_ce): leave it out"
         if self.balance != "dropping" and self.drop_probability not in (0, fields["drop_probability"].default):
             wrong = "drop_probability", f"no teacher is dropped by chance with balance: {self.balance}"
         if (self.balance == "own_data") != bool(self.own):
@@ -183,9 +254,41 @@ class LossConfig(Model):
             token: {term.kind: term.weight * len(tokens) for term in mine if term.token == token} for token in tokens
         }
 
+    def options_of(self, teacher: str, token: TokenType, kind: str) -> dict[str, float | None]:
+        """The fields of a teacher's term that its kind takes."""
+        mine = (
+            t for t in self.terms or () if (t.token, t.kind) == (token, kind) and teacher in (t.teachers or (teacher,))
+        )
+        return {name: getattr(term, name) for term in mine for name in KINDS[kind].options}
+
     def normaliser(self, token: TokenType) -> Normaliser:
         """How the targets of a token type are normalised."""
         return self.standardize if isinstance(self.standardize, str) else self.standardize.get(token, "exact")
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether some term is about the classes of the images."""
+        return any(KINDS[term.kind].needs == "centers" for term in self.terms or ())
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether some term is about logits."""
+        return any(KINDS[term.kind].needs == "logits" for term in self.terms or ())
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the student is also shown images with masked patches."""
+        return any(KINDS[term.kind].needs == "masked" for term in self.terms or ())
+
+    @property
+    def needs_queue(self) -> bool:
+        """Whether some term compares with targets of the batches before."""
+        return any(KINDS[term.kind].needs == "queue" for term in self.terms or ())
+
+    @property
+    def probed(self) -> str | None:
+        """The benchmark whose probes give the logits."""
+        return self.classifier.removeprefix("probe:") if self.classifier != "weights" else None
 
     @property
     def needs_whole_batches(self) -> bool:
@@ -206,6 +309,13 @@ class LossConfig(Model):
             if idle:
                 raise UserError(
                     f"No term of the loss is about teacher {idle[0]}.", "Add one, or take it out of teachers."
+                )
+            patches = {t: whole.terms_of(t).get("patch", {}) for t in teachers}
+            blind = [t for t, kinds in patches.items() if kinds and all(KINDS[k].needs == "masked" for k in kinds)]
+            if blind:
+                raise UserError(
+                    f"Patches of teacher {blind[0]} are learned of masked images alone, whose heads do not leave with a student.",
+                    "Add another term of its patches, for instance mse.",
                 )
             short = _short(whole)
             changes |= {"terms": terms} if short is None else {"terms": None, **short}
@@ -248,66 +358,3 @@ def _short(loss: LossConfig) -> dict[str, float] | None:
     if any(term.teachers is not None or term.kind not in SHORT for term in loss.terms) or weights[0] != weights[-1]:
         return None
     return {kind: weights[0].get(kind, 0.0) for kind in SHORT}
-
-
-@dataclass(frozen=True)
-class Head:
-    """One way to predict a teacher's tokens from the student's; `pipeline.students.heads` builds them."""
-
-    formula: str
-    source: str
-    fields: tuple[str, ...] = ()
-    """Of `LadderConfig`, those that shape it."""
-    finished: bool = True
-    """Whether it is given the tokens that the student gives after export; otherwise its last rung, before a final norm."""
-
-
-LADDER = "ladder"
-HEADS: dict[str, Head] = {
-    LADDER: Head(
-        "sum over rungs of Linear, GELU, Linear",
-        "UNIC, section 3.2",
-        ("blocks", "hidden", "last_hidden"),
-        finished=False,
-    ),
-    "linear": Head("Linear", "lightly-train"),
-    "norm_linear": Head("LayerNorm, Linear", "Proteus, arXiv 2407.10366; Theia's translators, with no convolutions"),
-    "mlp": Head("Linear without bias, LayerNorm, GELU, Linear without bias", "EUPE, arXiv 2603.22387", ("hidden",)),
-    "mlp_v1": Head("Linear, LayerNorm, ReLU, [again] × layers, Linear", "AM-RADIO", ("hidden", "layers")),
-    "mlp_v2": Head(
-        "Linear, [x + Linear(GELU(LayerNorm x))] × layers, LayerNorm, GELU, Linear", "RADIO", ("hidden", "layers")
-    ),
-    "block": Head(
-        "transformer blocks over cls and patches together, Linear",
-        "DUNE, arXiv 2503.14405",
-        ("layers",),
-        finished=False,
-    ),
-}
-"""By the name that documents have."""
-
-
-class LadderConfig(Model):
-    """What predicts the teachers' tokens: the ladder of expendable projectors (UNIC, section 3.2), or other heads."""
-
-    kind: Annotated[str, one_of(lambda: HEADS)] = LADDER
-    """`ladder`; or heads on the student's last tokens, one for every teacher and token type (`block`: one for both)."""
-    blocks: Literal["all", "last"] | tuple[int, ...] = "all"
-    """Encoder blocks (counted from 0) that feed the ladder; `last` is a single projector at the top."""
-    hidden: Count = 768
-    """Hidden width of a projector or an MLP."""
-    last_hidden: Count = 3072
-    """Hidden width of the projector on the last block."""
-    layers: Annotated[int, Field(ge=0, le=100)] = 1
-    """Inner layers of `mlp_v1` and `mlp_v2`, blocks of `block`."""
-
-    @model_validator(mode="after")
-    def _fields_shape_it(self) -> LadderConfig:
-        fields, shaping = type(self).model_fields, ("kind", *HEADS[self.kind].fields)
-        idle = [name for name in fields if name not in shaping and getattr(self, name) != fields[name].default]
-        if idle:
-            message = f"says nothing about a head of kind {self.kind}: leave it out"
-            raise ValidationError.from_exception_data(
-                "LadderConfig", [problem((idle[0],), message, getattr(self, idle[0]))]
-            )
-        return self

@@ -21,6 +21,15 @@ def _terms(*terms: tuple[str, str, float]) -> list[Settings]:
 
 _IMAGENET: Settings = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _ADAMW: Settings = {"weight_decay": 0.03, "beta1": 0.9, "beta2": 0.99, "min_lr": 1e-6, "clip_norm": None}
+_DEIT: Settings = {
+    "epochs": 300,
+    "warmup_epochs": 5,
+    "batch": 1024,
+    "lr": 2.5e-4,
+    "min_lr": 1e-5,
+    "beta2": 0.999,
+    "weight_decay": 0.05,
+}
 
 
 def _unic(
@@ -82,6 +91,27 @@ def _eupe(architecture: str, image_size: int, hidden: int, batch: int, peak: flo
     }
 
 
+def _classified(terms: list[Settings], architecture: str, classifier: str = "weights", **optimizer: Any) -> Settings:
+    """Recipes about the classes that one teacher tells apart: a linear head to its cls."""
+    return {
+        "architecture": architecture,
+        "image_size": 224,
+        **_IMAGENET,
+        "drop_path": 0.1,
+        "ladder": {"kind": "linear"},
+        "loss": {"terms": terms, "balance": "sum", "standardize": "none", "classifier": classifier},
+        "optimizer": {**_ADAMW, **optimizer},
+        "dtype": "bfloat16",
+    }
+
+
+def _lightly(*terms: tuple[str, str, float]) -> Settings:
+    """lightly-train's distillation: a peak of 5e-4 for batches of 1,536."""
+    settings = _classified(_terms(*terms), "vit_small_patch16_224", **_DEIT)
+    own = {"epochs": 100, "batch": 1536, "lr": 5e-4 * 256 / 1536, "clip_norm": 1.0}
+    return {**settings, "optimizer": {**settings["optimizer"], **own}}
+
+
 def _dune(image_size: int, epochs: int, lr: float) -> Settings:
     """DUNE (arXiv 2503.14405)."""
     settings = _unic("vit_base_patch14_reg4_dinov2", image_size, 0.5, epochs, epochs // 5, lr)
@@ -122,6 +152,34 @@ PRESETS: dict[str, Settings] = {
         "optimizer": {**_ADAMW, "epochs": 50, "warmup_epochs": 5, "batch": 512, "lr": 1e-3, "min_lr": 2e-3},
         "dtype": "bfloat16",
     },
+    "nd": _classified(_terms(("cls", "class_direction", 1.0)), "deit_small_patch16_224", **_DEIT),
+    "tinyvit": _classified(
+        [{"token": "cls", "kind": "soft_ce", "top_k": 10}],
+        "tiny_vit_21m_224",
+        epochs=90,
+        warmup_epochs=5,
+        batch=4096,
+        lr=1.25e-4,
+        beta2=0.999,
+        weight_decay=0.01,
+        clip_norm=5.0,
+    ),
+    "task-specific": _classified(
+        [{"token": "cls", "kind": "kl"}], "deit_small_patch16_224", classifier="probe:task", **_DEIT
+    ),
+    # Two errors over [cls; 256 patches] and over cls alone: cls counts in both.
+    "proteus": {
+        **_classified([], "vit_small_patch14_dinov2", **_DEIT),
+        "drop_path": 0.0,
+        "ladder": {"kind": "norm_linear"},
+        "loss": {
+            "terms": _terms(("cls", "mse", 1 + 1 / 257), ("patch", "mse", 256 / 257), ("patch", "masked_mse", 1.0)),
+            "balance": "sum",
+            "standardize": "none",
+        },
+    },
+    "lightly-v1": _lightly(("cls", "queue_similarity", 1.0)),
+    "lightly-v3": _lightly(("cls", "queue_similarity", 1.0), ("patch", "cell_similarity", 1.0)),
     "dune": _dune(336, 100, 3e-4),
     "dune-448": _dune(448, 50, 2.5e-5),
 }

@@ -51,6 +51,8 @@ class StudentDefinition(Model):
     """Digest of the weights file that `config.init` names."""
     section: str | None = None
     """Section of that file that is read; None: the usual one."""
+    labels: Digest | None = None
+    """Of the labels of its dataset, where the loss is about classes."""
     live: bool = False
     """Teachers ran in the training loop, on a fresh view every epoch: the reference that a cache is compared with."""
 
@@ -102,6 +104,10 @@ class TargetStatistics(Document):
     """Mean squared angle of tokens to their mean direction, in radians²."""
     rotations: dict[TokenType, Digest] = {}
     """SHA-256 of the file beside that holds the rotation of PHI-S."""
+    class_means: dict[TokenType, Digest] = {}
+    """SHA-256 of the file beside that holds the means by class."""
+    classifiers: dict[TokenType, Digest] = {}
+    """SHA-256 of the file beside that holds the classifier whose logits are learned."""
 
 
 class CheckpointEntry(Document):

@@ -27,7 +27,8 @@ from unic_pipe.pipeline.workspace.leftovers import MANIFEST
 from unic_pipe.pipeline.workspace.seals import IMPORTED
 from unic_pipe.schemas.config import EncoderConfig, LadderConfig, Scalar
 from unic_pipe.schemas.errors import UserError, did_you_mean
-from unic_pipe.schemas.losses import LADDER, TOKENS
+from unic_pipe.schemas.heads import LADDER
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.students import ImportManifest
 
 LAYOUTS = (CONVERSION, *(layout for layout in OFFICIAL if layout in TEACHERS))

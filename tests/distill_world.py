@@ -183,7 +183,8 @@ def student_folder(world: World) -> Path:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Everything that must be equal after any history: weights, last checkpoint, documents."""
-    files = [*folder.glob("export/*"), *folder.glob("statistics/*"), folder / "manifest.json", folder / "latest.json"]
+    statistics = [path for path in folder.glob("statistics/**/*") if path.is_file()]
+    files = [*folder.glob("export/*"), *statistics, folder / "manifest.json", folder / "latest.json"]
     files.append(sorted(folder.glob("checkpoints/*.pt"))[-1])
     return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 

@@ -27,7 +27,7 @@ _PATCHES = "patch_embed.proj.weight"
 
 
 def load_official(model: nn.Module, state: StateDict, conversion: str, path: Path) -> None:
-    """Load an official state dict into a timm model without a classifier, with every key accounted for.
+    """Load an official state dict into a timm model, with every key accounted for but a classifier that it lacks.
 
     Position and patch embeddings are resampled (bicubic, as timm does) when the model's grid or patches are others.
 
@@ -54,14 +54,21 @@ def load_official(model: nn.Module, state: StateDict, conversion: str, path: Pat
 
 
 def vit_to_timm(state: StateDict, model: nn.Module) -> StateDict:
-    """Vision transformers of DINO, iBOT, DeiT-III and dBOT: drop heads, rename LayerScale, fit the position embedding."""
-    dropped = ("head.", "head_dist.", "mask_token", "masked_embed")
+    """Vision transformers of DINO, iBOT, DeiT-III and dBOT: drop heads (but a classifier that the model has, too), rename
+    LayerScale, fit the position embedding."""
+    heads = () if "head.weight" in model.state_dict() else ("head.",)
+    dropped = (*heads, "head_dist.", "mask_token", "masked_embed")
     renamed = {
         re.sub(r"\.gamma_([12])$", r".ls\1.gamma", key): value
         for key, value in state.items()
         if not key.startswith(dropped)
     }
     return _fit_sizes(renamed, model)
+
+
+def classes_in(state: StateDict) -> int:
+    """How many classes the classifier in an official file has; 0 where there is none."""
+    return next((len(state[key]) for key in ("_fc.weight", "head.weight") if key in state), 0)
 
 
 def unic_to_timm(encoder: StateDict, model: nn.Module) -> StateDict:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from unic_pipe.pipeline.encoders.checkpoints import read_file
-from unic_pipe.pipeline.encoders.conversions import OFFICIAL, load_official
+from unic_pipe.pipeline.encoders.conversions import OFFICIAL, classes_in, load_official
 from unic_pipe.pipeline.encoders.makers import makers_readout
 from unic_pipe.pipeline.encoders.registry import triple
 from unic_pipe.pipeline.encoders.sections import StateDict, state_dict_of
@@ -115,8 +115,17 @@ def build(definition: EncoderDefinition, path: Path | None) -> nn.Module:
         return create(definition.architecture, definition.model_args, definition.image_size)
 
 
-def fill(definition: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:
-    """The model of a definition without classifier, filled from a state dict of the file `path`.
+def build_whole(definition: EncoderDefinition, path: Path) -> nn.Module:
+    """The model of a definition with the classifier that its weights file has.
+
+    Raises:
+        UserError: the file cannot be read or does not fit.
+    """
+    return fill(definition, state_dict_of(read_file(path), path, definition.section), path, whole=True)
+
+
+def fill(definition: EncoderDefinition, state: StateDict, path: Path, whole: bool = False) -> nn.Module:
+    """The model of a definition without classifier (`whole`: with that of the file), filled from a state dict of the file `path`.
 
     The global random state is left as it was.
 
@@ -128,8 +137,8 @@ def fill(definition: EncoderDefinition, state: StateDict, path: Path) -> nn.Modu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if d.conversion not in OFFICIAL:
-            return _load_timm(d, state, path)
-        model = create(d.architecture, d.model_args, d.image_size)
+            return _load_timm(d, state, path, whole)
+        model = create(d.architecture, d.model_args, d.image_size, classes_in(state) if whole else 0)
         load_official(model, state, d.conversion, path)
         return model
 
@@ -149,7 +158,7 @@ def _require_real(state: StateDict, path: Path) -> None:
             )
 
 
-def _load_timm(d: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:
+def _load_timm(d: EncoderDefinition, state: StateDict, path: Path, whole: bool) -> nn.Module:
     """Let timm map the keys and resample position embeddings, but insist that every key is used.
 
     timm is lenient as soon as the number of classes differs, so the model is made with the classifier that the file
@@ -175,7 +184,7 @@ def _load_timm(d: EncoderDefinition, state: StateDict, path: Path) -> nn.Module:
         cfg = getattr(model, "pretrained_cfg", None)
         if isinstance(cfg, dict):
             cfg.pop("state_dict", None)  # would keep a second copy of the weights alive
-        if classes:
+        if classes and not whole:
             model.reset_classifier(0)  # type: ignore[operator]
         return model
     assert first is not None

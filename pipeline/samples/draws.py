@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     DROP_PATH = 5
     CLS_VIEW_ORDER = 6
     IMAGE_SIZE = 7
+    MASK = 8
 
 
 def uniforms(seed: int, purpose: Purpose, epoch: int, rows_N: NDArray[np.int64], lanes: int) -> NDArray[np.float64]:

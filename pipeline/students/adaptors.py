@@ -33,7 +33,7 @@ from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import ForeignError, StageError, UserError
 from unic_pipe.schemas.features import EncoderDefinition
-from unic_pipe.schemas.losses import LadderConfig
+from unic_pipe.schemas.heads import LadderConfig
 from unic_pipe.schemas.students import ExportManifest
 
 FILE = "adaptors.safetensors"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from unic_pipe.schemas.config import Scalar, TokenType
+from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import Readout
 
 
@@ -94,6 +96,19 @@ class Student(nn.Module, ABC):
         for i, module in enumerate(self.drop_paths):
             module.draw(None if drop_uniforms_BU is None else drop_uniforms_BU[:, i])
         return self.rung_outputs(x_B3SS, rungs)
+
+    def require_patches(self) -> None:
+        """Raises UserError: it embeds no patches that could be masked."""
+        raise UserError(
+            f"Patches are masked (masked_mse), and {type(self.encoder).__name__} is no vision transformer with a class token.",
+            "Choose another one for students.NAME.architecture, or other terms.",
+        )
+
+    def masked(self, mask_BP: Tensor, token_D: Tensor) -> AbstractContextManager[None]:
+        """A context in which it sees a token in place of the embeddings of some patches. Raises UserError, as above."""
+        del mask_BP, token_D
+        self.require_patches()
+        return nullcontext()
 
     def finished(self, outputs: RungOutputs) -> RungOutputs:
         """The last rung's outputs as they are read after export."""

@@ -5,9 +5,11 @@ Shapes: B images, S image side in pixels, P patch tokens, D width, L rungs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -48,6 +50,23 @@ class ViTStudent(Student):
             x_B3SS, indices=list(rungs), return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
         )
         return RungOutputs([prefix[:, 0] for _, prefix in pairs], [patch for patch, _ in pairs])
+
+    def require_patches(self) -> None:
+        """It has some."""
+
+    @contextmanager
+    def masked(self, mask_BP: Tensor, token_D: Tensor) -> Iterator[None]:
+        """A context in which it sees a token in place of the embeddings of some patches, before their positions are added."""
+
+        def mask(module: nn.Module, inputs: object, x_BxD: Tensor) -> Tensor:
+            del module, inputs
+            return torch.where(mask_BP.view(*x_BxD.shape[:-1], 1), token_D.to(x_BxD.dtype), x_BxD)
+
+        handle = self.encoder.patch_embed.register_forward_hook(mask)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def finished(self, outputs: RungOutputs) -> RungOutputs:
         """The last block's tokens after the final norm."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-_SECRETIVE = {"weights", "dataset", "features", "parent"}
+_SECRETIVE = {"weights", "dataset", "features", "parent", "labels"}
 """Fields that hold digests: people learn that they changed, not the 64 digits."""
 
 _MEANINGS = {

@@ -21,11 +21,15 @@ from unic_pipe.pipeline.workspace.results import benchmark_digest, probes_of, re
 from unic_pipe.schemas.base import json_digest
 from unic_pipe.schemas.benchmarks import SOURCE, cards
 from unic_pipe.schemas.chains import named_student
+from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.evaluations import ResultDefinition, Role
 from unic_pipe.schemas.probes import BY_NAME, PROBES
 from unic_pipe.schemas.protocols import DenseConfig, ZeroShotConfig
 from unic_pipe.schemas.recipes import CENTER
+
+KEPT = "logistic"
+"""The probe that is kept where a student learns its logits."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Plan:
     benchmark is tested with another's probe."""
     ladder: FinishedStudent | Path | None = None
     """Whose ladder predicts the teacher's features: a student of ours, or the folder of an imported one."""
+    kept: bool = False
+    """Whether the fitted probe is kept, because a student learns its logits."""
 
 
 @dataclass
@@ -161,7 +167,7 @@ def _labelled(inventory: Inventory) -> Plans:
     config = inventory.config.evaluate
     encoders, waiting = evaluated_encoders(inventory)
     pairs, skipped = benchmark_pairs(inventory)
-    found = Plans(skipped=dict(skipped))
+    found, learned = Plans(skipped=dict(skipped)), _learned_probes(inventory.config)
     for name, pair in pairs.items():
         for encoder, role in encoders:
             needs = [(inventory.probe_need(dataset, encoder), dataset) for dataset in (pair.train, pair.test)]
@@ -177,11 +183,24 @@ def _labelled(inventory: Inventory) -> Plans:
                     asked=pair.asked,
                 )
                 note = config.benchmarks[name].note
-                found.plans.append(Plan(name, note, encoder, role, definition, tuple(needs), pair.test, pair.asked))
+                kept = probe == KEPT and role == "teacher" and (name, encoder.name) in learned
+                found.plans.append(
+                    Plan(name, note, encoder, role, definition, tuple(needs), pair.test, pair.asked, kept=kept)
+                )
     found.wait(waiting, sum(len(probes_of(config, name)) for name in config.benchmarks))
     planned = len({plan.encoder.name for plan in found.plans})
     found.missing = planned * sum(len(probes_of(config, name)) for name in skipped)
     return found
+
+
+def _learned_probes(config: Config) -> set[tuple[str, str]]:
+    """Benchmark and teacher of every probe whose logits some student learns."""
+    return {
+        (student.loss.probed, teacher)
+        for name, student in config.students.items()
+        if student.loss.probed is not None
+        for teacher in config.teachers_of(name)
+    }
 
 
 def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig) -> list[Plan]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.workspace.documents import usable_document
-from unic_pipe.pipeline.workspace.targets import document_key, rotation_key
+from unic_pipe.pipeline.workspace.targets import array_digests, document_key
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.features import StatisticsDocument
 from unic_pipe.schemas.students import (
@@ -40,9 +40,9 @@ def student_findings(folder: Path, quick: bool) -> Findings:
         checked += 1
         if targets is None or digest_of(targets) != digest:
             wrong.append((document_key(teacher), "missing" if store.size(document_key(teacher)) is None else "content"))
-        for token, rotation in targets.rotations.items() if targets is not None else ():
+        for key, array in array_digests(teacher, targets).items() if targets is not None else ():
             checked += 1
-            wrong += _differs(folder, rotation_key(teacher, token), rotation, quick)
+            wrong += _differs(folder, key, array, quick)
     names = ["latest.json", *(key for key in store.keys("checkpoints") if key.endswith(".json"))]
     entries = [entry for name in names if (entry := usable_document(store, name, CheckpointEntry)) is not None]
     for file, digest in {entry.file: entry.digest for entry in reversed(entries)}.items():

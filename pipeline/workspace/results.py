@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from unic_pipe.pipeline.cache.tables import read_table
 from unic_pipe.pipeline.samples.classes import match_classes
+from unic_pipe.pipeline.storage import sha256_of_file
 from unic_pipe.pipeline.workspace.documents import head_of, read_document
 from unic_pipe.schemas.base import digest_of, json_digest, short
 from unic_pipe.schemas.benchmarks import cards
@@ -21,6 +22,7 @@ from unic_pipe.schemas.samples import DatasetManifest
 
 FOLDER = "evaluations"
 RESULTS = "results"
+PROBES_KEPT = "probes"
 RUNS = "runs"
 """Studies of searches by trials; not needed once a result is there."""
 TABLE, CLASS_TABLE = "results.parquet", "classes.parquet"
@@ -107,6 +109,11 @@ def result_key(benchmark: str, encoder: str, definition: ResultDefinition) -> st
     return f"{RESULTS}/{short(json_digest([benchmark, encoder, digest_of(definition)]))}.json"
 
 
+def probe_key(benchmark: str, encoder: str, definition: ResultDefinition) -> str:
+    """Where the fitted probe of a result is kept: weights and, in a last column, biases, (C, D + 1) float64."""
+    return f"{PROBES_KEPT}/{Path(result_key(benchmark, encoder, definition)).stem}.npy"
+
+
 def in_force(record: ResultRecord | None, benchmark: str, encoder: str, definition: ResultDefinition) -> bool:
     """Whether a record is a finished result of exactly this definition under these names."""
     return (
@@ -141,10 +148,18 @@ def read_results(path: Path) -> pa.Table:
     return read_table(path.read_bytes(), str(path), "Make it again: unic-pipe evaluate", sealed)
 
 
-def current_record(folder: Path, benchmark: str, encoder: str, definition: ResultDefinition) -> ResultRecord | None:
-    """The record of a result in an evaluation's folder: done and in force, or failed with this definition."""
+def current_record(
+    folder: Path, benchmark: str, encoder: str, definition: ResultDefinition, kept: bool = False
+) -> ResultRecord | None:
+    """The record of a result in an evaluation's folder: done and in force, or failed with this definition.
+
+    `kept`: a finished one counts only with its fitted probe, as it was written.
+    """
     record = read_record(folder / result_key(benchmark, encoder, definition))
     if record is None or record.digest != digest_of(definition):
+        return None
+    probe = folder / probe_key(benchmark, encoder, definition)
+    if kept and record.status == "done" and not (probe.is_file() and sha256_of_file(probe) == record.classifier):
         return None
     return record if record.status == "failed" or in_force(record, benchmark, encoder, definition) else None
 

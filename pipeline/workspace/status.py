@@ -365,7 +365,7 @@ def evaluates(inventory: Inventory) -> bool:
 
 def _todo(folder: Path, plans: Iterable[Plan]) -> list[Plan]:
     """Those without a finished result. Raises DamagedError."""
-    found = [(plan, current_record(folder, plan.benchmark, plan.encoder.name, plan.definition)) for plan in plans]
+    found = [(p, current_record(folder, p.benchmark, p.encoder.name, p.definition, p.kept)) for p in plans]
     return [plan for plan, record in found if record is None or record.status != "done"]
 
 

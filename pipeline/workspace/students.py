@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from unic_pipe.pipeline.workspace.starts import Origin
-from unic_pipe.schemas.base import digest_of, short
+from unic_pipe.schemas.base import digest_of, json_digest, short
 from unic_pipe.schemas.chains import needed_students
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
@@ -108,6 +108,11 @@ def student_definition(
         patch_views = patch_every = None
     _check_same_views(name, dataset, chosen)
     _check_heads(name, student, encoders)
+    if student.loss.needs_classes and not dataset.labelled:
+        raise UserError(
+            f"Student {name}: its loss is about classes, and not all images of dataset {dataset.name} have a label.",
+            f"Set samples.datasets.{dataset.name}.labels or .label_field, or take the term out of students.{name}.loss.terms.",
+        )
     return StudentDefinition(
         # Named or by default, the same teachers make the same student.
         config=student.model_copy(update={"teachers": None}),
@@ -120,6 +125,7 @@ def student_definition(
         mixed=tuple(_dataset_input(name, *other) for other in mixed),
         parent=None if start is None else start.weights,
         section=None if start is None else start.section,
+        labels=_labels_digest(dataset, blocks) if student.loss.needs_classes else None,
         live=live,
     )
 
@@ -154,6 +160,11 @@ def _dataset_input(
     _check_same_views(name, dataset, features)
     digests = {teacher: digest_of(definition) for teacher, definition in features.items()}
     return DatasetInput(name=dataset.name, dataset=dataset.digest, blocks=blocks, features=digests)
+
+
+def _labels_digest(dataset: DatasetManifest, blocks: int) -> str:
+    """Digest of the labels of the segments that have some of these blocks."""
+    return json_digest([s.labels_digest for s in dataset.segments if s.first_row < blocks * dataset.block_rows])
 
 
 def baseline_config(student: StudentConfig) -> EncoderConfig:

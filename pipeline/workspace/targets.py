@@ -25,28 +25,51 @@ def rotation_key(teacher: str, token: TokenType) -> str:
     return f"statistics/targets/{teacher}.{token}.npy"
 
 
+def class_means_key(teacher: str, token: TokenType) -> str:
+    """Where the means by class that the document names are: (C, D) float64 in NumPy's format."""
+    return f"statistics/targets/{teacher}.{token}.classes.npy"
+
+
+def classifier_key(teacher: str, token: TokenType) -> str:
+    """Where the classifier that the document names is: weights and, in a last column, biases, (C, D + 1) float64."""
+    return f"statistics/targets/{teacher}.{token}.classifier.npy"
+
+
+def array_digests(teacher: str, document: TargetStatistics) -> dict[str, str]:
+    """SHA-256 of every array that a document names, by key."""
+    rotations = {rotation_key(teacher, token): digest for token, digest in document.rotations.items()}
+    means = {class_means_key(teacher, token): digest for token, digest in document.class_means.items()}
+    return rotations | means | {classifier_key(teacher, t): digest for t, digest in document.classifiers.items()}
+
+
 def read_document(store: LocalStore, teacher: str) -> TargetStatistics:
     """What is frozen of a teacher's targets. Raises FileNotFoundError, DamagedError."""
     key = document_key(teacher)
     return TargetStatistics.from_bytes(store.get(key), str(store.path(key)))
 
 
-def read_rotation(store: LocalStore, teacher: str, token: TokenType, digest: str) -> NDArray[np.float64]:
-    """A frozen rotation, (D, D).
+def read_array(store: LocalStore, key: str, digest: str) -> NDArray[np.float64]:
+    """A frozen array.
 
     Raises:
         FileNotFoundError: it is gone.
         StageError: it is not what was written.
     """
-    key = rotation_key(teacher, token)
     raw = store.get(key)
     if sha256(raw) != digest:
         raise StageError(
-            f"{store.path(key)}: the rotation of the targets of {teacher} is not what was written.",
+            f"{store.path(key)}, which was measured of a teacher's targets, is not what was written.",
             f"Restore it, or start again: mv {store.root} {store.root}.old",
         )
-    rotation_DD: NDArray[np.float64] = np.load(io.BytesIO(raw), allow_pickle=False)
-    return rotation_DD
+    array: NDArray[np.float64] = np.load(io.BytesIO(raw), allow_pickle=False)
+    return array
+
+
+def array_to_bytes(array: NDArray[np.float64]) -> bytes:
+    """NumPy's format."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def frozen_rotation(
@@ -64,7 +87,7 @@ def frozen_rotation(
         document = read_document(store, teacher)
         if digest_of(document) == manifest.targets[teacher]:
             digest = document.rotations.get(token)
-            return None if digest is None else read_rotation(store, teacher, token, digest)
+            return None if digest is None else read_array(store, rotation_key(teacher, token), digest)
     except FileNotFoundError:
         pass
     raise StageError(

@@ -24,6 +24,7 @@ from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
+from unic_pipe.pipeline.workspace.classifiers import classifier_of
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import ready_teachers
 from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
@@ -227,6 +228,7 @@ class _Run:
             device=self.device,
             folder=self.folder / "students",
             stop=self.stop,
+            classifier=classifier_of(self.inventory, definition.config.loss),
         )
         with closing(trial):
             trial.prepare(self.seconds)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from unic_pipe.pipeline.cache.moments import Doubles
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.workspace.classifiers import classifier_of
 from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, checkpoint_step, finished_student
 from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -36,18 +38,26 @@ class StudentJob:
     """The student or the weights that it starts from."""
     teachers: Mapping[str, ResolvedEncoder] | None = None
     """Every teacher, when they run in the loop."""
+    classifier: Callable[[str], Doubles] | None = None
+    """Gives a teacher's, (C, D + 1) with biases in the last column, for a loss about logits."""
 
 
 def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter) -> StudentJob:
     """What a configured student is made from; `restart`: also where a training with other settings was begun.
 
     Raises:
-        UserError: features or a parent are incomplete, or the settings changed in the middle of a training.
+        UserError: features or a parent are incomplete, the settings changed in the middle of a training, or the loss needs
+            a cache and teachers run in the loop.
     """
     definition = inventory.student_definition(name)
     datasets, shares = inventory.datasets_of(name), inventory.config.students[name].datasets
     assert definition is not None, "indexed before"
     assert datasets is not None, "indexed before"
+    if definition.live and definition.config.loss.needs_queue:
+        raise UserError(
+            f"Student {name} compares with a queue of cached targets (queue_similarity), which teachers in the loop do not fill.",
+            "Train it from the cache, or take the term out of its loss.",
+        )
     label = inventory.student_name(name)
     if finished_student(label, student_folder(inventory.folder, label, definition)) is None:
         _refuse_changes(inventory, label, definition, restart, reporter)
@@ -62,6 +72,7 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
         _validation(inventory, teachers),
         inventory.start(name),
         {teacher: inventory.teacher(teacher) for teacher in teachers} if definition.live else None,
+        classifier_of(inventory, definition.config.loss),
     )
 
 

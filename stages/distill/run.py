@@ -26,6 +26,7 @@ from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.checks import check_memory, check_views, memory_words
 from unic_pipe.stages.distill.data.batches import Share
+from unic_pipe.stages.distill.data.classes import of_known_classes
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.frozen import Frozen, freeze
 from unic_pipe.stages.distill.data.live import LiveTeacher
@@ -125,12 +126,18 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
     if context.world.first:
         store.sweep()
     training, tokens = training_rows(job.training, definition), trained_tokens(definition.config)
-    frozen = freeze(store, job.name, definition, training)
+    frozen = freeze(store, job.name, definition, training, job.classifier)
     rows = {r.source.dataset.manifest.name: len(r.rows_N) for r in training}
     words = dealt(rows, definition.config.datasets, definition.config.optimizer.batch, definition.config.streams)
     if words is not None:
         context.reporter.say(f"{job.name}: {words}.")
     usable = [Rows(val, usable_rows(val.dataset, val.caches, 1, tokens, val.dataset.blocks)) for val in job.validation]
+    if definition.config.loss.needs_classes:
+        usable = [of_known_classes(rows, training) for rows in usable]
+        if usable and not any(len(rows.rows_N) for rows in usable):
+            context.reporter.say(
+                f"{job.name}: no validation image is of a class of its training set: no validation loss."
+            )
     validation = tuple(rows for rows in usable if len(rows.rows_N))
     keep, say = settings.keep_checkpoints, context.reporter.say
     checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)

@@ -98,7 +98,8 @@ class Training:
         """What it takes of every batch."""
         config, branches = self.config, len(self.model.student.drop_paths)
         teachers, epochs = len(self.definition.teachers), config.optimizer.epochs
-        return Demand(config.image_size, config.image_sizes, self.model.standards, teachers, branches, epochs)
+        shown = config.loss.needs_classes, self.model.cells, frozenset(self.model.queues)
+        return Demand(config.image_size, config.image_sizes, self.model.standards, teachers, branches, epochs, *shown)
 
     @property
     def store(self) -> LocalStore:

@@ -45,7 +45,7 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
         StageError: a unit is missing or damaged, or its rows are not the dataset's.
     """
     name = dataset.manifest.name
-    by_row = labels_by_row(dataset)
+    by_row = dataset.labels_by_row()
     if not dataset.manifest.labelled:
         raise unlabelled(dataset)
     x_ND = np.empty((dataset.manifest.rows, cache.dims["cls"]), dtype=np.float32)
@@ -75,10 +75,3 @@ def unlabelled(dataset: Dataset) -> UserError:
 def left_out_remarks(dataset: str, rows: int) -> tuple[str, ...]:
     """Says that rows of a dataset were left out, if any were."""
     return (f"{rows:,} rows of {dataset} have no usable features: left out.",) if rows else ()
-
-
-def labels_by_row(dataset: Dataset) -> NDArray[np.int64]:
-    """Labels addressed by row number; -1 where there is no label, or no row."""
-    by_row = np.full(dataset.manifest.end_row, -1, dtype=np.int64)
-    by_row[dataset.rows()] = dataset.labels()
-    return by_row

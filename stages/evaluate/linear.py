@@ -5,6 +5,7 @@ Shapes: N training samples, M test samples, D dimensions, C classes of the probe
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,16 @@ class Fit:
 
 def logistic(task: Task, setting: Setting) -> Outcome:
     """Logistic regression on raw features."""
-    return _linear("logistic", fit_logistic, task, setting)
+    outcome = _linear("logistic", fit_logistic, task, setting)
+    first: Fit = setting.fits["logistic", setting.config.seeds[0]]
+    outcome.classifier = partial(matrix_of, first.probe, task.train_ND.shape[1])
+    return outcome
+
+
+def matrix_of(probe: Linear, dims: int) -> NDArray[np.float64]:
+    """Weights and, in a last column, biases of a probe of raw features, (C, D + 1): what it makes of 0 and of the axes."""
+    scores = probe.scores(np.eye(1 + dims, dims, -1, dtype=np.float32))
+    return np.column_stack([(scores[1:] - scores[0]).T, scores[0]])
 
 
 def sgd(task: Task, setting: Setting) -> Outcome:

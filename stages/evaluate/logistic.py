@@ -63,7 +63,7 @@ class Probe:
         """Logits (M, C), up to a constant for each sample."""
         with threadpool_limits(1):
             logits: NDArray[np.float64] = self._model.decision_function((x_MD - self._mean_D) / self._scale)
-        return logits if logits.ndim == 2 else np.stack([-logits, logits], axis=1)
+        return logits if logits.ndim == 2 else np.stack([np.zeros_like(logits), logits], axis=1)
 
     @property
     def coefficients(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

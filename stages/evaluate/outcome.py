@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.config import EvaluateConfig, Scalar
@@ -39,6 +40,8 @@ class Outcome:
     """What a reader of the scores has to know, a sentence each."""
     classes: ClassAccuracy | None = None
     """Class by class, the mean over the seeds."""
+    classifier: Callable[[], NDArray[np.float64]] | None = None
+    """Of a linear probe of raw features (its first seed's): gives weights and, in a last column, biases, (C, D + 1)."""
     metrics: dict[str, float] = field(init=False)
     """Means over the seeds."""
     spread: dict[str, float] = field(init=False)

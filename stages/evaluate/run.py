@@ -11,7 +11,7 @@ import torch
 from unic_pipe.pipeline.cache.tables import sealed_table
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
-from unic_pipe.pipeline.storage import LocalStore, Store, get_or_none
+from unic_pipe.pipeline.storage import LocalStore, Store, get_or_none, sha256
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.pipeline.workspace.results import (
     CLASS_TABLE,
@@ -21,8 +21,10 @@ from unic_pipe.pipeline.workspace.results import (
     current_record,
     dataset_digest,
     equal_results,
+    probe_key,
     result_key,
 )
+from unic_pipe.pipeline.workspace.targets import array_to_bytes
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
@@ -126,6 +128,8 @@ class Job:
     """The benchmark's note; shown with its name."""
     shared: Callable[[], tuple[str, ...]] = tuple
     """Says which test images were trained on; outside the definition."""
+    kept: bool = False
+    """Whether the fitted probe is kept."""
 
     @property
     def title(self) -> str:
@@ -172,7 +176,7 @@ def evaluate(
                 if stop.requested:
                     break
                 task.note(jobs[place].title)
-                record = _run(jobs[place], setting)
+                record = _run(jobs[place], setting, store)
                 if record is None:
                     break
                 records[place] = record
@@ -205,10 +209,10 @@ def _finished(workdir: Path, store: LocalStore, jobs: Sequence[Job]) -> dict[int
     """Records in force by place in `jobs`; equal results of other evaluations or other names are taken over."""
     found: dict[int, ResultRecord] = {}
     for place, job in enumerate(jobs):
-        record = current_record(store.root, job.benchmark, job.encoder, job.definition)
+        record = current_record(store.root, job.benchmark, job.encoder, job.definition, job.kept)
         if record is not None and record.status == "done" and record.role == job.role:
             found[place] = record
-    missing = [place for place in range(len(jobs)) if place not in found]
+    missing = [place for place in range(len(jobs)) if place not in found and not jobs[place].kept]
     known = equal_results(workdir, (digest_of(jobs[place].definition) for place in missing))
     for place in missing:
         job = jobs[place]
@@ -220,8 +224,9 @@ def _finished(workdir: Path, store: LocalStore, jobs: Sequence[Job]) -> dict[int
     return found
 
 
-def _run(job: Job, setting: Setting) -> ResultRecord | None:
-    """Run one probe; what the data or the machine refuse becomes a failed record, a stop gives none."""
+def _run(job: Job, setting: Setting, store: Store) -> ResultRecord | None:
+    """Run one probe, and keep it if that is asked; what the data or the machine refuse becomes a failed record, a stop
+    gives none."""
     made, outcome = job.definition, None
     try:
         loaded = job.load(setting)
@@ -237,7 +242,12 @@ def _run(job: Job, setting: Setting) -> ResultRecord | None:
         message = str(error).replace("\n", " ")
     except (MemoryError, torch.OutOfMemoryError):
         message = f"Out of memory on {setting.device}. Free some, or use another device: --device cpu"
-    return _record(job, outcome, message)
+    record = _record(job, outcome, message)
+    if outcome is None or outcome.classifier is None or not job.kept:
+        return record
+    raw = array_to_bytes(outcome.classifier())
+    store.put(probe_key(job.benchmark, job.encoder, made), raw)
+    return record.model_copy(update={"classifier": sha256(raw)})
 
 
 def _record(job: Job, outcome: Outcome | None, message: str) -> ResultRecord:

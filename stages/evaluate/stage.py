@@ -59,7 +59,7 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
     jobs = [
         Job(
             p.benchmark, p.encoder.name, p.role, p.definition, loader_of(inventory, p, kept), p.note,
-            partial(overlaps.remarks, p),
+            partial(overlaps.remarks, p), p.kept,
         )
         for p in found.plans
     ]  # fmt: skip

@@ -29,7 +29,7 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import ComputeDefinition
 from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.stages.evaluate.checks import check_side
-from unic_pipe.stages.evaluate.features import Features, labels_by_row
+from unic_pipe.stages.evaluate.features import Features
 from unic_pipe.stages.evaluate.outcome import Outcome, Setting
 
 _ROWS = 8192
@@ -116,7 +116,7 @@ def predicted_features(
     Raises:
         StageError: samples are not those that were indexed.
     """
-    labels = labels_by_row(dataset)
+    labels = dataset.labels_by_row()
     found: list[NDArray[np.float32]] = []
     kept: list[int] = []
     encoder = student.to(device)

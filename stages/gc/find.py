@@ -42,7 +42,9 @@ _TEMPORARY = r"\.tmp(/.*)?"
 _FILES = {
     "features": r"(manifest|zarr|losses)\.json|ledger\.parquet|(view-\d{3,}|records|statistics|probes|damaged|calibration)/.+",
     "students": r"(manifest|latest)\.json|metrics\.parquet|(statistics|checkpoints|tensorboard|export)/.+",
-    "evaluations": r"report\.(html|md)|(results|classes)\.parquet|results\.csv|results/[0-9a-f]{8}\.json|(runs|damaged)/.+",
+    "evaluations": (
+        r"report\.(html|md)|(results|classes)\.parquet|results\.csv|results/[0-9a-f]{8}\.json|(probes|runs|damaged)/.+"
+    ),
     "samples": r"manifest\.json|segment-\d+\.parquet",
 }
 

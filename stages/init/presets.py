@@ -154,6 +154,12 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "angle": single("angle", AGGLOMERATED),
     "eupe": eupe,
     "theia": single("theia", ("dinov2-g", "metaclip-h", "deit3")),
+    "nd": single("nd", ("deit3",)),
+    "task-specific": single("task-specific", ("dinov2-g",)),
+    "proteus": single("proteus", ("dinov2-g",)),
+    "lightly-v1": single("lightly-v1", ("dinov2-g",)),
+    "lightly-v3": single("lightly-v3", ("dinov2-g",)),
+    "tinyvit": single("tinyvit", ("deit3",)),
     "dune": dune,
 }
 

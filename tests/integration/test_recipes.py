@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,24 @@ TOLERANCE = {"rtol": 1e-4, "atol": 2e-4}
 PARTS = ("--set", "distill.micro_batch=5", "--set", "distill.shard=always")
 
 
-def configure(work: Any) -> Any:
-    """The example's students, made small, of the teachers that are here."""
+def configure(work: Any, evaluated: Any = None) -> Any:
+    """The example's students, made small, of the teachers that are here; with the probes that another folder has."""
     yaml, file = YAML(), work.folder / "unic-pipe.yaml"
     body = yaml.load(file)
     tiny = body["students"]["tiny"]
-    example = yaml.load(EXAMPLE.read_text().replace("dinov2-g", "lite0").replace("metaclip-h", "lite1"))
+    text = EXAMPLE.read_text().replace("  deit3: {}", "  #")
+    for name, here in (("dinov2-g", "lite0"), ("metaclip-h", "lite1"), ("deit3", "lite0")):
+        text = text.replace(name, here)
+    example = yaml.load(text)
     small = {
         key: tiny[key] for key in ("architecture", "model_args", "image_size", "threads", "streams", "window_blocks")
     }
     for student in example["students"].values():
         student.update({**small, "optimizer": OPTIMIZER, "dtype": "float32", "ladder": {"hidden": 16}})
-    for plain in ("theia", "dune"):
+    for plain in ("theia", "dune", "nd", "tinyvit", "task-specific", "proteus", "lightly-v3"):
         del example["students"][plain]["ladder"]
-    example["students"]["unic-gram"]["ladder"]["last_hidden"] = 16
+    for ladder in ("unic-gram", "unic-scalekd"):
+        example["students"][ladder]["ladder"]["last_hidden"] = 16
     # These teachers' cls and patch tokens have different dimensions, which one block does not predict.
     # Others train UNIC itself, and EUPE's loss and balance are AM-RADIO's. Of cls the teachers have 1,280 dimensions.
     del example["students"]["unic"], example["students"]["eupe"]
@@ -43,14 +48,32 @@ def configure(work: Any) -> Any:
     loss = example["students"]["dune"]["loss"]
     loss["terms"] = [term for term in loss["terms"] if term["token"] == "patch"]
     body["students"], body["distill"] = example["students"], {"log_every": 2}
+    task = {"train": "train", "test": "val"}
+    body["evaluate"] |= {"benchmarks": {"task": task}, "baseline": False, "probes": ["logistic"]}
     yaml.dump(body, file)
+    if evaluated is not None:
+        shutil.copytree(evaluated.folder / "evaluations", work.folder / "evaluations", symlinks=True)
     return work
+
+
+def refit_where_damaged(work: Any) -> None:
+    """A probe that a student learns from, to the same bits."""
+    (probe,) = work.folder.glob("evaluations/*-*/probes/*.npy")
+    raw, done = probe.read_bytes(), work.artefact("evaluations/main").done
+    probe.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert work.artefact("evaluations/main").done == done - 1
+    work.evaluate()
+    assert probe.read_bytes() == raw
 
 
 @pytest.fixture(scope="module")
 def alone(ranks: Any, extracted_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All students, trained by one process without interruption."""
     work = configure(copy_of(extracted_template, tmp_path_factory.mktemp("recipes") / "work"))
+    assert ranks(work, 1) == [2]
+    assert "has no logistic probe that was fitted on benchmark task" in ranks.everything()
+    work.evaluate()
+    refit_where_damaged(work)
     assert ranks(work, 1) == [0], ranks.everything()
     return work
 
@@ -67,12 +90,13 @@ def test_every_recipe_is_trained_from_one_cache_and_predicts_its_teachers(alone:
         assert kinds <= KINDS.keys()
         encoder = load_encoder(str(finished.folder / "export"))
         for token in student.loss.trained:
-            assert adapted(finished, encoder, "lite1", (token,)).definition.model_dump()[f"{token}_dim"] > 0
+            teacher = finished.manifest.definition.teachers[-1].name
+            assert adapted(finished, encoder, teacher, (token,)).definition.model_dump()[f"{token}_dim"] > 0
 
 
 def test_parts_of_a_batch_on_two_processes_give_the_same(ranks: Any, alone: Any, extracted: Any) -> None:
     """Stopped and gone on with in between, by one process alone."""
-    configure(extracted)
+    configure(extracted, alone)
     assert ranks(extracted, 2, *PARTS, signals=[(1, 2, "SIGTERM")]) == [0, 0], ranks.everything()
     assert ranks(extracted, 1) == [0], ranks.everything()
     for name in extracted.inventory().config.students:
@@ -81,14 +105,14 @@ def test_parts_of_a_batch_on_two_processes_give_the_same(ranks: Any, alone: Any,
 
 @pytest.mark.slow
 def test_four_processes_give_the_same(ranks: Any, alone: Any, extracted: Any) -> None:
-    configure(extracted)
+    configure(extracted, alone)
     assert ranks(extracted, 4) == [0] * 4, ranks.everything()
     for name in extracted.inventory().config.students:
         assert_same_student(extracted, alone, name, TOLERANCE)
 
 
 def test_gone_on_with_after_a_stop_is_bit_for_bit_the_same(ranks: Any, alone: Any, extracted: Any) -> None:
-    configure(extracted)
+    configure(extracted, alone)
     assert ranks(extracted, 1, signals=[(0, 2, "SIGTERM")]) == [0], ranks.everything()
     assert ranks(extracted, 1) == [0], ranks.everything()
     for name in extracted.inventory().config.students:

@@ -21,7 +21,7 @@ from unic_pipe.pipeline.samples.order import step_size
 from unic_pipe.pipeline.students.student import Student
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig, LadderConfig, LossConfig, StudentConfig
-from unic_pipe.schemas.losses import HEADS
+from unic_pipe.schemas.heads import HEADS
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.blueprint import judge
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan

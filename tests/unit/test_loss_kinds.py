@@ -99,8 +99,8 @@ ANY = {
     "angle": (partial(angle, dispersion=0.3), np_angle),
 }
 CLS = {
-    "queue_similarity": (partial(queue_similarity, queue_QE=torch.from_numpy(QUEUE)), np_queue),
-    "class_direction": (partial(class_direction, centers_BE=torch.from_numpy(CENTERS)), np_class_direction),
+    "queue_similarity": (partial(queue_similarity, queue=torch.from_numpy(QUEUE)), np_queue),
+    "class_direction": (partial(class_direction, centers=torch.from_numpy(CENTERS)), np_class_direction),
     "kl": (partial(kl, temperature=3.0), lambda s, t: 9 * divergence(softmax(t / 3), softmax(s / 3))),
     "decoupled_kl": (partial(decoupled_kl, labels_B=torch.from_numpy(LABELS)), np_dkd),
     "soft_cross_entropy": (soft_cross_entropy, lambda s, t: -(softmax(t) * np.log(softmax(s))).sum(1)),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import define, features
+from made_up import TINY, made_up
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,12 +17,10 @@ from torch.nn import functional as F
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.losses import HEADS, KINDS, LADDER, Kind
+from unic_pipe.schemas.heads import HEADS, LADDER
+from unic_pipe.schemas.losses import KINDS, Kind
 from unic_pipe.schemas.presets import PRESETS, expand_presets
-from unic_pipe.schemas.students import TeacherInput
-from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
-from unic_pipe.stages.distill.data.targets import Affine, CommonGrid, RawTargets
-from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.data.targets import CommonGrid
 from unic_pipe.stages.distill.model.loss import entries, kept, kind_function, teacher_losses, total_loss
 from unic_pipe.stages.distill.parallel.members import refuse_uneven
 from unic_pipe.stages.init.presets import PRESETS as WHOLE
@@ -159,6 +158,9 @@ def test_a_normalised_loss_reads_back_as_itself() -> None:
         ({"terms": TERMS[:2], "tokens": "cls"}, "the terms say which"),
         ({"balance": "sum", "drop_probability": 0.3}, "no teacher is dropped by chance"),
         ({"standardize": {"cls": "ema", "patch": "batch"}}, "choose one"),
+        ({"terms": [{"token": "cls", "kind": "kl"}], "standardize": "ema"}, "nothing moves a classifier"),
+        ({"terms": TERMS, "classifier": "probe:task"}, "no term is about logits"),
+        ({"terms": [{"token": "cls", "kind": "kl", "top_k": 3}]}, "says nothing about a term of kind kl"),
         ({"balance": "own_data"}, "names each dataset's teachers"),
         ({"own": {"train": ["a"]}}, "goes with balance: own_data"),
     ],
@@ -200,17 +202,25 @@ def test_students_that_make_no_sense(student: dict[str, Any], words: str) -> Non
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_is_a_number_an_image_and_nothing_where_the_student_is_right(kind: str) -> None:
-    more = {"dispersion": 0.7} if KINDS[kind].needs == "dispersion" else {}
     for token in KINDS[kind].tokens:
         student, teacher = sides(token)
+        given = {
+            "dispersion": {"dispersion": 0.7},
+            "centers": {"centers": 3 * teacher[token]["a"]},
+            "masked": {"mask_BP": torch.eye(5, 4) > 0, "cells": 0.8},
+            "queue": {"queue": F.normalize(teacher[token]["a"], dim=-1)},
+        }
+        more: dict[str, Any] = given.get(KINDS[kind].needs or "", {})
         found_B = kind_function(kind)(student[token]["a"], teacher[token]["a"], **more)
         assert found_B.shape == (5,)
-        assert (found_B > 0).all()
+        assert (found_B[:4] > 0).all()
         found_B.sum().backward()
         assert student[token]["a"].grad.abs().sum() > 0
         right = kind_function(kind)(teacher[token]["a"], teacher[token]["a"], **more)
-        torch.testing.assert_close(right, torch.zeros(5), rtol=0, atol=1e-5)
-        alone = kind_function(kind)(student[token]["a"][1:2], teacher[token]["a"][1:2], **more)
+        if kind != "soft_ce":  # of which the teacher's entropy is left
+            torch.testing.assert_close(right, torch.zeros(5), rtol=0, atol=1e-5)
+        mine = {name: x[1:2] if isinstance(x, Tensor) and name != "queue" else x for name, x in more.items()}
+        alone = kind_function(kind)(student[token]["a"][1:2], teacher[token]["a"][1:2], **mine)
         torch.testing.assert_close(alone, found_B[1:2])
 
 
@@ -288,40 +298,35 @@ def test_every_head_is_used_or_buildable() -> None:
     assert BUILDERS.keys() | {LADDER} == HEADS.keys()
 
 
-def made_up(config: StudentConfig, rows_B: Any = None) -> tuple[Distiller, Batch]:
-    """A model with teachers a (8, 8 dimensions) and b (6, 6) on other grids, and a batch of eight images."""
-    sizes = {"a": ((3, 3), 8), "b": ((1, 1), 6)}
-    teachers = tuple(
-        TeacherInput(name=n, features="0" * 64, grid=grid, cls_dim=d, patch_dim=d) for n, (grid, d) in sizes.items()
-    )
-    model, random = Distiller(config, teachers, torch.device("cpu")), torch.Generator().manual_seed(0)
-    rows_B = np.arange(8) if rows_B is None else rows_B
-    targets = {}
-    for (teacher, token), standard in model.standards.items():
-        grid, d = sizes[teacher]
-        shape = (8, d) if token == "cls" else (8, grid[0] * grid[1], d)
-        plain = {standard.name: Affine(torch.ones(1, d), torch.zeros(1, d))}
-        targets[teacher, token] = RawTargets(torch.randn(shape, generator=random), torch.zeros(8).long(), plain)
-    images = {16: torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8, generator=random)}
-    draws = torch.rand(8, 2, generator=random), torch.rand(8, len(model.student.drop_paths), generator=random)
-    return model, Batch(BatchPlan(rows_B, 0, 0), images, targets, *draws)
-
-
-TINY: dict[str, Any] = {
-    "architecture": "vit_tiny_patch16_224",
-    "model_args": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
-    "image_size": 16,
-    "dtype": "float32",
-    "drop_path": 0.0,
-}
-
-
-@pytest.mark.parametrize("name", ["unic-b", "am-radio", "phi-s", "angle", "eupe", "theia", "dune"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unic-b",
+        "am-radio",
+        "phi-s",
+        "angle",
+        "eupe",
+        "theia",
+        "dune",
+        "nd",
+        "tinyvit",
+        "task-specific",
+        "proteus",
+        "lightly-v1",
+        "lightly-v3",
+    ],
+)
 def test_every_preset_learns_a_batch_by_heart(name: str) -> None:
     shape = {field: 32 for field in ("hidden", "last_hidden") if field in PRESETS[name]["ladder"]}
     tree: dict[str, Any] = {"students": {"main": {**TINY, "preset": name, "ladder": shape}}}
     expand_presets(tree)
     model, batch = made_up(StudentConfig.model_validate_json(json.dumps(tree["students"]["main"])))
+    for pair, centers_CD in model.centers.items():  # of several classes, as if they had been measured
+        model.centers[pair] = torch.randn(3, centers_CD.shape[1], generator=torch.Generator().manual_seed(1))
+    for pair, queue_QE in model.queues.items():
+        model.queues[pair] = F.normalize(torch.randn(20, queue_QE.shape[1], generator=torch.Generator().manual_seed(1)))
+    for pair, weights_CD in model.classifiers.items():
+        model.classifiers[pair] = 3 * torch.randn(20, weights_CD.shape[1], generator=torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found = []
     for _ in range(25):

@@ -63,8 +63,8 @@ STUDENTS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-MIXED_GRIDS = ("am-radio", "phi-s", "angle", "eupe", "theia")
-"""Presets whose teachers have patches of 14 and whose students have patches of 16."""
+MIXED_GRIDS = ("am-radio", "phi-s", "angle", "eupe", "theia", "task-specific", "lightly-v1", "lightly-v3", "tinyvit")
+"""Presets whose teachers have other patches than their students."""
 
 
 def preset(name: str) -> Config:
@@ -136,7 +136,11 @@ def test_definitions_of_presets_build_with_stand_in_weights(name: str, raw_templ
     full = preset(name)
     small = {"embed_dim": 48, "depth": 2, "num_heads": 2}
     teachers = {n: t.model_copy(update={"weights": "random:0", "model_args": small}) for n, t in full.teachers.items()}
-    students = {n: s.model_copy(update={"model_args": small}) for n, s in full.students.items()}
+    staged = "tiny_vit_21m_224"  # of its own size
+    students = {
+        n: s if s.architecture == staged else s.model_copy(update={"model_args": small})
+        for n, s in full.students.items()
+    }
     before = load_workspace(tmp_path)
     config = full.model_copy(
         update={
@@ -158,7 +162,9 @@ def test_definitions_of_presets_build_with_stand_in_weights(name: str, raw_templ
             continue
         definition = inventory.student_definition(student)
         assert definition is not None
-        side = settings.image_size // (14 if "patch14" in settings.architecture else 16)
+        side = settings.image_size // (
+            32 if settings.architecture == staged else 14 if "patch14" in settings.architecture else 16
+        )
         if name not in MIXED_GRIDS:
             assert {t.grid for t in definition.teachers} == {(side, side)}
         model = Distiller(definition.config, definition.teachers, torch.device("cpu"))

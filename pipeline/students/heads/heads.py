@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from unic_pipe.pipeline.students.heads.block import BlockHead
@@ -14,7 +15,8 @@ from unic_pipe.pipeline.students.heads.mlp import MlpV1, MlpV2, linear, norm_lin
 from unic_pipe.pipeline.students.ladder import Ladder, Rungs, rungs
 from unic_pipe.pipeline.students.student import RungOutputs, Student
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.losses import HEADS, LADDER, LadderConfig, TokenType
+from unic_pipe.schemas.heads import HEADS, LADDER, LadderConfig
+from unic_pipe.schemas.losses import TokenType
 
 _HEAD_WIDTH = 64
 """Dimensions of an attention head of `block`, as in ViTs."""
@@ -41,12 +43,15 @@ class Heads(nn.Module):
         depth: int,
         widths: Mapping[TokenType, int],
         dims: Mapping[TokenType, Mapping[str, int]],
+        masked: Mapping[str, int] = {},
     ) -> None:
         """Args:
         config: the kind of heads, and what shapes them.
         depth: number of the student's rungs.
         widths: D of the last one, by token type.
         dims: for each token type to predict, every teacher's dimension E in that type.
+        masked: E of the teachers whose patches are also predicted of masked images, by heads that do not leave with the
+            student; nor does the token that stands for masked patches.
 
         Raises:
             UserError: a head for both token types, where the student's have other dimensions.
@@ -72,6 +77,15 @@ class Heads(nn.Module):
                 }
             )
 
+        self.masked = tuple(masked)
+        if masked:
+            self.masked_heads = nn.ModuleList(build(config, widths["patch"], size) for size in masked.values())
+            self.mask_token = nn.Parameter(torch.zeros(widths["patch"]))
+
+    def of_masked(self, patch_LBPD: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Predictions of masked images by teacher, (B, P, E), from what `inputs` gave of them."""
+        return {t: head(patch_LBPD[-1]) for t, head in zip(self.masked, self.masked_heads, strict=True)}
+
     def forward(self, cls_LBD: Sequence[Tensor], patch_LBPD: Sequence[Tensor]) -> dict[TokenType, dict[str, Tensor]]:
         """Predictions by token type and teacher, cls (B, E) and patch (B, P, E), from what `inputs` gave."""
         inputs: dict[TokenType, Tensor] = {"cls": cls_LBD[-1], "patch": patch_LBPD[-1]}
@@ -91,7 +105,8 @@ class Heads(nn.Module):
     @property
     def parts(self) -> list[nn.Module]:
         """The modules that are compiled, and shared out over processes, one by one."""
-        return [head for key in self.heads for head in self.by_teacher(key).values()]
+        masked = self.masked_heads if self.masked else ()
+        return [*(head for key in self.heads for head in self.by_teacher(key).values()), *masked]
 
     def by_teacher(self, key: str) -> dict[str, nn.Module]:
         """The heads of a token type, or `both`, by teacher."""
@@ -139,6 +154,7 @@ def build_predictor(
     sizes: Mapping[TokenType, Mapping[str, int]],
     depth: int,
     widths: Mapping[TokenType, Sequence[int]],
+    masked: Mapping[str, int] = {},
 ) -> Predictor:
     """The ladder or the heads of a student, drawn from torch's random state.
 
@@ -147,12 +163,13 @@ def build_predictor(
         sizes: by token type, every teacher's dimension.
         depth: number of the student's rungs.
         widths: of all of its rungs, by token type.
+        masked: as of `Heads`, which must be what is built.
 
     Raises:
         UserError: `ladder.blocks` does not fit, or a head.
     """
     if config.kind != LADDER:
-        return Heads(config, depth, {token: every[-1] for token, every in widths.items()}, sizes)
+        return Heads(config, depth, {token: every[-1] for token, every in widths.items()}, sizes, masked)
     chosen = rungs(config, depth)
     return Ladder(chosen, {token: [every[rung] for rung in chosen.blocks] for token, every in widths.items()}, sizes)
 

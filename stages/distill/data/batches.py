@@ -34,6 +34,12 @@ class BatchPlan:
     """Image sizes that the batch is rendered at; none: all that may be asked for."""
     last: bool = True
     """Whether this is the last (or only) micro-batch of its step on this process."""
+    masked: int = 0
+    """Images of the global batch of which patches are masked, for students that are shown them."""
+    queued: tuple[BatchPlan, ...] = ()
+    """Whole global batches whose cls targets enter queues before this step's first micro-batch, oldest first."""
+    anew: bool = False
+    """Whether these are all that queues hold: of the first step, and of the first after a resume."""
     counted: bool = True
     """False: of a validation that others still have a batch of; its losses do not count."""
 
@@ -52,7 +58,9 @@ class Share:
         mine_B = np.split(plan.rows_B, self.size)[self.rank]
         count = -(-len(mine_B) // (self.micro or len(mine_B)))
         split = np.array_split(mine_B, count)
-        return [replace(plan, rows_B=rows_B, last=i == count - 1) for i, rows_B in enumerate(split)]
+        first = replace(plan, rows_B=split[0], last=count == 1)
+        later = [replace(plan, rows_B=rows_B, last=rows_B is split[-1], queued=()) for rows_B in split[1:]]
+        return [first, *later]
 
     def batches(self, plans: Sequence[BatchPlan]) -> list[BatchPlan]:
         """Every `size`-th of whole batches; the same number on every process, so some do not count."""
@@ -77,6 +85,12 @@ class Batch:
     """Uniform draws in [0, 1], float32, likewise the next. T and U are the largest of any student; each takes the
     first columns, which are the same however many there are."""
     drop_path_BU: Tensor
+    classes_B: Tensor | None = None
+    """Classes of the training set (int64), where some student's loss is about them."""
+    mask_BL: Tensor | None = None
+    """Uniform draws where some student is shown masked images: whether one is, then of every patch; see `data.masks`."""
+    queued: tuple[Targets, ...] = ()
+    """cls targets of `plan.queued`."""
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -86,6 +100,9 @@ class Batch:
             {pair: raw.to(device) for pair, raw in self.targets.items()},
             self.drop_teacher_BT.to(device, non_blocking=True),
             self.drop_path_BU.to(device, non_blocking=True),
+            None if self.classes_B is None else self.classes_B.to(device, non_blocking=True),
+            None if self.mask_BL is None else self.mask_BL.to(device, non_blocking=True),
+            tuple({pair: raw.to(device) for pair, raw in targets.items()} for targets in self.queued),
         )
 
 

@@ -12,10 +12,12 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unic_pipe.pipeline.samples.draws import Purpose
@@ -28,9 +30,12 @@ from unic_pipe.schemas.features import FeatureDefinition
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.clock import Times
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan, Share, sequential_plans, training_plans
+from unic_pipe.stages.distill.data.classes import class_by_row
 from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
-from unic_pipe.stages.distill.data.mixing import Side, read, request
+from unic_pipe.stages.distill.data.masks import MASKED_IMAGES
+from unic_pipe.stages.distill.data.mixing import Side, read, read_queued, request
+from unic_pipe.stages.distill.data.queues import with_queued
 from unic_pipe.stages.distill.data.rows import Rows, mixture_of, rows_digest
 from unic_pipe.stages.distill.data.targets import (
     AnyTargets,
@@ -65,6 +70,12 @@ class Demand:
     branches: int
     """Residual branches with drop path."""
     epochs: int
+    classes: bool = False
+    """Whether its loss is about the images' classes."""
+    cells: int = 0
+    """Patches of its largest training images, where it is also shown masked ones."""
+    queued: frozenset[Pair] = frozenset()
+    """Teachers' tokens of which it holds a queue."""
 
     def sizes(self, seed: int, step: int) -> set[int]:
         """What it takes in a training step."""
@@ -113,15 +124,24 @@ class Feed:
             Side(
                 self._view_images(rows, sizes, views),
                 None if live else self._reader(rows, wanted, self.window(blocks)),
+                self._classes(rows, students),
+                self._queue_reader(rows, wanted, students),
             )
             for rows, (_, blocks) in zip(self.training, self.definition.datasets, strict=True)
         ]
+        plans: Iterator[BatchPlan] = islice(self._plans(students, start), end - start)
+        if any(student.queued for student in students):
+            plans = with_queued(plans, partial(self._plans, students), start, self.mixture.batch)
         sized = (
-            replace(plan, sizes=tuple(sorted(fixed.union(*(s.sizes(self.mixture.seed, plan.step) for s in students)))))
-            for plan in islice(self._plans(students, start), end - start)
+            replace(
+                plan,
+                sizes=tuple(sorted(fixed.union(*(s.sizes(self.mixture.seed, plan.step) for s in students)))),
+                masked=self._masked_images(plan) if any(s.cells for s in students) else 0,
+            )
+            for plan in plans
         )
-        plans = (micro for plan in sized for micro in self.share.micro_batches(plan))
-        with closing(self._load(plans, students, sides)) as batches:
+        shares = (micro for plan in sized for micro in self.share.micro_batches(plan))
+        with closing(self._load(shares, students, sides)) as batches:
             for batch in batches:
                 if live:
                     yield replace(batch, targets=self._live_targets(batch, wanted))
@@ -134,9 +154,10 @@ class Feed:
             return
         images = self._view_images(rows, {s.image_size for s in students}, 1)
         targets = self._reader(rows, _wanted(students), VALIDATION_WINDOW)
+        side = Side(images, targets, self._classes(rows, students))
         size = self.share.batch(self.definition.config.optimizer.batch)
         plans = list(sequential_plans(rows.rows_N, size))
-        with closing(self._load(self.share.batches(plans), students, [Side(images, targets)])) as batches:
+        with closing(self._load(self.share.batches(plans), students, [side])) as batches:
             yield from batches
 
     def window(self, blocks: int) -> int:
@@ -175,7 +196,7 @@ class Feed:
         sides: Sequence[Side],
     ) -> Generator[Batch]:
         """The planned batches in order, on the device. One assembling thread keeps the order."""
-        lanes = max(s.teachers for s in students), max(s.branches for s in students)
+        lanes = tuple(max(each) for each in zip(*((s.teachers, s.branches, s.cells) for s in students), strict=True))
         planned: deque[BatchPlan] = deque()
         ready: deque[Future[Batch]] = deque()
         assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
@@ -194,13 +215,34 @@ class Feed:
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int) -> Batch:
+    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int, cells: int) -> Batch:
         images, targets = read(sides, plan, self.pool)
         if self.device.type == "cuda":
             images = {size: x.pin_memory() for size, x in images.items()}
             targets = {pair: raw.pin() for pair, raw in targets.items()}
         drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, teachers)
-        return Batch(plan, images, targets, drop_teacher_BT, self._draw(Purpose.DROP_PATH, plan, branches))
+        drop_path_BU = self._draw(Purpose.DROP_PATH, plan, branches)
+        by_row = sides[0].class_by_row
+        classes_B = None if by_row is None else torch.from_numpy(by_row[plan.rows_B])
+        mask_BL = self._draw(Purpose.MASK, plan, 1 + cells) if cells else None
+        queued = read_queued(sides, plan)
+        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued)
+
+    def _queue_reader(self, rows: Rows, wanted: Wanted, students: Sequence[Demand]) -> TargetReader | None:
+        """Whole global batches are read by every process, so blocks of all streams are kept."""
+        pairs = {pair for student in students for pair in student.queued}
+        if not pairs:
+            return None
+        config = self.definition.config
+        queued = {pair: standards for pair, standards in wanted.items() if pair in pairs}
+        return self._reader(rows, queued, config.streams * (config.window_blocks + 2))
+
+    def _masked_images(self, plan: BatchPlan) -> int:
+        """Of a whole global batch."""
+        return int((self._draw(Purpose.MASK, plan, 1) < MASKED_IMAGES).sum())
+
+    def _classes(self, rows: Rows, students: Sequence[Demand]) -> NDArray[np.int64] | None:
+        return class_by_row(rows, self.training) if any(student.classes for student in students) else None
 
     def _draw(self, purpose: Purpose, plan: BatchPlan, lanes: int) -> Tensor:
         return torch.from_numpy(self.mixture.uniforms(purpose, plan.epoch, plan.rows_B, lanes)).float()

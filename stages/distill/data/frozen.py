@@ -5,9 +5,10 @@ Shapes: N usable rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from unic_pipe.pipeline.cache.moments import Doubles
 from unic_pipe.pipeline.cache.statistics import merge_statistics, mixed_statistics
 from unic_pipe.pipeline.samples.mixtures import without_place
 from unic_pipe.pipeline.storage import LocalStore
@@ -22,6 +23,8 @@ from unic_pipe.stages.distill.data.rows import Rows, mixture_of, rows_digest, tr
 from unic_pipe.stages.distill.data.target_statistics import Measured, measure, needed, read, write
 
 MANIFEST = "manifest.json"
+Classifier = Callable[[str], Doubles]
+"""A teacher's classifier, (C, D + 1): weights, and biases in the last column."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,11 @@ def freeze(
     name: str,
     definition: StudentDefinition,
     training: Sequence[Rows],
+    classifier: Classifier | None = None,
 ) -> Frozen:
     """Write the statistics and the manifest of a new student, or read those of one whose training has begun.
+
+    `classifier`: gives that of a teacher, for a loss about logits.
 
     Raises:
         UserError: fewer usable rows than one batch; a damaged document.
@@ -49,7 +55,7 @@ def freeze(
     try:
         raw = store.get(MANIFEST)
     except FileNotFoundError:
-        return _begin(store, name, definition, training)
+        return _begin(store, name, definition, training, classifier)
     rows_N = mixture_of(training, definition.config).rows_N
     manifest = StudentManifest.from_bytes(raw, str(store.path(MANIFEST)))
     if manifest.digest != digest_of(definition):
@@ -63,7 +69,7 @@ def freeze(
             f"Images were deleted, or features repaired differently. Start again: mv {store.root} {store.root}.old",
         )
     statistics = {teacher: _reread(store, manifest, teacher, training) for teacher in manifest.statistics}
-    targets = {teacher: _targets(store, manifest, teacher, training) for teacher in manifest.targets}
+    targets = {teacher: _targets(store, manifest, teacher, training, classifier) for teacher in manifest.targets}
     return Frozen(manifest, statistics or None, targets)
 
 
@@ -72,6 +78,7 @@ def _begin(
     name: str,
     definition: StudentDefinition,
     training: Sequence[Rows],
+    classifier: Classifier | None,
 ) -> Frozen:
     optimizer, mixture = definition.config.optimizer, mixture_of(training, definition.config)
     rows_N = mixture.rows_N
@@ -90,7 +97,7 @@ def _begin(
     for teacher, document in statistics.items():
         store.put(_key(teacher), document.to_bytes())
     needs = {t.name: wanted for t in definition.teachers if (wanted := needed(definition.config.loss, t.name))}
-    targets = {teacher: measure(teacher, training, wanted) for teacher, wanted in needs.items()}
+    targets = {teacher: measure(teacher, training, wanted, classifier) for teacher, wanted in needs.items()}
     for teacher, measured in targets.items():
         write(store, teacher, measured)
     manifest = StudentManifest(
@@ -124,12 +131,18 @@ def _reread(store: LocalStore, manifest: StudentManifest, teacher: str, training
     return document
 
 
-def _targets(store: LocalStore, manifest: StudentManifest, teacher: str, training: Sequence[Rows]) -> Measured:
+def _targets(
+    store: LocalStore,
+    manifest: StudentManifest,
+    teacher: str,
+    training: Sequence[Rows],
+    classifier: Classifier | None,
+) -> Measured:
     """What was frozen of a teacher's targets; measured again where a file is gone, if that gives the same."""
     try:
         found = read(store, teacher)
     except FileNotFoundError:
-        found = measure(teacher, training, needed(manifest.definition.config.loss, teacher))
+        found = measure(teacher, training, needed(manifest.definition.config.loss, teacher), classifier)
         if digest_of(found.document) == manifest.targets[teacher]:
             write(store, teacher, found)
     if digest_of(found.document) != manifest.targets[teacher]:

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unic_pipe.pipeline.samples.mixtures import split
@@ -24,6 +26,10 @@ class Side(NamedTuple):
     images: ViewImages
     targets: TargetReader | None
     """None where teachers run in the loop."""
+    class_by_row: NDArray[np.int64] | None = None
+    """Where some student's loss is about classes; there is one side then."""
+    queued: TargetReader | None = None
+    """Reads whole global batches for queues, with blocks of its own; there is one side then."""
 
 
 def request(sides: Sequence[Side], plan: BatchPlan) -> None:
@@ -32,6 +38,16 @@ def request(sides: Sequence[Side], plan: BatchPlan) -> None:
         reader = sides[part].targets
         if reader is not None:
             reader.request(rows_M, plan.view, plan.patches)
+    for queued in plan.queued:
+        reader = sides[0].queued
+        assert reader is not None, "made where a batch has some"
+        reader.request(queued.rows_B, queued.view, patches=False)
+
+
+def read_queued(sides: Sequence[Side], plan: BatchPlan) -> tuple[Targets, ...]:
+    """cls targets of the batches that enter queues with this one."""
+    reader = sides[0].queued
+    return () if reader is None else tuple(reader.read(q.rows_B, q.view, patches=False) for q in plan.queued)
 
 
 def read(sides: Sequence[Side], plan: BatchPlan, pool: Executor) -> tuple[Mapping[int, Tensor], Targets]:

@@ -1,29 +1,39 @@
 """What a normaliser or a loss needs to know of a teacher's targets beside exact moments: computed when training starts.
 
-PHI-S's rotation comes from the covariance of tokens, the angle loss's dispersion from their angles to their mean direction.
-Neither is in a cache's records. Both are taken from a sample of the decoded cache by a fixed rule: of view 0, in all
+PHI-S's rotation comes from the covariance of tokens, the angle loss's dispersion from their angles to their mean direction,
+ND's class means from labels. None is in a cache's records. Class means are those of all usable rows in view 0. The others
+are taken from a sample of the decoded cache by a fixed rule: of view 0, in all
 `ROWS` rows (enough of either token type for a covariance of 2,000 dimensions), shared out to the datasets of a mixture by
 how often their rows are seen, but to those on which the teacher does not teach; of a dataset at most `BLOCKS` blocks, evenly
 spaced among those with usable rows, and of each block its first usable rows, the same part of all.
 
-Shapes: N usable rows, D dimensions, M tokens of a block's rows.
+Shapes: N usable rows, D dimensions, M tokens of a block's rows, C classes.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unic_pipe.pipeline.cache.class_means import ClassMeans
 from unic_pipe.pipeline.cache.covariance import Comoments
 from unic_pipe.pipeline.cache.directions import Dispersion, MeanDirection
 from unic_pipe.pipeline.cache.moments import Doubles
 from unic_pipe.pipeline.cache.phi_s import phi_s
 from unic_pipe.pipeline.storage import LocalStore, sha256
-from unic_pipe.pipeline.workspace.targets import document_key, read_document, read_rotation, rotation_key
+from unic_pipe.pipeline.workspace.targets import (
+    array_digests,
+    array_to_bytes,
+    class_means_key,
+    classifier_key,
+    document_key,
+    read_array,
+    read_document,
+    rotation_key,
+)
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.losses import KINDS, LossConfig, TokenType
 from unic_pipe.schemas.students import TargetStatistics
@@ -39,17 +49,28 @@ class Needed:
 
     rotations: tuple[TokenType, ...]
     dispersions: tuple[TokenType, ...]
+    class_means: tuple[TokenType, ...]
+    classifiers: tuple[TokenType, ...]
+    queues: tuple[TokenType, ...]
+    """Nothing is measured for these."""
 
     def __bool__(self) -> bool:
-        return bool(self.rotations or self.dispersions)
+        return bool(self.rotations or self.dispersions or self.class_means or self.classifiers)
 
 
 def needed(loss: LossConfig, teacher: str) -> Needed:
     """What a loss needs to know of a teacher's targets."""
     terms = loss.terms_of(teacher)
+
+    def tokens(need: str) -> tuple[TokenType, ...]:
+        return tuple(token for token, kinds in terms.items() if any(KINDS[kind].needs == need for kind in kinds))
+
     return Needed(
         rotations=tuple(token for token in terms if loss.normaliser(token) == "phi_s"),
-        dispersions=tuple(t for t, kinds in terms.items() if any(KINDS[kind].needs == "dispersion" for kind in kinds)),
+        dispersions=tokens("dispersion"),
+        class_means=tokens("centers"),
+        classifiers=tokens("logits"),
+        queues=tokens("queue"),
     )
 
 
@@ -60,14 +81,20 @@ class Measured:
     document: TargetStatistics
     rotations: Mapping[TokenType, NDArray[np.float64]]
     """(D, D): a target is the standardized token times its transpose."""
+    class_means: Mapping[TokenType, NDArray[np.float64]] = field(default_factory=dict)
+    """(C, D), of the features themselves; zeros where a class has no usable row."""
+    classifiers: Mapping[TokenType, NDArray[np.float64]] = field(default_factory=dict)
+    """(C, D + 1), of the features themselves: weights, and biases in the last column."""
 
 
-def measure(teacher: str, training: Sequence[Rows], wanted: Needed) -> Measured:
-    """Measure a teacher's targets, in float64.
+def measure(
+    teacher: str, training: Sequence[Rows], wanted: Needed, classifier: Callable[[str], Doubles] | None = None
+) -> Measured:
+    """Measure a teacher's targets, in float64. `classifier`: gives a teacher's, where one is wanted.
 
     Raises:
         StageError: features of the sample are missing or damaged.
-        UserError: all tokens are the same, or point the same way.
+        UserError: all tokens are the same, or point the same way; the teacher has no classifier of its cls.
     """
     rotations, dispersions = {}, {}
     for token in wanted.rotations:
@@ -81,14 +108,29 @@ def measure(teacher: str, training: Sequence[Rows], wanted: Needed) -> Measured:
     for token in wanted.dispersions:
         dispersions[token] = _dispersion(teacher, token, training)
     rows = {token: ROWS[token] for token in ROWS if token in (*wanted.rotations, *wanted.dispersions)}
-    digests = {token: sha256(_to_bytes(rotation)) for token, rotation in rotations.items()}
-    return Measured(TargetStatistics(rows=rows, dispersions=dispersions, rotations=digests), rotations)
+    means = {token: _class_means(teacher, token, training) for token in wanted.class_means}
+    classifiers: dict[TokenType, Doubles] = {}
+    if wanted.classifiers:
+        assert classifier is not None, "given with a job whose loss is about logits"
+        classifiers = dict.fromkeys(wanted.classifiers, classifier(teacher))
+    document = TargetStatistics(
+        rows=rows,
+        dispersions=dispersions,
+        rotations=_digests(rotations),
+        class_means=_digests(means),
+        classifiers=_digests(classifiers),
+    )
+    return Measured(document, rotations, means, classifiers)
 
 
 def write(store: LocalStore, teacher: str, measured: Measured) -> None:
     """Freeze it in a student's folder; the document, last."""
     for token, rotation_DD in measured.rotations.items():
-        store.put(rotation_key(teacher, token), _to_bytes(rotation_DD))
+        store.put(rotation_key(teacher, token), array_to_bytes(rotation_DD))
+    for token, means_CD in measured.class_means.items():
+        store.put(class_means_key(teacher, token), array_to_bytes(means_CD))
+    for token, classifier_CD in measured.classifiers.items():
+        store.put(classifier_key(teacher, token), array_to_bytes(classifier_CD))
     store.put(document_key(teacher), measured.document.to_bytes())
 
 
@@ -100,8 +142,11 @@ def read(store: LocalStore, teacher: str) -> Measured:
         StageError: one is not what was written.
     """
     document = read_document(store, teacher)
-    rotations = {token: read_rotation(store, teacher, token, digest) for token, digest in document.rotations.items()}
-    return Measured(document, rotations)
+    found = {key: read_array(store, key, digest) for key, digest in array_digests(teacher, document).items()}
+    rotations = {token: found[rotation_key(teacher, token)] for token in document.rotations}
+    means = {token: found[class_means_key(teacher, token)] for token in document.class_means}
+    classifiers = {token: found[classifier_key(teacher, token)] for token in document.classifiers}
+    return Measured(document, rotations, means, classifiers)
 
 
 def _dispersion(teacher: str, token: TokenType, training: Sequence[Rows]) -> float:
@@ -119,6 +164,17 @@ def _dispersion(teacher: str, token: TokenType, training: Sequence[Rows]) -> flo
             "Take it out of the student's teachers, or use cosine.",
         )
     return spread.squared()
+
+
+def _class_means(teacher: str, token: TokenType, training: Sequence[Rows]) -> Doubles:
+    (rows,) = training  # a student of several datasets has no such term
+    dataset, cache = rows.source.dataset, rows.source.caches[teacher]
+    label_by_row = dataset.labels_by_row()
+    means = ClassMeans(int(label_by_row.max()) + 1, cache.dims[token])
+    blocks, firsts = np.unique(rows.rows_N // dataset.block_rows, return_index=True)
+    for block, rows_M in zip(blocks.tolist(), np.split(rows.rows_N, firsts[1:]), strict=True):
+        means.add(cache.read_block(0, token, block).values[rows_M % dataset.block_rows], label_by_row[rows_M])
+    return means.means()
 
 
 def sample(teacher: str, token: TokenType, training: Sequence[Rows]) -> Iterator[Doubles]:
@@ -146,7 +202,5 @@ def _blocks(rows: Rows) -> list[NDArray[np.int64]]:
     return [rows.rows_N[block_N == block] for block in usable[np.arange(count) * len(usable) // count]]
 
 
-def _to_bytes(rotation_DD: Doubles) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, rotation_DD, allow_pickle=False)
-    return buffer.getvalue()
+def _digests(arrays: Mapping[TokenType, Doubles]) -> dict[TokenType, str]:
+    return {token: sha256(array_to_bytes(array)) for token, array in arrays.items()}

@@ -99,6 +99,19 @@ class Standard:
     rotation: Rotation | None = None
     """By which it is multiplied after that (PHI-S)."""
 
+    def of(self, x_ND: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Tokens (N, D) as targets."""
+        scaled_ND = (x_ND - self.mean_D) / self.std_D
+        return scaled_ND if self.rotation is None else scaled_ND @ self.rotation.matrix_DD.T
+
+    def classifier(self, weights_CD: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A classifier of tokens, its biases in a last column, as one of targets: it gives the same logits."""
+        scaled_CD, bias_C = (
+            weights_CD[:, :-1] * self.std_D,
+            weights_CD[:, -1] + (weights_CD[:, :-1] * self.mean_D).sum(1),
+        )
+        return np.column_stack([scaled_CD if self.rotation is None else scaled_CD @ self.rotation.matrix_DD.T, bias_C])
+
 
 PLAIN = Standard("", np.zeros(1), np.ones(1))
 """The features themselves."""

@@ -5,12 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def class_direction(prediction_BE: Tensor, target_BE: Tensor, centers_BE: Tensor) -> Tensor:
-    """(B,): 1 - s·c/‖c‖ / max(‖s‖, ‖t‖), with c the teacher's mean of the image's class.
+def class_direction(prediction_BE: Tensor, target_BE: Tensor, centers: Tensor) -> Tensor:
+    """(B,): 1 - s·c/‖c‖ / max(‖s‖, ‖t‖), with c the teacher's mean of the image's class, `centers` (B, E).
 
-    A prediction longer than the target is shortened by it, a shorter one made longer; the target's own direction is not
-    used.
+    A prediction that is shorter than the target is made longer, too, a longer one only turned; the target's own direction is
+    not used.
     """
     s_BE, longest_B = prediction_BE.float(), torch.linalg.vector_norm(target_BE.float(), dim=-1)
     longest_B = torch.maximum(torch.linalg.vector_norm(s_BE, dim=-1), longest_B)
-    return 1.0 - (s_BE * F.normalize(centers_BE.float(), dim=-1)).sum(-1) / longest_B
+    return 1.0 - (s_BE * F.normalize(centers.float(), dim=-1)).sum(-1) / longest_B

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from unic_pipe.stages.distill.losses.kl import kl
 
 
-def queue_similarity(prediction_BE: Tensor, target_BE: Tensor, queue_QE: Tensor, temperature: float = 0.07) -> Tensor:
+def queue_similarity(prediction_BE: Tensor, target_BE: Tensor, queue: Tensor, temperature: float = 0.07) -> Tensor:
     """(B,): KL(softmax(t·Qᵀ / T) ‖ softmax(s·Qᵀ / T)) of s and t scaled to length 1.
 
-    The queue holds unit vectors and already this batch's (see `pushed`), so that each image is compared with itself.
+    The queue (Q, E) holds unit vectors and already this batch's (see `pushed`), so that each image is compared with itself.
     Rows of zeros, with which a queue starts, are logits of 0 and count.
     """
-    s_BQ, t_BQ = (unit(x) @ queue_QE.float().T / temperature for x in (prediction_BE, target_BE))
+    s_BQ, t_BQ = (unit(x) @ queue.float().T / temperature for x in (prediction_BE, target_BE))
     return kl(s_BQ, t_BQ)
 
 

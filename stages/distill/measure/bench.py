@@ -7,7 +7,7 @@ Shapes: B images of a batch, N rows, P patch tokens, D student width, L ladder b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from unic_pipe.pipeline.cache.moments import Doubles
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.process.crew import Crew, crew_of_one
@@ -87,6 +88,7 @@ class StudentBench:
         device: str,
         folder: Path,
         stop: Stop,
+        classifier: Callable[[str], Doubles] | None = None,
     ) -> None:
         """Args:
         label: the student's name.
@@ -97,6 +99,7 @@ class StudentBench:
         device: where it trains.
         folder: a working folder for what training writes.
         stop: polled between steps; a repetition then ends early.
+        classifier: gives a teacher's, for a loss about logits.
 
         Raises:
             UserError: the student cannot be built, or there are too few rows for a batch.
@@ -108,7 +111,7 @@ class StudentBench:
         self.definition = definition = _small(definition, len(rows_N), self.device)
         self.config, self.batch = definition.config, definition.config.optimizer.batch
         store = LocalStore(student_folder(folder, label, definition))
-        frozen = freeze(store, label, definition, [self.rows])
+        frozen = freeze(store, label, definition, [self.rows], classifier)
         model = Distiller(self.config, definition.teachers, self.device, frozen.statistics, frozen.targets)
         checkpoints = Checkpoints(store, frozen.manifest.digest, rows_digest(rows_N), 1, print)
         self.epoch_steps = self.steps = len(rows_N) // self.batch

@@ -92,4 +92,6 @@ def _batch(definition: StudentDefinition, model: Distiller, count: int, size: in
         targets,
         torch.rand(count, len(definition.teachers), generator=random),
         torch.rand(count, len(model.student.drop_paths), generator=random),
+        torch.zeros(count, dtype=torch.int64),
+        torch.rand(count, 1 + model.cells, generator=random) if model.cells else None,
     )

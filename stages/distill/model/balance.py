@@ -43,8 +43,9 @@ class Balance:
             self._parts[teacher, token].append(moments_of(x))
 
     def see_tokens(self, tokens: Sequence[Tensor]) -> None:
-        """Note what the heads are given of the student's last rung; a student that stands still has no gradients there."""
-        self._tokens = [x for x in tokens if x.requires_grad]
+        """Note what the heads are given of the student's last rung, in one or several looks at a part of the batch; a student
+        that stands still has no gradients there."""
+        self._tokens += [x for x in tokens if x.requires_grad]
 
     def read_gradients(self, losses: TeacherLosses, keep_BT: Tensor) -> None:
         """Read the gradients of the part whose tokens were seen; its backward pass must still be ahead."""

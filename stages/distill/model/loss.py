@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ from unic_pipe.schemas.losses import KINDS, LossConfig, TokenType
 
 Predictions = Mapping[TokenType, Mapping[str, Tensor]]
 """By token type and teacher: cls (B, E), patch (B, P, E); targets (M, ...)."""
-Dispersions = Mapping[tuple[str, TokenType], float]
-"""Mean squared angle of a teacher's tokens to their mean direction, in radians²."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,16 @@ class TeacherLosses:
         return len(self.loss_BT) if teacher is None else max(own, default=0)
 
 
+class Masked(NamedTuple):
+    """What a student says of images of which it did not see all patches."""
+
+    prediction: Tensor
+    """(B, P, E)."""
+    mask_BP: Tensor
+    cells: float
+    """Masked cells per image of the global batch."""
+
+
 @cache
 def kind_function(kind: str) -> Callable[..., Tensor]:
     """The code of a kind of term."""
@@ -59,13 +67,14 @@ def teacher_losses(
     predictions: Predictions,
     targets: Predictions,
     loss: LossConfig,
-    dispersions: Dispersions | None = None,
+    known: Mapping[tuple[str, TokenType], Mapping[str, Any]] = {},
     rows: Mapping[str, Tensor] = {},
 ) -> TeacherLosses:
     """Loss per image and teacher: the mean over the targets' token types of the sums of its terms.
 
-    Teachers that have no term of these token types are left out. `dispersions`: for kinds that need them. `rows`: by
-    teacher, the images (M, int64, maybe none) that its targets are of, where those are not all.
+    Teachers that have no term of these token types are left out. `known`: by teacher and token type, what kinds need, by
+    the name in `Kind.needs`. `rows`: by teacher, the images (M, int64, maybe none) that its targets are of, where those are
+    not all.
     """
     terms: dict[tuple[str, TokenType, str], Tensor] = {}
     means: dict[str, Tensor] = {}
@@ -76,14 +85,13 @@ def teacher_losses(
             if teacher not in predictions.get(token, {}) or teacher not in targets.get(token, {}):
                 continue
             both = _of_rows(predictions[token][teacher], rows.get(teacher)), targets[token][teacher]
+            given = known.get((teacher, token), {})
+            weights = {kind: x for kind, x in weights.items() if _known_now(kind, given)}
             for kind in weights:
-                known: dict[str, Any] = {}
-                if KINDS[kind].needs == "dispersion":
-                    assert dispersions is not None, "computed when training starts"
-                    known["dispersion"] = dispersions[teacher, token]
-                terms[teacher, token, kind] = kind_function(kind)(*both, **known)
+                terms[teacher, token, kind] = _term(kind, both, given, loss.options_of(teacher, token, kind))
             weighted = [weight * terms[teacher, token, kind] for kind, weight in weights.items()]
-            sums.append(sum(weighted[1:], weighted[0]))
+            if weighted:
+                sums.append(sum(weighted[1:], weighted[0]))
         if sums:
             means[teacher] = torch.stack(sums).mean(0)
     if not rows:
@@ -92,6 +100,24 @@ def teacher_losses(
     mine = tuple(teacher for teacher in teachers if teacher in means or teacher in rows)
     loss_BT, there_BT = _spread(mine, means, rows, any_prediction)
     return TeacherLosses(mine, loss_BT, terms, there_BT)
+
+
+def _known_now(kind: str, known: Mapping[str, Any]) -> bool:
+    """Whether a term can be taken: none of masked images where none are shown, as in validation."""
+    return KINDS[kind].needs != "masked" or "masked" in known
+
+
+def _term(kind: str, sides: tuple[Tensor, Tensor], known: Mapping[str, Any], options: dict[str, Any]) -> Tensor:
+    """One term of every image, (M,), of predictions and targets; `known`: what kinds need, by name."""
+    need = KINDS[kind].needs
+    if need == "logits":
+        sides = known[need](sides[0]), known[need](sides[1])
+    elif need == "masked":
+        masked: Masked = known[need]
+        sides, options = (masked.prediction, sides[1]), {"mask_BP": masked.mask_BP, "cells": masked.cells}
+    elif need is not None:
+        options = {**options, need: known[need]}
+    return kind_function(kind)(*sides, **options)
 
 
 def _spread(
