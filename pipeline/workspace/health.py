@@ -10,6 +10,8 @@ from unic_pipe.pipeline.cache.records import TOKENS
 
 EARLY = 0.1
 """Part of the steps after which a student that has learned nothing is called collapsed."""
+FEWEST = 50
+"""Steps before which no student is called collapsed: new heads have not learned anything yet."""
 NOTHING = 0.05
 """Cosine to every teacher below which nothing was learned: standardised targets have cosine 0 to any constant."""
 LITTLE = 0.5
@@ -51,13 +53,13 @@ def agreement(rows: Sequence[Mapping[str, float]], teachers: Sequence[str]) -> d
 def finding(rows: Sequence[Mapping[str, float]], teachers: Sequence[str], done: int, steps: int) -> Finding | None:
     """What looks wrong in a training after `done` of its `steps` steps, of which `rows` tell; None while all is well.
 
-    A student can be called collapsed from a tenth of its steps on, the rest is told at the end.
+    A student can be called collapsed from a tenth of its steps on (and the 50th), the rest is told at the end.
     """
     cosines = agreement(rows, teachers)
     if not cosines or done < EARLY * steps:
         return None
     worst, best = min(cosines, key=cosines.__getitem__), max(cosines, key=cosines.__getitem__)
-    if cosines[best] < NOTHING:
+    if cosines[best] < NOTHING and done >= FEWEST:
         return Finding(
             "collapsed",
             f"This training looks collapsed: after {done:,} steps its cosine to every teacher is below {NOTHING}.",

@@ -34,20 +34,26 @@ def test_validation_is_believed_where_there_is_some() -> None:
     ],
 )
 def test_the_end_of_a_training(end: tuple[float, float], kind: str | None) -> None:
-    found = finding(rows((0.0, 0.0), (0.3, 0.2), end), ("a", "b"), done=30, steps=30)
+    found = finding(rows((0.0, 0.0), (0.3, 0.2), end), ("a", "b"), done=60, steps=60)
     assert (found.kind if found else None) == kind
     if found:
         assert "\n" not in str(found)
 
 
 def test_only_a_collapse_is_told_before_the_end() -> None:
-    little = finding(rows((0.3, 0.3)), ("a", "b"), done=10, steps=100)
-    nothing = finding(rows((0.0, 0.01)), ("a", "b"), done=10, steps=100)
-    early = finding(rows((0.0, 0.01)), ("a", "b"), done=10, steps=101)
+    little = finding(rows((0.3, 0.3)), ("a", "b"), done=100, steps=1000)
+    nothing = finding(rows((0.0, 0.01)), ("a", "b"), done=100, steps=1000)
+    early = finding(rows((0.0, 0.01)), ("a", "b"), done=100, steps=1001)
     assert little is None
     assert nothing is not None
     assert nothing.kind == "collapsed"
     assert early is None, "nothing can be told in the first tenth"
+
+
+def test_a_student_of_a_few_steps_is_called_too_short_and_not_collapsed() -> None:
+    found = finding(rows((0.0, 0.01)), ("a", "b"), done=15, steps=15)
+    assert found is not None
+    assert found.kind == "under-trained"
 
 
 def test_the_end_is_judged_by_the_last_row_there_is() -> None:
