@@ -6,13 +6,14 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
 from unic_pipe.cli.distill import distill_step
+from unic_pipe.cli.embed import embed_step
 from unic_pipe.cli.evaluate import evaluate_step
 from unic_pipe.cli.extract import extract_step
 from unic_pipe.cli.run import run_everything
@@ -29,6 +30,7 @@ from unic_pipe.schemas.status import Stage
 
 if TYPE_CHECKING:
     from unic_pipe.schemas.evaluations import ResultRecord
+    from unic_pipe.stages.embed import Embedded
 
 Names = str | Sequence[str]
 """One name, or several; none means all."""
@@ -95,7 +97,7 @@ class Pipeline:
         """Every artefact: name, stage, state (`fresh`, `partial`, `stale`, `missing`), done, total, reason, the next
         command, path, digest. `rows`: of a pilot."""
         inventory = self._inventory(rows)
-        judge_new(inventory, self._reporter())
+        judge_new(inventory, _reporter(self._progress))
         return pa.Table.from_pylist([a.model_dump() for a in look(inventory).artefacts], _ARTEFACTS)
 
     def index(self, datasets: Names = ()) -> pa.Table:
@@ -225,20 +227,51 @@ class Pipeline:
         found = look(self._inventory(rows)).artefacts
         return pa.Table.from_pylist([a.model_dump() for a in found if a.stage == stage], _ARTEFACTS)
 
-    def _reporter(self) -> Reporter:
-        if callable(self._progress):
-            return CallbackReporter(self._progress)
-        return ConsoleReporter() if self._progress else SilentReporter()
-
     @contextmanager
     def _stage(self, inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
-        """What a stage runs with. A stop becomes what Python raises for it, once everything is written."""
-        with staged(inventory, stage, self._reporter(), f"Pipeline.{stage}()") as (reporter, stop):
+        """What a stage runs with."""
+        with staged(inventory, stage, _reporter(self._progress), f"Pipeline.{stage}()") as (reporter, stop):
             yield reporter, stop
-        if stop.signal == signal.SIGINT:
-            raise KeyboardInterrupt(f"Stopped; finished work is kept, and {stage}() goes on.")
-        if stop.requested:
-            raise SystemExit(0)
+        _end(stop, stage)
+
+
+def embed(
+    encoder: str,
+    images: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    tokens: Literal["cls", "patch", "both"] = "cls",
+    image_size: int | None = None,
+    architecture: str | None = None,
+    device: str | None = None,
+    batch: int | None = None,
+    fetch: bool = False,
+    overwrite: bool = False,
+    progress: Progress = True,
+) -> Embedded:
+    """Write the features of any images by any encoder to a file, as the command `embed` does; what was written."""
+    with Stop() as stop:
+        found = embed_step(
+            encoder, fspath(images), Path(output), tokens, _reporter(progress), stop, image_size=image_size,
+            architecture=architecture, device=device, batch=batch, fetch=fetch, overwrite=overwrite,
+        )  # fmt: skip
+    _end(stop, "embed")
+    assert found is not None, "not stopped"
+    return found
+
+
+def _reporter(progress: Progress) -> Reporter:
+    if callable(progress):
+        return CallbackReporter(progress)
+    return ConsoleReporter() if progress else SilentReporter()
+
+
+def _end(stop: Stop, stage: str) -> None:
+    """A stop as Python raises it, once everything is written."""
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt(f"Stopped; finished work is kept, and {stage}() goes on.")
+    if stop.requested:
+        raise SystemExit(0)
 
 
 def _names(names: Names) -> Sequence[str]:

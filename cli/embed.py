@@ -1,12 +1,20 @@
 """The command `embed`."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unic_pipe.cli.options import NO_VALUE, DeviceOption
 from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from unic_pipe.pipeline.process.progress import Reporter
+    from unic_pipe.pipeline.process.stopping import Stop
+    from unic_pipe.stages.embed import Embedded
 
 EXAMPLES = (
     "embed dino photos/ -o photos.parquet",
@@ -54,30 +62,51 @@ def embed(
     """
     from unic_pipe.pipeline.process.progress import ConsoleReporter, human_bytes
     from unic_pipe.pipeline.process.stopping import Stop
+
+    reporter = ConsoleReporter()
+    with Stop() as stop:
+        found = embed_step(
+            encoder, images, output, tokens, reporter, stop, image_size=image_size, architecture=architecture,
+            device=device, batch=batch, fetch=fetch, overwrite=overwrite,
+        )  # fmt: skip
+    if found is None:
+        reporter.say("Stopped; finished work is kept, and the same command goes on.")
+        return stop.exit_code
+    shapes = ", ".join(f"{token} {' × '.join(map(str, shape))}" for token, shape in found.shapes.items())
+    left = len(found.left_out)
+    without = f"; {left:,} of {found.rows + left:,} images are left out" if left else ""
+    reporter.say(f"Wrote {output}: {found.rows:,} rows of {shapes}, {human_bytes(found.bytes)}{without}.")
+    return 0
+
+
+def embed_step(
+    encoder: str,
+    images: str,
+    output: Path,
+    tokens: str,
+    reporter: Reporter,
+    stop: Stop,
+    *,
+    image_size: int | None = None,
+    architecture: str | None = None,
+    device: str | None = None,
+    batch: int | None = None,
+    fetch: bool = False,
+    overwrite: bool = False,
+) -> Embedded | None:
+    """Find the encoder, seen from the current folder, and write its features; None after a stop."""
+    from unic_pipe.pipeline.samples.plain import find_images
     from unic_pipe.pipeline.workspace.any_encoder import any_encoder
-    from unic_pipe.schemas.errors import UserError
 
     if tokens not in TOKENS:
         raise UserError(f"--tokens {tokens}: there is no such type.", "Use --tokens cls, patch or both.")
-    reporter = ConsoleReporter()
-    reporter.say("looking at the encoder's weights")
+    reporter.say("looking at images and weights")
     from unic_pipe.pipeline.extraction.run import ExtractOptions
     from unic_pipe.stages.embed import check_target
     from unic_pipe.stages.embed import embed as embed_stage
 
     check_target(output, overwrite)
-    found_encoder = any_encoder(encoder, Path.cwd(), image_size, architecture, reporter.say if fetch else None)
+    found = find_images(images)
+    resolved = any_encoder(encoder, Path.cwd(), image_size, architecture, reporter.say if fetch else None)
     options = ExtractOptions(device=device or "auto", batch=batch)
-    with Stop() as stop:
-        found = embed_stage(found_encoder, images, output, TOKENS[tokens], options, reporter, stop, overwrite)
-        if found is None:
-            reporter.say("Stopped; finished work is kept, and the same command goes on.")
-            return stop.exit_code
-    shapes = ", ".join(f"{token} {' × '.join(map(str, shape))}" for token, shape in found.shapes.items())
-    without = (
-        f"; {len(found.left_out):,} of {found.rows + len(found.left_out):,} images are left out"
-        if found.left_out
-        else ""
-    )
-    reporter.say(f"Wrote {output}: {found.rows:,} rows of {shapes}, {human_bytes(found.bytes)}{without}.")
-    return 0
+    return embed_stage(resolved, found, output, TOKENS[tokens], options, reporter, stop, overwrite)

@@ -21,7 +21,7 @@ from unic_pipe.pipeline.extraction.run import ExtractOptions, ExtractPass, extra
 from unic_pipe.pipeline.extraction.unusable import unusable_rows
 from unic_pipe.pipeline.process.progress import Reporter, human_bytes
 from unic_pipe.pipeline.process.stopping import Stop
-from unic_pipe.pipeline.samples.plain import find_images, index_images
+from unic_pipe.pipeline.samples.plain import Plain, index_images
 from unic_pipe.pipeline.samples.scan import IndexingStopped
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.local import sync_folder
@@ -61,7 +61,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 def embed(
     encoder: ResolvedEncoder,
-    images: str,
+    images: Plain,
     target: Path,
     tokens: Sequence[TokenType],
     options: ExtractOptions,
@@ -74,17 +74,16 @@ def embed(
     Images that cannot be read, and rows with features that are not finite, are left out and listed: there is no NaN.
 
     Raises:
-        UserError: no such images, or none that can be used; a file that is there already, or has another ending.
+        UserError: none of the images can be used; a file that is there already, or has another ending.
         StageError: disk too small or full, device out of memory, another process writes the same file.
     """
     target = target.expanduser().absolute()
     check_target(target, overwrite)
-    found = find_images(images)
     scratch = LocalStore(target.with_name(f".{target.name}.unic-pipe"))
     with exclusive(scratch.path("lock"), f"An extraction to {target}"):
         block_rows = min(BLOCK_ROWS[token] for token in tokens)
         try:
-            dataset = index_images(found, scratch.child("samples"), block_rows, reporter, stop)
+            dataset = index_images(images, scratch.child("samples"), block_rows, reporter, stop)
         except IndexingStopped:
             return None
         need = center_need(_CONFIG, dataset.manifest, encoder.name, encoder.definition, tuple(tokens))
@@ -96,7 +95,7 @@ def embed(
             jobs=[(need, encoder)],
             blocks=dataset.blocks,
             max_bad_fraction=1.0,
-            title=f"embed {images} ({encoder.name})",
+            title=f"embed {images.text} ({encoder.name})",
         )
         extract_features(work, replace(options, force=True), reporter, stop)
         if stop.requested:
@@ -110,7 +109,7 @@ def embed(
             "source": encoder.source,
             "licence": encoder.licence,
             "definition": encoder.definition.model_dump(mode="json"),
-            "images": images,
+            "images": images.text,
             "left_out": left_out,
             "version": PROGRAM_VERSION,
         }

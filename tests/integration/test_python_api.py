@@ -15,6 +15,8 @@ QUICK = {"evaluate.probes": ["knn"], "evaluate.baseline": False}
 HERE = {
     'Pipeline("imagenet")': f'Pipeline(".", overrides={QUICK}, progress=show)',
     '"imagenet"': '"."',
+    '"data"': '"data/val-*.tar"',
+    "image_size=224": "image_size=32, progress=show",
     '"dino"': '"lite0"',
     '"dini"': '"lite"',
     '"main"': '"tiny"',
@@ -26,7 +28,7 @@ def test_the_code_of_the_document_runs(
     trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(codes) == 5
+    assert len(codes) == 6
     monkeypatch.chdir(trained.folder)
     before = trained.times("features", "students")
     updates: list[Any] = []
@@ -49,6 +51,7 @@ def test_the_code_of_the_document_runs(
     assert lines[0].split(",") == names["scores"].column_names
     assert len(lines) - 1 == len(scores)
     assert names["curves"]["step"].to_pylist()[-1] == 33
+    assert names["written"].rows == 12
     assert names["tokens"].cls.shape == (1, 1280)
 
 
