@@ -80,13 +80,7 @@ def find_images(text: str) -> Plain:
             return _files(text, path.parent, _listed(path))
         elif not path.exists() and not any(sign in text for sign in "*?[{"):
             raise UserError(f"{text}: no such file or folder.", _KINDS)
-    config = DatasetConfig(source=text if is_remote(text) else str(path))
-    roots = data_roots(Path.cwd(), config, SamplesConfig(datasets={}))
-    source = find_source(NAME, config, roots)
-    if source.layout != "tars":
-        raise UserError(f"{text}: neither tars nor a folder of images.", _KINDS)
-    pieces = [TarPiece(shard, file, None, NAMES) for shard, file in source.tars.items()]
-    return Plain(text, roots, pieces, LeftOut())
+    return _tars(text, text if is_remote(text) else str(path))
 
 
 def index_images(found: Plain, place: LocalStore, block_rows: int, reporter: Reporter, stop: Stop) -> Dataset:
@@ -133,6 +127,21 @@ def index_images(found: Plain, place: LocalStore, block_rows: int, reporter: Rep
 def _files(text: str, folder: Path, names: Sequence[str], left: LeftOut | None = None) -> Plain:
     images = ImageFolder("", folder, "", None, tuple(names))
     return Plain(text, (folder,), folder_pieces([images], NAMES), left or LeftOut())
+
+
+def _tars(text: str, source: str) -> Plain:
+    config = DatasetConfig(source=source)
+    roots = data_roots(Path.cwd(), config, SamplesConfig(datasets={}))
+    try:
+        found = find_source(NAME, config, roots)
+    except UserError as error:
+        hint = error.hint or ""
+        configured = "`source" in hint or "`samples" in hint  # which is not how these images were named
+        raise UserError(error.message.removeprefix(f"dataset {NAME}: "), _KINDS if configured else hint) from None
+    if found.layout != "tars":
+        raise UserError(f"{text}: neither tars nor a folder of images.", _KINDS)
+    pieces = [TarPiece(shard, file, None, NAMES) for shard, file in found.tars.items()]
+    return Plain(text, roots, pieces, LeftOut())
 
 
 def _listed(path: Path) -> tuple[str, ...]:
