@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE, DeviceOption
+from unic_pipe.cli.options import NO_VALUE
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
 
@@ -46,7 +46,10 @@ def embed(
         str | None,
         typer.Option("--architecture", metavar="NAME", help="timm's, for a weights file that does not say it."),
     ] = None,
-    device: DeviceOption = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:N or mps (default: cuda if it is there)."),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per forward pass (default: 64).")
     ] = None,
