@@ -62,8 +62,10 @@ def evaluate(
     return stop.exit_code
 
 
-def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> None:
-    """Index the benchmarks, probe, write the report, show the table."""
+def evaluate_step(
+    inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop, table: bool = True
+) -> list[ResultRecord]:
+    """Index the benchmarks, probe, write the report, show its table if that is wanted; the results."""
     from unic_pipe.pipeline.workspace.status import benchmark_datasets
     from unic_pipe.stages.evaluate.run import failures
     from unic_pipe.stages.evaluate.stage import evaluate_all, skipped_error
@@ -73,19 +75,21 @@ def evaluate_step(inventory: Inventory, options: ExtractOptions, reporter: Repor
     index_stage(inventory, datasets, reporter, stop, optional=datasets)
     records = [] if stop.requested else evaluate_all(inventory, options, reporter, stop)
     if stop.requested:
-        return
-    show_results(inventory, records, reporter)
+        return records
+    show_results(inventory, records, reporter, table)
     failed = failures(records) or skipped_error(inventory)
     if failed is not None:
         raise failed
+    return records
 
 
-def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter) -> None:
-    """Write the report (an equal one is left alone), show its main table, and say where it is."""
+def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter, table: bool = True) -> None:
+    """Write the report (an equal one is left alone), show its main table if that is wanted, and say where it is."""
     from rich.console import Console
 
     from unic_pipe.stages.report.stage import report
 
-    path, table = report(inventory, records)
-    Console(stderr=True, highlight=False).print(table)
+    path, main = report(inventory, records)
+    if table:
+        Console(stderr=True, highlight=False).print(main)
     reporter.say(f"report: {path}")

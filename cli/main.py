@@ -13,6 +13,7 @@ from unic_pipe.cli import (
     demo,
     distill,
     doctor,
+    embed,
     evaluate,
     export,
     extract,
@@ -48,7 +49,7 @@ PANELS = {
         status.status, config.config, plan.plan, verify.verify, gc.gc, teachers.teachers, doctor.doctor,
         benchmarks.benchmarks, bench.bench,
     ),
-    "Exchanging": (import_.import_, export.export),
+    "Exchanging": (embed.embed, import_.import_, export.export),
 }  # fmt: skip
 """The commands, as `--help` groups them. Each has a module of its name, with `EXAMPLES` of what to type."""
 for panel, commands in PANELS.items():

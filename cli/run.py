@@ -59,8 +59,10 @@ def run_everything(
     restart: bool,
     reporter: Reporter,
     stop: Stop,
+    table: bool = True,
 ) -> None:
-    """The four stages in order, each only if something of it is not fresh; the results at the end."""
+    """The four stages in order, each only if something of it is not fresh; the report at the end, and its table if that is
+    wanted."""
     from unic_pipe.pipeline.workspace.status import only_evaluated
     from unic_pipe.stages.indexing import index as index_stage
     from unic_pipe.stages.report.stage import records_in_force
@@ -78,7 +80,7 @@ def run_everything(
     def evaluation(inventory: Inventory) -> None:
         nonlocal shown
         shown = True
-        evaluate_step(inventory, options, reporter, stop)
+        evaluate_step(inventory, options, reporter, stop, table)
 
     check_students(look())
     run_stages(
@@ -95,4 +97,4 @@ def run_everything(
     if not shown and not stop.requested:
         inventory = look()
         if records := records_in_force(inventory):
-            show_results(inventory, records, reporter)
+            show_results(inventory, records, reporter, table)

@@ -23,14 +23,20 @@ LOOKING = "looking at students, samples, weights and what is there already"
 
 
 @contextmanager
-def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
-    """What a stage runs with; after a stop it says how to go on. The exit code is the stop's."""
+def staged(
+    inventory: Inventory, stage: str, reporter: Reporter | None = None, call: str | None = None
+) -> Iterator[tuple[Reporter, Stop]]:
+    """What a stage runs with; after a stop it says how to go on. The exit code is the stop's.
+
+    `reporter`: by default the console's; `call`: what was typed, by default the command line.
+    """
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.run_log import RunLog
     from unic_pipe.pipeline.workspace.seeds import as_written
 
-    with Stop() as stop, RunLog(inventory.folder, stage, ConsoleReporter()) as log:
+    typed = call or shlex.join(["unic-pipe", *sys.argv[1:]])
+    with Stop() as stop, RunLog(inventory.folder, stage, reporter or ConsoleReporter(), typed) as log:
         try:
             yield log, stop
         except UnicPipeError as error:
@@ -38,7 +44,7 @@ def staged(inventory: Inventory, stage: str) -> Iterator[tuple[Reporter, Stop]]:
             raise
         log.stopped(stop)
     if stop.requested:
-        log.say(f"Stopped; finished work is kept. To go on: {shlex.join(['unic-pipe', *sys.argv[1:]])}")
+        log.say(f"Stopped; finished work is kept. To go on: {typed}")
 
 
 @dataclass(frozen=True)

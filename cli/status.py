@@ -10,6 +10,7 @@ import typer
 from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
 if TYPE_CHECKING:
+    from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.schemas.status import StatusReport
 
@@ -31,24 +32,11 @@ def status(
     from rich.text import Text
 
     from unic_pipe.cli.show.status import running_table, status_tree
-    from unic_pipe.pipeline.process.progress import ConsoleReporter
-    from unic_pipe.pipeline.workspace.other_students import other_students
+    from unic_pipe.pipeline.process.progress import ConsoleReporter, SilentReporter
     from unic_pipe.pipeline.workspace.run_log import running
-    from unic_pipe.pipeline.workspace.status import make_plan
-    from unic_pipe.pipeline.workspace.trainable import unjudged
 
     inventory = open_inventory(config, overrides)
-    if new := unjudged(inventory):
-        # Once for every new architecture: building it takes PyTorch.
-        if not as_json:
-            ConsoleReporter().say(f"building {', '.join(new)} once, which shows what can be trained")
-        from unic_pipe.stages.distill.blueprint import judge_students
-
-        judge_students(inventory)
-
-    def look(inventory: Inventory) -> StatusReport:
-        return make_plan(inventory).model_copy(update={"others": tuple(other_students(inventory))})
-
+    judge_new(inventory, SilentReporter() if as_json else ConsoleReporter())
     if as_json:
         print_json(look(inventory))
         return 0
@@ -67,3 +55,22 @@ def status(
         while True:
             time.sleep(2)
             live.update(picture(), refresh=True)
+
+
+def judge_new(inventory: Inventory, reporter: Reporter) -> None:
+    """Find out whether students of new architectures can be trained: building them takes PyTorch, once for each."""
+    from unic_pipe.pipeline.workspace.trainable import unjudged
+
+    if new := unjudged(inventory):
+        reporter.say(f"building {', '.join(new)} once, which shows what can be trained")
+        from unic_pipe.stages.distill.blueprint import judge_students
+
+        judge_students(inventory)
+
+
+def look(inventory: Inventory) -> StatusReport:
+    """Every artefact as it is now."""
+    from unic_pipe.pipeline.workspace.other_students import other_students
+    from unic_pipe.pipeline.workspace.status import make_plan
+
+    return make_plan(inventory).model_copy(update={"others": tuple(other_students(inventory))})

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from unic_pipe.pipeline.encoders.readouts import Tokens, features_of, read_tokens
 from unic_pipe.pipeline.views.photometric import Plan, finish
-from unic_pipe.pipeline.views.render import normalize
+from unic_pipe.pipeline.views.render import normalize, render_view
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.features import ComputeDefinition, EncoderDefinition
+from unic_pipe.schemas.recipes import CENTER
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -49,6 +52,12 @@ class Encoder(nn.Module):
         features = features_of(self.model, x_B3HW)
         cls_BD, patch_BPD = read_tokens(self.model, features, self.definition.readout)
         return Tokens(cls_BD.float(), patch_BPD.float().contiguous())
+
+    def transform(self, image: Image.Image) -> torch.Tensor:
+        """An image as the encoder sees it in `evaluate`: its centre crop, normalised, float32 (3, S, S)."""
+        image_HWC = np.asarray(image.convert("RGB"))
+        x_3SS = render_view(image_HWC, CENTER, 0, "", 0, self.definition.image_size)
+        return normalize(x_3SS[None], self.definition.mean, self.definition.std)[0]
 
     def encode(self, x_B3HW: torch.Tensor, compute: ComputeDefinition, plan: Plan | None = None) -> Tokens:
         """Tokens on the CPU, as of `encode_on_device`."""
@@ -89,7 +98,7 @@ class Encoder(nn.Module):
                 f"Out of memory on {device}: {images} images of {size} x {size} pixels through"
                 f" {self.definition.architecture}.",
                 f"Go on with a smaller batch: unic-pipe extract --batch {max(1, images // 2)}"
-                " (for evaluate: a smaller compute.batch).",
+                " (embed: --batch, too; evaluate: a smaller compute.batch).",
             ) from error
 
     def _arrange(self, channels_last: bool) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
@@ -128,6 +129,37 @@ class ConsoleReporter:
         finally:
             if meter.done > meter.before:
                 self.say(f"{title}: {meter.summary()}")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a callback is told: how far a piece of work is, or (where `total` is None) a line of text."""
+
+    text: str
+    """The title of the work, or the line."""
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    note: str = ""
+    """A live remark, such as the loss."""
+
+
+class CallbackReporter:
+    """Reports to a function. What it raises ends the stage; finished work is kept."""
+
+    def __init__(self, tell: Callable[[Update], object]) -> None:
+        self._tell = tell
+
+    def say(self, text: str) -> None:
+        """Tell a line."""
+        self._tell(Update(text))
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "img", done: int = 0) -> Iterator[Task]:
+        """Tell how far it is, at every step."""
+        meter = _Meter(title, total, unit, done)
+        meter.show = lambda: self._tell(Update(title, meter.done, total, unit, meter.remark))
+        yield meter
 
 
 class SilentReporter:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.loading import load_encoder
 from unic_pipe.pipeline.students.adaptors import AdaptedStudent, read_adaptors
 from unic_pipe.pipeline.students.build import student_of
-from unic_pipe.pipeline.views.render import normalize, render_view
 from unic_pipe.schemas.config import TokenType
-from unic_pipe.schemas.recipes import CENTER
 
 
 class StudentEncoder(Encoder):
@@ -26,12 +21,6 @@ class StudentEncoder(Encoder):
         """`encoder`: the export in `folder`, loaded."""
         super().__init__(encoder.model, encoder.definition)
         self.folder = folder
-
-    def transform(self, image: Image.Image) -> Tensor:
-        """An image as the student sees it in `evaluate`: its centre crop, normalised, float32 (3, S, S)."""
-        image_HWC = np.asarray(image.convert("RGB"))
-        x_3SS = render_view(image_HWC, CENTER, 0, "", 0, self.definition.image_size)
-        return normalize(x_3SS[None], self.definition.mean, self.definition.std)[0]
 
     def adapt(self, teacher: str, tokens: tuple[TokenType, ...] = ("cls", "patch")) -> AdaptedStudent:
         """The student with its ladder to a teacher: normalised images (B, 3, S, S) in, that teacher's `cls` (B, E) and

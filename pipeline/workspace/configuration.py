@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,14 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         lines = explain(error, tree, set_by_hand)
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
+    return replace(workspace_of(config, path.parent), file=path.absolute())
+
+
+def workspace_of(config: Config, folder: Path) -> Workspace:
+    """A configuration and the working folder that it governs, where no file has it.
+    Raises UserError: a dataset has the name that a benchmark needs, or a student that of another one's seed."""
     config, seeded = with_seeds(config)
-    return Workspace(with_benchmarks(config), path.absolute().parent, path.absolute(), seeded)
+    return Workspace(with_benchmarks(config), folder.absolute(), folder.absolute() / CONFIG_NAME, seeded)
 
 
 def write_configuration(folder: Path, text: str) -> bool:

@@ -31,13 +31,14 @@ _PACKAGES = ("unic-pipe", "torch", "torchvision", "timm", "zarr", "numcodecs", "
 class RunLog:
     """A `Reporter` that also keeps a `RunDocument` up to date; passes everything on to another reporter."""
 
-    def __init__(self, workdir: Path, stage: str, reporter: Reporter) -> None:
+    def __init__(self, workdir: Path, stage: str, reporter: Reporter, command: str | None = None) -> None:
+        """`command`: what was typed; by default the command line."""
         self._store = LocalStore(workdir / "runs")
         self._reporter = reporter
         now = _now()
         self._document = RunDocument(
             stage=stage,
-            command=shlex.join(["unic-pipe", *sys.argv[1:]]),
+            command=command or shlex.join(["unic-pipe", *sys.argv[1:]]),
             host=socket.gethostname(),
             pid=os.getpid(),
             started=now,

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -101,10 +101,18 @@ def one_line(text: str) -> str:
 
 def results_csv(data: ReportData, records: Sequence[ResultRecord]) -> str:
     """One line per metric of every result; a failed result has one line without a value, with the reason."""
-    axes = {b.name: b.axis for b in data.benchmarks}
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
+    writer.writerows(result_rows(records, {b.name: b.axis for b in data.benchmarks}))
+    for item in data.skipped:
+        writer.writerow({"benchmark": item.name, "status": "skipped", "message": one_line(item.reason)})
+    return out.getvalue()
+
+
+def result_rows(records: Iterable[ResultRecord], axes: Mapping[str, str]) -> Iterator[dict[str, object]]:
+    """Every metric of every result, by `CSV_COLUMNS`; a failed result has a single one without a value. `axes`: what
+    benchmarks measure, by name."""
     for record in records:
         common = {
             "benchmark": record.benchmark,
@@ -120,12 +128,8 @@ def results_csv(data: ReportData, records: Sequence[ResultRecord]) -> str:
             "protocol": record.definition.protocol,
         }
         found = {} if record.status == "failed" else record.metrics
-        for metric, value in found.items() or (("", ""),):
-            spread = record.spread.get(metric, "")
-            writer.writerow({**common, "metric": metric, "value": value, "spread": spread})
-    for item in data.skipped:
-        writer.writerow({"benchmark": item.name, "status": "skipped", "message": one_line(item.reason)})
-    return out.getvalue()
+        for metric, value in found.items() or (("", None),):
+            yield {**common, "metric": metric, "value": value, "spread": record.spread.get(metric)}
 
 
 COLOURS = {"up": "green", "down": "yellow", "even": "dim"}
