@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from unic_pipe.cli.distill import distill_step
+from unic_pipe.cli.distill import distill_step, variants_of
 from unic_pipe.cli.embed import embed_step
 from unic_pipe.cli.evaluate import evaluate_step
 from unic_pipe.cli.extract import extract_step
@@ -142,16 +142,20 @@ class Pipeline:
         device: str | None = None,
         restart: bool = False,
         ablation: bool = False,
+        compare: Names = (),
+        rates: Names = (),
         live_teachers: bool = False,
         live_check: bool = True,
     ) -> pa.Table:
         """Train students (by default all), in this process; the students' status. Arguments are those of the command."""
+        recipes, speeds = ",".join(_names(compare)) or None, ",".join(_names(rates)) or None
+        variants = variants_of(ablation, recipes, speeds)
         inventory = self._inventory(rows)
         if live_teachers:
             inventory = inventory.with_live_teachers()
         with self._stage(inventory, "distill") as (reporter, stop):
             distill_step(
-                inventory, _names(students), device, restart, reporter, stop, ablation=ablation, live_check=live_check
+                inventory, _names(students), device, restart, reporter, stop, variants=variants, live_check=live_check
             )
         return self._artefacts("distill", rows)
 

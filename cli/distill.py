@@ -104,7 +104,7 @@ def distill(
     """
     from unic_pipe.stages.distill.parallel.members import member, refuse_uneven
 
-    variants = _variants(ablation, compare, rates)
+    variants = variants_of(ablation, compare, rates)
     inventory = open_inventory(config, overrides, rows)
     if live_teachers:
         inventory = inventory.with_live_teachers()
@@ -168,7 +168,7 @@ def distill_step(
     distill_students(chosen, names, context, device=on, restart=restart, live_check=live_check)
 
 
-def _variants(ablation: bool, compare: str | None, rates: str | None) -> tuple[str, Variants] | None:
+def variants_of(ablation: bool, compare: str | None, rates: str | None) -> tuple[str, Variants] | None:
     """The option that asks for variants of a student, and what makes them.
 
     Raises:

@@ -83,7 +83,8 @@ def test_code_that_is_not_run_says_why() -> None:
 def test_the_code_runs(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained.folder)
     pages = sorted(
-        {block.page for block in all_blocks() if block.kind == "python" and not block.not_run} - {*TUTORIALS, "python.md"}
+        {block.page for block in all_blocks() if block.kind == "python" and not block.not_run}
+        - {*TUTORIALS, "python.md"}
     )  # docs/python.md has its own test
     assert pages == ["README.md", "cache.md", "students.md"]
     names: dict[str, dict[str, Any]] = {page: {"images": torch.zeros(2, 3, 32, 32)} for page in pages}
