@@ -135,6 +135,8 @@ class StudentShape(Model):
     """Pixels of the side of a patch."""
     width: int
     """Dimensions of its last rung."""
+    batch_norm: bool = False
+    """Whether it has BatchNorm layers."""
 
 
 class StudentVerdict(Model):

@@ -63,7 +63,11 @@ def shape_of(architecture: str, image_size: int | None) -> StudentShape:
     size = image_size or _own_size(architecture) or StudentConfig().image_size
     student = build(StudentConfig(architecture=architecture, image_size=size))
     return StudentShape(
-        architecture=architecture, image_size=size, patch=size // student.grid[0], width=student.widths["patch"][-1]
+        architecture=architecture,
+        image_size=size,
+        patch=size // student.grid[0],
+        width=student.widths["patch"][-1],
+        batch_norm=bool(batch_norms(student)),
     )
 
 

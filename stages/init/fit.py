@@ -161,6 +161,7 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("students", "*", "optimizer", "lr"): "per 256 images",
         ("students", "*", "optimizer", "layer_decay"): "of the rate, by layer, from the last one down",
         ("students", "*", "optimizer", "frozen_steps"): "first steps, in which only the ladder learns",
+        ("students", "*", "batch_norm"): "keeps the statistics that belong to the weights",
         ("students", "*", "init"): "where it starts; mean and std are those of these weights",
         ("students", "*", "streams"): "of samples, side by side; divides the batch",
         ("distill", "validation"): _validation_words(next(iter(config.distill.validations), None)),
@@ -192,16 +193,17 @@ def _student(train: str, found: Survey, teachers: int, shape: StudentShape, wish
         dtype="bfloat16" if gpu else "float32",
         streams=streams,
     )
-    return student if wishes.start is None else _from_weights(student, wishes.start, steps)
+    return student if wishes.start is None else _from_weights(student, wishes.start, steps, shape)
 
 
-def _from_weights(student: StudentConfig, start: str, steps: int) -> StudentConfig:
-    """The settings of a student of `steps` steps an epoch that starts from weights: gentler, and only what is set is
-    given, so that mean and std are those of the weights."""
+def _from_weights(student: StudentConfig, start: str, steps: int, shape: StudentShape) -> StudentConfig:
+    """The settings of a student of `steps` steps an epoch that starts from weights: gentler, with the weights' own
+    statistics, and only what is set is given, so that mean and std are those of the weights."""
     gentle = student.optimizer.model_copy(
         update={"lr": WARM_LR, "layer_decay": LAYER_DECAY, "frozen_steps": min(FROZEN_STEPS, steps // 2)}
     )
-    return student.model_copy(update={"init": start, "optimizer": gentle})
+    statistics = {"batch_norm": "frozen"} if shape.batch_norm else {}
+    return student.model_copy(update={"init": start, "optimizer": gentle, **statistics})
 
 
 def _image_size(side: int | None, shape: StudentShape) -> int:

@@ -27,9 +27,11 @@ def seen(rows: int, classes: int | None = 10, side: int | None = 500, source: st
     )  # fmt: skip
 
 
-def written(folder: Path, surveys: dict[str, Survey], gpu: bool = False, **wishes: object) -> Config:
+def written(
+    folder: Path, surveys: dict[str, Survey], gpu: bool = False, shape: StudentShape = SMALL, **wishes: object
+) -> Config:
     """What `init` writes, as the other commands read it."""
-    config = fitted(folder, surveys, ["timm:test_vit"], SMALL, Wishes(**wishes), gpu)  # type: ignore[arg-type]
+    config = fitted(folder, surveys, ["timm:test_vit"], shape, Wishes(**wishes), gpu)  # type: ignore[arg-type]
     read = load_workspace(write_config(folder, config, surveys)).config
     assert read == config
     return read
@@ -84,6 +86,16 @@ def test_a_start_from_weights_is_shorter_and_gentler(tmp_path: Path) -> None:
     assert (warm.init, warm.optimizer.warmup_epochs, warm.optimizer.frozen_steps) == ("pretrained", 1, 9)
     assert (warm.optimizer.lr, warm.optimizer.layer_decay) == (1e-4, 0.8)
     assert "mean" not in warm.model_fields_set, "those of the weights count"
+    assert "batch_norm" not in warm.model_fields_set, "a ViT has none"
+
+
+def test_a_start_from_weights_keeps_their_running_statistics(tmp_path: Path) -> None:
+    shape = SMALL.model_copy(update={"batch_norm": True})
+    cold, warm = (
+        written(tmp_path / n, {"train": seen(9600)}, shape=shape, **w).students["main"]
+        for n, w in (("c", {}), ("w", {"start": "pretrained"}))
+    )
+    assert (cold.batch_norm, warm.batch_norm) == ("batch", "frozen")
 
 
 @pytest.mark.parametrize(
