@@ -15,11 +15,11 @@ LOWEST, STEP = 20, 20
 """Per cent at the left end, and between grid lines."""
 STYLE = """\
 .bg{fill:#fdfdfc}text{fill:#1c2430;font-size:14px}.s{fill:#566170;font-size:12.5px}.g{stroke:#dfe4ea;stroke-width:1}
-.t0,.t1{fill:none;stroke:#b3541e;stroke-width:2.4}.t1{stroke:#8a6d00}.b{stroke:#566170;stroke-width:2.4}
+.t0,.t1{fill:none;stroke:#b3541e;stroke-width:2.4}.t1{stroke:#8a6d00}
 .p{fill:#0f5c9c;fill-opacity:.75}
 @media (prefers-color-scheme:dark){
 .bg{fill:#14181d}text{fill:#e8edf2}.s{fill:#9aa7b5}.g{stroke:#2a333d}
-.t0{stroke:#f0915a}.t1{stroke:#e0c04a}.b{stroke:#9aa7b5}.p{fill:#57b0f2}
+.t0{stroke:#f0915a}.t1{stroke:#e0c04a}.p{fill:#57b0f2}
 }"""
 
 
@@ -37,13 +37,11 @@ def place(score: float) -> float:
 
 
 def mark(name: str, teachers: list[str], x: float, y: float) -> str:
-    """A diamond for a teacher, a line for the start, a disc for a student."""
+    """A diamond for a teacher, a disc for a student."""
     title = f"<title>{html.escape(name)}</title>"
     if name in teachers:
         kind = f"t{teachers.index(name)}"
         return f'<path class="{kind}" d="M{x} {y - 8}l8 8-8 8-8-8z">{title}</path>'
-    if name == "start":
-        return f'<path class="b" d="M{x} {y - 9}v18">{title}</path>'
     return f'<circle class="p" cx="{x}" cy="{y}" r="6">{title}</circle>'
 
 
@@ -53,7 +51,7 @@ def picture(readme: str) -> str:
     teachers = [name for name, _ in encoders if name.startswith("teacher")]
     bottom = TOP + ROW * len(benchmarks)
     parts = [f'<rect class="bg" width="{WIDTH}" height="{bottom + 40}" rx="10"/>']
-    others = [("start", "where students start"), ("student", "students, each of them a training")]
+    others = [("student", "students, each of them a training")]
     for i, (name, label) in enumerate([*((teacher, teacher) for teacher in teachers), *others]):
         x, y = 26 + WIDTH // 2 * (i % 2), 26 + 28 * (i // 2)
         parts += [mark(name, teachers, x, y), f'<text class="s" x="{x + 16}" y="{y + 4}">{html.escape(label)}</text>']

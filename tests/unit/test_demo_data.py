@@ -58,10 +58,10 @@ def test_digits_are_those_of_scikit_learn_and_no_split_shares_one(data):
 def test_no_test_image_is_learned_from_and_one_that_were_would_be_counted(data, tmp_path):
     pool, tests = (sum(n for name, n in COUNTS.items() if name.endswith(part)) for part in ("train", "test"))
     assert seen_test_images(data) == (pool, tests, 0)
-    for shard in ("digits-test-000000.tar", "shapes-train-000000.tar"):
-        shutil.copy(data / shard, tmp_path)
-    shutil.copy(data / "digits-test-000000.tar", tmp_path / "leaked-train-000000.tar")
-    assert seen_test_images(tmp_path)[1:] == (360, 360)
+    for shard in [*data.glob("digits-test-*.tar"), data / "shapes-train-000000.tar"]:
+        shutil.copy(shard, tmp_path)
+        shutil.copy(shard, tmp_path / shard.name.replace("digits-test", "leaked-train"))
+    assert seen_test_images(tmp_path)[1:] == (COUNTS["digits-test"], COUNTS["digits-test"])
 
 
 def test_writing_again_does_nothing_and_a_missing_shard_comes_back_as_it_was(data):

@@ -202,7 +202,7 @@ class Distiller(nn.Module):
             part.compile(backend=backend)
 
     def _targets(
-        self, raw: Targets, training: bool, grid: tuple[int, int], balance: Balance | None
+        self, raw: Targets, training: bool, grid: tuple[int, int], balance: Balance | None = None
     ) -> Mapping[TokenType, Mapping[str, Tensor]]:
         """The targets of each token type, patches on a grid; a view without patches has none of them."""
         targets: dict[TokenType, dict[str, Tensor]] = {}
