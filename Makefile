@@ -12,8 +12,8 @@ export OMP_WAIT_POLICY ?= passive
 help:
 	@echo "make demo    install into .venv and run the whole pipeline on real data"
 	@echo "make steady  the demo with three seeds and every set of CPU kernels that this processor has: does its claim hold?"
-	@echo "make proof   does one student keep the best of every teacher? the tables of docs/proof.md: 90 minutes on two cores"
-	@echo "make proof-more  its other tables: a night; stopped, it goes on"
+	@echo "make proof   does one student keep the best of every teacher? the tables of docs/proof.md: 24 trainings"
+	@echo "make proof-more  its other tables: many more; stopped, it goes on"
 	@echo "make test    install with test tools and run the suite"
 	@echo "make faults  kills, flipped bits, full disks, two at once; and the slow tests"
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"

@@ -16,8 +16,8 @@ from unic_pipe.stages.demo.data import Sample, digits, enlarge, write_shards
 
 COUNTS = {
     **{"digits-train": 1_007, "digits-val": 90, "digits-test": 700},
-    **{"mnist-train": 1_500, "mnist-val": 90, "mnist-test": 2_000},
-    **{"photos-train": 1_496, "photos-val": 85, "photos-test": 2_006},
+    **{"mnist-train": 1_000, "mnist-val": 90, "mnist-test": 2_000},
+    **{"photos-train": 1_003, "photos-val": 85, "photos-test": 2_006},
 }
 PHOTOS = (
     *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png"),

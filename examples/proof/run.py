@@ -1,7 +1,7 @@
 """Does one student keep the best of every teacher? The tables of docs/proof.md, from real images and real weights.
 
     make proof        the main table, a student of each teacher alone, and the paper's variants: 24 trainings
-    make proof-more   views, bits per value and the number of teachers besides: a night; stopped, it goes on
+    make proof-more   views, bits per value and the number of teachers besides; stopped, it goes on
 
 usage: python examples/proof/run.py [FOLDER] [--more] [--gpu] [--epochs N] [--seeds N] [--no-docs]
 

@@ -2,6 +2,8 @@
 
 SEEDS = (0, 1, 2)
 TEACHERS = ("lite1", "lite2", "digit-expert", "photo-expert")
+EXPERTS = {"digit-expert": "digits", "photo-expert": "photos"}
+"""What each specialist was taught, by its name."""
 BENCHMARKS = ("digits", "mnist", "photos")
 STEPS = {
     "basic": "one projector, raw targets",
@@ -17,6 +19,7 @@ _RECIPE = """\
     image_size: {size}
     drop_path: 0.0
     dataset: pool
+    batch_norm: frozen
     optimizer: {{epochs: {epochs}, warmup_epochs: 0, frozen_steps: 20, batch: 32, lr: {lr}}}
 """
 _HEAD = """\
@@ -32,19 +35,14 @@ cache: {{codec: {codec}, snr_db: {snr_db}}}
 teachers:
   lite1: {{encoder: efficientnet-lite1, image_size: {size}}}
   lite2: {{encoder: efficientnet-lite2, image_size: {size}}}
-  digit-expert:
-    encoder: checkpoint:../weights/digits.safetensors
+"""
+_EXPERT = """\
+  {name}:
+    encoder: checkpoint:../weights/{kind}.safetensors
     architecture: test_efficientnet
     image_size: {size}
     mean: [0.5, 0.5, 0.5]
     std: [0.5, 0.5, 0.5]
-  photo-expert:
-    encoder: checkpoint:../weights/photos.safetensors
-    architecture: test_efficientnet
-    image_size: {size}
-    mean: [0.5, 0.5, 0.5]
-    std: [0.5, 0.5, 0.5]
-students:
 """
 _TAIL = """\
 distill: {{validation: val}}
@@ -61,11 +59,11 @@ evaluate:
 """
 
 
-def students(loss: float = 0.25) -> dict[str, str]:
+def students() -> dict[str, str]:
     """What each student adds to the recipe, by name: the paper's variants, and one student of each teacher alone."""
-    ladder, last = "ladder: {hidden: 64, last_hidden: 256}", "ladder: {hidden: 64, last_hidden: 256, blocks: last}"
+    ladder, last = "ladder: {hidden: 64, last_hidden: 512}", "ladder: {hidden: 64, last_hidden: 512, blocks: last}"
     found = {
-        "student": f"    {ladder}\n    loss: {{drop_probability: {loss}}}\n",
+        "student": f"    {ladder}\n    loss: {{drop_probability: 0.25}}\n",
         "basic": f"    {last}\n    loss: {{drop_probability: 0.0, standardize: none}}\n",
         "std": f"    {last}\n    loss: {{drop_probability: 0.0}}\n",
         "ladder": f"    {ladder}\n    loss: {{drop_probability: 0.0}}\n",
@@ -78,8 +76,8 @@ def text(
     chosen: dict[str, str],
     *,
     size: int = 48,
-    epochs: int = 4,
-    lr: float = 0.0112,
+    epochs: int = 3,
+    lr: float = 0.0028,
     views: int = 2,
     codec: str = "klt",
     snr_db: float = 15.0,
@@ -94,6 +92,8 @@ def text(
         _HEAD
         + datasets
         + _MIDDLE.format(views=views, codec=codec, snr_db=snr_db, size=size)
+        + "".join(_EXPERT.format(name=name, kind=kind, size=size) for name, kind in EXPERTS.items())
+        + "students:\n"
         + "".join(f"  {name}:\n{recipe}{extra}" for name, extra in chosen.items())
         + _TAIL.format(size=size, benchmarks=benchmarks)
     )

@@ -1,1 +1,1 @@
-"""The demo: real digits, two real ImageNet teachers, a small student, on any laptop."""
+"""The demo: real digits, a teacher with real ImageNet weights, one that knows digits, and a student of both, on any laptop."""
