@@ -23,18 +23,18 @@ def demo(
     """
     from unic_pipe.pipeline.workspace.configuration import load_workspace
     from unic_pipe.pipeline.workspace.inventory import Inventory
-    from unic_pipe.stages.demo.config import write_config
+    from unic_pipe.stages.demo.config import IMAGES, has_our_images, write_config
     from unic_pipe.stages.demo.data import seen_test_images, write_samples
 
     folder.mkdir(parents=True, exist_ok=True)
     workspace = load_workspace(write_config(folder))
-    ours = "pool" in workspace.config.samples.datasets  # not the demo of an earlier version, which has its own images
+    ours = has_our_images(workspace.config)
     if ours:
-        write_samples(folder / "images")
+        write_samples(folder / IMAGES)
     first = Inventory(workspace)
     with staged(first, "demo") as (reporter, stop), extract_options(first, Where(device), reporter, stop) as options:
         run_everything(lambda: Inventory(workspace), options, device, False, reporter, stop)
         if ours and not stop.requested:
-            pool, tests, seen = seen_test_images(folder / "images")
+            pool, tests, seen = seen_test_images(folder / IMAGES)
             reporter.say(f"{seen} of the {tests:,} test images are among the {pool:,} that the student learned from.")
     return stop.exit_code

@@ -22,6 +22,7 @@ from unic_pipe.pipeline.workspace.by_recipe import by_recipe
 from unic_pipe.pipeline.workspace.configuration import load_workspace
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.labels import PILOT
+from unic_pipe.stages.demo.config import IMAGES
 from unic_pipe.stages.demo.data import write_samples
 from unic_pipe.stages.distill.measure.cost import step_cost
 from unic_pipe.stages.distill.model.schedule import peak_rate
@@ -38,7 +39,7 @@ def unic_pipe(folder: Path, command: str, *more: str) -> None:
 def run(folder: Path, recipes: str, rates: str, changes: list[str], rows: list[str]) -> float:
     """All that the table needs; seconds of the trainings of this time."""
     write_seeds(folder)
-    write_samples(folder / "images")
+    write_samples(folder / IMAGES)
     unic_pipe(folder, "index")
     unic_pipe(folder, "extract", *rows)
     begin = time.perf_counter()

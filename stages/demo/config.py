@@ -4,11 +4,14 @@ from pathlib import Path
 
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, write_configuration
+from unic_pipe.schemas.config import Config
 
 ARCHITECTURE = "test_efficientnet"
 """Of the digit expert: timm's name for an EfficientNet of 0.1 million parameters."""
 WEIGHTS = Path(__file__).with_name("expert.safetensors")
 """Its weights, as `stages.demo.expert` made them."""
+IMAGES = "images-2"
+"""Folder of its images. Other images get another number, so that those of an older demo are never mixed with them."""
 EXPERT = "weights/digit-expert.safetensors"
 TEXT = f"""\
 # The unic-pipe demo: a teacher that knows the world, a teacher that knows digits, and one student of both.
@@ -17,14 +20,14 @@ TEXT = f"""\
 
 samples:
   datasets:
-    pool: {{source: "images/*-train-*.tar"}}           # what the student learns from: no label of it is used
-    digits-train: {{source: "images/digits-train-*.tar"}}
-    digits-val: {{source: "images/digits-val-*.tar"}}
-    digits-test: {{source: "images/digits-test-*.tar"}}
-    shifted-train: {{source: "images/shifted-train-*.tar"}}
-    shifted-test: {{source: "images/shifted-test-*.tar"}}
-    shapes-train: {{source: "images/shapes-train-*.tar"}}
-    shapes-test: {{source: "images/shapes-test-*.tar"}}
+    pool: {{source: "{IMAGES}/*-train-*.tar"}}           # what the student learns from: no label of it is used
+    digits-train: {{source: "{IMAGES}/digits-train-*.tar"}}
+    digits-val: {{source: "{IMAGES}/digits-val-*.tar"}}
+    digits-test: {{source: "{IMAGES}/digits-test-*.tar"}}
+    shifted-train: {{source: "{IMAGES}/shifted-train-*.tar"}}
+    shifted-test: {{source: "{IMAGES}/shifted-test-*.tar"}}
+    shapes-train: {{source: "{IMAGES}/shapes-train-*.tar"}}
+    shapes-test: {{source: "{IMAGES}/shapes-test-*.tar"}}
 
 views:
   recipe: gentle   # mild crops: the paper's `unic` recipe destroys digits of 8 x 8 pixels
@@ -66,6 +69,13 @@ evaluate:
   c_values: [0.01, 0.1, 1.0]
   k_values: [10, 20]
 """
+
+
+def has_our_images(config: Config) -> bool:
+    """Whether a demo's configuration reads the images that `data.write_samples` writes: not that of an earlier version,
+    which has images of its own."""
+    pool = config.samples.datasets.get("pool")
+    return pool is not None and isinstance(pool.source, str) and pool.source.startswith(f"{IMAGES}/")
 
 
 def write_config(folder: Path) -> Path:

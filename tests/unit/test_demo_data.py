@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.stages.demo.config import IMAGES, has_our_images, write_config
 from unic_pipe.stages.demo.data import COUNTS, SHAPES, seen_test_images, write_samples
 
 
@@ -72,3 +74,14 @@ def test_writing_again_does_nothing_and_a_missing_shard_comes_back_as_it_was(dat
     shards[-1].unlink()
     write_samples(data)
     assert {path: path.read_bytes() for path in shards} == {path: raw for path, (raw, _) in before.items()}
+
+
+def test_the_demo_of_an_earlier_version_keeps_its_own_images(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+    text = write_config(new).read_text()
+    (old / "unic-pipe.yaml").write_text(text.replace(IMAGES, "images"))
+    assert write_config(old).read_text() != text, "a configuration that is there stays"
+    assert has_our_images(load_workspace(new).config)
+    assert not has_our_images(load_workspace(old).config)
