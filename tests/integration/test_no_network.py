@@ -94,6 +94,11 @@ COMMANDS = (
     "import unic.pth again --arg num_heads=3",
     "evaluate --encoder again=encoders/again",
     "pack files shards",
+    "config",
+    "config --describe cache",
+    "config --schema",
+    "embed student:tiny images -o features.parquet",
+    "embed encoders/again images -o features.npz",
 )
 
 
