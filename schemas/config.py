@@ -166,6 +166,9 @@ class StudentConfig(Model):
     batch_norm: Literal["batch", "frozen"] = "batch"
     """Statistics of BatchNorm layers in training: `batch`, those of the global batch, over all processes; `frozen`, the
     running ones that the student starts with (see `init`), while its weights are trained: for batches in parts."""
+    noise: Fraction = 0.0
+    """Strength by which brightness, contrast and saturation of the student's images change, anew in every epoch, whatever
+    the number of cached views. Targets stay those of the views as teachers saw them."""
     dataset: Name | dict[Name, float] = "train"
     """A dataset, or several by their shares: how often each is passed through in an epoch, at most once. Every batch
     has a fixed number of places for each, none of them more than its share; which rows have which teachers:

@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     CLS_VIEW_ORDER = 6
     IMAGE_SIZE = 7
     MASK = 8
+    NOISE = 9
 
 
 def uniforms(seed: int, purpose: Purpose, epoch: int, rows_N: NDArray[np.int64], lanes: int) -> NDArray[np.float64]:

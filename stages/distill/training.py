@@ -98,7 +98,7 @@ class Training:
         """What it takes of every batch."""
         config, branches = self.config, len(self.model.student.drop_paths)
         teachers, epochs = len(self.definition.teachers), config.optimizer.epochs
-        shown = config.loss.needs_classes, self.model.cells, frozenset(self.model.queues)
+        shown = config.loss.needs_classes, self.model.cells, frozenset(self.model.queues), config.noise > 0
         return Demand(config.image_size, config.image_sizes, self.model.standards, teachers, branches, epochs, *shown)
 
     @property

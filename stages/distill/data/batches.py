@@ -91,6 +91,8 @@ class Batch:
     """Uniform draws where some student is shown masked images: whether one is, then of every patch; see `data.masks`."""
     queued: tuple[Targets, ...] = ()
     """cls targets of `plan.queued`."""
+    noise_B3: Tensor | None = None
+    """Uniform draws where some student's colours are changed; see `data.noise`."""
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -103,6 +105,7 @@ class Batch:
             None if self.classes_B is None else self.classes_B.to(device, non_blocking=True),
             None if self.mask_BL is None else self.mask_BL.to(device, non_blocking=True),
             tuple({pair: raw.to(device) for pair, raw in targets.items()} for targets in self.queued),
+            None if self.noise_B3 is None else self.noise_B3.to(device, non_blocking=True),
         )
 
 

@@ -35,6 +35,7 @@ from unic_pipe.stages.distill.data.images import ViewImages
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
 from unic_pipe.stages.distill.data.masks import MASKED_IMAGES
 from unic_pipe.stages.distill.data.mixing import Side, read, read_queued, request
+from unic_pipe.stages.distill.data.noise import LANES
 from unic_pipe.stages.distill.data.queues import with_queued
 from unic_pipe.stages.distill.data.rows import Rows, mixture_of, rows_digest
 from unic_pipe.stages.distill.data.targets import (
@@ -76,6 +77,8 @@ class Demand:
     """Patches of its largest training images, where it is also shown masked ones."""
     queued: frozenset[Pair] = frozenset()
     """Teachers' tokens of which it holds a queue."""
+    noise: bool = False
+    """Whether its images' colours are changed."""
 
     def sizes(self, seed: int, step: int) -> set[int]:
         """What it takes in a training step."""
@@ -197,6 +200,7 @@ class Feed:
     ) -> Generator[Batch]:
         """The planned batches in order, on the device. One assembling thread keeps the order."""
         lanes = tuple(max(each) for each in zip(*((s.teachers, s.branches, s.cells) for s in students), strict=True))
+        noise = any(s.noise for s in students)
         planned: deque[BatchPlan] = deque()
         ready: deque[Future[Batch]] = deque()
         assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
@@ -205,17 +209,19 @@ class Feed:
                 assembler.submit(request, sides, plan)
                 planned.append(plan)
                 if len(planned) > AHEAD:
-                    ready.append(assembler.submit(self._assemble, planned.popleft(), sides, *lanes))
+                    ready.append(assembler.submit(self._assemble, planned.popleft(), sides, *lanes, noise))
                 if len(ready) > READY:
                     self.times.took(sum(batch.done() for batch in ready))
                     yield ready.popleft().result().to(self.device)
-            ready.extend(assembler.submit(self._assemble, plan, sides, *lanes) for plan in planned)
+            ready.extend(assembler.submit(self._assemble, plan, sides, *lanes, noise) for plan in planned)
             while ready:
                 yield ready.popleft().result().to(self.device)
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int, cells: int) -> Batch:
+    def _assemble(
+        self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int, cells: int, noise: bool
+    ) -> Batch:
         images, targets = read(sides, plan, self.pool)
         if self.device.type == "cuda":
             images = {size: x.pin_memory() for size, x in images.items()}
@@ -225,8 +231,9 @@ class Feed:
         by_row = sides[0].class_by_row
         classes_B = None if by_row is None else torch.from_numpy(by_row[plan.rows_B])
         mask_BL = self._draw(Purpose.MASK, plan, 1 + cells) if cells else None
+        noise_B3 = self._draw(Purpose.NOISE, plan, LANES) if noise else None
         queued = read_queued(sides, plan)
-        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued)
+        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued, noise_B3)
 
     def _queue_reader(self, rows: Rows, wanted: Wanted, students: Sequence[Demand]) -> TargetReader | None:
         """Whole global batches are read by every process, so blocks of all streams are kept."""

@@ -14,6 +14,7 @@ from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
+from unic_pipe.stages.distill.data.noise import LANES
 from unic_pipe.stages.distill.data.targets import Affine, RawTargets
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.schedule import make_optimizer
@@ -94,4 +95,5 @@ def _batch(definition: StudentDefinition, model: Distiller, count: int, size: in
         torch.rand(count, len(model.student.drop_paths), generator=random),
         torch.zeros(count, dtype=torch.int64),
         torch.rand(count, 1 + model.cells, generator=random) if model.cells else None,
+        noise_B3=torch.rand(count, LANES, generator=random) if definition.config.noise else None,
     )

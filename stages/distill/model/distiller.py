@@ -28,6 +28,7 @@ from unic_pipe.schemas.losses import KINDS, MOVING
 from unic_pipe.schemas.students import TargetStatistics, TeacherInput
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.masks import MASKED_CELLS, masked_cells
+from unic_pipe.stages.distill.data.noise import noisy
 from unic_pipe.stages.distill.data.queues import queued_batches
 from unic_pipe.stages.distill.data.target_statistics import Measured, needed
 from unic_pipe.stages.distill.data.targets import CommonGrid, Pair, Standard, Targets, rows_with, standard_of
@@ -128,7 +129,11 @@ class Distiller(nn.Module):
         size = config.image_size
         if training and config.image_sizes is not None:
             size = step_size(config.draws_seed, batch.plan.step, config.image_sizes)
-        x_B3SS = normalize(batch.images[size], config.mean, config.std)
+        images_B3SS = batch.images[size]
+        if training and config.noise:
+            assert batch.noise_B3 is not None, "drawn where a student has noise"
+            images_B3SS = noisy(images_B3SS, batch.noise_B3, config.noise)
+        x_B3SS = normalize(images_B3SS, config.mean, config.std)
         self._queue(batch)
 
         def look() -> RungOutputs:
