@@ -69,6 +69,12 @@ def table(lines: Iterable[Line], benchmarks: Sequence[str], axes: Sequence[str] 
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def mean_score(one: Line, benchmarks: Sequence[str], axes: Sequence[str] = tuple(AXES)) -> float:
+    """Mean over a row's columns, and over its trainings, in per cent."""
+    columns = [(benchmark, axis) for axis in axes for benchmark in benchmarks]
+    return statistics.fmean(one.values(lambda scores: _mean(scores, columns)))
+
+
 def _mean(scores: Scores, columns: Sequence[tuple[str, str]]) -> float | None:
     found = [scores[key] for key in columns if key in scores]
     return statistics.fmean(found) if len(found) == len(columns) else None

@@ -56,7 +56,7 @@ def test_finished_artefacts_stay_as_they_are(trained: Any) -> None:
     assert (trained.content(), trained.times()) == before
 
 
-@pytest.mark.parametrize("moment", ["extract: ", "distill: "])
+@pytest.mark.parametrize("moment", [pytest.param("extract: ", marks=pytest.mark.slow), "distill: "])
 def test_a_stop_leaves_nothing(raw: Any, moment: str) -> None:
     from unic_pipe.cli.bench import _parts
     from unic_pipe.stages.bench.run import BenchOptions, bench

@@ -141,6 +141,7 @@ def test_own_images_in_five_commands(
     assert Path("evaluations/main/report.html").exists()
 
 
+@pytest.mark.slow
 def test_continue_runs(raw: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Its configuration, smaller and on digits, and its commands."""
     monkeypatch.chdir(raw.folder)

@@ -120,6 +120,7 @@ def test_any_encoder_is_evaluated_beside_students_and_teachers(trained: Any, tmp
     assert {r.role for r in kept if r.encoder == "unic"} == {"encoder"}
 
 
+@pytest.mark.slow
 def test_an_encoder_alone_has_a_headline_and_is_counted(raw: Any) -> None:
     """Nothing is configured to learn or to teach: what `--encoder` names is all that there is."""
     none = ("evaluate.probes=[knn]", "teachers={}", "students={}")

@@ -41,6 +41,7 @@ TERMS = (
 SET = tuple(word for override in (*MIXED, *TERMS) for word in ("--set", override))
 
 
+@pytest.mark.slow
 def test_klt_beside_int8(raw: Any) -> None:
     """Every dataset's integers are decoded by its own calibration."""
     raw.extract("cache.codec=klt", "students.tiny.dataset=train")
@@ -89,6 +90,7 @@ def test_a_batch_without_a_place_is_said_before_anything_runs(mixed: Any) -> Non
     assert "students.tiny.streams to 4, or students.tiny.optimizer.batch to 32" in student.reason
 
 
+@pytest.mark.slow
 def test_two_and_four_processes_see_the_same_batches_and_make_the_same_student(
     ranks: Any, mixed: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -155,6 +155,7 @@ DOWNLOADS = ("teachers --fetch --set teachers.lite0.encoder=timm:vit_tiny_patch1
 """The two commands that do ask: what proves that the hook sees what it is to forbid."""
 
 
+@pytest.mark.slow
 def test_bad_names_and_hubs_are_refused_and_nothing_is_written(extracted: Any, tmp_path: Path) -> None:
     before = everything(tmp_path)
     commands = [(extracted.folder, line) for line in (*(line for line, _ in REFUSED), *DOWNLOADS)]

@@ -69,6 +69,7 @@ def test_reading_by_address(remote: Any, s3: Bucket, extracted_template: Any) ->
     assert other.artefact("features/train/lite0", *override).reason == f"read from {cache.location}"
 
 
+@pytest.mark.slow
 def test_refused_in_the_middle(remote: Any, s3: Bucket) -> None:
     """Credentials that end while it runs: a message, and what was finished counts."""
     remote.index()
@@ -83,6 +84,7 @@ def test_refused_in_the_middle(remote: Any, s3: Bucket) -> None:
     assert remote.artefact("features/train/lite1").state == "fresh"
 
 
+@pytest.mark.slow
 def test_verify_finds_a_flipped_bit_and_extract_mends_it(remote: Any, s3: Bucket, extracted_template: Any) -> None:
     remote.extract(teachers=["lite1"])
     store, client = s3.store(), s3.client()
@@ -108,6 +110,7 @@ def test_verify_finds_a_flipped_bit_and_extract_mends_it(remote: Any, s3: Bucket
     assert [k for k in whole if after[k] != whole[k]] == []
 
 
+@pytest.mark.slow
 def test_gc_removes_from_the_bucket_what_nothing_names(remote: Any, s3: Bucket) -> None:
     remote.extract(teachers=["lite1"])
     old = {k: raw for k, raw in s3.content().items() if not k.startswith("features/val")}
@@ -138,6 +141,7 @@ def test_gc_removes_from_the_bucket_what_nothing_names(remote: Any, s3: Bucket) 
     assert folder not in s3.store().folders("features")
 
 
+@pytest.mark.slow
 def test_a_store_that_ignores_conditions_takes_one_writer(remote: Any, s3: Bucket) -> None:
     s3.proxy.ignore_conditions = True
     remote.index()

@@ -23,6 +23,7 @@ def moved(s3):
     return move
 
 
+@pytest.mark.slow
 def test_features_from_a_bucket_are_those_from_files(raw, extracted_template, moved, s3):
     there = moved(raw)
     s3.proxy.fail(r"^GET .*\.tar", 503, 3)

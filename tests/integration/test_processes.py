@@ -70,6 +70,7 @@ def test_processes_see_the_same_batches_and_make_the_same_students(
     assert said[1:] == [[]] * (size - 1)
 
 
+@pytest.mark.slow
 def test_stopped_on_four_and_resumed_on_two_and_one(ranks: Any, alone: tuple[Any, Any], extracted: Any) -> None:
     configure(extracted)
     learned: dict[Any, Any] = {}
@@ -144,6 +145,7 @@ def test_parts_of_a_batch_add_up(ranks: Any, alone: tuple[Any, Any], extracted: 
         assert_same_student(shared, alone[0], name)
 
 
+@pytest.mark.slow
 def test_validation_is_shared_out(ranks: Any, extracted: Any, tmp_path: Path) -> None:
     """12 rows in batches of 8 are two for one process, and three for two, one of which does not count.
 

@@ -94,6 +94,7 @@ def test_every_recipe_is_trained_from_one_cache_and_predicts_its_teachers(alone:
             assert adapted(finished, encoder, teacher, (token,)).definition.model_dump()[f"{token}_dim"] > 0
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_on_two_processes_give_the_same(ranks: Any, alone: Any, extracted: Any) -> None:
     """Stopped and gone on with in between, by one process alone."""
     configure(extracted, alone)

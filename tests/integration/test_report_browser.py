@@ -219,6 +219,7 @@ def test_text_is_readable_in_both_schemes(browser: Browser, tmp_path: Path, sche
     assert len(colours) >= 8
 
 
+@pytest.mark.slow
 def test_print_is_dark_on_white_and_cuts_no_table(browser: Browser, tmp_path: Path) -> None:
     path = write_report(tmp_path, wide_data(12, 6))
     browser.open(path, 1280, "dark")

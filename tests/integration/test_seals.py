@@ -242,6 +242,7 @@ def test_pointers_lead_to_folders_of_their_name(scored: Any) -> None:
     assert resolve_pointer(features, "train-lite0") is None
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_version_before_is_fresh_and_is_sealed_on_request(scored: Any) -> None:
     states = scored.states()
     assert set(states.values()) == {"fresh"}

@@ -113,7 +113,7 @@ def test_everyone_gets_the_bits_that_it_gets_alone(together: Any, extracted: Any
     assert [file for file in mine if mine[file] != alone[file]] == []
 
 
-@pytest.mark.parametrize("stops", [(60,), (130, 40)])
+@pytest.mark.parametrize("stops", [pytest.param((60,), marks=pytest.mark.slow), (130, 40)])
 def test_stopped_together_and_resumed(together: Any, extracted: Any, stops: tuple[int, ...]) -> None:
     configure(extracted, MEMBERS)
     for stop_at in stops:
@@ -256,6 +256,7 @@ def test_another_architecture_cannot_be_started_from(together: Any, tmp_path: Pa
         train(work, "child")
 
 
+@pytest.mark.slow
 def test_teachers_in_the_loop_are_resumed_to_the_bit(extracted: Any, tmp_path: Path) -> None:
     other = type(extracted)(tmp_path / "other")
     shutil.copytree(extracted.folder, other.folder, symlinks=True)
@@ -299,6 +300,7 @@ def test_teachers_in_the_loop_see_what_the_cache_holds(extracted: Any) -> None:
         torch.testing.assert_close(raw.decode(name), cached[pair].decode(name), rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_ablation_stands_in_one_table_in_the_papers_order(extracted: Any) -> None:
     from typer.testing import CliRunner
 
