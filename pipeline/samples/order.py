@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from unic_pipe.pipeline.samples.draws import Purpose, permutation, uniforms
 
+_CHUNK = 1 << 15
+"""Keys that are sorted at a time."""
+
 
 def epoch_order(
     rows_N: NDArray[np.int64], block_rows: int, *, seed: int, epoch: int, batch: int, streams: int, window: int
@@ -38,16 +41,46 @@ def epoch_order(
     steps = len(rows_N) // batch
     block_N = rows_N // block_rows
     blocks = int(block_N[-1]) + 1 if len(block_N) else 0
-    place_of_block = np.argsort(permutation(seed, Purpose.BLOCK_ORDER, epoch, blocks))
-    by_block_N = np.argsort(place_of_block[block_N], kind="stable")
-    used_CR = rows_N[by_block_N[: steps * batch]].reshape(streams, -1)
+    order_SB = np.empty((steps, batch), dtype=np.int64)
     if steps == 0:
-        return np.empty((0, batch), dtype=np.int64)
-    starts_CR = np.diff(used_CR // block_rows, axis=1, prepend=-1) != 0
-    place_CR = np.cumsum(starts_CR, axis=1)
-    draws_CR = uniforms(seed, Purpose.ROW_ORDER, epoch, used_CR.reshape(-1), 1).reshape(used_CR.shape)
-    shuffled_CR = np.take_along_axis(used_CR, np.argsort(place_CR + window * draws_CR, axis=1, kind="stable"), axis=1)
-    return shuffled_CR.reshape(streams, steps, batch // streams).transpose(1, 0, 2).reshape(steps, batch).copy()
+        return order_SB
+    by_block_N = _by_block(block_N, permutation(seed, Purpose.BLOCK_ORDER, epoch, blocks))
+    share = batch // streams
+    for stream, used_R in enumerate(rows_N[by_block_N[: steps * batch]].reshape(streams, -1)):
+        place_R = np.cumsum(np.diff(used_R // block_rows, prepend=-1) != 0)
+        draws_R = uniforms(seed, Purpose.ROW_ORDER, epoch, used_R, 1)[:, 0]
+        shuffled_R = used_R[sorted_nearby(place_R + window * draws_R)]
+        order_SB[:, stream * share : (stream + 1) * share] = shuffled_R.reshape(steps, share)
+    return order_SB
+
+
+def _by_block(block_N: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of the rows, block by block in this order; `block_N` is ascending. A sort would not be linear in rows."""
+    count_of = np.bincount(block_N, minlength=len(order))
+    first_of = np.cumsum(count_of) - count_of
+    counts, firsts = count_of[order], first_of[order]
+    return np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(len(block_N))
+
+
+def sorted_nearby(keys_R: NDArray[np.float64]) -> NDArray[np.int64]:
+    """What `np.argsort(keys_R, kind="stable")` gives, in time linear in R for keys that are almost in order.
+
+    Keys are dealt to buckets by their whole part first, which NumPy's radix sort does for 16-bit numbers; as many
+    buckets as fit a processor's cache are then sorted at a time.
+    """
+    bucket_R = keys_R.astype(np.int64)
+    order_R = np.argsort((bucket_R & 0xFFFF).astype(np.uint16), kind="stable")
+    if bucket_R.max() > 0xFFFF:
+        order_R = order_R[np.argsort((bucket_R[order_R] >> 16).astype(np.uint16), kind="stable")]
+    ends = np.cumsum(np.bincount(bucket_R))
+    start = 0
+    while start < len(order_R):
+        # At least one bucket, or as many whole ones as begin within a chunk.
+        end = int(ends[np.searchsorted(ends, min(start + _CHUNK, len(order_R)))])
+        mine = order_R[start:end]
+        order_R[start:end] = mine[np.argsort(keys_R[mine], kind="stable")]
+        start = end
+    return order_R
 
 
 def epoch_view(
