@@ -15,9 +15,11 @@ from unic_pipe.cli.options import (
     RestartOption,
     RowsOption,
     SetOption,
+    StateOption,
     open_inventory,
 )
 from unic_pipe.cli.running import LOOKING, say_lacking, staged
+from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.process.progress import Reporter
@@ -91,6 +93,7 @@ def distill(
         bool,
         typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
     ] = True,
+    as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -125,10 +128,13 @@ def distill(
             )  # fmt: skip
 
     if this is not None:
-        return one_of_several(inventory, this, work)
-    with staged(inventory, "distill") as (reporter, stop):
-        work(reporter, stop)
-    return stop.exit_code
+        code = one_of_several(inventory, this, work)
+    else:
+        with staged(inventory, "distill") as (reporter, stop):
+            work(reporter, stop)
+        code = stop.exit_code
+    print_state(as_json and (this is None or this.rank == 0), inventory, rows)
+    return code
 
 
 def distill_step(

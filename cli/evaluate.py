@@ -13,10 +13,12 @@ from unic_pipe.cli.options import (
     ForceOption,
     SchedulerOption,
     SetOption,
+    StateOption,
     WorkersOption,
     open_inventory,
 )
 from unic_pipe.cli.running import Where, extract_options, staged
+from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -42,6 +44,7 @@ def evaluate(
     scheduler: SchedulerOption = None,
     device: DeviceOption = None,
     force: ForceOption = False,
+    as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -59,6 +62,7 @@ def evaluate(
         extract_options(inventory, where, reporter, stop, force) as options,
     ):
         evaluate_step(inventory, options, reporter, stop)
+    print_state(as_json, inventory)
     return stop.exit_code
 
 
@@ -85,11 +89,10 @@ def evaluate_step(
 
 def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter, table: bool = True) -> None:
     """Write the report (an equal one is left alone), show its main table if that is wanted, and say where it is."""
-    from rich.console import Console
-
+    from unic_pipe.pipeline.process.progress import messages
     from unic_pipe.stages.report.stage import report
 
     path, main = report(inventory, records)
     if table:
-        Console(stderr=True, highlight=False).print(main)
+        messages().print(main)
     reporter.say(f"report: {path}")

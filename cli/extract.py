@@ -15,10 +15,12 @@ from unic_pipe.cli.options import (
     RowsOption,
     SchedulerOption,
     SetOption,
+    StateOption,
     WorkersOption,
     open_inventory,
 )
 from unic_pipe.cli.running import Where, check_students, extract_options, say_lacking, staged
+from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -45,6 +47,7 @@ def extract(
         typer.Option(metavar="N", min=1, help="A smaller batch than configured, after running out of memory."),
     ] = None,
     force: ForceOption = False,
+    as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -59,6 +62,7 @@ def extract(
         extract_options(inventory, where, reporter, stop, force, batch) as options,
     ):
         extract_step(inventory, teacher or (), options, reporter, stop)
+    print_state(as_json, inventory, rows)
     return stop.exit_code
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import ConfigOption, open_inventory
+from unic_pipe.cli.options import ConfigOption, JsonOption, open_inventory, print_json
+from unic_pipe.schemas.printed import Written
 
 if TYPE_CHECKING:
     from unic_pipe.schemas.config import Scalar
@@ -29,6 +30,7 @@ def import_(
     image_size: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Pixels (default: the file's own).")
     ] = None,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> int:
     """Bring an official checkpoint in as encoders/NAME, a folder that timm loads too.
@@ -49,6 +51,9 @@ def import_(
         inventory = open_inventory(config, None)
         folder, weights_dir = inventory.folder, inventory.workspace.weights_dir
     written = import_encoder(folder, weights_dir, file, name, layout, _arguments(arg or []), image_size)
+    if as_json:
+        print_json(Written(paths=(str((folder / written).absolute()),)))
+        return 0
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"Wrote [bold]{written}[/].")
     console.print(f"To use it: [bold cyan]{name}: {{encoder: checkpoint:encoders/{name}}}[/] under teachers:, or")

@@ -4,14 +4,16 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
+from unic_pipe.cli.options import ConfigOption, SetOption, StateOption, open_inventory
 from unic_pipe.cli.running import staged
+from unic_pipe.cli.status import print_state
 
 EXAMPLES = ("index", "index train val")
 
 
 def index(
     datasets: Annotated[list[str] | None, typer.Argument(help="Which (default: all that are used).")] = None,
+    as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -27,4 +29,5 @@ def index(
         index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
         if inventory.refused:  # of several, the first: the others' data are indexed all the same
             raise next(iter(inventory.refused.values()))
+    print_state(as_json, inventory)
     return stop.exit_code

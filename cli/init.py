@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unic_pipe.cli.asking import Answers, ask, ask_data
+from unic_pipe.cli.options import JsonOption, print_json
+from unic_pipe.schemas.printed import Written
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -26,13 +30,14 @@ TEACHERS, STUDENT = "dino,ibot,deit3,dbot-ft", "vit_small_patch16_224"
 
 def init(
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--data",
             metavar="PATH",
             help="Tars (also s3://BUCKET/PREFIX), class folders, a flat folder, or a folder of splits.",
+            show_default="asked for, on a terminal",
         ),
-    ],
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -76,14 +81,17 @@ def init(
     views: Annotated[
         int, typer.Option("--views", metavar="N", min=1, help="Cached views of every training sample.")
     ] = 2,
+    as_json: JsonOption = False,
 ) -> int:
     """Look at your data and write a commented unic-pipe.yaml here.
 
     Shows what was found and how long indexing will take; reads only a little of the data. What is not given fits what
     was found: batch, epochs, image size and blocks, and a validation set and benchmarks from the splits that there are.
+    Without --data it asks, on a terminal, and says which command does the same.
     """
     from rich.console import Console
 
+    from unic_pipe.pipeline.process.progress import messages
     from unic_pipe.schemas.errors import UserError
     from unic_pipe.schemas.starts import PRETRAINED
     from unic_pipe.stages.distill.blueprint import build, shape_of
@@ -91,8 +99,14 @@ def init(
     from unic_pipe.stages.init.fit import Wishes
     from unic_pipe.stages.init.stage import fitted, look, missing_weights, write_config, write_preset
 
+    if data is None and preset is not None:
+        data = ask_data()
+    elif data is None:
+        asked = ask(Answers(teachers=teachers or TEACHERS, student=student or STUDENT, start=start))
+        data, teachers, student, start = asked.data, asked.teachers, asked.student, asked.start
     surveys = look(data)
-    console = Console(highlight=False, soft_wrap=True)
+    console = messages() if as_json else Console(highlight=False)
+    console.soft_wrap = True
     for name, found in surveys.items():
         console.print(survey_line(name, found))
     if preset is not None:
@@ -120,6 +134,9 @@ def init(
     if missing:
         console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")
     console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")
+    if as_json:
+        remarks = tuple(f"weights of {name} are not here yet" for name in missing)
+        print_json(Written(paths=(str(path),), remarks=remarks))
     return 0
 
 

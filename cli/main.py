@@ -1,6 +1,7 @@
 """The `unic-pipe` command."""
 
 import gc as cycles
+import os
 import sys
 from typing import Annotated
 
@@ -31,6 +32,7 @@ from unic_pipe.cli import (
 )  # fmt: skip
 from unic_pipe.cli.errors import guarded, require_streams
 from unic_pipe.cli.options import NO_VALUE, add_command
+from unic_pipe.pipeline.process.progress import QUIET
 from unic_pipe.schemas.base import PROGRAM_VERSION
 
 app = typer.Typer(
@@ -40,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""Exit codes: 0 done (or stopped by SIGTERM), 1 failed, 2 the input is wrong, 130 Ctrl-C.
-With any command, --debug shows a traceback. Machines read --json.""",
+With any command, --quiet leaves only results and errors, --debug shows tracebacks. Machines read --json.""",
 )
 PANELS = {
     "Beginning": (demo.demo, init.init, pack.pack),
@@ -90,7 +92,9 @@ def main() -> None:
     cycles.set_threshold(20_000, 20, 20)  # PyTorch's modules are a million objects, none of them garbage
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+    if "--quiet" in arguments:
+        os.environ[QUIET] = "1"
+    arguments = [a for a in arguments if a not in ("--debug", "--quiet")]
     code = guarded(lambda: app(args=arguments, prog_name="unic-pipe", standalone_mode=False), debug)
     cycles.freeze()  # taking these modules apart, one search for cycles after the other, would take seconds
     sys.exit(code)

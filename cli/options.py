@@ -35,6 +35,10 @@ RowsOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", metavar=NO_VALUE, help="Print one JSON object on stdout.")]
+StateOption = Annotated[
+    bool,
+    typer.Option("--json", metavar=NO_VALUE, help="At the end print on stdout what `status --json` says then."),
+]
 DeviceOption = Annotated[
     str | None,
     typer.Option(

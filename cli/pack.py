@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import ConfigOption, SetOption, open_inventory
+from unic_pipe.cli.options import ConfigOption, JsonOption, SetOption, open_inventory, print_json
 from unic_pipe.cli.running import staged
+from unic_pipe.schemas.printed import Written
 
 EXAMPLES = ("pack train shards/",)
 
@@ -15,6 +16,7 @@ def pack(
     dataset: Annotated[str, typer.Argument(help="A configured dataset whose source is a folder.")],
     destination: Annotated[Path, typer.Argument(help="Folder for the tars.")],
     shard_mb: Annotated[int, typer.Option("--shard-mb", metavar="N", min=1, help="Megabytes per tar.")] = 256,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -32,8 +34,11 @@ def pack(
         found = inventory.dataset(dataset).dataset
         assert found is not None, "indexed before"
         packed = pack_samples(found, destination, shard_mb * 1_000_000, reporter, stop)
-        reporter.say(
+        remark = (
             f"{packed.rows:,} images, {human_bytes(packed.bytes)}, in {packed.shards} tars ({packed.written} written now). "
             f"To use them: source: {destination / packed.pattern}"
         )
+        reporter.say(remark)
+    if as_json:
+        print_json(Written(paths=(str((destination / packed.pattern).absolute()),), remarks=(remark,)))
     return stop.exit_code

@@ -16,10 +16,12 @@ from unic_pipe.cli.options import (
     RowsOption,
     SchedulerOption,
     SetOption,
+    StateOption,
     WorkersOption,
     open_inventory,
 )
 from unic_pipe.cli.running import Where, check_students, extract_options, staged
+from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -39,6 +41,7 @@ def run(
     device: DeviceOption = None,
     force: ForceOption = False,
     restart: RestartOption = False,
+    as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -49,6 +52,7 @@ def run(
     where = Where(device, workers, scheduler)
     with staged(first, "run") as (reporter, stop), extract_options(first, where, reporter, stop, force) as options:
         run_everything(lambda: Inventory(first.workspace, rows), options, device, restart, reporter, stop)
+    print_state(as_json, first, rows)
     return stop.exit_code
 
 

@@ -74,3 +74,11 @@ def look(inventory: Inventory) -> StatusReport:
     from unic_pipe.pipeline.workspace.status import make_plan
 
     return make_plan(inventory).model_copy(update={"others": tuple(other_students(inventory))})
+
+
+def print_state(wanted: bool, inventory: Inventory, rows: str | None = None) -> None:
+    """Of a stage that ended, if it is wanted: every artefact as it is now, as `status --json` prints it."""
+    if wanted:
+        from unic_pipe.pipeline.workspace.inventory import Inventory
+
+        print_json(look(Inventory(inventory.workspace, rows)))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core.core_schema import ModelSchema
 
@@ -100,6 +101,16 @@ def json_schema() -> dict[str, Any]:
     del benchmarks["type"]
     benchmarks["anyOf"] = [{"type": "object", "patternProperties": values}, names]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "unic-pipe.yaml"}
+
+
+def described(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of what is written or printed by a model, with the meanings of its fields where the source has any."""
+    return model.model_json_schema(schema_generator=_WithMeanings, mode="serialization")
+
+
+def kind_of(node: dict[str, Any]) -> str:
+    """The values of a node of a schema, in words."""
+    return _kind(node)
 
 
 def fields() -> list[FieldText]:

@@ -13,6 +13,7 @@ from typing import Any
 from command_reference import commands
 from error_index import errors
 from field_reference import configuration
+from json_reference import printed
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -36,6 +37,7 @@ def between(document: str, name: str) -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "commands": commands,
+    "printed": printed,
     "errors": lambda: errors(ROOT),
     "glossary": lambda: section("ARCHITECTURE.md", "Glossary"),
     "demo": lambda: between("README.md", "demo"),

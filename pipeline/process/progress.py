@@ -1,5 +1,6 @@
 """Progress that a person can read: a rich bar on a terminal, one line a minute without one."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 LINE_EVERY_S = 60.0
+QUIET = "UNIC_PIPE_QUIET"
+"""The environment variable behind `--quiet`."""
 NARROW = 110
 """Columns of a terminal that has no room for a bar."""
 
@@ -94,11 +97,16 @@ def _line_now_and_then(console: Console, meter: _Meter) -> Callable[[], None]:
     return show
 
 
+def messages() -> Console:
+    """Where a command says what it does; nowhere where `QUIET` is set, also in processes that it starts."""
+    return Console(stderr=True, highlight=False, quiet=bool(os.environ.get(QUIET)))
+
+
 class ConsoleReporter:
     """Reports on stderr, so that stdout stays free for `--json`."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or messages()
 
     def say(self, text: str) -> None:
         """Print one line that stays."""

@@ -25,6 +25,7 @@ from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans, lack
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, only_evaluated, used_datasets
 from unic_pipe.pipeline.workspace.students import begun_now, student_folder
+from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UnicPipeError
@@ -277,7 +278,7 @@ def _student_rows(
     result: _Plan,
     reporter: Reporter,
 ) -> list[PlanRow]:
-    rows, total = [], 0.0
+    rows, total, known = [], 0.0, dict[str, Cost]()
     render_s = max(
         (j.measured.decode_seconds + j.measured.render_seconds for j in jobs if j.stage == "extract"), default=0
     )
@@ -300,8 +301,11 @@ def _student_rows(
         finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
         config = begun_now(definition.config, inventory.config.distill)
         definition = definition.model_copy(update={"config": config})
-        reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
-        cost = step_cost(definition, device)
+        alike = _cost_key(definition)
+        if alike not in known:
+            reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
+            known[alike] = step_cost(definition, device)
+        cost = known[alike]
         # Rendering runs beside the training device, but on the same cores as training on a CPU.
         loading = optimizer.batch * render_s / cores
         seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
@@ -322,6 +326,14 @@ def _student_rows(
         )
     result.work["distill"] = total
     return rows
+
+
+def _cost_key(definition: StudentDefinition) -> str:
+    """Of students with one key a step costs the same: seeds, weights to start from and rates do not matter."""
+    config = definition.config
+    optimizer = config.optimizer.model_copy(update={"epochs": 1, "warmup_epochs": 0, "lr": 1.0, "min_lr": 0.0})
+    changes = {"seed": 0, "order_seed": None, "seeds": None, "init": None, "optimizer": optimizer}
+    return digest_of(definition.model_copy(update={"config": config.model_copy(update=changes)}))
 
 
 def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int) -> PlanReport:

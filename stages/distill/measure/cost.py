@@ -21,8 +21,10 @@ from unic_pipe.stages.distill.model.schedule import make_optimizer
 
 STEPS = 2
 """Steps that are measured, after one that prepares."""
-CPU_IMAGES = 32
-"""Images of a measured step on a CPU, whose time grows with them; a whole batch may take minutes."""
+CPU_IMAGES, FIRST_IMAGES = 32, 4
+"""Images of a measured step on a CPU, whose time grows with them: at most, and first."""
+CPU_SECONDS = 1.0
+"""What a measured step on a CPU may take, by the time of the first: it has as many images."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,33 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     with torch_threads(config.threads, on):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
-        count = definition.config.optimizer.batch if on.type != "cpu" else min(CPU_IMAGES, config.optimizer.batch)
-        found = []
-        for size in sizes:
+        watch, found = Stopwatch(device=device), []
+
+        def measured(count: int, size: int) -> float:
             batch = _batch(definition, model, count, size).to(on)
-            watch = Stopwatch(device=device)
-            for _ in range(1 + STEPS):
-                watch.begin()
-                with watch.time("step"):
-                    _step(model, optimizer, batch)
-            found.append(min(lap["step"].wall for lap in watch.laps[1:]))
-    seconds = sum(found) / len(found)
+            watch.begin()
+            with watch.time("step"):
+                _step(model, optimizer, batch)
+            return watch.laps[-1]["step"].wall
+
+        for size in sizes:
+            count = config.optimizer.batch
+            if on.type == "cpu":
+                first = min(FIRST_IMAGES, count)
+                measured(first, size)
+                seconds = measured(first, size) / first
+                count = min(CPU_IMAGES, count, int(CPU_SECONDS / seconds))
+                if count <= first:
+                    found.append(seconds)
+                    continue
+            else:
+                measured(count, size)
+            found.append(min(measured(count, size) for _ in range(STEPS)) / count)
+    seconds = config.optimizer.batch * sum(found) / len(found)
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
-    return StepCost(seconds * config.optimizer.batch / count, copies * (student + ladder), student)
+    return StepCost(seconds, copies * (student + ladder), student)
 
 
 def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
