@@ -193,6 +193,8 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         prepare=prepare,
         world=context.world,
         settings=settings,
+        loggers=context.loggers,
+        say=context.reporter.say,
     )
 
 
