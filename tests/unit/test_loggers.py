@@ -1,6 +1,6 @@
 """Loggers that take the rows of a training: what they get, after kills and failures, and what is refused beforehand.
 
-The logger is one of an installed package: Weights & Biases, MLflow and trackio themselves are in tests/loggers.
+The logger is one of an installed package: Weights & Biases, MLflow and trackio themselves are in test_real_loggers.py.
 """
 
 from __future__ import annotations
