@@ -21,8 +21,8 @@ Row = Mapping[str, Value]
 """`step`, and the values by name."""
 RETRY_S = 60.0
 """How long after a failure a logger is tried again."""
-GRACE_S = 15.0
-"""How long the end of a stage waits for what is on its way."""
+GRACE_S, LONGEST_S = 15.0, 60.0
+"""How long the end of a stage waits for a logger: since that last took something, and altogether."""
 
 
 class Sender:
@@ -38,7 +38,7 @@ class Sender:
         """
         self.name, self._make, self._run, self._rows, self._say = name, make, run, rows, say
         self._store, self._key = LocalStore(run.folder), f"logged/{name}.json"
-        self._more, self._closing = Event(), Event()
+        self._more, self._closing, self._moved = Event(), Event(), time.monotonic()
         self._thread = Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
 
@@ -48,13 +48,18 @@ class Sender:
 
     def close(self) -> None:
         """There will be no more rows: send the rest. `wait` waits for it."""
+        self._moved = time.monotonic()
         self._closing.set()
         self._more.set()
 
-    def wait(self, seconds: float) -> bool:
-        """Whether everything was sent, or cannot be, within so many seconds."""
-        self._thread.join(max(0.0, seconds))
-        return not self._thread.is_alive()
+    def wait(self, end: float) -> bool:
+        """Wait as long as the logger takes something, but not after `end`; whether it was sent everything, or fails."""
+        while self._thread.is_alive():
+            left = min(end, self._moved + GRACE_S) - time.monotonic()
+            if left <= 0:
+                return False
+            self._thread.join(left)
+        return True
 
     def _work(self) -> None:
         told = False
@@ -82,6 +87,7 @@ class Sender:
             self._next()
         logger = self._make()
         known = logger.begin(replace(self._run, id=mark.id))
+        self._moved = time.monotonic()
         if known is not None:
             mark = mark.model_copy(update={"step": known})
         place = 0
@@ -122,6 +128,7 @@ class Sender:
                 except BaseException:
                     self._store.put(self._key, before.to_bytes())
                     raise
+                self._moved = time.monotonic()
             place = end
         return place, mark
 
@@ -144,13 +151,13 @@ def _step(row: Row) -> int:
 
 
 def close_all(senders: Sequence[Sender], say: Callable[[str], None]) -> None:
-    """Send the rest to all of them; what takes longer than `GRACE_S` is left, which is said."""
+    """Send the rest to all of them; those that take too long are left, which is said."""
     for sender in senders:
         sender.close()
-    end = time.monotonic() + GRACE_S
-    late = [sender.name for sender in senders if not sender.wait(end - time.monotonic())]
+    end = time.monotonic() + LONGEST_S
+    late = [sender.name for sender in senders if not sender.wait(end)]
     if late:
-        say(f"Not everything has reached {', '.join(late)} in {GRACE_S:.0f} s, and nobody waits longer.")
+        say(f"{', '.join(late)} did not take everything in time; the same command sends the rest.")
 
 
 def send(run: Run, rows: Sequence[Row], makers: Mapping[str, Maker], say: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ values are null.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -21,6 +22,7 @@ from unic_pipe.pipeline.loggers import Maker, Run, Sender, close_all
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.documents import METRICS as FILE
 from unic_pipe.pipeline.workspace.documents import student_metrics
+from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.model.loss import TeacherLosses
 
 TIMINGS = ("data_wait", "images_per_s", "queue", "gpu_use")
@@ -156,6 +158,11 @@ class MetricsLog:
         self.board.close()
         if self.senders:
             close_all(self.senders, self._say)
+
+
+def student_run(name: str, definition: StudentDefinition, folder: Path) -> Run:
+    """What loggers are told of a training."""
+    return Run("student", name, "", folder, folder.parents[1], definition.model_dump(mode="json"))
 
 
 def read_metrics(store: LocalStore) -> list[dict[str, float]]:

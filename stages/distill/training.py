@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unic_pipe.pipeline.loggers import Maker, Run
+from unic_pipe.pipeline.loggers import Maker
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.labels import setting_of
 from unic_pipe.schemas.config import DistillConfig
@@ -21,7 +21,7 @@ from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.clock import Stretch
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.feed import Demand
-from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures
+from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures, student_run
 from unic_pipe.stages.distill.model.average import WeightAverage
 from unic_pipe.stages.distill.model.balance import Balance
 from unic_pipe.stages.distill.model.distiller import Distiller
@@ -141,8 +141,7 @@ class Training:
                 self.model.running.load(state["running"])
         self.log = MetricsLog(self.store, self.step) if self.world.first else None
         if self.log is not None:
-            folder, settings = self.store.root, self.definition.model_dump(mode="json")
-            self.log.send_to(self.loggers, Run("student", self.name, "", folder, folder.parents[1], settings), self.say)
+            self.log.send_to(self.loggers, student_run(self.name, self.definition, self.store.root), self.say)
 
     def _require_same_step(self, step: int) -> None:
         highest, lowest = self.world.highest(step), -self.world.highest(-step)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 from distill_world import World, student_folder
 
 from unic_pipe.pipeline.loggers import Page, Picture, Run, send, wanted_loggers
+from unic_pipe.pipeline.loggers.to_wandb import records_in
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.loggers import LoggersConfig
@@ -76,30 +75,13 @@ def untimed(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in TIMINGS}
 
 
-def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of a `.wandb` file: blocks of 32 KiB with pieces of records, each after its checksum, length and kind."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    raw, place, whole = path.read_bytes(), 7, b""
-    while place + 7 <= len(raw):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        length, kind = struct.unpack_from("<HB", raw, place + 4)
-        whole += raw[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            yield Record.FromString(whole)
-            whole = b""
-
-
 def test_wandb(world: World) -> None:
     settings = {"wandb": {"project": "birds", "mode": "offline"}}
     trained_after_a_kill(world, settings)
     files = sorted(world.folder.glob("loggers/wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
     assert len({path.name for path in files}) == 1  # two stretches of one run
     history: list[tuple[int, dict[str, Any]]] = []
-    for record in (record for path in files for record in wandb_records(path)):
+    for record in (record for path in files for record in records_in(path.read_bytes())):
         if record.HasField("run") and record.run.run_id:
             assert (record.run.project, record.run.display_name) == ("birds", "main")
         if record.HasField("history"):
