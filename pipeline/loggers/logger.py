@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -28,7 +28,7 @@ class Page:
     html: str
 
 
-Value = float | pa.Table | Picture | Page
+Value: TypeAlias = float | pa.Table | Picture | Page
 
 
 @dataclass(frozen=True)
