@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,14 @@ def measured(world: World) -> Rows:
 
 def untimed(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in TIMINGS}
+
+
+def test_what_nobody_asks_for_is_not_imported() -> None:
+    """Not by us: timm imports wandb wherever it is installed."""
+    for name in ("unic_pipe.stages.distill.stage", "unic_pipe.stages.report.stage"):
+        importlib.import_module(name)
+    assert wanted_loggers(LoggersConfig()) == {}
+    assert not {"mlflow", "trackio"} & sys.modules.keys()
 
 
 def test_wandb(world: World) -> None:
