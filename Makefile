@@ -6,7 +6,7 @@ COVERED := 85
 # Threads that wait sleep instead of spinning: on a shared machine worth a factor of several.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo steady proof proof-more test check lint types docs faults floors pythons coverage pictures clean
+.PHONY: demo steady proof proof-more test check lint types docs faults loggers package floors pythons coverage pictures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,12 +16,14 @@ help:
 	@echo "make proof-more  its other tables: many more; stopped, it goes on"
 	@echo "make test    install with test tools and run the suite"
 	@echo "make faults  kills, flipped bits, full disks, two at once; and the slow tests"
+	@echo "make loggers the loggers with the real Weights & Biases, MLflow and trackio, in .venv-loggers (200 MB)"
+	@echo "make package sdist and wheel: built, checked, installed in an environment of their own, and tried"
 	@echo "make floors  the unit tests with the oldest dependencies that are allowed, in .venv-floors"
 	@echo "make pythons the unit tests with every other Python from 3.11 on that is installed, in .venv-3.*"
 	@echo "make coverage the suite again, and which lines it never ran; fails below $(COVERED) %"
 	@echo "make pictures  the demo and its ablation again, and from them tables and pictures for docs (needs Chromium)"
 	@echo "make docs    the documentation as a site, in site/"
-	@echo "make check   lint, types, make docs, make test and make faults: exactly what CI runs"
+	@echo "make check   lint, types, make docs, make test, make faults, make loggers and make package: exactly what CI runs"
 
 .venv/.run: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -77,7 +79,21 @@ docs: .venv/.test
 	@touch $@
 
 floors: .venv-floors/.test
-	.venv-floors/bin/python -m pytest -m "not faults and not slow" tests/unit tests/golden
+	.venv-floors/bin/python -m pytest -m "not faults and not slow and not loggers and not package" tests/unit tests/golden
+
+package: .venv/.test
+	$(BIN)/python -m pytest -m package tests/unit/test_wheel.py
+
+.venv-loggers/.test: .venv/.test pyproject.toml
+	rm -rf .venv-loggers
+	$(BIN)/python -m venv .venv-loggers
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-loggers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_packages.pth"
+	.venv-loggers/bin/python -m pip install --quiet --editable ".[wandb,mlflow,trackio]"
+	@touch $@
+
+loggers: .venv-loggers/.test
+	.venv-loggers/bin/python -m pytest -m loggers tests/unit/test_real_loggers.py
 
 # Each environment takes PyTorch anew: several gigabytes where pip chooses its CUDA build.
 pythons:
@@ -85,7 +101,7 @@ pythons:
 	  python=$$(command -v python3.$$minor) && $$python -c "" 2>/dev/null || { echo "python3.$$minor is not installed"; continue; }; \
 	  test -x .venv-3.$$minor/bin/python || $$python -m venv .venv-3.$$minor || exit 1; \
 	  .venv-3.$$minor/bin/python -m pip install --quiet --editable ".[demo,test]" || exit 1; \
-	  .venv-3.$$minor/bin/python -m pytest -m "not faults and not slow" tests/unit tests/golden || exit 1; \
+	  .venv-3.$$minor/bin/python -m pytest -m "not faults and not slow and not loggers and not package" tests/unit tests/golden || exit 1; \
 	done
 
 coverage: .venv/.test
@@ -94,7 +110,7 @@ coverage: .venv/.test
 pictures: .venv/.test
 	$(BIN)/python tests/pictures.py demo
 
-check: lint types docs test faults
+check: lint types docs test faults loggers package
 
 clean:
 	rm -rf .venv .venv-* build site *.egg-info demo steady proof

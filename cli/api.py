@@ -29,7 +29,7 @@ from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.status import Stage
 
 if TYPE_CHECKING:
-    from unic_pipe.schemas.evaluations import ResultRecord
+    from unic_pipe.pipeline.loggers import Tell
     from unic_pipe.stages.embed import Embedded
 
 Names = str | Sequence[str]
@@ -41,7 +41,6 @@ _ARTEFACTS = pa.schema(
     + [(name, pa.int64()) for name in ("done", "total")]
     + [(name, pa.string()) for name in ("reason", "next", "path", "digest")]
 )
-_NUMBERS = ("value", "spread")
 
 
 class Pipeline:
@@ -59,6 +58,7 @@ class Pipeline:
         *,
         overrides: Mapping[str, object] | None = None,
         progress: Progress = True,
+        callback: Tell | None = None,
     ) -> None:
         """Open a working folder.
 
@@ -67,6 +67,7 @@ class Pipeline:
             folder: the working folder of a configuration object.
             overrides: values instead of those in the file: `{"students.main.seed": 1}`.
             progress: True: on stderr, as commands do; False: nothing; a function: it gets every `Update`.
+            callback: a function that gets what loggers get: the run, the step, and the values by name.
 
         Raises:
             UserError: no such file, fields that do not validate, or a folder that is not asked for or lacking.
@@ -81,7 +82,7 @@ class Pipeline:
         else:
             texts = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
             self.workspace = load_workspace(Path(config), texts)
-        self._progress = progress
+        self._progress, self._callback = progress, callback
 
     @property
     def config(self) -> Config:
@@ -155,8 +156,9 @@ class Pipeline:
             inventory = inventory.with_live_teachers()
         with self._stage(inventory, "distill") as (reporter, stop):
             distill_step(
-                inventory, _names(students), device, restart, reporter, stop, variants=variants, live_check=live_check
-            )
+                inventory, _names(students), device, restart, reporter, stop,
+                variants=variants, live_check=live_check, tell=self._callback,
+            )  # fmt: skip
         return self._artefacts("distill", rows)
 
     def evaluate(
@@ -171,6 +173,7 @@ class Pipeline:
         """Probe students, teachers and `encoders` (files or names, or these by a name of your own) on the benchmarks, and
         write the report; all scores, as `scores` gives them."""
         from unic_pipe.stages.evaluate.named import with_encoders
+        from unic_pipe.stages.report.files import scores_table
 
         more = [f"{k}={v}" for k, v in encoders.items()] if isinstance(encoders, Mapping) else _names(encoders)
         inventory, where = with_encoders(self._inventory(), more), Where(device, workers, scheduler)
@@ -178,8 +181,8 @@ class Pipeline:
             self._stage(inventory, "evaluate") as (reporter, stop),
             extract_options(inventory, where, reporter, stop, force) as options,
         ):
-            records = evaluate_step(inventory, options, reporter, stop, table=self._progress is True)
-        return _scores(records)
+            records = evaluate_step(inventory, options, reporter, stop, self._progress is True, self._callback)
+        return scores_table(records)
 
     def run(
         self,
@@ -198,16 +201,18 @@ class Pipeline:
             extract_options(first, where, reporter, stop, force) as options,
         ):
             run_everything(
-                lambda: self._inventory(rows), options, device, restart, reporter, stop, table=self._progress is True
-            )
+                lambda: self._inventory(rows), options, device, restart, reporter, stop,
+                table=self._progress is True, tell=self._callback,
+            )  # fmt: skip
         return self.scores(rows)
 
     def scores(self, rows: str | int | None = None) -> pa.Table:
         """The results that the configuration asks for, as far as they are there: a row for every benchmark, encoder,
         probe and metric (fractions from 0 to 1), with the columns of `results.csv`."""
+        from unic_pipe.stages.report.files import scores_table
         from unic_pipe.stages.report.stage import records_in_force
 
-        return _scores(records_in_force(self._inventory(rows)))
+        return scores_table(records_in_force(self._inventory(rows)))
 
     def curves(self, student: str, rows: str | int | None = None) -> pa.Table:
         """What was measured while a student was trained (`metrics.parquet`): `step`, `loss`, `val/loss`, and others.
@@ -280,12 +285,3 @@ def _end(stop: Stop, stage: str) -> None:
 
 def _names(names: Names) -> Sequence[str]:
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _scores(records: Sequence[ResultRecord]) -> pa.Table:
-    from unic_pipe.schemas.benchmarks import cards
-    from unic_pipe.stages.report.files import CSV_COLUMNS, result_rows
-
-    rows = list(result_rows(records, {name: card.axis for name, card in cards().items()}))
-    kinds = [(name, pa.float64() if name in _NUMBERS else pa.string()) for name in CSV_COLUMNS]
-    return pa.Table.from_pylist(rows, pa.schema(kinds))

@@ -22,6 +22,7 @@ from unic_pipe.cli.running import LOOKING, say_lacking, staged
 from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
+    from unic_pipe.pipeline.loggers import Tell
     from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -148,11 +149,14 @@ def distill_step(
     *,
     variants: tuple[str, Variants] | None = None,
     live_check: bool = True,
+    tell: Tell | None = None,
 ) -> None:
     """Train the named students (none named: all), or the variants of one, together where they can be.
 
-    `world`: the processes that do this together. `variants`: the option that asks for them, and what makes them.
+    `world`: the processes that do this together. `variants`: the option that asks for them, and what makes them. `tell`:
+    a function that gets what loggers get.
     """
+    from unic_pipe.pipeline.loggers import wanted_loggers
     from unic_pipe.pipeline.workspace.status import training_datasets
     from unic_pipe.stages.distill.parallel.world import Context, World
     from unic_pipe.stages.distill.stage import distill_students, named_students, refuse_variants, with_variants
@@ -163,8 +167,9 @@ def distill_step(
     names = tuple(named or chosen.config.students)
     if variants is not None:
         chosen, names = with_variants(chosen, names, variants[1], variants[0])
-    context = Context(reporter, stop, world or World())
-    with context.world.in_turn():
+    world = world or World()
+    context = Context(reporter, stop, world, wanted_loggers(chosen.config.loggers, tell) if world.first else {})
+    with world.in_turn():
         index_stage(chosen, training_datasets(chosen), reporter, stop)
         if variants is not None:
             refuse_variants(chosen, names)

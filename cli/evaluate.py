@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
+    from unic_pipe.pipeline.loggers import Maker, Tell
     from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -67,27 +69,39 @@ def evaluate(
 
 
 def evaluate_step(
-    inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop, table: bool = True
+    inventory: Inventory,
+    options: ExtractOptions,
+    reporter: Reporter,
+    stop: Stop,
+    table: bool = True,
+    tell: Tell | None = None,
 ) -> list[ResultRecord]:
-    """Index the benchmarks, probe, write the report, show its table if that is wanted; the results."""
+    """Index the benchmarks, probe, write the report, show its table if that is wanted, send both to loggers; the results.
+
+    `tell`: a function that gets what loggers get.
+    """
+    from unic_pipe.pipeline.loggers import wanted_loggers
     from unic_pipe.pipeline.workspace.status import benchmark_datasets
     from unic_pipe.stages.evaluate.run import failures
     from unic_pipe.stages.evaluate.stage import evaluate_all, skipped_error
     from unic_pipe.stages.indexing import index as index_stage
 
+    loggers = wanted_loggers(inventory.config.loggers, tell)
     datasets = benchmark_datasets(inventory)
     index_stage(inventory, datasets, reporter, stop, optional=datasets)
     records = [] if stop.requested else evaluate_all(inventory, options, reporter, stop)
     if stop.requested:
         return records
-    show_results(inventory, records, reporter, table)
+    page = show_results(inventory, records, reporter, table)
+    if loggers:
+        send_results(inventory, records, page, loggers, reporter)
     failed = failures(records) or skipped_error(inventory)
     if failed is not None:
         raise failed
     return records
 
 
-def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter, table: bool = True) -> None:
+def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter: Reporter, table: bool = True) -> Path:
     """Write the report (an equal one is left alone), show its main table if that is wanted, and say where it is."""
     from unic_pipe.pipeline.process.progress import messages
     from unic_pipe.stages.report.stage import report
@@ -96,3 +110,20 @@ def show_results(inventory: Inventory, records: Sequence[ResultRecord], reporter
     if table:
         messages().print(main)
     reporter.say(f"report: {path}")
+    return path
+
+
+def send_results(
+    inventory: Inventory, records: Sequence[ResultRecord], page: Path, loggers: Mapping[str, Maker], reporter: Reporter
+) -> None:
+    """Send tables, pictures and the report to loggers, as a run for every table of scores that differs."""
+    from unic_pipe.pipeline.loggers import Run, send
+    from unic_pipe.schemas.base import json_digest, short
+    from unic_pipe.stages.report.stage import logged_results
+
+    folder = page.parent
+    values = logged_results(inventory, records, page)
+    shown = short(json_digest([record.model_dump(mode="json") for record in records]))
+    settings = inventory.config.evaluate.model_dump(mode="json")
+    run = Run("evaluation", f"evaluation {folder.name}", f"{folder.name}-{shown}", folder, inventory.folder, settings)
+    send(run, [{"step": 0, **values}], loggers, reporter.say)

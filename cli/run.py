@@ -25,6 +25,7 @@ from unic_pipe.cli.status import print_state
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
+    from unic_pipe.pipeline.loggers import Tell
     from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -64,9 +65,11 @@ def run_everything(
     reporter: Reporter,
     stop: Stop,
     table: bool = True,
+    tell: Tell | None = None,
 ) -> None:
     """The four stages in order, each only if something of it is not fresh; the report at the end, and its table if that is
-    wanted."""
+    wanted. `tell`: a function that gets what loggers get."""
+    from unic_pipe.pipeline.loggers import wanted_loggers
     from unic_pipe.pipeline.workspace.status import only_evaluated
     from unic_pipe.stages.indexing import index as index_stage
     from unic_pipe.stages.report.stage import records_in_force
@@ -84,15 +87,16 @@ def run_everything(
     def evaluation(inventory: Inventory) -> None:
         nonlocal shown
         shown = True
-        evaluate_step(inventory, options, reporter, stop, table)
+        evaluate_step(inventory, options, reporter, stop, table, tell)
 
-    check_students(look())
+    check_students(first := look())
+    wanted_loggers(first.config.loggers)
     run_stages(
         look,
         {
             "index": lambda i, a: index_stage(i, names(a), reporter, stop, optional=only_evaluated(i)),
             "extract": lambda i, a: extract_step(i, (), options, reporter, stop, to_train=True),
-            "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop),
+            "distill": lambda i, a: distill_step(i, students(i, a), device, restart, reporter, stop, tell=tell),
             "evaluate": lambda i, a: evaluation(i),
         },
         reporter,

@@ -14,6 +14,7 @@ from unic_pipe.schemas.codecs import CodecChoice
 from unic_pipe.schemas.errors import did_you_mean
 from unic_pipe.schemas.heads import LADDER
 from unic_pipe.schemas.heads import LadderConfig as LadderConfig
+from unic_pipe.schemas.loggers import LoggersConfig
 from unic_pipe.schemas.losses import LossConfig as LossConfig
 from unic_pipe.schemas.losses import TokenType as TokenType
 from unic_pipe.schemas.optimizers import OptimizerConfig as OptimizerConfig
@@ -357,6 +358,8 @@ class Config(Model):
     students: dict[Name, StudentConfig] = {}
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    loggers: LoggersConfig = LoggersConfig()
+    """Outside every digest."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from unic_pipe.pipeline.cache.commit import commit_unit, prepare_view
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.loggers import Maker
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples import Dataset, index_dataset, open_dataset
 from unic_pipe.pipeline.samples.images import decode_image
@@ -134,7 +135,12 @@ class World:
         return student_definition(config, "main", source.dataset.manifest, features, source.dataset.blocks, VIEWS)
 
     def distill(
-        self, student: StudentConfig = STUDENT, stop_after: int | None = None, validation: bool = False, **settings: Any
+        self,
+        student: StudentConfig = STUDENT,
+        stop_after: int | None = None,
+        validation: bool = False,
+        loggers: Mapping[str, Maker] | None = None,
+        **settings: Any,
     ) -> bool:
         """Train; whether the student is finished then. Raises why it failed."""
         self.reporter = StoppingReporter(stop_after)
@@ -144,7 +150,7 @@ class World:
         job = StudentJob("main", definition, (self.source(names),), validations, self.start)
         failed = distill(
             [job],
-            Context(self.reporter, self.reporter.stop),
+            Context(self.reporter, self.reporter.stop, loggers=loggers or {}),
             workdir=self.folder,
             settings=DistillConfig(**({"log_every": 2} | settings)),
             device="cpu",

@@ -19,6 +19,7 @@ from unic_pipe.pipeline.workspace.results import CLASS_TABLE, RESULTS, TABLE, re
 from unic_pipe.schemas.base import Document
 from unic_pipe.schemas.encoders import EncoderCache
 from unic_pipe.schemas.evaluations import ResultRecord
+from unic_pipe.schemas.loggers import LoggedRun
 from unic_pipe.schemas.plans import Measurement
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.samples import DatasetManifest
@@ -34,6 +35,8 @@ _FILES: dict[str, type[Document] | None] = {
     "students/*-????????/checkpoints/step-*.json": CheckpointEntry,
     "students/*-????????/export/manifest.json": ExportManifest,
     f"evaluations/*-????????/{RESULTS}/*.json": ResultRecord,
+    "students/*-????????/logged/*.json": LoggedRun,
+    "evaluations/*-????????/logged/*.json": LoggedRun,
     "runs/encoders.json": EncoderCache,
     "runs/students.json": StudentVerdicts,
     "runs/*-*.json": RunDocument,

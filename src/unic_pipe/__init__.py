@@ -8,6 +8,7 @@ so that `unic-pipe status` stays quick.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ if not (Path(__file__).parent / "schemas" / "base.py").exists():
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("unic-pipe")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

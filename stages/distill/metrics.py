@@ -11,15 +11,18 @@ values are null.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from unic_pipe.pipeline.cache.tables import sealed_table
+from unic_pipe.pipeline.loggers import Maker, Run, Sender, close_all
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.documents import METRICS as FILE
 from unic_pipe.pipeline.workspace.documents import student_metrics
+from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.model.loss import TeacherLosses
 
 TIMINGS = ("data_wait", "images_per_s", "queue", "gpu_use")
@@ -122,6 +125,12 @@ class MetricsLog:
         self.rows = [row for row in read_metrics(store) if row["step"] <= step]
         # Rows are written after their step, so the first one that may be written again is `step` + 1.
         self.board = SummaryWriter(str(store.path("tensorboard")), purge_step=step + 1)
+        self.senders: list[Sender] = []
+
+    def send_to(self, loggers: Mapping[str, Maker], run: Run, say: Callable[[str], None]) -> None:
+        """Send the rows, and those to come, to other programs, too."""
+        self._say = say
+        self.senders = [Sender(name, make, run, self.rows, say) for name, make in loggers.items()]
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row (it must have `step`); the table reaches the disk with `flush`."""
@@ -129,6 +138,8 @@ class MetricsLog:
         for name, value in row.items():
             if name != "step":
                 self.board.add_scalar(name, value, int(row["step"]))
+        for sender in self.senders:
+            sender.wake()
 
     def flush(self, count: int | None = None) -> None:
         """Replace the table atomically, by the first `count` rows; another thread may be adding more."""
@@ -143,8 +154,15 @@ class MetricsLog:
         self.board.flush()
 
     def close(self) -> None:
-        """End TensorBoard's writer."""
+        """End TensorBoard's writer, and wait a little for the other programs."""
         self.board.close()
+        if self.senders:
+            close_all(self.senders, self._say)
+
+
+def student_run(name: str, definition: StudentDefinition, folder: Path) -> Run:
+    """What loggers are told of a training."""
+    return Run("student", name, "", folder, folder.parents[1], definition.model_dump(mode="json"))
 
 
 def read_metrics(store: LocalStore) -> list[dict[str, float]]:

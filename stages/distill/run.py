@@ -13,7 +13,7 @@ import torch
 
 from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
-from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.loggers import send
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.mixtures import dealt
 from unic_pipe.pipeline.storage import LocalStore
@@ -33,6 +33,7 @@ from unic_pipe.stages.distill.data.live import LiveTeacher
 from unic_pipe.stages.distill.data.rows import Rows, rows_digest, trained_tokens, training_rows, usable_rows
 from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.loop import train
+from unic_pipe.stages.distill.metrics import read_metrics, student_run
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.parent import start_from
 from unic_pipe.stages.distill.model.warm import start_from_weights
@@ -71,7 +72,7 @@ def distill(
             lock = workdir / "runs" / f"{student_folder(workdir, job.name, job.definition).name}.lock"
             stack.enter_context(exclusive(lock, f"Distillation of {job.name}"))
         with world.in_turn():
-            todo = [job for job in jobs if not _is_finished(job, workdir, reporter)]
+            todo = [job for job in jobs if not _is_finished(job, workdir, context)]
             if world.first:
                 check_views([(source, job.definition.views) for job in todo for source in job.training], reporter)
             begun = [_begin(job, workdir, settings, context) for job in todo]
@@ -87,13 +88,20 @@ def distill(
     return failed
 
 
-def _is_finished(job: StudentJob, workdir: Path, reporter: Reporter) -> bool:
-    """Whether nothing is left to do but to point the student's name to it."""
+def _is_finished(job: StudentJob, workdir: Path, context: Context) -> bool:
+    """Whether nothing is left to do but to point the student's name to it, and to send what loggers lack."""
     folder = student_folder(workdir, job.name, job.definition)
     if finished_student(job.name, folder) is None:
         return False
     point(folder.parent, job.name, folder.name)
-    reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
+    if context.loggers:
+        send(
+            student_run(job.name, job.definition, folder),
+            read_metrics(LocalStore(folder)),
+            context.loggers,
+            context.reporter.say,
+        )
+    context.reporter.say(f"Student {job.name} is finished ({folder.relative_to(workdir)}); nothing to do.")
     return True
 
 
@@ -193,6 +201,8 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         prepare=prepare,
         world=context.world,
         settings=settings,
+        loggers=context.loggers,
+        say=context.reporter.say,
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unic_pipe.pipeline.loggers import Maker
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.labels import setting_of
 from unic_pipe.schemas.config import DistillConfig
@@ -20,7 +21,7 @@ from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.clock import Stretch
 from unic_pipe.stages.distill.data.batches import Batch
 from unic_pipe.stages.distill.data.feed import Demand
-from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures
+from unic_pipe.stages.distill.metrics import Meter, MetricsLog, measures, student_run
 from unic_pipe.stages.distill.model.average import WeightAverage
 from unic_pipe.stages.distill.model.balance import Balance
 from unic_pipe.stages.distill.model.distiller import Distiller
@@ -60,6 +61,8 @@ class Training:
         prepare: Callable[[Distiller], None] | None = None,
         world: World | None = None,
         settings: DistillConfig | None = None,
+        loggers: Mapping[str, Maker] | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         """Args:
         name: for messages.
@@ -70,10 +73,13 @@ class Training:
         prepare: gives a training that starts from another student its first weights.
         world: the processes that train together; only the first writes.
         settings: how.
+        loggers: of other programs that get the metrics.
+        say: told once what goes wrong with them.
         """
         self.name, self.definition, self.model = name, definition, model
         self.checkpoints, self.prepare = checkpoints, prepare
         self.world, self.settings = world or World(), settings or DistillConfig()
+        self.loggers, self.say = loggers or {}, say
         self.config, optimizer = model.config, model.config.optimizer
         self.epoch_steps = epoch_steps
         self.rates = configured_rates(optimizer, self.epoch_steps)
@@ -134,6 +140,8 @@ class Training:
             if self.model.running is not None:
                 self.model.running.load(state["running"])
         self.log = MetricsLog(self.store, self.step) if self.world.first else None
+        if self.log is not None:
+            self.log.send_to(self.loggers, student_run(self.name, self.definition, self.store.root), self.say)
 
     def _require_same_step(self, step: int) -> None:
         highest, lowest = self.world.highest(step), -self.world.highest(-step)

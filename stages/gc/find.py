@@ -41,9 +41,9 @@ OLD_S = 30 * 86_400
 _TEMPORARY = r"\.tmp(/.*)?"
 _FILES = {
     "features": r"(manifest|zarr|losses)\.json|ledger\.parquet|(view-\d{3,}|records|statistics|probes|damaged|calibration)/.+",
-    "students": r"(manifest|latest)\.json|metrics\.parquet|(statistics|checkpoints|tensorboard|export)/.+",
+    "students": r"(manifest|latest)\.json|metrics\.parquet|(statistics|checkpoints|tensorboard|export|logged)/.+",
     "evaluations": (
-        r"report\.(html|md)|(results|classes)\.parquet|results\.csv|results/[0-9a-f]{8}\.json|(probes|runs|damaged)/.+"
+        r"report\.(html|md)|(results|classes)\.parquet|results\.csv|results/[0-9a-f]{8}\.json|(probes|runs|damaged|logged)/.+"
     ),
     "samples": r"manifest\.json|segment-\d+\.parquet",
 }

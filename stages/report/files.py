@@ -6,11 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.pipeline.workspace.results import dataset_digest
 from unic_pipe.schemas.base import short
+from unic_pipe.schemas.benchmarks import cards
 from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.report.data import ReportData
 from unic_pipe.stages.report.render import put_text
@@ -130,6 +132,13 @@ def result_rows(records: Iterable[ResultRecord], axes: Mapping[str, str]) -> Ite
         found = {} if record.status == "failed" else record.metrics
         for metric, value in found.items() or (("", None),):
             yield {**common, "metric": metric, "value": value, "spread": record.spread.get(metric)}
+
+
+def scores_table(records: Iterable[ResultRecord]) -> pa.Table:
+    """The rows of `result_rows` as an Arrow table: numbers are float64, all else text."""
+    rows = list(result_rows(records, {name: card.axis for name, card in cards().items()}))
+    kinds = [(name, pa.float64() if name in ("value", "spread") else pa.string()) for name in CSV_COLUMNS]
+    return pa.Table.from_pylist(rows, pa.schema(kinds))
 
 
 COLOURS = {"up": "green", "down": "yellow", "even": "dim"}

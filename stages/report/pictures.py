@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need
+from unic_pipe.pipeline.loggers import Picture as Logged
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
 from unic_pipe.pipeline.storage import LocalStore
@@ -64,6 +65,18 @@ def principal_colours(patch_NPD: NDArray[np.float32], grid: tuple[int, int]) -> 
     scaled_T3 = ((parts_T3 - low_3) / np.maximum(high_3 - low_3, 1e-12)).clip(0, 1)
     colours: NDArray[np.uint8] = np.rint(255 * scaled_T3).astype(np.uint8).reshape(len(patch_NPD), *grid, 3)
     return colours
+
+
+def sheet(pictures: Pictures) -> Logged:
+    """All of them as one picture, a line for every row, each `SIDE` pixels wide and high."""
+    whole = Image.new("RGB", (SIDE * max(len(row.pictures) for row in pictures.rows), SIDE * len(pictures.rows)))
+    for y, row in enumerate(pictures.rows):
+        for x, picture in enumerate(row.pictures):
+            drawn = Image.open(io.BytesIO(base64.b64decode(picture.png)))
+            whole.paste(drawn.resize((SIDE, SIDE), Image.Resampling.NEAREST), (SIDE * x, SIDE * y))
+    buffer = io.BytesIO()
+    whole.save(buffer, "PNG")
+    return Logged(buffer.getvalue())
 
 
 def _needs(inventory: Inventory, dataset: Dataset) -> list[FeatureNeed]:

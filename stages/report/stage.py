@@ -5,16 +5,17 @@ from pathlib import Path
 
 from rich.table import Table
 
+from unic_pipe.pipeline.loggers import Page, Value
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.results import current_record
+from unic_pipe.pipeline.workspace.results import CLASS_TABLE, current_record, read_results
 from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path
 from unic_pipe.schemas.benchmarks import cards
 from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.report.data import Skipped
-from unic_pipe.stages.report.files import results_table, write_text
+from unic_pipe.stages.report.files import results_table, scores_table, write_text
 from unic_pipe.stages.report.gather import gather
-from unic_pipe.stages.report.pictures import patch_pictures
+from unic_pipe.stages.report.pictures import patch_pictures, sheet
 from unic_pipe.stages.report.render import write_report
 
 COMMANDS = ("unic-pipe run", "unic-pipe verify")
@@ -36,6 +37,16 @@ def skipped(inventory: Inventory) -> list[Skipped]:
     planned = evaluation_plans(inventory)
     found = [Skipped(name, "the student is not finished (unic-pipe distill)") for name in planned.waiting]
     return found + [Skipped(name, reason) for name, reason in planned.skipped.items()]
+
+
+def logged_results(inventory: Inventory, records: Sequence[ResultRecord], page: Path) -> dict[str, Value]:
+    """What loggers show of an evaluation: `scores`, `classes` and `report`, and the pictures of `patches` by dataset."""
+    found: dict[str, Value] = {"scores": scores_table(records), "report": Page(page.read_text(encoding="utf-8"))}
+    classes = read_results(page.parent / CLASS_TABLE)
+    if classes.num_rows:
+        found["classes"] = classes
+    pictures = patch_pictures(inventory)
+    return found if pictures is None else {**found, f"patches/{pictures.dataset}": sheet(pictures)}
 
 
 def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path, Table]:

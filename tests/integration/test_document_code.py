@@ -14,6 +14,7 @@ from PIL import Image
 
 from unic_pipe.cli.errors import guarded
 from unic_pipe.cli.main import app
+from unic_pipe.pipeline.loggers import Run, send
 
 CHEAP = ("unic-pipe status", "unic-pipe status --json", "unic-pipe doctor", "unic-pipe benchmarks", "unic-pipe verify --seal",
          "unic-pipe extract", "unic-pipe distill")  # fmt: skip
@@ -86,13 +87,17 @@ def test_the_code_runs(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         {block.page for block in all_blocks() if block.kind == "python" and not block.not_run}
         - {*TUTORIALS, "python.md"}
     )  # docs/python.md has its own test
-    assert pages == ["README.md", "cache.md", "students.md"]
+    assert pages == ["README.md", "cache.md", "loggers.md", "students.md"]
     names: dict[str, dict[str, Any]] = {page: {"images": torch.zeros(2, 3, 32, 32)} for page in pages}
     for page in pages:
         for code in blocks_of(page, "python"):
             exec(here(code), names[page])
     assert names["README.md"]["model"](torch.zeros(1, 3, 32, 32)).shape == (1, 48)
     assert names["students.md"]["tokens"].shape == (2, 1 + 16, 48)
+    lines = names["loggers.md"]["Lines"]
+    run = Run("student", "tiny", "tiny-1", trained.folder, trained.folder, {})
+    send(run, [{"step": 1, "loss": 2.0}, {"step": 1, "val/loss": 3.0}], {"lines": lines}, pytest.fail)
+    assert (trained.folder / "tiny-1.txt").read_text() == "1 ('loss', 2.0) ('val/loss', 3.0)\n"
     cache = names["cache.md"]
     assert cache["images"].shape[1:] == (3, 64, 64)
     assert {name: x.shape[0] for name, x in cache["targets"].items()} == dict.fromkeys(("cls", "patch"), 8)

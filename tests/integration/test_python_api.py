@@ -13,6 +13,7 @@ from unic_pipe import Config, Pipeline, UserError
 
 QUICK = {"evaluate.probes": ["knn"], "evaluate.baseline": False}
 HERE = {
+    'Pipeline("imagenet", callback': f'Pipeline(".", overrides={QUICK}, progress=False, callback',
     'Pipeline("imagenet")': f'Pipeline(".", overrides={QUICK}, progress=show)',
     '"imagenet"': '"."',
     '"data"': '"data/val-*.tar"',
@@ -28,7 +29,7 @@ def test_the_code_of_the_document_runs(
     trained: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/python.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert len(codes) == 6
+    assert len(codes) == 7
     monkeypatch.chdir(trained.folder)
     before = trained.times("features", "students")
     updates: list[Any] = []
@@ -41,6 +42,8 @@ def test_the_code_of_the_document_runs(
     said = capsys.readouterr()
     assert said.err == ""
     assert "did you mean lite" in said.out
+    [told] = re.findall(r"^evaluation main-\w{8} 0 (.*)$", said.out, re.MULTILINE)
+    assert told == "['classes', 'patches/val', 'report', 'scores']"
     titles = {update.text for update in updates if update.done == update.total}
     assert any(title.startswith("features of test") for title in titles)
     assert any(update.text.startswith("report: ") for update in updates)

@@ -122,6 +122,15 @@ class TestConfiguration:
         configured(extracted, "students:\n", "students:\n  small: {architecture: vit_tiny_patch16_224}\n")
         typed(extracted.folder, "distill", "--student", "tinny").refuses("'tinny'", "did you mean tiny?")
 
+    def test_loggers(self, typed: Type, extracted: Any) -> None:
+        """They are no part of what anything is made from, and one that is not there ends a run before it begins."""
+        nobodys = ("--set", "loggers.installed=[nobodys]")
+        asked = artefacts(typed(extracted.folder, "status", "--json", *nobodys))
+        assert asked == artefacts(typed(extracted.folder, "status", "--json"))
+        for command in ("run", "distill", "evaluate"):
+            typed(extracted.folder, command, *nobodys).refuses("no installed package offers a logger 'nobodys'")
+        assert not list((extracted.folder / "students").glob("*"))
+
     def test_a_folder_that_cannot_be_written(self, typed: Type, raw: Any) -> None:
         shutil.rmtree(raw.folder / "runs", ignore_errors=True)
         (raw.folder / "runs").write_text("a file where a folder must be")

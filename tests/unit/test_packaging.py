@@ -26,6 +26,7 @@ BELOW = {
     "cache": "process storage samples views",
     "extraction": "process storage samples views encoders cache",
     "students": "storage views encoders",
+    "loggers": "storage workspace",
     "workspace": "process storage samples benchmarks encoders cache students",
 }
 """The rooms of `pipeline`, and what each may import of the others; a benchmark's own lists are a source of samples."""

@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from unic_pipe.pipeline.loggers import Maker
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.errors import StageError, UserError
@@ -161,6 +162,8 @@ class Context:
     """Polled between steps; a stop writes checkpoints first."""
     world: World = field(default_factory=World)
     """The processes that train together, each on its share of every batch; the first one writes."""
+    loggers: Mapping[str, Maker] = field(default_factory=dict)
+    """Other programs that get the metrics, from the first process."""
 
 
 @contextmanager
