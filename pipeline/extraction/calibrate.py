@@ -164,6 +164,7 @@ def calibration_of(
         for name, codec in codecs.items():
             bits, reached, _, _ = measure(codec, sample)
             trials.append(CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6)))
+        variances_D = sample.principal_variances()
     chosen = choose(trials, snr_db).codec
     codec = codecs[chosen]
     transform = codec.transform if isinstance(codec, Calibrated) else None
@@ -176,6 +177,6 @@ def calibration_of(
         rows=len(values),
         rows_digest=hashlib.sha256(rows_N.astype("<i8").tobytes()).hexdigest(),
         trials=tuple(trials),
-        variances=tuple(float(f"{v:.6g}") for v in sample.principal_variances().tolist()),
+        variances=tuple(float(f"{v:.6g}") for v in variances_D.tolist()),
     )
     return propose(document, transform)
