@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,7 +20,8 @@ EXAMPLES = (
     "export main --push hf:USER/main",
     "export main unic.pth",
 )
-ENDINGS = {"timm": "-timm", "onnx": ".onnx", "torch-export": ".pt2", "unic": ".pth"}
+Format = Literal["timm", "onnx", "torch-export", "unic"]
+ENDINGS: dict[Format, str] = {"timm": "-timm", "onnx": ".onnx", "torch-export": ".pt2", "unic": ".pth"}
 """The formats, and how the names end that targets have by default."""
 
 
@@ -90,12 +91,12 @@ def export_step(
     inventory: Inventory | None,
 ) -> Written:
     """Find the student and write it; what was made. `inventory`: where names of students are looked up."""
-    to = _format(student, target, to, push)
+    form = _format(student, target, to, push)
     from unic_pipe.stages.export.subject import find, name_of
 
     found = find(student, inventory)
-    file = (target or Path(name_of(found) + ENDINGS[to])).expanduser()
-    if to == "unic":
+    file = (target or Path(name_of(found) + ENDINGS[form])).expanduser()
+    if form == "unic":
         from unic_pipe.stages.convert import export_imported, export_official
 
         official = (
@@ -108,19 +109,19 @@ def export_step(
     from unic_pipe.stages.export.subject import subject
 
     if push is None:
-        check(to, file, overwrite)
+        check(form, file, overwrite)
         it = subject(found, inventory)
-        if to == "timm":
+        if form == "timm":
             export_folder(it, file, overwrite)
             return Written(file, None, ())
-        difference = export_graph(it, to, file, overwrite)
+        difference = export_graph(it, form, file, overwrite)
         remark = f"differ from PyTorch's by at most {difference:.1e}" if difference else "are PyTorch's"
         return Written(file, None, (f"its values {remark}",))
     from unic_pipe.stages.export.push import Hub, push_folder, repository
 
     name = repository(push)
     if target is not None:
-        check(to, file, overwrite)
+        check(form, file, overwrite)
     hub = Hub(
         name, f"unic-pipe export {student} {file} --to timm; then, where there is a network: hf upload {name} {file}"
     )
@@ -128,21 +129,23 @@ def export_step(
     return Written(target and file, address, ())
 
 
-def _format(student: str, target: Path | None, to: str | None, push: str | None) -> str:
+def _format(student: str, target: Path | None, to: str | None, push: str | None) -> Format:
     """The format that is asked for. Raises UserError: none, an unknown one, or one that does not go with the rest."""
-    if to is not None and to not in ENDINGS:
+    asked = next((each for each in ENDINGS if each == to), None)
+    if to is not None and asked is None:
         raise UserError(f"--to {to}: there is no such format{did_you_mean(to, list(ENDINGS))}")
     if push is not None:
-        if to not in (None, "timm"):
+        if asked not in (None, "timm"):
             raise UserError(
                 f"--push uploads timm's folder, not --to {to}.", "Leave out --to, or upload the file by hand."
             )
         return "timm"
-    if to is None and target is None:
-        raise UserError("Which format?", f"unic-pipe export {student} --to timm (or {', '.join(list(ENDINGS)[1:])})")
-    meant = next((name for name, end in ENDINGS.items() if target is not None and target.suffix == end), None)
-    if to is None and meant not in (None, "unic"):
+    if asked is None and target is None:
+        others = ", ".join(list(ENDINGS)[1:])
+        raise UserError("Which format?", f"unic-pipe export {student} --to timm (or {others})")
+    meant = next((each for each, end in ENDINGS.items() if target is not None and target.suffix == end), "unic")
+    if asked is None and meant != "unic":
         raise UserError(
             f"{target} has the ending of another format.", f"unic-pipe export {student} {target} --to {meant}"
         )
-    return to or "unic"
+    return asked or "unic"

@@ -12,26 +12,24 @@ from unic_pipe.schemas.base import PROGRAM_VERSION
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.students import StudentManifest
-from unic_pipe.stages.export.facts import Part, Score
+from unic_pipe.stages.export.facts import Facts, Part, Score
 from unic_pipe.stages.export.subject import Subject, resized
 
 NOT_KNOWN = "not known"
 
 
-def model_card(
-    it: Subject, encoder: Encoder, licence: str, parts: Sequence[Part], scores: Sequence[Score], address: str
-) -> str:
+def model_card(it: Subject, encoder: Encoder, facts: Facts, address: str) -> str:
     """The text. `address`: what load_encoder loads it by: a folder's name, or `hf-hub:OWNER/NAME`."""
     manifest = it.student.manifest if it.student is not None else None
     sections = (
-        _head(licence),
-        _what(it.name, encoder, parts),
+        _head(facts.licence),
+        _what(it.name, encoder, facts.parts),
         _loading(address),
-        _licences(licence, parts),
+        _licences(facts.licence, facts.parts),
         _data(manifest),
         _recipe(manifest),
-        _scores(scores),
-        _digests(it, manifest, parts),
+        _scores(facts.scores),
+        _digests(it, manifest, facts.parts),
     )
     return "\n".join(line for section in sections for line in (*section, ""))
 
@@ -48,7 +46,7 @@ def _head(licence: str) -> Iterator[str]:
 def _what(name: str, encoder: Encoder, parts: Sequence[Part]) -> Iterator[str]:
     teachers = [part.name for part in parts if part.role == "teacher"]
     learned = (
-        f"It learned to predict the features of {_listed(teachers)}." if teachers else "Its teachers are not known."
+        f"It learned to predict the features of {_listed(teachers)}." if teachers else f"Its teachers are {NOT_KNOWN}."
     )
     definition = encoder.definition
     rows, columns = definition.grid
@@ -84,17 +82,18 @@ def _loading(address: str) -> Iterator[str]:
 
 
 def _licences(licence: str, parts: Sequence[Part]) -> Iterator[str]:
-    yield from ("## Licence", "", f"**{licence}**: {_meaning(licence)}.")
-    yield ""
+    yield from ("## Licence", "", f"**{licence}**: {_meaning(licence)}.", "")
+    if not parts:
+        yield "This is what the folder stated; whose weights had a part in it is not known."
+        return
     yield (
         "This is the most restrictive of the licences of the weights that had a part in it. Whether a teacher's licence reaches"
         " a student that learned from its features is for you to judge; unic-pipe is no lawyer."
     )
-    if not parts:
-        return
     yield from ("", "| weights | role | from | licence | what it means |", "|---|---|---|---|---|")
     for part in parts:
-        what = ", ".join(filter(None, (part.source, part.architecture, part.image_size and f"{part.image_size} px")))
+        size = f"{part.image_size} px" if part.image_size is not None else ""
+        what = ", ".join(filter(None, (part.source, part.architecture, size)))
         means = f"{MEANING['unknown']} ({part.why})" if part.why else MEANING[licence_named(part.licence).terms]
         yield _row(part.name, part.role, what or NOT_KNOWN, part.licence, means)
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from unic_pipe.pipeline.cache.records import folder_of
 from unic_pipe.pipeline.encoders import ResolvedEncoder
@@ -27,6 +27,7 @@ from unic_pipe.pipeline.workspace.seeds import seed_groups
 from unic_pipe.schemas.errors import UnicPipeError
 from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.students import StudentDefinition, TeacherInput
+from unic_pipe.stages.export.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,29 @@ class Score:
     def deviation(self) -> float | None:
         """Standard deviation over training seeds (n - 1); None of one."""
         return statistics.stdev(self.over_seeds) if len(self.over_seeds) > 1 else None
+
+
+class Facts(NamedTuple):
+    """All of it."""
+
+    licence: str
+    parts: tuple[Part, ...] = ()
+    scores: tuple[Score, ...] = ()
+
+
+def facts_of(it: Subject) -> Facts:
+    """What is known of a student; of a folder alone, the licence that it states.
+    Raises DamagedError: a result of its evaluations is not what was written."""
+    if it.student is None or it.inventory is None:
+        return Facts(licence_of(it))
+    return Facts(licence_of(it), Origins(it.inventory).parts(it.student), scores_of(it.student, it.inventory))
+
+
+def licence_of(it: Subject) -> str:
+    """What follows for a student from those of its parts; of a folder, what that states."""
+    if it.student is None or it.inventory is None:
+        return it.encoder.licence
+    return Origins(it.inventory).licence(it.student)
 
 
 class Origins:
@@ -149,7 +173,7 @@ def _public(encoder: ResolvedEncoder) -> str:
     return path.name if own else encoder.source
 
 
-def scores_of(student: FinishedStudent, inventory: Inventory) -> list[Score]:
+def scores_of(student: FinishedStudent, inventory: Inventory) -> tuple[Score, ...]:
     """Everything that the evaluations of the working folder say of a student, by benchmark, probe and metric.
     Raises DamagedError: a record is not what was written."""
     finished = inventory.finished_students
@@ -169,8 +193,8 @@ def scores_of(student: FinishedStudent, inventory: Inventory) -> list[Score]:
                 for metric, value in record.metrics.items():
                     name = digests[record.definition.encoder]
                     values[record.benchmark, record.definition.probe, metric][name] = value
-    return [
+    return tuple(
         Score(*key, by_student[student.name], tuple(by_student.values()))
         for key, by_student in sorted(values.items())
         if student.name in by_student
-    ]
+    )

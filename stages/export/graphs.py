@@ -143,6 +143,7 @@ def _onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
     made = torch.onnx.export(program, input_names=["images"], output_names=["cls", "patch"], dynamo=True, verbose=False)
     assert made is not None, "no file is named"
     for value in (*made.model.graph.inputs, *made.model.graph.outputs):
+        assert value.shape is not None, "traced"
         value.shape = type(value.shape)(["batch", *value.shape[1:]])  # torch invents a name for it
     return made
 

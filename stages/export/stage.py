@@ -21,7 +21,7 @@ from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.stages.export import graphs
 from unic_pipe.stages.export.card import model_card
-from unic_pipe.stages.export.facts import Origins, scores_of
+from unic_pipe.stages.export.facts import facts_of, licence_of
 from unic_pipe.stages.export.subject import Subject
 
 CARD, WEIGHTS, CONFIG = "README.md", "model.safetensors", "config.json"
@@ -58,23 +58,16 @@ def write_folder(it: Subject, folder: Path, address: str) -> None:
             f"{it.folder}: its weights are not in {WEIGHTS}.", "Import them first: unic-pipe import FILE NAME"
         )
     encoder = load_encoder(it.encoder)
-    parts, scores, licence = (), [], it.encoder.licence
-    if it.student is not None and it.inventory is not None:
-        origins = Origins(it.inventory)
-        parts, scores, licence = (
-            origins.parts(it.student),
-            scores_of(it.student, it.inventory),
-            origins.licence(it.student),
-        )
+    facts = facts_of(it)
     shutil.copyfile(weights, folder / WEIGHTS)
     for name in (ADAPTORS, LADDER_FILE):
         if (it.folder / name).is_file():
             shutil.copyfile(it.folder / name, folder / name)
-    (folder / CARD).write_text(model_card(it, encoder, licence, parts, scores, address), encoding="utf-8")
+    (folder / CARD).write_text(model_card(it, encoder, facts, address), encoding="utf-8")
     body = json.loads((it.folder / CONFIG).read_bytes())
-    body |= {"licence": licence, "readout": it.encoder.definition.readout}
+    body |= {"licence": facts.licence, "readout": it.encoder.definition.readout}
     # What timm prepares images with: as evaluations do it.
-    body.get("pretrained_cfg", body).update(license=licence, crop_pct=CENTER.center_fraction)
+    body.get("pretrained_cfg", body).update(license=facts.licence, crop_pct=CENTER.center_fraction)
     (folder / CONFIG).write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     read = resolve_encoder(it.name, EncoderConfig(encoder=f"checkpoint:{folder}"), folder, None)
     if read.definition != it.encoder.definition:
@@ -87,13 +80,10 @@ def export_graph(it: Subject, to: str, target: Path, overwrite: bool) -> float:
     """Write a student as a graph; the largest difference of its values from PyTorch's.
     Raises StageError: torch cannot do this network, the graph computes something else, or the disk is full."""
     encoder = load_encoder(it.encoder)
-    licence = it.encoder.licence
-    if it.student is not None and it.inventory is not None:
-        licence = Origins(it.inventory).licence(it.student)
-    facts = graphs.about(encoder, name=it.name, licence=licence)
+    about = graphs.about(encoder, name=it.name, licence=licence_of(it))
     write = graphs.write_onnx if to == "onnx" else graphs.write_torch_export
     with _appearing(target, overwrite) as file:
-        return write(file, encoder, facts)
+        return write(file, encoder, about)
 
 
 @contextmanager
