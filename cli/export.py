@@ -41,7 +41,7 @@ def export(
     target: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE|FOLDER]", help="What to write.", show_default="the student's name, with the format's ending"
+            metavar="FILE|FOLDER", help="What to write.", show_default="the student's name, with the format's ending"
         ),
     ] = None,
     to: Annotated[
@@ -112,8 +112,7 @@ def export_step(
         check(form, file, overwrite)
         it = subject(found, inventory)
         if form == "timm":
-            export_folder(it, file, overwrite)
-            return Written(file, None, ())
+            return Written(file, None, _about_licence(export_folder(it, file, overwrite)))
         difference = export_graph(it, form, file, overwrite)
         remark = f"differ from PyTorch's by at most {difference:.1e}" if difference else "are PyTorch's"
         return Written(file, None, (f"its values {remark}",))
@@ -125,8 +124,12 @@ def export_step(
     hub = Hub(
         name, f"unic-pipe export {student} {file} --to timm; then, where there is a network: hf upload {name} {file}"
     )
-    address = push_folder(hub, subject(found, inventory), target and file, overwrite)
-    return Written(target and file, address, ())
+    address, licence = push_folder(hub, subject(found, inventory), target and file, overwrite)
+    return Written(target and file, address, _about_licence(licence))
+
+
+def _about_licence(licence: str) -> tuple[str, ...]:
+    return ("its licence is unknown; README.md says why",) if licence == "unknown" else ()
 
 
 def _format(student: str, target: Path | None, to: str | None, push: str | None) -> Format:

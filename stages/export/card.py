@@ -12,7 +12,7 @@ from unic_pipe.schemas.base import PROGRAM_VERSION
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.students import StudentManifest
-from unic_pipe.stages.export.facts import Facts, Part, Score
+from unic_pipe.stages.export.facts import Facts, Part, Score, public_name
 from unic_pipe.stages.export.subject import Subject, resized
 
 NOT_KNOWN = "not known"
@@ -123,7 +123,7 @@ def _recipe(manifest: StudentManifest | None) -> Iterator[str]:
     sizes = config.image_sizes or (config.image_size,)
     facts = {
         "network": f"`{config.architecture}`" + (f" with {json.dumps(config.model_args)}" if config.model_args else ""),
-        "starts from": "random weights" if config.start is None else config.start.encoder,
+        "starts from": "random weights" if config.start is None else public_name(config.start.encoder),
         "image size": f"{' and '.join(map(str, sizes))} px",
         "steps": f"{manifest.steps:,} ({optimizer.epochs:,} epochs)",
         "batch": f"{optimizer.batch:,}",

@@ -111,8 +111,8 @@ class Origins:
     def _teacher(self, student: StudentDefinition, teacher: TeacherInput) -> Part:
         try:
             learned = self._learned_from(student, teacher)
-        except UnicPipeError as error:
-            return Part("teacher", teacher.name, why=error.message)
+        except UnicPipeError:  # its words would be about paths of this machine
+            return Part("teacher", teacher.name, why="its features cannot be read any more")
         if learned is None:
             return Part(
                 "teacher", teacher.name, why="its features are gone, so nothing tells which weights they were of"
@@ -124,7 +124,7 @@ class Origins:
         start = definition.config.start
         assert start is not None, "it has a parent"
         then = self._inventory.with_students({name: definition.config})
-        return self._part("start", start.encoder, weights, lambda: then.start(name))
+        return self._part("start", public_name(start.encoder), weights, lambda: then.start(name))
 
     def _part(
         self,
@@ -142,8 +142,8 @@ class Origins:
             return Part(role, name, source, config.architecture, config.image_size, weights, licence, why)
         try:
             found = now()
-        except UnicPipeError as error:
-            return Part(role, name, weights=weights, why=error.message.rstrip("."))
+        except UnicPipeError:
+            return Part(role, name, weights=weights, why="its weights are no longer where they were")
         if not isinstance(found, ResolvedEncoder) or found.definition.weights != weights:
             return Part(role, name, weights=weights, why="its name means other weights now")
         why = "it is recorded nowhere" if found.licence == UNKNOWN else ""
@@ -164,6 +164,12 @@ class Origins:
                     if need.digest in digests:
                         return need.definition.encoder
         return None
+
+
+def public_name(choice: str) -> str:
+    """What an encoder is named by; of a file of the user's its name, as in `_public`."""
+    kind, colon, path = choice.partition(":")
+    return f"{kind}:{Path(path).name}" if kind == "checkpoint" and colon else choice
 
 
 def _public(encoder: ResolvedEncoder) -> str:

@@ -48,7 +48,7 @@ class Hub:
         self._ask(self._api.whoami)
 
     def upload(self, folder: Path) -> str:
-        """Make the repository if it is not there, and put a folder's files into it, in one commit; its address.
+        """Make the repository if it is not there, and put a folder's files into it; its address.
         Raises UserError: the token may not write there; StageError: the upload failed."""
         address = self._ask(lambda: self._api.create_repo(self.name, exist_ok=True))
         message = "Exported by unic-pipe"
@@ -71,15 +71,15 @@ class Hub:
             ) from error
 
 
-def push_folder(hub: Hub, it: Subject, target: Path | None, overwrite: bool) -> str:
-    """Upload timm's folder, which is also written if a target is named; the repository's address."""
+def push_folder(hub: Hub, it: Subject, target: Path | None, overwrite: bool) -> tuple[str, str]:
+    """Upload timm's folder, which is also written if a target is named; the repository's address, and the licence."""
     address = f"hf-hub:{hub.name}"
     if target is not None:
-        export_folder(it, target, overwrite, address)
-        return hub.upload(target)
+        licence = export_folder(it, target, overwrite, address)
+        return hub.upload(target), licence
     with TemporaryDirectory(prefix="unic-pipe-") as folder:
-        write_folder(it, Path(folder), address)
-        return hub.upload(Path(folder))
+        licence = write_folder(it, Path(folder), address)
+        return hub.upload(Path(folder)), licence
 
 
 def _first_line(error: Exception) -> str:

@@ -42,16 +42,17 @@ def check(to: str, target: Path, overwrite: bool) -> None:
     require_target(target, overwrite)
 
 
-def export_folder(it: Subject, target: Path, overwrite: bool, address: str | None = None) -> None:
-    """Write the folder that timm loads, with a model card. `address`: what the card says that it is loaded by.
+def export_folder(it: Subject, target: Path, overwrite: bool, address: str | None = None) -> str:
+    """Write the folder that timm loads, with a model card; the student's licence. `address`: by what the card says that it is
+    loaded.
     Raises StageError: the disk is full, or what was written is not what should have been."""
     with _appearing(target, overwrite, FOLDER_FILES) as folder:
         folder.mkdir()
-        write_folder(it, folder, address or target.name)
+        return write_folder(it, folder, address or target.name)
 
 
-def write_folder(it: Subject, folder: Path, address: str) -> None:
-    """Fill an empty folder, and read it back."""
+def write_folder(it: Subject, folder: Path, address: str) -> str:
+    """Fill an empty folder, and read it back; the student's licence."""
     weights = it.encoder.weights_path
     if weights is None or weights.suffix != ".safetensors":
         raise UserError(
@@ -74,6 +75,7 @@ def write_folder(it: Subject, folder: Path, address: str) -> None:
         raise StageError(
             f"What was written of {it.name} reads as another encoder.", "Try again; unic-pipe verify looks at it."
         )
+    return facts.licence
 
 
 def export_graph(it: Subject, to: str, target: Path, overwrite: bool) -> float:
@@ -94,28 +96,32 @@ def _appearing(target: Path, overwrite: bool, ours: frozenset[str] | None = None
     removes it.
     """
     scratch = target.with_name(f".{target.name}.unic-pipe")
-    with exclusive(scratch / "lock", f"An export to {target}"):
-        try:
-            shutil.rmtree(scratch / "new", ignore_errors=True)
-            (scratch / "new").mkdir()
-            yield scratch / "new" / target.name
-            for file in (scratch / "new").rglob("*"):
-                _sync(file)
-            # The one that is asked for last: what it needs is there then.
-            for made in sorted((scratch / "new").iterdir(), key=lambda path: path.name == target.name):
-                place = target.with_name(made.name)
-                require_target(place, overwrite, ours)
-                if place.is_dir():
-                    os.rename(place, scratch / "old")
-                os.replace(made, place)
-            sync_folder(target.parent)
-        except OSError as error:
-            raise StageError(
-                f"Could not write {target}: {error.strerror or error}.",
-                "Free some space, then run the same command again.",
-            ) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with exclusive(scratch / "lock", f"An export to {target}"):
+            try:
+                shutil.rmtree(scratch / "new", ignore_errors=True)
+                (scratch / "new").mkdir()
+                yield scratch / "new" / target.name
+                _publish(scratch, target, overwrite, ours)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise StageError(
+            f"Could not write {target}: {error.strerror or error}.", "Free some space, or write to another disk."
+        ) from error
+
+
+def _publish(scratch: Path, target: Path, overwrite: bool, ours: frozenset[str] | None) -> None:
+    for file in (scratch / "new").rglob("*"):
+        _sync(file)
+    # The one that is asked for last: what it needs is there then.
+    for made in sorted((scratch / "new").iterdir(), key=lambda path: path.name == target.name):
+        place = target.with_name(made.name)
+        require_target(place, overwrite, ours)
+        if place.is_dir():
+            os.rename(place, scratch / "old")
+        os.replace(made, place)
+    sync_folder(target.parent)
 
 
 def _sync(path: Path) -> None:

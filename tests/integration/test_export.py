@@ -157,11 +157,16 @@ def test_scores_have_the_spread_of_seeds(typed: Type, work: Work, tmp_path: Path
 def test_a_licence_that_cannot_be_proved_is_unknown(typed: Type, work: Work, tmp_path: Path) -> None:
     """Today the name means other weights; of a folder that lies elsewhere nothing is known but what it states."""
     changed = ("--set", "teachers.lite0.encoder=efficientnet-lite1")
-    assert typed(work.folder, "export", "tiny", str(tmp_path / "out"), "--to", "timm", *changed).code == 0
+    said = typed(work.folder, "export", "tiny", str(tmp_path / "out"), "--to", "timm", *changed)
+    assert "Note: its licence is unknown; README.md says why." in said.out
     card = (tmp_path / "out/README.md").read_text()
     assert head(card)["license"] == json.loads((tmp_path / "out/config.json").read_text())["licence"] == "unknown"
-    assert "unknown to" not in card
     assert "(its name means other weights now)" in card
+    gone = ("--set", "teachers.lite0={encoder: 'checkpoint:gone.pth'}")
+    assert typed(work.folder, "export", "tiny", str(tmp_path / "gone"), "--to", "timm", *gone).code == 0
+    card = (tmp_path / "gone/README.md").read_text()
+    assert "(its weights are no longer where they were)" in card
+    assert str(work.folder) not in card
     said = typed(tmp_path, "export", "out", "again", "--to", "timm")
     assert said.code == 0, said.err
     card = (tmp_path / "again/README.md").read_text()
