@@ -7,6 +7,7 @@ Input `images` (B, 3, S, S), normalised float32, B any number; outputs `cls` (B,
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -69,7 +70,10 @@ def write_torch_export(path: Path, encoder: Encoder, facts: Mapping[str, object]
     """Write a `.pt2` for `torch.export.load`; the largest difference from the encoder.
     Raises StageError: torch cannot trace the network, or what it made of it computes something else."""
     with _quiet(encoder, "torch.export"):
-        torch.export.save(_traced(encoder), path, extra_files={ABOUT: json.dumps(facts)})
+        # Through memory, because torch's own writer of files ends the process where the disk is full.
+        made = io.BytesIO()
+        torch.export.save(_traced(encoder), made, extra_files={ABOUT: json.dumps(facts)})
+        path.write_bytes(made.getbuffer())
         graph = torch.export.load(path).module()
     return compared(encoder, lambda images: graph(images), path)
 
