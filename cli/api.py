@@ -15,6 +15,7 @@ import pyarrow as pa
 from unic_pipe.cli.distill import distill_step, variants_of
 from unic_pipe.cli.embed import embed_step
 from unic_pipe.cli.evaluate import evaluate_step
+from unic_pipe.cli.export import Format, Written, export_step
 from unic_pipe.cli.extract import extract_step
 from unic_pipe.cli.run import run_everything
 from unic_pipe.cli.running import Where, extract_options, staged
@@ -183,6 +184,21 @@ class Pipeline:
         ):
             records = evaluate_step(inventory, options, reporter, stop, self._progress is True, self._callback)
         return scores_table(records)
+
+    def export(
+        self,
+        student: str,
+        target: str | PathLike[str] | None = None,
+        *,
+        to: Format = "timm",
+        push: str | None = None,
+        overwrite: bool = False,
+    ) -> Written:
+        """Write a finished student for other programs, as the command does: `target` is seen from the current folder.
+        With `push` ("hf:USER/NAME") timm's folder is uploaded, and only written where there is a `target`."""
+        return export_step(
+            student, Path(target) if target is not None else None, to, push, overwrite, self._inventory()
+        )
 
     def run(
         self,

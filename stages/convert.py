@@ -85,10 +85,10 @@ def import_encoder(
     return folder
 
 
-def export_official(student: FinishedStudent, file: Path) -> Exported:
+def export_official(student: FinishedStudent, file: Path, overwrite: bool = False) -> Exported:
     """Write a finished student, with its ladder and statistics, as an official UNIC checkpoint.
 
-    The encoder is the exported one, the ladder that of the last checkpoint.
+    The encoder is the exported one, the ladder that of the last checkpoint. `overwrite`: whatever file is there.
 
     Raises:
         UserError: the official encoder cannot express the student's, or the file exists.
@@ -114,7 +114,7 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
         epoch=config.optimizer.epochs,
         args=_arguments(encoder, sorted(names.values()), config.ladder, blocks, config.drop_path),
     )
-    _write_new(file, checkpoint.to_bytes())
+    _write(file, checkpoint.to_bytes(), overwrite)
     remarks = []
     if checkpoint.args["arch"] == "custom":
         remarks.append("the official code has no name for this architecture (it knows vit_tiny to vit_large)")
@@ -128,10 +128,10 @@ def export_official(student: FinishedStudent, file: Path) -> Exported:
     return Exported(file, tuple(remarks))
 
 
-def export_imported(folder: Path, file: Path) -> Exported:
+def export_imported(folder: Path, file: Path, overwrite: bool = False) -> Exported:
     """Write an imported UNIC checkpoint back: the same tensors under the same names.
     Raises UserError: the folder holds no imported UNIC checkpoint, or the file exists."""
-    _write_new(file, read_folder(folder, load_encoder(str(folder)).model).to_bytes())
+    _write(file, read_folder(folder, load_encoder(str(folder)).model).to_bytes(), overwrite)
     return Exported(file, ())
 
 
@@ -177,9 +177,11 @@ def _write_once(folder: Path, files: dict[str, bytes]) -> None:
         store.create(key, files[key])
 
 
-def _write_new(file: Path, data: bytes) -> None:
+def _write(file: Path, data: bytes, overwrite: bool) -> None:
     store = LocalStore(file.absolute().parent)
-    if not store.create(file.name, data) and store.get(file.name) != data:
-        raise UserError(f"{file} exists already.", "Choose another file name; export never overwrites.")
+    if overwrite and file.is_file():
+        store.put(file.name, data)
+    elif not store.create(file.name, data) and (file.is_dir() or store.get(file.name) != data):
+        raise UserError(f"{file} exists already.", "Choose another name, or add --overwrite.")
     with suppress(OSError):
         store.path(".tmp").rmdir()  # the folder is the user's

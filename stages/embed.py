@@ -26,6 +26,7 @@ from unic_pipe.pipeline.samples.scan import IndexingStopped
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.local import sync_folder
 from unic_pipe.pipeline.storage.locks import exclusive
+from unic_pipe.pipeline.storage.targets import require_target
 from unic_pipe.schemas.base import PROGRAM_VERSION
 from unic_pipe.schemas.config import Config, SamplesConfig, TokenType
 from unic_pipe.schemas.errors import StageError, UserError
@@ -53,10 +54,7 @@ def check_target(path: Path, overwrite: bool) -> None:
     Raises UserError: another ending than the formats', no such folder, or the file is there."""
     if path.suffix not in WRITERS:
         raise UserError(f"{path}: the ending says which format it gets.", f"End it with {', '.join(WRITERS)}.")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path.parent} is no folder that you may write to.", f"mkdir -p {path.parent}")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise UserError(f"{path} exists.", "Choose another name, or add --overwrite.")
+    require_target(path, overwrite)
 
 
 def embed(

@@ -41,8 +41,8 @@ def _plain(text: str) -> str:
 def _spelling(parameter: Any) -> str:
     metavar = parameter.metavar if parameter.metavar is not None else ""
     if parameter.param_type_name == "argument":
-        return (metavar or parameter.name.upper()).replace("|", "&#124;")
-    return " ".join([", ".join(parameter.opts), metavar]).strip().replace("|", "\\|")
+        return metavar or str(parameter.name).upper()
+    return " ".join([", ".join(parameter.opts), metavar]).strip()
 
 
 def _cell(parameter: Any) -> str:

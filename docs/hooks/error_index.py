@@ -17,7 +17,10 @@ TOPICS = (
     ("Teachers, encoders and weights", ("pipeline/encoders", "cli/teachers", "stages/convert")),
     ("Views", ("pipeline/views",)),
     ("Extraction and the feature cache", ("pipeline/extraction", "pipeline/cache", "stages/extract", "cli/extract")),
-    ("Students and distillation", ("pipeline/students", "stages/distill", "cli/distill", "cli/export")),
+    (
+        "Students and distillation",
+        ("pipeline/students", "stages/distill", "cli/distill", "stages/export", "cli/export"),
+    ),
     ("Reports", ("stages/report", "cli/report")),
     ("Disks and object stores", ("pipeline/storage",)),
     ("The rest", ("",)),

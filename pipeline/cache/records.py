@@ -29,7 +29,7 @@ from unic_pipe.pipeline.cache.folded import (
 )
 from unic_pipe.pipeline.cache.layout import DAMAGED, MANIFEST, folded_key, record_key, records_folder, statistics_key
 from unic_pipe.pipeline.storage import LocalStore, Store, Version, fast_hash, get_or_none
-from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import FeatureManifest, UnitRecord
@@ -309,6 +309,17 @@ class FeatureFolder:
             cached = version, table
             self._tables[view, token] = cached
         return cached[1]
+
+
+def folder_of(features: Store, digest: str) -> tuple[FeatureManifest, FeatureFolder] | None:
+    """The folder of features of a definition, by its digest, and its manifest; None where there is none.
+    Raises StageError: a manifest is damaged."""
+    for name in [n for n in features.folders() if n.endswith(f"-{short(digest)}")]:
+        folder = FeatureFolder(features.child(name))
+        manifest = folder.manifest
+        if manifest is not None and manifest.digest == digest:
+            return manifest, folder
+    return None
 
 
 def _parse_manifest(raw: bytes, source: str) -> FeatureManifest:

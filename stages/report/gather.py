@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, folder_of
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.documents import read_document, student_metrics
 from unic_pipe.pipeline.workspace.labels import origins
 from unic_pipe.pipeline.workspace.seeds import seed_groups
-from unic_pipe.schemas.base import short
 from unic_pipe.schemas.evaluations import ResultRecord, Role
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.students import StudentManifest
@@ -60,7 +59,7 @@ def gather(
     trained_on = {digest for m in manifests.values() for digest in m.definition.features}
     evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
     places = features or LocalStore(workdir / "features")
-    folders = [f for d in sorted(trained_on | evaluated) if (f := _feature_folder(places, d)) is not None]
+    folders = [f for d in sorted(trained_on | evaluated) if (f := folder_of(places, d)) is not None]
     rows = [row for folder in folders for row in feature_rows(folder, trained_on)]
     order = {name: place for place, name in enumerate(roles)}
     rows.sort(key=lambda f: (f.dataset, order.get(f.encoder, len(order)), f.encoder, f.token))
@@ -113,15 +112,6 @@ def _series(epochs: Iterable[float | None], values: Iterable[float | None]) -> S
         if e is not None and v is not None and math.isfinite(e) and math.isfinite(v)
     ]
     return Series(tuple(e for e, _ in pairs), tuple(v for _, v in pairs))
-
-
-def _feature_folder(features: Store, digest: str) -> tuple[FeatureManifest, FeatureFolder] | None:
-    for name in [n for n in features.folders() if n.endswith(f"-{short(digest)}")]:
-        folder = FeatureFolder(features.child(name))
-        manifest = folder.manifest
-        if manifest is not None and manifest.digest == digest:
-            return manifest, folder
-    return None
 
 
 def feature_rows(found: tuple[FeatureManifest, FeatureFolder], trained_on: set[str]) -> list[FeatureRow]:

@@ -27,8 +27,8 @@ HERE = {
     "batch=256": "batch=8",
 }
 """What the pages call what the working folder of the tests has."""
-TUTORIALS = ("continue.md", "tutorial.md")
-"""Pages whose blocks are run one after the other, in a folder that they make."""
+TUTORIALS = ("continue.md", "export.md", "tutorial.md")
+"""Pages whose blocks are run one after the other, in a folder that they make (export.md: by test_export.py)."""
 SMALLER = {
     "image_size: 64": "image_size: 32",
     "epochs: 5, warmup_epochs: 1": "epochs: 1, warmup_epochs: 0",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import timm
 import torch
 from commands import Type
+from hub_server import Hub
 from safetensors.torch import save
 
 from unic_pipe.pipeline.encoders import resolve_encoder
@@ -27,38 +25,6 @@ teachers:
 """
 
 
-class Hub:
-    """A server with as much of the hub's protocol as a download of single files needs, and whom it was asked for."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.asked: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                hub.asked.append(self.path)
-                body = files.get(self.path)
-                self.send_response(200 if body is not None else 404)
-                if body is None:
-                    self.send_header("X-Error-Code", "EntryNotFound" if "/lab/small" in self.path else "RepoNotFound")
-                else:
-                    self.send_header("X-Repo-Commit", "0" * 40)
-                    self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                self.do_HEAD()
-                self.wfile.write(files.get(self.path, b""))
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.server.serve_forever, daemon=True).start()
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     torch.manual_seed(0)
@@ -71,12 +37,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     }
     files = {"config.json": json.dumps(config).encode(), "model.safetensors": save(model.state_dict())}
     hub = Hub({f"/lab/small.vit/resolve/main/{name}": body for name, body in files.items()})
-    template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.template)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     yield hub
-    hub.server.shutdown()
-    hub.server.server_close()
+    hub.close()
 
 
 def test_only_fetch_downloads_a_repository(typed: Type, hub: Hub, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ COMMANDS = (
     "doctor",
     "bench --quick",
     "export tiny unic.pth",
+    "export tiny --to timm",
     "import unic.pth again --arg num_heads=3",
     "evaluate --encoder again=encoders/again",
     "pack files shards",
