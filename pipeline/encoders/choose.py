@@ -9,15 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from unic_pipe.pipeline.encoders.averages import averaged, unnamed_averages
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.models import create, fill
 from unic_pipe.pipeline.encoders.sections import (
     StateDict,
-    averaged,
+    all_tensors,
     below,
     named_section,
     sections_like,
-    spread,
     state_dict_of,
     usual_section,
 )
@@ -53,7 +53,7 @@ def choose_weights(draft: EncoderDefinition, path: Path, given: str | None = Non
         UserError: nothing fits, several sections fit equally, or there is no section as given.
     """
     content = read_file(path)
-    tensors = spread(content)
+    tensors = all_tensors(content)
     usual: StateDict = {}
     error: UserError | None = None
     try:
@@ -78,7 +78,8 @@ def choose_weights(draft: EncoderDefinition, path: Path, given: str | None = Non
     model = model or fill(draft, state, path)
     others = [s for s in sections_like(tensors, state, _LIKELY) if not _same(below(tensors, s), state)]
     shown = usual_section(content) if section is None else section
-    return Chosen(model, section, shown, tuple(others))
+    lists = [name for name, _ in unnamed_averages(content) if not below(tensors, name)]
+    return Chosen(model, section, shown, (*others, *(f"{name}, a list without names" for name in lists)))
 
 
 def _fitting(draft: EncoderDefinition, tensors: StateDict, path: Path, error: UserError) -> str:

@@ -29,7 +29,7 @@ from unic_pipe.schemas.features import EncoderDefinition, Readout
 from unic_pipe.schemas.students import ExportManifest
 
 _CACHE_FILE = "encoders.json"
-_READING = 3
+_READING = 4
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 

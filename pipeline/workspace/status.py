@@ -72,15 +72,6 @@ def benchmark_datasets(inventory: Inventory) -> list[str]:
     return [name for name in inventory.config.samples.datasets if name in used]
 
 
-def labelled_datasets(inventory: Inventory) -> list[str]:
-    """Datasets whose samples `evaluate` needs class labels of."""
-    config = inventory.config.evaluate
-    used = {n for b in config.benchmarks.values() for n in (b.train, b.test)} | {
-        z.test for z in config.zero_shot.values()
-    }
-    return [name for name in inventory.config.samples.datasets if name in used]
-
-
 def only_evaluated(inventory: Inventory) -> set[str]:
     """Datasets that nothing but `evaluate` reads: without one of them, the other stages go on."""
     return {*benchmark_datasets(inventory)} - {*training_datasets(inventory)}
