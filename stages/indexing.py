@@ -26,7 +26,8 @@ def index(
                 "Name it under samples.datasets in unic-pipe.yaml, or choose one that is there.",
             )
     for name in names:
-        if inventory.dataset(name).state == "fresh":
+        view = inventory.dataset(name)
+        if view.state == "fresh" and not view.reason:
             continue
         try:
             dataset = index_dataset(

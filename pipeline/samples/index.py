@@ -87,8 +87,8 @@ def index_dataset(
 
 def _continue(work: Work, old: Dataset, changes: Changes) -> Dataset:
     """Add what is new to an index, void what is gone, and take labels that changed."""
-    old = compared(work, old, changes.rewritten)
-    same = labels_changed(old, work.label_source, work.source, work.config, work.roots) is None
+    old, other_labels = compared(work, old, (*changes.rewritten, *changes.touched))
+    same = not other_labels and labels_changed(old, work.label_source, work.source, work.config, work.roots) is None
     work = replace(
         work,
         label_source=old.manifest.label_source if same else work.label_source,

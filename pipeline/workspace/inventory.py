@@ -28,7 +28,7 @@ from unic_pipe.pipeline.workspace.documents import (
     read_document,
     usable_document,
 )
-from unic_pipe.pipeline.workspace.labels import LIVE, PILOT, in_order
+from unic_pipe.pipeline.workspace.labels import LIVE, PILOT, in_order, label_of
 from unic_pipe.pipeline.workspace.names import BASELINE
 from unic_pipe.pipeline.workspace.starts import Origin, source_of
 from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
@@ -259,13 +259,8 @@ class Inventory:
     def student_name(self, name: str) -> str:
         """The name under which a student is kept: pilots and students with teachers in the loop have their own.
         Raises UserError: no usable name, or another student has it."""
-        label = require_name(name + (LIVE if self.live else "") + (PILOT if self.rows is not None else ""), "Student")
-        if label != name and label in self.config.students:
-            raise UserError(
-                f"Student {name} would be kept as {label} here, and a student of that name is configured.",
-                "Rename that one.",
-            )
-        return label
+        ending = (LIVE if self.live else "") + (PILOT if self.rows is not None else "")
+        return label_of(self.config, name, ending)
 
     def datasets_of(self, student: str) -> list[Dataset] | None:
         """The training sets of a configured student; None while one is not indexed."""

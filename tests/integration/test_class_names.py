@@ -4,6 +4,7 @@ which every encoder tells apart, so that each score below 1 is a class that was 
 from __future__ import annotations
 
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,29 @@ def test_classes_without_a_text_are_refused_before_any_features(tools: Any, work
     work.index(*settings)
     with pytest.raises(UserError, match="has the class 2, but there are 2 text embeddings"):
         work.evaluate(*settings)
+
+
+def test_labels_that_are_written_anew_in_a_tar_of_the_same_size_are_read_again(tools: Any, work: Any) -> None:
+    tar, settings = work.folder / "test.tar", ("samples.datasets.test.source=test.tar",)
+    tools.put_tar(tar, numbered([0, 0, 0, 3]))
+    work.index(*settings)
+    before, size = work.dataset("test"), tar.stat().st_size
+    tools.put_tar(tar, numbered([0, 1, 2, 3]))
+    assert tar.stat().st_size == size
+    found = work.artefact("samples/test", *settings)
+    assert (found.state, found.reason) == (
+        "fresh", "1 tar was written or copied since indexing (test.tar); the next index reads labels again"
+    )  # fmt: skip
+    work.index(*settings)
+    after = work.dataset("test")
+    assert after.digest == before.digest
+    assert (before.class_numbers.tolist(), after.class_numbers.tolist()) == ([0, 3], [0, 1, 2, 3])
+    assert work.artefact("samples/test", *settings).reason == ""
+
+    os.utime(tar, (1, 1))  # a copy
+    work.index(*settings)
+    assert work.dataset("test").manifest.segments[0].labels_digest == after.manifest.segments[0].labels_digest
+    assert work.artefact("samples/test", *settings).reason == ""
+    tools.put_tar(tar, [(name, data[:-1] + b"x" if name == "0.png" else data) for name, data in numbered([0, 1, 2, 3])])
+    with pytest.raises(UserError, match=r"dataset test: test\.tar changed since it was indexed"):
+        work.index(*settings)
