@@ -53,7 +53,9 @@ def measured(
     with torch.inference_mode():
         try:
             features = features_of(model, x_13HW)
-        except (AssertionError, RuntimeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # what networks say of images that they do not take is of many kinds
             if (channels := _input_channels(model)) != 3:
                 raise UserError(
                     f"{name} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.errors import UserError
 
-_CENTER = "-center"
+CENTER = "-center"
 """Ends the name of features of centre crops (`FeatureNeed.pointer`)."""
 BASELINE = "-random"
 """Ends the name of a student's architecture at random initialisation."""
@@ -32,7 +32,7 @@ def require_told_apart(config: Config, file: Path) -> None:
     encoders = [*own, *config.evaluate.encoders]
     stored = [
         *((teacher, "") for teacher in config.teachers),
-        *((encoder, _CENTER) for encoder in dict.fromkeys(encoders)),
+        *((encoder, CENTER) for encoder in dict.fromkeys(encoders)),
     ]
     features = [
         (f"{dataset}-{encoder}{end}", f"{encoder} on {dataset}{' (centre crops)' if end else ''}")

@@ -290,3 +290,9 @@ def test_a_pilot_takes_no_student_s_name(load, tmp_path):
     inventory = Inventory(load_workspace(tmp_path), rows="10")
     with pytest.raises(UserError, match="Student main would be kept as main-pilot here, and a student of that name"):
         inventory.student_name("main")
+
+
+@pytest.mark.parametrize("where", ["teachers: {t: {encoder: 'timm:test_vit', ", "students: {s: {"])
+def test_mean_and_std_are_of_colours_from_0_to_1(mistakes, where):
+    assert any("divide by 255" in line for line in mistakes(BASE + where + "mean: [124, 116, 104]}}\n"))
+    assert any("above 0" in line for line in mistakes(BASE + where + "std: [0.2, 0, 0.2]}}\n"))
