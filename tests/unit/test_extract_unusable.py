@@ -35,6 +35,8 @@ def test_the_first_bad_images_are_named_with_reasons(raw: Work, tools: Tools) ->
     tools.put_tar(raw.folder / "data" / "train-0000.tar", broken)
     with pytest.raises(StageError) as caught:
         raw.extract(teachers=["lite1"])
+    read = "lite1: 32 px, grid 1 x 1, readout cnn (cls: pooled map), weights from the whole file, mean 0.5 and std 0.5"
+    assert raw.said[0].startswith(read)
     message = caught.value.message
     assert "4 of 20 rows of train cannot be used" in message
     for key in ("digit0003", "digit0005", "digit0007"):
