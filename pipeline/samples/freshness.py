@@ -187,7 +187,7 @@ def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
         touched=tuple(
             entry.path
             for entry, found in there
-            if found.size == entry.size and found.etag is None and found.mtime_ns != entry.mtime_ns
+            if found.size == entry.size and entry.etag is found.etag is None and found.mtime_ns != entry.mtime_ns
         ),
         added=added,
         new=len(added),
