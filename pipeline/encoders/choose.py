@@ -65,11 +65,11 @@ def choose_weights(draft: EncoderDefinition, path: Path, given: str | None = Non
         section = named_section(tensors, given, path)
     elif draft.conversion not in _OWN_LAYOUTS:
         section = next((s for s in sections_like(tensors, usual) if averaged(s, tensors)), None)
-    if section is None and error is None:
+    if given is None and error is None:
         try:
-            model = fill(draft, usual, path)
+            model = fill(draft, usual if section is None else state_dict_of(content, path, section), path)
         except UserError as misfit:
-            error = misfit
+            section, error = None, misfit
     if section is None and error is not None:
         section = _fitting(draft, tensors, path, error)
     state = usual if section is None else state_dict_of(content, path, section)

@@ -225,7 +225,9 @@ def _mismatch(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    """What an error says first, but for the line above all that PyTorch has against a state dict."""
+    text = re.sub(r"^Error\(s\) in loading state_dict for \w+:\s*", "", str(error))
+    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def _full_name(architecture: str, tag: str | None) -> str:

@@ -157,6 +157,18 @@ def test_averages_of_parameters_alone_have_the_buffers_beside_them(tmp_path: Pat
         assert holds(resolved, dict(meant.named_parameters()) | {"bn1.running_mean": usual.bn1.running_mean})
 
 
+def test_a_teacher_of_another_size_is_not_taken_for_the_average_of_its_student(tmp_path: Path) -> None:
+    large = timm.create_model(ARCHITECTURE, img_size=32, num_classes=0, **SMALL | {"embed_dim": 48})
+    resolved = resolve(tmp_path, {"student": MEANT, "teacher": large.state_dict()})
+    assert holds(resolved, MEANT)
+    assert resolved.definition.section == "student"
+
+
+def test_what_pytorch_has_against_weights_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not fit vit_tiny_patch16_224: While copying the parameter named .?norm"):
+        resolve(tmp_path, MEANT | {"norm.weight": MEANT["norm.weight"].to_sparse()})
+
+
 def test_an_average_that_cannot_be_named_is_said(tmp_path: Path) -> None:
     resolved = resolve(tmp_path, {"model": MEANT, "ema": {"shadow_params": list(OTHER.values())[1:]}})
     assert holds(resolved, MEANT)
