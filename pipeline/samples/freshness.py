@@ -1,7 +1,8 @@
 """What changed on disk since a dataset was indexed: judged by names and sizes, without reading the data.
 
 Modification times decide nothing (copied data stay the same data; every read is checked against its hash). They spare the
-listing of folders that have the recorded one; tars that have another one are read again by the next `index`, for their labels.
+listing of folders that have the recorded one; of tars that have another one, the
+command `index` reads the labels again.
 """
 
 from collections.abc import Sequence
@@ -104,7 +105,7 @@ def dataset_state(
     """Whether an index is that of `config`'s data, from listings and sizes alone (no hashing, no torch).
 
     Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason. One that is fresh has a
-    reason to be compared where tars were written again, perhaps with other labels.
+    reason to be compared (`index_dataset`) where tars were written again, perhaps with other labels.
     """
     if index is None:
         return "missing", _why_missing(config, roots)
@@ -152,7 +153,7 @@ def _why_compared(touched: Sequence[str]) -> str:
     if not touched:
         return ""
     many = "1 tar was" if len(touched) == 1 else f"{len(touched):,} tars were"
-    return f"{many} written or copied since indexing ({touched[0]}); the next index reads labels again"
+    return f"{many} written or copied since indexing ({touched[0]}); if with other labels: unic-pipe index"
 
 
 def _counted(number: int, which: str, unit: str) -> str:
