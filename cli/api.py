@@ -110,7 +110,7 @@ class Pipeline:
         inventory = self._inventory()
         names = _names(datasets) or used_datasets(inventory)
         with self._stage(inventory, "index") as (reporter, stop):
-            index(inventory, names, reporter, stop, optional=only_evaluated(inventory))
+            index(inventory, names, reporter, stop, only_evaluated(inventory), compare=True)
             if inventory.refused:
                 raise next(iter(inventory.refused.values()))
         return self._artefacts("index")

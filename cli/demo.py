@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from unic_pipe.cli.options import DeviceOption
+from unic_pipe.cli.options import DeviceOption, StateOption
 from unic_pipe.cli.run import run_everything
 from unic_pipe.cli.running import Where, extract_options, staged
+from unic_pipe.cli.status import print_state
 
 EXAMPLES = ("demo", "demo /tmp/try")
 
@@ -15,6 +16,7 @@ EXAMPLES = ("demo", "demo /tmp/try")
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo lives.")] = Path("demo"),
     device: DeviceOption = None,
+    as_json: StateOption = False,
 ) -> int:
     """Watch the whole pipeline run on real data.
 
@@ -37,4 +39,5 @@ def demo(
         if ours and not stop.requested:
             pool, tests, seen = seen_test_images(folder / IMAGES)
             reporter.say(f"{seen} of the {tests:,} test images are among the {pool:,} that the student learned from.")
+    print_state(as_json, first)
     return stop.exit_code

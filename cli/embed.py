@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE
+from unic_pipe.cli.options import NO_VALUE, JsonOption, print_json
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.printed import WrittenReport
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.process.progress import Reporter
@@ -57,6 +58,7 @@ def embed(
         bool, typer.Option("--fetch", metavar=NO_VALUE, help="Download the encoder's missing weights.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", metavar=NO_VALUE, help="Replace the file.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Features of any images by any encoder, in one file, with the images' names.
 
@@ -79,6 +81,9 @@ def embed(
     left = len(found.left_out)
     without = f"; {left:,} of {found.rows + left:,} images are left out" if left else ""
     reporter.say(f"Wrote {output}: {found.rows:,} rows of {shapes}, {human_bytes(found.bytes)}{without}.")
+    if as_json:
+        remarks = tuple(f"{key} is left out: {why}" for key, why in found.left_out.items())
+        print_json(WrittenReport(paths=(str(found.path),), remarks=remarks))
     return 0
 
 

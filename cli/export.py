@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE, ConfigOption, SetOption, open_inventory
+from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 from unic_pipe.schemas.errors import UserError, did_you_mean
+from unic_pipe.schemas.printed import WrittenReport
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -57,6 +58,7 @@ def export(
         str | None, typer.Option(metavar="hf:USER/NAME", help="Upload timm's folder to the Hugging Face hub.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", metavar=NO_VALUE, help="Replace what is there.")] = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
@@ -72,6 +74,11 @@ def export(
     alone = config is None and not Path(CONFIG_NAME).is_file() and (Path(student) / "config.json").is_file()
     inventory = None if alone else open_inventory(config, overrides)
     written = export_step(student, target, to, push, overwrite, inventory)
+    if as_json:
+        paths = [str(written.path.absolute())] if written.path is not None else []
+        paths += [written.address] if written.address is not None else []
+        print_json(WrittenReport(paths=tuple(paths), remarks=written.remarks))
+        return 0
     console = Console(highlight=False, soft_wrap=True)
     if written.path is not None:
         console.print(f"Wrote [bold]{written.path}[/].")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +22,7 @@ from unic_pipe.cli.options import (
 )
 from unic_pipe.cli.running import Where, check_students, extract_options, say_lacking, staged
 from unic_pipe.cli.status import print_state
+from unic_pipe.schemas.errors import NotFinishedError
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.extraction.run import ExtractOptions
@@ -79,8 +81,9 @@ def extract_step(
     from unic_pipe.stages.extract import extract as extract_stage
     from unic_pipe.stages.indexing import index as index_stage
 
-    for name in teachers:
-        inventory.teacher(name)
+    for name in teachers or inventory.config.teachers:
+        with nullcontext() if teachers else suppress(NotFinishedError):  # those of a chain are trained first
+            inventory.teacher(name)
     check_students(inventory, lambda text: None)
     index_stage(inventory, training_datasets(inventory), reporter, stop)
     if not stop.requested:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unic_pipe.cli.options import ConfigOption, JsonOption, open_inventory, print_json
-from unic_pipe.schemas.printed import Written
+from unic_pipe.schemas.printed import WrittenReport
 
 if TYPE_CHECKING:
     from unic_pipe.schemas.config import Scalar
@@ -52,7 +52,7 @@ def import_(
         folder, weights_dir = inventory.folder, inventory.workspace.weights_dir
     written = import_encoder(folder, weights_dir, file, name, layout, _arguments(arg or []), image_size)
     if as_json:
-        print_json(Written(paths=(str((folder / written).absolute()),)))
+        print_json(WrittenReport(paths=(str((folder / written).absolute()),)))
         return 0
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"Wrote [bold]{written}[/].")

@@ -19,14 +19,16 @@ def index(
 ) -> int:
     """Index samples: where each image is, a hash of its bytes, its label.
 
-    The other stages do this by themselves for what they need. New tars and images are added as new rows.
+    The other stages do this by themselves for what they need. New tars and images are added as new rows. Tars that were
+    written again are read again: other labels count from then on, other images are refused.
     """
     from unic_pipe.pipeline.workspace.status import only_evaluated, used_datasets
     from unic_pipe.stages.indexing import index as index_stage
 
     inventory = open_inventory(config, overrides)
     with staged(inventory, "index") as (reporter, stop):
-        index_stage(inventory, datasets or used_datasets(inventory), reporter, stop, optional=only_evaluated(inventory))
+        names, optional = datasets or used_datasets(inventory), only_evaluated(inventory)
+        index_stage(inventory, names, reporter, stop, optional, compare=True)
         if inventory.refused:  # of several, the first: the others' data are indexed all the same
             raise next(iter(inventory.refused.values()))
     print_state(as_json, inventory)

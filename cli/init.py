@@ -10,7 +10,7 @@ import typer
 
 from unic_pipe.cli.asking import Answers, ask, ask_data
 from unic_pipe.cli.options import JsonOption, print_json
-from unic_pipe.schemas.printed import Written
+from unic_pipe.schemas.printed import WrittenReport
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -136,7 +136,7 @@ def init(
     console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")
     if as_json:
         remarks = tuple(f"weights of {name} are not here yet" for name in missing)
-        print_json(Written(paths=(str(path),), remarks=remarks))
+        print_json(WrittenReport(paths=(str(path),), remarks=remarks))
     return 0
 
 

@@ -7,7 +7,7 @@ import typer
 
 from unic_pipe.cli.options import ConfigOption, JsonOption, SetOption, open_inventory, print_json
 from unic_pipe.cli.running import staged
-from unic_pipe.schemas.printed import Written
+from unic_pipe.schemas.printed import WrittenReport
 
 EXAMPLES = ("pack train shards/",)
 
@@ -40,5 +40,5 @@ def pack(
         )
         reporter.say(remark)
     if as_json:
-        print_json(Written(paths=(str((destination / packed.pattern).absolute()),), remarks=(remark,)))
+        print_json(WrittenReport(paths=(str((destination / packed.pattern).absolute()),), remarks=(remark,)))
     return stop.exit_code

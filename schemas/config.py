@@ -19,7 +19,7 @@ from unic_pipe.schemas.losses import LossConfig as LossConfig
 from unic_pipe.schemas.losses import TokenType as TokenType
 from unic_pipe.schemas.optimizers import OptimizerConfig as OptimizerConfig
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
-from unic_pipe.schemas.places import Count, Fraction, Pixels, Seeds, Threads, ascending
+from unic_pipe.schemas.places import Count, Fraction, Mean, Pixels, Seeds, Std, Threads, ascending
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
 from unic_pipe.schemas.places import SamplesConfig as SamplesConfig
 from unic_pipe.schemas.places import StorageConfig as StorageConfig
@@ -92,9 +92,9 @@ class EncoderConfig(Model):
     """Keyword arguments for `timm.create_model`."""
     image_size: Pixels | None = None
     """Input height and width in pixels; the encoder's own by default."""
-    mean: tuple[float, float, float] | None = None
+    mean: Mean | None = None
     """Of the pixels by channel, between 0 and 1; the encoder's own by default."""
-    std: tuple[float, float, float] | None = None
+    std: Std | None = None
     """Of the pixels, as `mean`."""
 
 
@@ -150,9 +150,9 @@ class StudentConfig(Model):
     image_sizes: Annotated[tuple[Pixels, ...], Field(min_length=2), AfterValidator(ascending)] | None = None
     """Sizes of the images in training, where those are several: each step has one of them, in turns that follow the seed.
     For networks that take images of any size (ViTs with `model_args: {dynamic_img_size: true}`)."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: Mean = (0.485, 0.456, 0.406)
     """Of the pixels by channel, between 0 and 1; ImageNet's by default."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: Std = (0.229, 0.224, 0.225)
     """Of the pixels, as `mean`."""
     drop_path: Fraction = 0.1
     """Probability with which an image skips the last block in training; less for the blocks below it."""

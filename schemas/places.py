@@ -19,6 +19,24 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
 Threads = Annotated[int, Field(ge=1, le=1_024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LARGEST_COLOUR = 3.0
+"""No mean or std of colours from 0 to 1 comes near it."""
+
+
+def _of_colours(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not max(map(abs, values)) <= LARGEST_COLOUR:
+        raise ValueError("colours are from 0 to 1 here, not from 0 to 255: divide by 255")
+    return values
+
+
+def _positive(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not min(values) > 0:
+        raise ValueError("a standard deviation is above 0")
+    return values
+
+
+Mean = Annotated[tuple[float, float, float], AfterValidator(_of_colours)]
+Std = Annotated[tuple[float, float, float], AfterValidator(_of_colours), AfterValidator(_positive)]
 
 
 def _differ(seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -122,16 +122,16 @@ class ConfigReport(Model):
     """`place`, `kind`, `default`, `meaning`, `source` and `parent` (whether it has fields of its own) of each."""
 
 
-class Written(Model):
-    """What `init`, `import` and `pack` wrote."""
+class WrittenReport(Model):
+    """What a command wrote that no manifest tells of."""
 
     paths: tuple[str, ...]
-    """Files or folders, absolute."""
+    """Files or folders, absolute, and addresses."""
     remarks: tuple[str, ...] = ()
     """What else was said."""
 
 
-STAGES = ("index", "extract", "distill", "evaluate", "run")
+STAGES = ("index", "extract", "distill", "evaluate", "run", "demo")
 PRINTED: Mapping[str, type[Model]] = {
     "status": StatusReport,
     **dict.fromkeys(STAGES, StatusReport),
@@ -145,6 +145,6 @@ PRINTED: Mapping[str, type[Model]] = {
     "bench": BenchReport,
     "report compare": RunComparison,
     "report cache": CacheReport,
-    **dict.fromkeys(("init", "import", "pack"), Written),
+    **dict.fromkeys(("init", "embed", "import", "export", "pack"), WrittenReport),
 }
 """By command."""

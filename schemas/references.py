@@ -29,6 +29,9 @@ _REFERENCES = (
 )
 """Where the configuration names something, where that has to be defined, and what it is."""
 
+VALIDATION = "val"
+"""Begins the names of the columns of the validation loss in `metrics.parquet`."""
+
 _MODELS = (("teachers", "*"), ("students", "*"), ("evaluate", "encoders", "*"))
 """Where the configuration gives arguments of a model."""
 
@@ -55,6 +58,9 @@ def reference_problems(body: Any) -> list[InitErrorDetails]:
             if (why := architecture_problem(given)) is not None:
                 problems.append(problem(loc, why, given))
     teachers = {loc[-1] for loc, _ in _values(body, ("teachers", "*"))}
+    if VALIDATION in teachers:
+        message = f"{VALIDATION!r} stands for the validation loss in the metrics of a training: choose another name"
+        problems.append(problem(("teachers", VALIDATION), message, VALIDATION))
     for loc, _ in _values(body, ("students", "*")):
         if loc[-1] in teachers:
             message = f"{loc[-1]!r} names a teacher too; results are told apart by these names"

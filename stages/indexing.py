@@ -11,11 +11,17 @@ from unic_pipe.schemas.errors import UserError, did_you_mean
 
 
 def index(
-    inventory: Inventory, names: Sequence[str], reporter: Reporter, stop: Stop, optional: Collection[str] = ()
+    inventory: Inventory,
+    names: Sequence[str],
+    reporter: Reporter,
+    stop: Stop,
+    optional: Collection[str] = (),
+    compare: bool = False,
 ) -> None:
     """Index datasets that are missing or have new shards; the others are only compared with their files.
 
-    Of `optional` ones that cannot be used it only says why, and the inventory takes note.
+    Of `optional` ones that cannot be used it only says why, and the inventory takes note. `compare`: tars that were
+    written again are read, for their labels; copies of large datasets would be by every stage.
     Raises UserError: no such dataset, no samples, damaged tars, repeated keys, another number of rows than expected.
     """
     known = inventory.config.samples.datasets
@@ -26,7 +32,10 @@ def index(
                 "Name it under samples.datasets in unic-pipe.yaml, or choose one that is there.",
             )
     for name in names:
-        if inventory.dataset(name).state == "fresh":
+        view = inventory.dataset(name)
+        if view.state == "fresh" and not (compare and view.reason):
+            if view.reason:
+                reporter.say(f"dataset {name}: {view.reason}")
             continue
         try:
             dataset = index_dataset(
@@ -38,6 +47,7 @@ def index(
                 stop,
                 place=inventory.workspace.samples,
                 options=inventory.config.storage.options,
+                compare=compare,
             )
         except IndexingStopped:
             return

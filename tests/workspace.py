@@ -107,7 +107,7 @@ class Work:
         from unic_pipe.stages.indexing import index
 
         inventory = self.inventory(*overrides)
-        index(inventory, used_datasets(inventory), Quiet(), Stop())
+        index(inventory, used_datasets(inventory), Quiet(), Stop(), compare=True)
 
     def extract(
         self, *overrides: str, teachers: Iterable[str] = (), rows: str | None = None, workers: int = 0, **more: Any

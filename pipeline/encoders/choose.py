@@ -9,15 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from unic_pipe.pipeline.encoders.averages import averaged, unnamed_averages
 from unic_pipe.pipeline.encoders.checkpoints import read_file
 from unic_pipe.pipeline.encoders.models import create, fill
 from unic_pipe.pipeline.encoders.sections import (
     StateDict,
-    averaged,
+    all_tensors,
     below,
     named_section,
     sections_like,
-    spread,
     state_dict_of,
     usual_section,
 )
@@ -53,7 +53,7 @@ def choose_weights(draft: EncoderDefinition, path: Path, given: str | None = Non
         UserError: nothing fits, several sections fit equally, or there is no section as given.
     """
     content = read_file(path)
-    tensors = spread(content)
+    tensors = all_tensors(content)
     usual: StateDict = {}
     error: UserError | None = None
     try:
@@ -65,11 +65,11 @@ def choose_weights(draft: EncoderDefinition, path: Path, given: str | None = Non
         section = named_section(tensors, given, path)
     elif draft.conversion not in _OWN_LAYOUTS:
         section = next((s for s in sections_like(tensors, usual) if averaged(s, tensors)), None)
-    if section is None and error is None:
+    if given is None and error is None:
         try:
-            model = fill(draft, usual, path)
+            model = fill(draft, usual if section is None else state_dict_of(content, path, section), path)
         except UserError as misfit:
-            error = misfit
+            section, error = None, misfit
     if section is None and error is not None:
         section = _fitting(draft, tensors, path, error)
     state = usual if section is None else state_dict_of(content, path, section)
@@ -78,7 +78,8 @@ def choose_weights(draft: EncoderDefinition, path: Path, given: str | None = Non
     model = model or fill(draft, state, path)
     others = [s for s in sections_like(tensors, state, _LIKELY) if not _same(below(tensors, s), state)]
     shown = usual_section(content) if section is None else section
-    return Chosen(model, section, shown, tuple(others))
+    lists = [name for name, _ in unnamed_averages(content) if not below(tensors, name)]
+    return Chosen(model, section, shown, (*others, *(f"{name}, a list without names" for name in lists)))
 
 
 def _fitting(draft: EncoderDefinition, tensors: StateDict, path: Path, error: UserError) -> str:

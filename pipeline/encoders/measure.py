@@ -10,7 +10,15 @@ from torch import nn
 from unic_pipe.pipeline.encoders.choose import Chosen, choose_weights
 from unic_pipe.pipeline.encoders.encoder import Encoder
 from unic_pipe.pipeline.encoders.models import build
-from unic_pipe.pipeline.encoders.readouts import features_of, fits, grid_of, pooling_of, probing_images, readout_of
+from unic_pipe.pipeline.encoders.readouts import (
+    Tokens,
+    features_of,
+    fits,
+    grid_of,
+    pooling_of,
+    probing_images,
+    readout_of,
+)
 from unic_pipe.schemas.encoders import EncoderReading
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import EncoderDefinition, Readout
@@ -29,7 +37,7 @@ def measured(
     known; otherwise it is found by what the model's own head does.
 
     Raises:
-        UserError: the weights do not fit, or the model refuses colour images of this size.
+        UserError: the weights do not fit, the model refuses colour images of this size, or its features mean nothing.
     """
     chosen = Chosen(build(draft, None), None, "", ()) if path is None else choose_weights(draft, path, prefix)
     model = chosen.model.eval()
@@ -45,7 +53,9 @@ def measured(
     with torch.inference_mode():
         try:
             features = features_of(model, x_13HW)
-        except (AssertionError, RuntimeError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # what networks say of images that they do not take is of many kinds
             if (channels := _input_channels(model)) != 3:
                 raise UserError(
                     f"{name} has {channels} input channel{'s' if channels > 1 else ''}; images have 3.",
@@ -64,10 +74,29 @@ def measured(
             )
         found = {"section": chosen.section, "readout": readout, "grid": grid_of(model, features)}
         definition = draft.model_copy(update=found)
-        tokens = Encoder(model, definition)(x_13HW)
+        tokens = Encoder(model, definition)(torch.cat([x_13HW, -x_13HW]))
+    _require_alive(name, tokens)
     definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
     pooling = pooling_of(model, definition.readout)
     return definition, EncoderReading(section=chosen.shown, beside=chosen.beside, pooling=pooling)
+
+
+def _require_alive(name: str, tokens: Tokens) -> None:
+    """Look at the features of two images.
+
+    Raises:
+        UserError: they are not finite, or the same, as those of weights that are all zero.
+    """
+    if not all(token.isfinite().all() for token in tokens):
+        raise UserError(
+            f"{name} gives NaN or infinite features for any image: its weights are damaged.",
+            "Download or export the weights again.",
+        )
+    if all(torch.allclose(token[0], token[1], rtol=1e-5, atol=0) for token in tokens):
+        raise UserError(
+            f"{name} gives the same features for every image: its weights are all zero, constant or damaged.",
+            "Download or export the weights again; where the file holds several sets, name the right one with `prefix:`.",
+        )
 
 
 def _input_channels(model: nn.Module) -> int:

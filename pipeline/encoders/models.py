@@ -85,7 +85,9 @@ def create(
         args["img_size"] = image_size
     try:
         model: nn.Module = timm.create_model(architecture, num_classes=num_classes, **args, **more)
-    except (TypeError, AssertionError, ValueError) as error:
+    except Exception as error:  # constructors say what they do not take in every way that Python has
+        if "pretrained" in more and isinstance(error, RuntimeError | LookupError | AttributeError):
+            raise  # of the weights
         shown = ", ".join(f"{k}={v}" for k, v in args.items())
         raise UserError(
             f"timm cannot build {architecture} with {shown or 'its defaults'}: {_short(error)}.",
@@ -223,7 +225,9 @@ def _mismatch(error: BaseException) -> str:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    """What an error says first, but for the line above all that PyTorch has against a state dict."""
+    text = re.sub(r"^Error\(s\) in loading state_dict for \w+:\s*", "", str(error))
+    return (text.strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def _full_name(architecture: str, tag: str | None) -> str:

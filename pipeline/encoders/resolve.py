@@ -26,10 +26,11 @@ from unic_pipe.schemas.config import EncoderConfig, StudentConfig
 from unic_pipe.schemas.encoders import EncoderCache, EncoderCard, EncoderReading
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import EncoderDefinition, Readout
+from unic_pipe.schemas.places import LARGEST_COLOUR
 from unic_pipe.schemas.students import ExportManifest
 
 _CACHE_FILE = "encoders.json"
-_READING = 3
+_READING = 4
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 
@@ -224,10 +225,6 @@ class _Resolver:
                 return
 
 
-_LARGEST = 3.0
-"""No mean or std of colours from 0 to 1 comes near it."""
-
-
 def _define(
     name: str, card: EncoderCard, config: EncoderConfig, path: Path | None, seed: int | None
 ) -> tuple[EncoderDefinition, EncoderReading]:
@@ -244,10 +241,10 @@ def _define(
             "Keep image_size only.",
         )
     mean, std = config.mean or card.mean, config.std or card.std
-    if max(*mean, *std) > _LARGEST:
+    if not (max(map(abs, (*mean, *std))) <= LARGEST_COLOUR and min(std) > 0):
         raise UserError(
-            f"{card.name}: mean {mean} and std {std} count colours from 0 to 255; here they are from 0 to 1.",
-            "Give mean and std divided by 255.",
+            f"{card.name}: mean {mean} and std {std} are not of colours from 0 to 1.",
+            "Give mean and std; those of colours from 0 to 255 divided by 255.",
         )
     draft = EncoderDefinition(
         architecture=config.architecture or card.architecture,

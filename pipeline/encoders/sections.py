@@ -7,7 +7,6 @@ what stands before the weights' own keys is one prefix, such as `state_dict.mode
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from unic_pipe.pipeline.encoders.averages import completed
 from unic_pipe.schemas.errors import UserError
 
 StateDict = dict[str, torch.Tensor]
@@ -40,13 +40,20 @@ def state_dict_of(content: Mapping[str, Any], path: Path, section: str | None = 
         UserError: there are no tensors.
     """
     if section is not None:
-        return _unwrapped(below(spread(content), section))
+        return _unwrapped(below(all_tensors(content), section))
     inner = content.get(usual_section(content), content)
     state = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
     if not state:
         held = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
         raise UserError(f"{path}: no weights in it (it holds {held}).", "Is this the checkpoint that you meant?")
     return _unwrapped(state)
+
+
+def all_tensors(content: Mapping[str, Any]) -> StateDict:
+    """All tensors of a file but optimizers', by their joined keys; averages of parameters alone as whole sets of weights."""
+    inner = content.get(usual_section(content), content)
+    usual = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
+    return completed(spread(content), content, _unwrapped(usual))
 
 
 def usual_section(content: Mapping[str, Any]) -> str:
@@ -87,17 +94,6 @@ def sections_like(
             if like is not None and (not shapes or like.shape == value.shape):
                 counts[".".join(parts[:cut])] += 1
     return [section for section, count in counts.most_common() if count >= share * len(own)]
-
-
-def averaged(section: str, tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a section holds a moving average: by its name, or because it is the teacher beside a student."""
-    parts = section.split(".")
-    if any(re.search(r"(^|_)(ema|swa|averaged?)(_|$)", part.lower()) for part in parts):
-        return True
-    if "teacher" not in parts:
-        return False
-    student = ".".join([*parts[: parts.index("teacher")], "student", ""])
-    return any(key.startswith(student) for key in tensors)
 
 
 def named_section(tensors: Mapping[str, torch.Tensor], given: str, path: Path) -> str:

@@ -43,30 +43,44 @@ def existing(work: Work) -> tuple[Dataset, Changes] | None:
     return None
 
 
-def compared(work: Work, old: Dataset, rewritten: Sequence[str]) -> Dataset:
-    """Objects that were written again are read again: the same data in another copy are as good, other data are not.
-    Raises UserError: other data."""
+def compared(work: Work, old: Dataset, rewritten: Sequence[str]) -> tuple[Dataset, bool]:
+    """Tars and objects that were written again are read again: the same data in another copy are as good, other images are
+    not. The index with their times, and whether they have other labels than it.
+    Raises UserError: other images."""
     if not rewritten:
-        return old
+        return old, False
     pieces = work.tar_pieces(rewritten)
     tables = scan_pieces(pieces, work.scratch, work.progress, f"comparing {work.name}", work.stop)
     known = {
-        (shard, offset): content.tobytes()
+        (shard, offset): (content.tobytes(), label)
         for table in old.segments
-        for shard, offset, content in zip(table.shards.to_pylist(), table.offsets.tolist(), table.hashes, strict=True)
+        for shard, offset, content, label in zip(
+            table.shards.to_pylist(), table.offsets.tolist(), table.hashes, table.labels.tolist(), strict=True
+        )
     }
+    relabelled = False
     for shard, table in zip(rewritten, tables, strict=True):
-        found = {(shard, row["offset"]): row["xxh3"] for row in table.select(["offset", "xxh3"]).to_pylist()}
-        if found != {place: content for place, content in known.items() if place[0] == shard}:
+        rows = table.select(["offset", "xxh3", "label"]).to_pylist()
+        found = {(shard, row["offset"]): (row["xxh3"], row["label"]) for row in rows}
+        before = {place: row for place, row in known.items() if place[0] == shard}
+        if {place: row[0] for place, row in found.items()} != {place: row[0] for place, row in before.items()}:
             raise UserError(
                 f"dataset {work.name}: {shard} changed since it was indexed.", f"Restore it. Or: {NEW_NAME}"
             )
+        shifted = {p: -1 if label is None else label - work.config.first_class for p, (_, label) in found.items()}
+        relabelled |= shifted != {place: label for place, (_, label) in before.items()}
     now = {entry.path: entry for entry in entries_of(pieces, tables)}
     segments = tuple(
         segment.model_copy(update={"shards": tuple(now.get(entry.path, entry) for entry in segment.shards)})
         for segment in old.manifest.segments
     )
-    return described(old, segments=segments)
+    if not relabelled:
+        return described(old, segments=segments), False
+    work.progress.say(
+        f"dataset {work.name}: tars have other labels than when they were indexed; these count from now on."
+    )
+    # The times reach the disk together with the labels: killed before, the next index compares again.
+    return Dataset(old.store, old.roots, old.manifest.model_copy(update={"segments": segments})), True
 
 
 def described(old: Dataset, **fields: Any) -> Dataset:

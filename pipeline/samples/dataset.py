@@ -171,6 +171,12 @@ class Dataset:
         by_row[self.rows()] = self.labels()
         return by_row
 
+    @cached_property
+    def class_numbers(self) -> npt.NDArray[np.int64]:
+        """Class numbers of the rows whose image was not deleted, each once, in order; -1 among them where there is no label."""
+        labels = self.labels()
+        return np.unique(labels[np.concatenate([self.kept(b) for b in range(self.blocks)])] if self._gone else labels)
+
     def key(self, row: int) -> str:
         """Key of a row."""
         segment, offset = self._locate(row)

@@ -86,6 +86,18 @@ def list_images(folder: Path, rule: ImageNames = NAMES, deep: bool = True) -> tu
     return tuple(sorted(names)), left
 
 
+def beside_class_folders(folder: Path, rule: ImageNames) -> LeftOut:
+    """The files that lie in a folder of class folders itself."""
+    stray: list[str] = []
+    left = LeftOut()
+    for entry in _entries(folder):
+        if not os.path.isdir(entry):
+            _sort_file(entry, entry.name, rule, stray, left)
+    for name in sorted(stray):
+        left.add("file", name, f".{image_ending(name, rule)}")
+    return left
+
+
 def peek(folder: Path) -> str | None:
     """What a folder seems to hold, from its first thousand entries: `images`, `tars`, or None of them."""
     tars = False

@@ -1,7 +1,8 @@
 """What changed on disk since a dataset was indexed: judged by names and sizes, without reading the data.
 
-Modification times decide nothing (copied data stay the same data; every read is checked against its hash); they only
-spare the listing of folders that have the recorded one.
+Modification times decide nothing (copied data stay the same data; every read is checked against its hash). They spare the
+listing of folders that have the recorded one; of tars that have another one, the
+command `index` reads the labels again.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ class Changes:
     """Recorded tars with another size, as `PATH (OLD → NEW bytes)`."""
     rewritten: tuple[str, ...]
     """Recorded objects of the same size with another ETag: the same data in another copy, or other data."""
+    touched: tuple[str, ...]
+    """Recorded tars of the same size that were written at another time: most likely a copy, perhaps with other labels."""
     added: tuple[str, ...]
     """Not recorded (folders: with images that are not)."""
     new: int
@@ -101,7 +104,8 @@ def dataset_state(
 ) -> tuple[State, str]:
     """Whether an index is that of `config`'s data, from listings and sizes alone (no hashing, no torch).
 
-    Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason.
+    Returns `fresh`, `partial` (data were added: "3 new tars"), `stale` or `missing`, and the reason. One that is fresh has a
+    reason to be compared (`index_dataset`) where tars were written again, perhaps with other labels.
     """
     if index is None:
         return "missing", _why_missing(config, roots)
@@ -137,12 +141,19 @@ def dataset_state(
         return "partial", f"{' and '.join(filter(None, counts))} since indexing"
     if config.rows is not None and config.rows != manifest.rows:
         return "stale", f"{manifest.rows:,} rows, expected {config.rows:,}"
-    return "fresh", ""
+    return "fresh", _why_compared(changes.touched)
 
 
 def _differing(old: Decoding, new: Decoding) -> str:
     pairs = ((field, getattr(old, field), getattr(new, field)) for field in Decoding.model_fields)
     return ", ".join(f"{field} {was or 'none'} → {now or 'none'}" for field, was, now in pairs if was != now)
+
+
+def _why_compared(touched: Sequence[str]) -> str:
+    if not touched:
+        return ""
+    many = "1 tar was" if len(touched) == 1 else f"{len(touched):,} tars were"
+    return f"{many} written or copied since indexing ({touched[0]}); if with other labels: unic-pipe index"
 
 
 def _counted(number: int, which: str, unit: str) -> str:
@@ -173,6 +184,11 @@ def _compare_tars(manifest: DatasetManifest, source: Source) -> Changes:
         ),
         rewritten=tuple(
             entry.path for entry, found in there if found.size == entry.size and _other_etag(entry.etag, found.etag)
+        ),
+        touched=tuple(
+            entry.path
+            for entry, found in there
+            if found.size == entry.size and entry.etag is found.etag is None and found.mtime_ns != entry.mtime_ns
         ),
         added=added,
         new=len(added),
@@ -211,4 +227,4 @@ def _compare_folders(old: Dataset, source: Source, trust_mtimes: bool) -> Change
             added.append(path)
             new += len(found) - there
         lost += recorded.get(path, (0, 0))[0] - there
-    return Changes(tuple(missing), (), (), tuple(added), new, lost)
+    return Changes(tuple(missing), (), (), (), tuple(added), new, lost)

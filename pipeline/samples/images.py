@@ -30,6 +30,7 @@ _QUIET = ("ignore", None, Warning, re.compile(r"PIL(\.|$)"), 0)
 
 MAX_PIXELS = 178_956_970
 """Images with more pixels are void: Pillow's own limit of errors, half a gigabyte of RGB."""
+_BEYOND = "more than samples.max_pixels"
 _GROUNDS = {"white": 255, "grey": 128, "black": 0}
 
 
@@ -58,7 +59,7 @@ def decode_image(data: bytes, decoding: Decoding = AS_STORED) -> npt.NDArray[np.
     except UnidentifiedImageError:
         raise UndecodableImage("not an image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UndecodableImage("decompression bomb (too many pixels)") from None
+        raise UndecodableImage(f"decompression bomb ({_BEYOND})") from None
     except MemoryError:
         raise UndecodableImage("needs too much memory") from None
     except Exception as error:  # decoders raise many kinds for damaged files
@@ -70,7 +71,7 @@ def _check_size(image: Image.Image, limit: int) -> None:
     if width < 1 or height < 1:
         raise UndecodableImage(f"no pixels ({width} x {height})")
     if width * height > limit:
-        raise UndecodableImage(f"decompression bomb ({width:,} x {height:,} pixels)")
+        raise UndecodableImage(f"decompression bomb ({width:,} x {height:,} pixels, {_BEYOND})")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -49,11 +49,13 @@ def index_dataset(
     *,
     place: Store | None = None,
     options: Mapping[str, Any] | None = None,
+    compare: bool = False,
 ) -> Dataset:
     """Index dataset `name`, or return the existing index when its data are unchanged; added data become a new segment.
 
     The index is written to `place`, by default `samples/` of the working folder; `options` are those of object stores
-    that hold samples (`storage.open_store`).
+    that hold samples (`storage.open_store`). `compare`: tars of the same size that were written at another time are read,
+    for their labels.
 
     Raises:
         UserError: data that cannot be found or used, that changed or went away since they were indexed, another number of
@@ -80,15 +82,15 @@ def index_dataset(
         rule=NAMES.model_copy(update={"image": config.image}),
     )
     found = existing(work)
-    dataset = _build(work, work.pieces(), None, ()) if found is None else _continue(work, *found)
+    dataset = _build(work, work.pieces(), None, ()) if found is None else _continue(work, *found, compare)
     shutil.rmtree(work.scratch.root, ignore_errors=True)
     return dataset
 
 
-def _continue(work: Work, old: Dataset, changes: Changes) -> Dataset:
+def _continue(work: Work, old: Dataset, changes: Changes, compare: bool) -> Dataset:
     """Add what is new to an index, void what is gone, and take labels that changed."""
-    old = compared(work, old, changes.rewritten)
-    same = labels_changed(old, work.label_source, work.source, work.config, work.roots) is None
+    old, other_labels = compared(work, old, (*changes.rewritten, *(changes.touched if compare else ())))
+    same = not other_labels and labels_changed(old, work.label_source, work.source, work.config, work.roots) is None
     work = replace(
         work,
         label_source=old.manifest.label_source if same else work.label_source,

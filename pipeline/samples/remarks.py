@@ -1,14 +1,16 @@
 """What indexing says of a dataset at its end: what it left out, and what may not have been meant so."""
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
+from unic_pipe.pipeline.samples.classes import class_key
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.files import image_endings
 from unic_pipe.pipeline.samples.folders import ImageFolder
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS
-from unic_pipe.pipeline.samples.left_out import LeftOut
+from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.pipeline.samples.undertaking import NEW_NAME, Work
 
@@ -47,7 +49,18 @@ def say_remarks(work: Work, dataset: Dataset, permuted: bool, unlabelled: int) -
         )
     alike = _alike(dataset.manifest.classes or ())
     if alike:
-        say(f"dataset {name}: {alike[0]!r} and {alike[1]!r} are two classes, which differ in capitals or spaces alone.")
+        one, other = map(ascii, alike)
+        say(
+            f"dataset {name}: {one} and {other} are two classes, which differ in capitals, spaces, leading zeros or in "
+            "characters that look the same."
+        )
+    twice = _in_two_classes(dataset)
+    if twice:
+        some = "1 image is" if len(twice) == 1 else f"{len(twice):,} images are"
+        say(f"dataset {name}: {some} in two classes (first: {' and '.join(map(shown, twice[0]))}).")
+    unused = "labels" if work.source.layout == "tars" else "label_field"
+    if getattr(work.config, unused) is not None:
+        say(f"dataset {name}: `{unused}` is not used: it is for {'flat folders' if unused == 'labels' else 'tars'}.")
     if dataset.manifest.classes is not None or unlabelled == rows:
         return
     numbers = np.unique(dataset.labels())
@@ -72,7 +85,18 @@ def _alike(classes: Sequence[str]) -> tuple[str, str] | None:
     """The first two names that were probably meant to be one."""
     seen: dict[str, str] = {}
     for name in classes:
-        before = seen.setdefault(" ".join(name.casefold().split()), name)
+        plain = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        before = seen.setdefault(class_key(" ".join(plain.casefold().split())), name)
         if before != name:
             return before, name
     return None
+
+
+def _in_two_classes(dataset: Dataset) -> list[tuple[str, str]]:
+    """Keys of equal images with unequal labels, two by two."""
+    labels_N, hashes_N2 = dataset.labels(), np.concatenate([table.hashes for table in dataset.segments]).view("<u8")
+    order_N = np.lexsort((labels_N, hashes_N2[:, 0], hashes_N2[:, 1]))
+    equal = (hashes_N2[order_N[1:]] == hashes_N2[order_N[:-1]]).all(1)
+    other = (labels_N[order_N[1:]] != labels_N[order_N[:-1]]) & (labels_N[order_N[:-1]] >= 0)
+    rows_N, found = dataset.rows(), np.flatnonzero(equal & other)
+    return [(dataset.key(int(rows_N[order_N[i]])), dataset.key(int(rows_N[order_N[i + 1]]))) for i in found.tolist()]

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.files import beside_class_folders
 from unic_pipe.pipeline.samples.folders import ImageFolder, list_folders
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS
 from unic_pipe.pipeline.samples.left_out import LeftOut
@@ -67,6 +68,9 @@ class Work:
         left = LeftOut()
         for folder in self.folders:
             left.merge(folder.left, folder.key)
+        if self.source.layout == "class-folders":
+            assert self.source.folder is not None
+            left.merge(beside_class_folders(self.source.folder, self.rule))
         return left
 
     def expect_same_settings(self, old: DatasetManifest) -> None:

@@ -52,7 +52,7 @@ def build_student(config: StudentConfig) -> Student:
                 f"Student architecture {config.architecture}: {error.message}",
                 "Choose another one for students.NAME.architecture.",
             ) from None
-        except (RuntimeError, AssertionError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # constructors say what they do not take in every way that Python has
             raise MisfitError(
                 f"Student architecture {config.architecture} cannot be built: {first_line(error)}.",
                 "Check students.NAME.architecture, image_size and model_args.",

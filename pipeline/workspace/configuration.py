@@ -20,6 +20,7 @@ from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.places import Root, as_root
 from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.workspace.explaining import Place, explain
+from unic_pipe.pipeline.workspace.names import require_told_apart
 from unic_pipe.pipeline.workspace.seeds import with_seeds
 from unic_pipe.schemas.config import Config
 from unic_pipe.schemas.describing import json_schema
@@ -82,7 +83,7 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
 
     `overrides` are `a.b=value` texts that replace single values; the value is read as YAML.
     Raises UserError: no such file, not YAML, or fields that do not validate (all of them, with lines); a dataset has
-    the name that a benchmark needs, or a student that of another one's seed.
+    the name that a benchmark needs, or a student that of another one's seed; names that would be one on disk.
     """
     path = Path(CONFIG_NAME) if file is None else Path(file)
     if path.is_dir():
@@ -101,7 +102,9 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         lines = explain(error, tree, set_by_hand)
         count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
-    return replace(workspace_of(config, path.parent), file=path.absolute())
+    found = replace(workspace_of(config, path.parent), file=path.absolute())
+    require_told_apart(found.config, found.file)
+    return found
 
 
 def workspace_of(config: Config, folder: Path) -> Workspace:

@@ -11,13 +11,14 @@ from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need, compute_def
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.encoders.official_names import LADDER_FILE, TEACHERS
 from unic_pipe.pipeline.encoders.texts import text_names, texts_digest
-from unic_pipe.pipeline.samples.classes import match_classes, match_texts
+from unic_pipe.pipeline.samples.class_checks import Side, comparable, require_several
+from unic_pipe.pipeline.samples.classes import match_texts
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, last_entry
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.results import benchmark_digest, probes_of, result_definition
+from unic_pipe.pipeline.workspace.results import benchmark_digest, probes_of, result_definition, unlabelled
 from unic_pipe.schemas.base import json_digest
 from unic_pipe.schemas.benchmarks import SOURCE, cards
 from unic_pipe.schemas.chains import named_student
@@ -112,25 +113,31 @@ def lacking(inventory: Inventory) -> dict[str, str]:
 
 
 def benchmark_pairs(inventory: Inventory) -> tuple[dict[str, Pair], dict[str, str]]:
-    """The benchmarks of labelled images that can be run now, and why the others cannot: not indexed, data missing, other
-    data than the name promises, no class in common."""
+    """The benchmarks of labelled images that can be run now, and why the others cannot and what would mend it: not indexed,
+    data missing, other data than the name promises, no labels, classes that cannot be compared."""
     pairs: dict[str, Pair] = {}
     skipped: dict[str, str] = {}
     for name, benchmark in inventory.config.evaluate.benchmarks.items():
         try:
             train, test = _indexed(inventory, benchmark.train, benchmark.test)
             _check_counts(name, train, test)
-            asked = None
+            sides, asked = (_labelled_side(train), _labelled_side(test)), None
             if name in cards() and cards()[name].kind == "transfer":
+                require_several(sides[0])
                 asked = counted_as(train.manifest, test.manifest)
             else:
-                match_classes(
-                    (train.manifest.name, train.manifest.classes), (test.manifest.name, test.manifest.classes)
-                )
+                comparable(*sides)
             pairs[name] = Pair(train, test, asked)
         except UserError as error:
-            skipped[name] = error.message
+            skipped[name] = f"{error.message} {error.hint}" if error.hint else error.message
     return pairs, skipped
+
+
+def _labelled_side(dataset: Dataset) -> Side:
+    """A dataset as its labels show it. Raises UserError: some sample has none."""
+    if not dataset.manifest.labelled:
+        raise unlabelled(dataset)
+    return Side(dataset.manifest.name, dataset.manifest.classes, dataset.class_numbers)
 
 
 def other_datasets(inventory: Inventory) -> set[str]:
@@ -205,11 +212,15 @@ def _learned_probes(config: Config) -> set[tuple[str, str]]:
 
 def _zero_shot(inventory: Inventory, name: str, config: ZeroShotConfig) -> list[Plan]:
     """The students of the teacher, imported ones that have a ladder to it, and the teacher itself.
-    Raises UnicPipeError: not indexed, no weights, no file of classes, classes that are not those of the texts."""
+    Raises UnicPipeError: not indexed, no weights, no labels, no file of classes, classes that are not those of the texts."""
     (test,) = _indexed(inventory, config.test)
     texts, teacher = texts_digest(config, inventory.folder), inventory.teacher(config.teacher)
-    classes, protocol = test.manifest.classes, PROBES["zero-shot"].protocol
-    table = None if classes is None else match_texts(config.test, classes, text_names(config, inventory.folder))
+    side, names = _labelled_side(test), text_names(config, inventory.folder)
+    table, protocol = match_texts(config.test, side.classes, names), PROBES["zero-shot"].protocol
+    if table is None and side.numbers_C[-1] >= len(names):
+        raise UserError(
+            f"Dataset {config.test} has the class {side.numbers_C[-1]}, but there are {len(names)} text embeddings."
+        )
     need = inventory.probe_need(test, teacher)
 
     def definition(features: str, encoder: ResolvedEncoder) -> ResultDefinition:

@@ -28,7 +28,8 @@ from unic_pipe.pipeline.workspace.documents import (
     read_document,
     usable_document,
 )
-from unic_pipe.pipeline.workspace.labels import LIVE, PILOT, in_order
+from unic_pipe.pipeline.workspace.labels import LIVE, PILOT, in_order, label_of
+from unic_pipe.pipeline.workspace.names import BASELINE
 from unic_pipe.pipeline.workspace.starts import Origin, source_of
 from unic_pipe.pipeline.workspace.students import baseline_config, student_definition, student_folder, student_teachers
 from unic_pipe.schemas.base import digest_of, require_name, short
@@ -256,8 +257,10 @@ class Inventory:
         return Inventory(self.workspace, self.rows, live=True)
 
     def student_name(self, name: str) -> str:
-        """The name under which a student is kept: pilots and students with teachers in the loop have their own."""
-        return require_name(name + (LIVE if self.live else "") + (PILOT if self.rows is not None else ""), "Student")
+        """The name under which a student is kept: pilots and students with teachers in the loop have their own.
+        Raises UserError: no usable name, or another student has it."""
+        ending = (LIVE if self.live else "") + (PILOT if self.rows is not None else "")
+        return label_of(self.config, name, ending)
 
     def datasets_of(self, student: str) -> list[Dataset] | None:
         """The training sets of a configured student; None while one is not indexed."""
@@ -392,4 +395,4 @@ class Inventory:
 
     def baseline(self, name: str, config: StudentConfig) -> ResolvedEncoder:
         """A student's architecture at random initialisation, as an encoder."""
-        return self.encoder(f"{name}-random", baseline_config(config))
+        return self.encoder(f"{name}{BASELINE}", baseline_config(config))

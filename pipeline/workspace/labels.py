@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from unic_pipe.schemas.base import require_name
 from unic_pipe.schemas.config import Config, StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.presets import ALIASES, PRESETS
@@ -49,6 +50,21 @@ def require_free(config: Config, name: str, variants: Mapping[str, StudentConfig
             f"Students {', '.join(taken)} are configured, and differ from the variants of {name} with these names.",
             "Rename them in unic-pipe.yaml.",
         )
+
+
+def label_of(config: Config, name: str, ending: str) -> str:
+    """The name under which a student is kept that is trained otherwise than configured (`LIVE`, `PILOT`).
+
+    Raises:
+        UserError: no usable name, or another student has it.
+    """
+    label = require_name(f"{name}{ending}", "Student")
+    if ending and label in config.students:
+        raise UserError(
+            f"Student {name} would be kept as {label} here, and a student of that name is configured.",
+            "Rename that one.",
+        )
+    return label
 
 
 def setting_of(label: str) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from unic_pipe.pipeline.cache.tables import read_table
 from unic_pipe.pipeline.samples.classes import match_classes
+from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import sha256_of_file
 from unic_pipe.pipeline.workspace.documents import head_of, read_document
 from unic_pipe.schemas.base import digest_of, json_digest, short
@@ -192,6 +193,11 @@ def equal_results(workdir: Path, digests: Iterable[str]) -> dict[str, ResultReco
         if record is not None and record.status == "done" and record.digest in wanted:
             found.setdefault(record.digest, record)
     return found
+
+
+def unlabelled(dataset: Dataset) -> UserError:
+    """The error for a dataset whose samples do not all have labels."""
+    return no_labels(dataset.manifest.name, int((dataset.labels() < 0).sum()), dataset.manifest.rows)
 
 
 def no_labels(name: str, missing: int = 0, rows: int = 0) -> UserError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from unic_pipe.pipeline.cache.layout import DAMAGED
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.cache.records import FeatureFolder
+from unic_pipe.pipeline.encoders.resolve import find_file
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.storage import Store
@@ -69,15 +70,6 @@ def benchmark_datasets(inventory: Inventory) -> list[str]:
     """Datasets that `evaluate` reads."""
     used = {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}
     used |= other_datasets(inventory)
-    return [name for name in inventory.config.samples.datasets if name in used]
-
-
-def labelled_datasets(inventory: Inventory) -> list[str]:
-    """Datasets whose samples `evaluate` needs class labels of."""
-    config = inventory.config.evaluate
-    used = {n for b in config.benchmarks.values() for n in (b.train, b.test)} | {
-        z.test for z in config.zero_shot.values()
-    }
     return [name for name in inventory.config.samples.datasets if name in used]
 
 
@@ -169,6 +161,8 @@ def _features(inventory: Inventory) -> Iterator[Artefact]:
             try:
                 _require_students(inventory, (teacher,))
                 needs = [n for n in extraction_needs(inventory, (teacher,)) if n.dataset == dataset]
+                if inventory.dataset(dataset).dataset is None:  # its weights can be missed before
+                    find_file(config.teachers[teacher], teacher, inventory.workspace.weights_dir, inventory.folder)
             except UnicPipeError as error:
                 yield _blocked(f"features/{dataset}/{teacher}", "extract", error, command)
                 continue

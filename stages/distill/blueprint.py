@@ -126,7 +126,7 @@ def _built(config: StudentConfig, size: int | None = None) -> tuple[Student, boo
             with Draws() as draws:
                 outputs = student(x_B3SS, ladder.rungs.blocks, torch.empty(IMAGES, len(student.drop_paths)))
                 ladder(*inputs(student, ladder, outputs))
-        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        except Exception as error:  # what networks say of images that they do not take is of many kinds
             raise MisfitError(
                 f"Student architecture {config.architecture} does not take RGB images of {size} pixels: "
                 f"{first_line(error)}.",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unic_pipe.pipeline.samples.classes import Names, listed_names, match_classes, named, whole_numbers
+from unic_pipe.pipeline.samples.class_checks import Side, comparable, places, require_several
+from unic_pipe.pipeline.samples.classes import Names, listed_names, named
 from unic_pipe.pipeline.workspace.results import no_labels
 from unic_pipe.schemas.config import Scalar
 from unic_pipe.schemas.errors import UserError
@@ -60,15 +61,15 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
             f"Features of {train.name} have {train.x_ND.shape[1]} dimensions, those of {test.name} "
             f"{test.x_ND.shape[1]}: they come from different encoders."
         )
-    classes = np.unique(train.labels_N)
-    if len(classes) < 2:
-        raise UserError(
-            f"Dataset {train.name} has a single class ({classes[0]}): a probe needs at least two.",
-            "Use a training set that shows every class; for tars, check the .cls members.",
-        )
+    sides = (
+        Side(train.name, train.classes, np.unique(train.labels_N)),
+        Side(test.name, test.classes, np.unique(test.labels_N)),
+    )
+    require_several(sides[0])
+    classes = sides[0].numbers_C
     counts_as_C = None
     if asked is None:
-        test_labels, said = _matched(train, test, classes)
+        test_labels, said = _matched(train, test, sides)
     else:
         if len(asked) <= int(classes[-1]):
             raise UserError(
@@ -92,47 +93,20 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
     )
 
 
-def _matched(train: Features, test: Features, classes: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """Test labels (M,) as places in the training set's `classes`, and what there is to say about them."""
-    in_test = np.unique(test.labels_N)
-    matched = match_classes((train.name, train.classes), (test.name, test.classes))
-    if len(in_test) > len(classes) and matched.how != "names":
-        raise UserError(
-            f"Test set {test.name} has {len(in_test)} classes, training set {train.name} only {len(classes)}.",
-            "Check the benchmark's train and test: are they swapped, or from different datasets?",
-        )
-    said = _as_places(train, test) if matched.how == "places" else _counted(train, test, matched.how)
+def _matched(train: Features, test: Features, sides: tuple[Side, Side]) -> tuple[NDArray[np.int64], list[str]]:
+    """Test labels (M,) as places among the training set's classes, and what there is to say about them."""
+    matched, classes = comparable(*sides), sides[0].numbers_C
+    said = _as_places(*sides) if matched.how == "places" else _counted(train, test, matched.how)
     wanted_M = matched.in_training(test.labels_N)
-    places = np.searchsorted(classes, wanted_M).clip(max=len(classes) - 1)
-    found_M: NDArray[np.int64] = np.where(classes[places] == wanted_M, places, UNSEEN).astype(np.int64)
-    if (found_M == UNSEEN).all():
-        raise UserError(
-            f"Test set {test.name} and training set {train.name} have no class in common: "
-            f"{_some(test.classes, in_test)} there, {_some(train.classes, classes)} here.",
-            "Check that both use the same class numbers, or name their classes.",
-        )
+    found = np.searchsorted(classes, wanted_M).clip(max=len(classes) - 1)
+    found_M: NDArray[np.int64] = np.where(classes[found] == wanted_M, found, UNSEEN).astype(np.int64)
     return found_M, [*said, *_unseen(test, found_M), *_not_asked(train, test, classes, found_M)]
 
 
-def _as_places(train: Features, test: Features) -> list[str]:
-    """What to say where one side has class names and the other numbers, which are then places among the names.
-    Raises UserError: a number beyond the names, or a training set without the number of some name."""
-    names, numbered = (test, train) if train.classes is None else (train, test)
-    if names.classes is None or numbered.classes is not None:  # numbers that an earlier index has as names
-        names, numbered = (train, test) if whole_numbers(test.classes or ()) else (test, train)
-    assert names.classes is not None
-    numbers = np.unique(numbered.labels_N)
-    if numbered.classes is not None:
-        numbers = np.array(sorted(whole_numbers(numbered.classes) or ()))
-    known = names.classes
-    if numbers[-1] >= len(known) or (numbered is train and len(numbers) < len(known)):
-        raise UserError(
-            f"Dataset {names.name} has the {len(known):,} class names {listed_names(known)}; {numbered.name} has "
-            f"{len(numbers):,} class numbers, {numbers[0]} to {numbers[-1]}, which cannot be places among them.",
-            f"Give {numbered.name} class names: class folders, or a labels file with names. Or, if its numbers count from 1: "
-            f"samples.datasets.{numbered.name}.first_class: 1",
-        )
-    first, last = named(known, (int(numbers[0]), int(numbers[-1])))
+def _as_places(train: Side, test: Side) -> list[str]:
+    """What to say where one side has class names and the other numbers, which are then places among the names."""
+    names, numbered, numbers = places(train, test)
+    first, last = named(names.classes, (int(numbers[0]), int(numbers[-1])))
     taken = f"The class numbers of {numbered.name} are taken as places among the sorted class names of {names.name}"
     return [f"{taken}: {numbers[0]} is {first}, {numbers[-1]} is {last}."]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.samples.classes import Names
-from unic_pipe.pipeline.workspace.results import no_labels
-from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.pipeline.workspace.results import unlabelled
+from unic_pipe.schemas.errors import StageError
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.cache.reader import FeatureCache
@@ -65,11 +65,6 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
         x_ND[start:end] = values[valid]
         labels_N[start:end] = by_row[first : first + count][valid]
     return Features(name, x_ND[:end], labels_N[:end], dataset.manifest.rows - end, dataset.manifest.classes)
-
-
-def unlabelled(dataset: Dataset) -> UserError:
-    """The error for a dataset whose samples do not all have labels."""
-    return no_labels(dataset.manifest.name, int((dataset.labels() < 0).sum()), dataset.manifest.rows)
 
 
 def left_out_remarks(dataset: str, rows: int) -> tuple[str, ...]:

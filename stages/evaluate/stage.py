@@ -16,10 +16,9 @@ from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.workspace.evaluation_plans import benchmark_pairs, evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path, labelled_datasets
+from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.evaluations import ResultRecord
-from unic_pipe.stages.evaluate.features import unlabelled
 from unic_pipe.stages.evaluate.overlap import Overlaps
 from unic_pipe.stages.evaluate.run import Job, evaluate
 from unic_pipe.stages.evaluate.tasks import Kept, loader_of
@@ -28,10 +27,11 @@ from unic_pipe.stages.evaluate.tasks import Kept, loader_of
 def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Reporter, stop: Stop) -> list[ResultRecord]:
     """Probe every finished student, every teacher and the baselines on every benchmark; skips what is fresh.
 
-    Benchmarks whose datasets are not indexed, or not what their names promise, are left out, which is said.
+    Benchmarks whose datasets are not indexed, not what their names promise, without labels or of other classes are left
+    out, which is said.
 
     Raises:
-        UserError: no benchmark (or none that can be run), missing weights, no labels.
+        UserError: no benchmark (or none that can be run), missing weights.
         StageError: features could not be extracted.
     """
     if not evaluates(inventory):
@@ -45,10 +45,6 @@ def evaluate_all(inventory: Inventory, options: ExtractOptions, reporter: Report
     folder = evaluation_path(inventory)
     if folder is None or not (found.plans or benchmark_pairs(inventory)[0]):
         raise _nothing_usable(inventory, found.skipped)
-    for name in labelled_datasets(inventory):
-        dataset = inventory.dataset(name).dataset
-        if dataset is not None and not dataset.manifest.labelled:
-            raise unlabelled(dataset)
     for name in found.waiting:
         reporter.say(f"evaluate: {name} is not finished, so it is left out for now (unic-pipe distill)")
     needed = [(need, dataset, plan.encoder) for plan in found.plans for need, dataset in plan.needs]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from unic_pipe.pipeline.samples.splits import Split, split_of, stem_of, usable_names
 from unic_pipe.pipeline.samples.survey import Survey
+from unic_pipe.pipeline.workspace.names import BASELINE, CENTER
 from unic_pipe.schemas.benchmarks import BenchmarkConfig
 from unic_pipe.schemas.config import (
     CacheConfig,
@@ -27,6 +28,7 @@ from unic_pipe.schemas.config import (
 )
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.recipes import recipe_named
+from unic_pipe.schemas.references import VALIDATION
 from unic_pipe.schemas.students import StudentShape
 
 
@@ -66,6 +68,8 @@ def _of(surveys: Mapping[str, Survey], split: Split) -> list[str]:
 
 
 STUDENT = "main"
+_OTHERS = {STUDENT, f"{STUDENT}{BASELINE}", VALIDATION}
+"""Names that no teacher can have."""
 WEIGHTS = "weights"
 PAPER_DROP = {1: 0.0, 2: 0.25}
 """Drop probability by number of teachers (UNIC: .25 for two, .5 for four)."""
@@ -214,14 +218,15 @@ def _image_size(side: int | None, shape: StudentShape) -> int:
 
 
 def _teachers(chosen: Sequence[str]) -> dict[str, TeacherConfig]:
-    """Teachers by short names; two of one architecture are told apart by the rest of their names."""
+    """Teachers by short names that nothing else has; two of one architecture are told apart by the rest of their names."""
     found: dict[str, TeacherConfig] = {}
     for teacher in dict.fromkeys(chosen):
         target = teacher.partition(":")[2]
         file = Path(target).name
         short = (file.split(".")[0], file.replace(".", "-"), target)
         names = [usable_names([name])[name] for name in (short if target else (teacher,))]
-        name = next((n for n in names if n not in found), names[-1])
+        choices = (*names, *(f"{names[0]}-{n}" for n in range(2, len(chosen) + 3)))
+        name = next(n for n in choices if n not in found and n not in _OTHERS and not n.endswith(CENTER))
         found[name] = TeacherConfig(encoder=teacher) if target or name != teacher else TeacherConfig()
     return found
 

@@ -12,6 +12,7 @@ from unic_pipe.pipeline.samples.splits import split_of
 from unic_pipe.pipeline.samples.survey import Survey, survey_splits
 from unic_pipe.pipeline.storage import is_remote
 from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, to_yaml, write_configuration
+from unic_pipe.pipeline.workspace.names import require_told_apart
 from unic_pipe.schemas.config import Config, DistillConfig, EncoderConfig, EvaluateConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.presets import ALIASES
@@ -88,7 +89,8 @@ def fitted(
 
 def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) -> Path:
     """Write `unic-pipe.yaml` into the working folder, which must not have one; its path.
-    Raises UserError: there is one already."""
+    Raises UserError: there is one already, or names would collide."""
+    require_told_apart(config, folder / CONFIG_NAME)
     head = ["# unic-pipe: what to distil, from which samples, and how to judge it.", *_HELP, ""]
     end = [] if config.evaluate.benchmarks else ["", *_NO_BENCHMARK]
     return _create(folder, "\n".join([*head, to_yaml(config, comments(config, surveys)).rstrip("\n"), *end, ""]))

@@ -4,18 +4,24 @@ which every encoder tells apart, so that each score below 1 is a class that was 
 from __future__ import annotations
 
 import io
+import os
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.results import result_key
 from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.probes import BY_NAME, PROTOCOL
 from unic_pipe.stages.evaluate.run import write_record
+from unic_pipe.stages.indexing import index
 
 CONFIG = """\
 samples:
@@ -97,3 +103,78 @@ def test_folders_named_by_numbers_have_the_numbers_of_cls_members(tools: Any, tm
     record, classes = evaluated(tools.work(tmp_path))
     assert (record.metrics["top1_k1"], record.message) == (1, "")
     assert classes == [(str(n), 1) for n in range(12)]
+
+
+def numbered(labels: list[int | None]) -> list[tuple[str, bytes]]:
+    """The members of a tar, a picture for each class number; None: without one."""
+    pictures = [(f"{n}.png", picture(n, 0)) for n in range(len(labels))]
+    return pictures + [(f"{n}.cls", str(label).encode()) for n, label in enumerate(labels) if label is not None]
+
+
+@pytest.mark.parametrize(
+    ("labels", "config", "reason"),
+    [
+        ([1, 2, 3, 4], "", "which cannot be places among them. Give test .*first_class: 1"),
+        ([0, 1, None], "", "Dataset test: 1 of 3 samples have no label. Label all"),
+        ([0, 0], "{b: {train: test, test: train}}", "Dataset test has a single class"),
+        (
+            [7, 8, 9, 10],
+            "{b: {train: test, test: test}, c: {train: train, test: test}}",
+            "c is skipped: .*cannot be places",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_features(
+    tools: Any, work: Any, labels: list[int | None], config: str, reason: str
+) -> None:
+    tools.put_tar(work.folder / "test.tar", numbered(labels))
+    settings = ["samples.datasets.test.source=test.tar", *([f"evaluate.benchmarks={config}"] if config else [])]
+    work.index(*settings)
+    (found,) = [a for a in work.status(*settings).artefacts if a.stage == "evaluate"]
+    assert re.search(reason, found.reason)
+    if "c: " not in config:
+        with pytest.raises(UserError, match=f"Nothing to evaluate: .*{reason}"):
+            work.evaluate(*settings)
+        assert not (work.folder / "features").exists()
+    else:  # the other benchmark goes on
+        assert {record.benchmark for record in work.evaluate(*settings)} == {"b"}
+        assert {path.name for path in (work.folder / "features").iterdir() if path.is_symlink()} == {"test-a-center"}
+
+
+def test_classes_without_a_text_are_refused_before_any_features(tools: Any, work: Any) -> None:
+    tools.put_tar(work.folder / "test.tar", numbered([0, 1, 2]))
+    np.savez(work.folder / "texts.npz", embeddings=np.eye(2, 8, dtype=np.float32), names=np.array(["ant", "bee"]))
+    settings = ("samples.datasets.test.source=test.tar", "evaluate.benchmarks={}",
+                "evaluate.zero_shot={z: {teacher: a, test: test, classes: texts.npz}}")  # fmt: skip
+    work.index(*settings)
+    with pytest.raises(UserError, match="has the class 2, but there are 2 text embeddings"):
+        work.evaluate(*settings)
+
+
+def test_labels_that_are_written_anew_in_a_tar_of_the_same_size_are_read_again(tools: Any, work: Any) -> None:
+    tar, settings = work.folder / "test.tar", ("samples.datasets.test.source=test.tar",)
+    tools.put_tar(tar, numbered([0, 0, 0, 3]))
+    work.index(*settings)
+    before, size = work.dataset("test"), tar.stat().st_size
+    tools.put_tar(tar, numbered([0, 1, 2, 3]))
+    assert tar.stat().st_size == size
+    found = work.artefact("samples/test", *settings)
+    assert (found.state, found.reason) == (
+        "fresh", "1 tar was written or copied since indexing (test.tar); if with other labels: unic-pipe index"
+    )  # fmt: skip
+    told, inventory = tools.quiet(), work.inventory(*settings)
+    index(inventory, ["test"], told, Stop())  # as other stages do
+    assert (told.said, work.dataset("test").manifest) == ([f"dataset test: {found.reason}"], before.manifest)
+    work.index(*settings)
+    after = work.dataset("test")
+    assert after.digest == before.digest
+    assert (before.class_numbers.tolist(), after.class_numbers.tolist()) == ([0, 3], [0, 1, 2, 3])
+    assert work.artefact("samples/test", *settings).reason == ""
+
+    os.utime(tar, (1, 1))  # a copy
+    work.index(*settings)
+    assert work.dataset("test").manifest.segments[0].labels_digest == after.manifest.segments[0].labels_digest
+    assert work.artefact("samples/test", *settings).reason == ""
+    tools.put_tar(tar, [(name, data[:-1] + b"x" if name == "0.png" else data) for name, data in numbered([0, 1, 2, 3])])
+    with pytest.raises(UserError, match=r"dataset test: test\.tar changed since it was indexed"):
+        work.index(*settings)

@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from unic_pipe.cli.main import app
-from unic_pipe.schemas.printed import PRINTED, Written
+from unic_pipe.schemas.printed import PRINTED, WrittenReport
 from unic_pipe.schemas.status import StatusReport
 
 LOOKING = (
@@ -54,7 +54,7 @@ def test_one_object_of_the_documented_kind(line: str, extracted: Any) -> None:
 def test_what_was_written_and_quietly(raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ended = CliRunner().invoke(app, ["init", "--data", str(raw.folder / "data"), "--teachers", "lite0", "--json"])
-    assert Written.model_validate_json(ended.stdout).paths == (str(tmp_path / "unic-pipe.yaml"),), ended.output
+    assert WrittenReport.model_validate_json(ended.stdout).paths == (str(tmp_path / "unic-pipe.yaml"),), ended.output
     done = subprocess.run(
         [sys.executable, "-m", "unic_pipe", "index", "--json", "--quiet"],
         capture_output=True, text=True, check=True, cwd=raw.folder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unic_pipe.pipeline.workspace.configuration import load_workspace
+from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.schemas.config import StudentConfig, reference_problems
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.stages.demo.config import write_config
@@ -255,3 +256,43 @@ def test_mistakes_of_overrides_come_before_those_of_the_file(mistakes):
         "--set views.seed",
         "line 2",
     ]
+
+
+TWO = "samples: {datasets: {a: {source: a}, a-b: {source: b}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TWO + "teachers: {b-c: {}, c: {}}\n", "Features of b-c on a and of c on a-b would both be features/a-b-c."),
+        (TWO + "teachers: {c: {}, c-center: {}}\n", "c-center on a and of c on a (centre crops) would both be"),
+        (
+            TWO + "teachers: {c: {}}\nevaluate: {encoders: {b-c: {}}}\n",
+            "b-c on a (centre crops) and of c on a-b (centre",
+        ),
+        (TWO + "teachers: {m-random: {}}\nstudents: {m: {dataset: a}}\n", "The encoders of the name m-random are two."),
+        (TWO + "teachers: {val: {}}\n", "'val' stands for the validation loss in the metrics"),
+    ],
+)
+def test_names_that_would_be_one_on_disk_or_in_a_table_are_refused(mistakes, text, expected):
+    assert any(expected in line for line in mistakes(text))
+
+
+def test_names_that_differ_in_capitals_are_two_but_on_a_disk_that_ignores_them(load, mistakes, tmp_path):
+    text = "samples: {datasets: {a: {source: a}, A: {source: b}}}\nteachers: {train: {}, Eval: {}, keys: {}, forward: {}}\n"
+    assert set(load(text).samples.datasets) == {"a", "A"}
+    (tmp_path / "UNIC-PIPE.YAML").hardlink_to(tmp_path / "unic-pipe.yaml")  # as such a disk finds it
+    assert mistakes(text)[0] == "The datasets a and A differ in capitals alone, which this disk ignores."
+
+
+def test_a_pilot_takes_no_student_s_name(load, tmp_path):
+    load(BASE + "students: {main: {}, main-pilot: {}}\n")
+    inventory = Inventory(load_workspace(tmp_path), rows="10")
+    with pytest.raises(UserError, match="Student main would be kept as main-pilot here, and a student of that name"):
+        inventory.student_name("main")
+
+
+@pytest.mark.parametrize("where", ["teachers: {t: {encoder: 'timm:test_vit', ", "students: {s: {"])
+def test_mean_and_std_are_of_colours_from_0_to_1(mistakes, where):
+    assert any("divide by 255" in line for line in mistakes(BASE + where + "mean: [124, 116, 104]}}\n"))
+    assert any("above 0" in line for line in mistakes(BASE + where + "std: [0.2, 0, 0.2]}}\n"))

@@ -39,6 +39,11 @@ def under(prefix: str, tensors: State) -> State:
     return {prefix + key: value for key, value in tensors.items()}
 
 
+SQUEEZED = {f"model_ema.{key.replace('.', '')}": value for key, value in MEANT.items()}
+SQUEEZED |= {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(3)}
+"""Names of buffers have no dots."""
+
+
 def resolve(tmp_path: Path, content: Mapping[str, Any], **fields: Any) -> ResolvedEncoder:
     torch.save(content, tmp_path / "file.pth")
     config = EncoderConfig(
@@ -63,6 +68,10 @@ def holds(resolved: ResolvedEncoder, tensors: State) -> bool:
         ({"state_dict": under("backbone.", OTHER) | under("ema.backbone.", MEANT)}, "state_dict.ema.backbone"),
         ({"model": under("student.backbone.", OTHER) | under("teacher.backbone.", MEANT)}, "model.teacher.backbone"),
         ({"student": under("module.backbone.", OTHER), "teacher": under("backbone.", MEANT)}, None),
+        ({"model": OTHER, "ema": {"decay": 0.9, "shadow_params": list(MEANT.values())}}, "ema.shadow_params"),
+        ({"model": OTHER, "ema": {"shadow": MEANT, "num_updates": 3}}, "ema.shadow"),
+        ({"model": OTHER, "modelEMA": MEANT, "opt": {"exp_avg": OTHER}}, "modelEMA"),
+        ({"state_dict": under("model.", OTHER) | SQUEEZED}, "state_dict.model_ema"),
     ],
 )
 def test_averages_are_preferred_and_said(tmp_path: Path, content: Mapping[str, Any], section: str | None) -> None:
@@ -132,6 +141,49 @@ def test_averages_that_lack_something_are_not_used_but_said(tmp_path: Path) -> N
     resolved = resolve(tmp_path, {"model": MEANT, "model_ema": few})
     assert holds(resolved, MEANT)
     assert "weights from model (beside it: model_ema)" in sentence(resolved)
+
+
+def test_averages_of_parameters_alone_have_the_buffers_beside_them(tmp_path: Path) -> None:
+    usual, meant = (timm.create_model("test_resnet", num_classes=0) for _ in range(2))
+    usual.bn1.running_mean += 1
+    config = EncoderConfig(encoder="checkpoint:file.pth", architecture="test_resnet", image_size=64)
+    for average, section in (
+        ({"shadow_params": list(meant.parameters())}, "ema.shadow_params"),
+        ({"shadow": dict(meant.named_parameters())}, "ema.shadow"),
+    ):
+        torch.save({"model": usual.state_dict(), "ema": average}, tmp_path / "file.pth")
+        resolved = resolve_encoder("a", config, tmp_path, None)
+        assert resolved.definition.section == section
+        assert holds(resolved, dict(meant.named_parameters()) | {"bn1.running_mean": usual.bn1.running_mean})
+
+
+def test_a_teacher_of_another_size_is_not_taken_for_the_average_of_its_student(tmp_path: Path) -> None:
+    large = timm.create_model(ARCHITECTURE, img_size=32, num_classes=0, **SMALL | {"embed_dim": 48})
+    resolved = resolve(tmp_path, {"student": MEANT, "teacher": large.state_dict()})
+    assert holds(resolved, MEANT)
+    assert resolved.definition.section == "student"
+
+
+def test_what_pytorch_has_against_weights_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not fit vit_tiny_patch16_224: While copying the parameter named .?norm"):
+        resolve(tmp_path, MEANT | {"norm.weight": MEANT["norm.weight"].to_sparse()})
+
+
+def test_an_average_that_cannot_be_named_is_said(tmp_path: Path) -> None:
+    resolved = resolve(tmp_path, {"model": MEANT, "ema": {"shadow_params": list(OTHER.values())[1:]}})
+    assert holds(resolved, MEANT)
+    assert "weights from model (beside it: ema.shadow_params, a list without names)" in sentence(resolved)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "reason"),
+    [(0.0, "^a gives the same features for every image"), (float("nan"), "^a gives NaN or infinite")],
+)
+def test_weights_that_say_nothing_are_refused(tmp_path: Path, spoiled: float, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        resolve(tmp_path, {key: value * spoiled for key, value in MEANT.items()})
+    with pytest.raises(UserError, match=reason):
+        resolve(tmp_path, MEANT | {"patch_embed.proj.weight": MEANT["patch_embed.proj.weight"] * spoiled})
 
 
 def test_hub_folder_of_the_older_form(tmp_path: Path) -> None:

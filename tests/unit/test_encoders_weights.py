@@ -227,6 +227,13 @@ def test_unknown_model_argument(tmp_path: Path) -> None:
         resolve_encoder("x", config, tmp_path, None)
 
 
+@pytest.mark.parametrize("arguments", [{"embed_dim": 0}, {"patch_size": 0}, {"act_layer": "nonsense"}])
+def test_arguments_that_break_a_constructor_are_a_users_mistake(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    config = EncoderConfig(encoder="timm:test_vit", weights="random:0", model_args=arguments)
+    with pytest.raises(UserError, match=f"timm cannot build test_vit with {next(iter(arguments))}="):
+        resolve_encoder("x", config, tmp_path, None)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -234,7 +241,7 @@ def test_unknown_model_argument(tmp_path: Path) -> None:
         ({"architecture": "test_vit", "model_args": {"in_chans": 1}}, "has 1 input channel; images have 3"),
         (
             {"architecture": "test_vit", "input_size": [3, 160, 160], "mean": [124, 116, 104], "std": [58, 57, 57]},
-            "count colours from 0 to 255",
+            "are not of colours from 0 to 1",
         ),
     ],
 )

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("codec", ["float16", "klt"])
 def test_a_teacher_of_nan_is_blamed_itself(raw: Work, codec: str) -> None:
     state = timm.create_model("test_vit", num_classes=0).state_dict()
-    state["norm.weight"] = state["norm.weight"] * float("nan")
+    state["blocks.0.mlp.fc1.weight"] *= 1e6  # beyond float16
     torch.save(state, raw.folder / "nan.pth")
     config = raw.folder / "unic-pipe.yaml"
     text = config.read_text()
     line = "  nan: {encoder: 'checkpoint:nan.pth', architecture: test_vit, image_size: 32}\n"
     config.write_text(text.replace("teachers:\n", f"teachers:\n{line}"))
     with pytest.raises(StageError, match=r"Teacher nan gives NaN for every image: check its weights or compute\.dtype"):
-        raw.extract(f"cache.codec={codec}", teachers=["nan"])
+        raw.extract(f"cache.codec={codec}", "compute.dtype=float16", teachers=["nan"])
 
 
 def test_the_first_bad_images_are_named_with_reasons(raw: Work, tools: Tools) -> None:
@@ -35,6 +35,8 @@ def test_the_first_bad_images_are_named_with_reasons(raw: Work, tools: Tools) ->
     tools.put_tar(raw.folder / "data" / "train-0000.tar", broken)
     with pytest.raises(StageError) as caught:
         raw.extract(teachers=["lite1"])
+    read = "lite1: 32 px, grid 1 x 1, readout cnn (cls: pooled map), weights from the whole file, mean 0.5 and std 0.5"
+    assert raw.said[0].startswith(read)
     message = caught.value.message
     assert "4 of 20 rows of train cannot be used" in message
     for key in ("digit0003", "digit0005", "digit0007"):

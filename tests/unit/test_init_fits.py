@@ -172,3 +172,16 @@ def test_paths_with_quotes_are_read_as_they_are(tmp_path: Path) -> None:
     surveys = {"train": seen(100, source='a "quoted": #name*.tar')}
     config = written(tmp_path, surveys)
     assert config.samples.datasets["train"].source == 'a "quoted": #name*.tar'
+
+
+def test_teachers_get_names_that_nothing_else_has(tmp_path: Path) -> None:
+    files = ("main", "val", "main-random", "x-center", "x", "a/x", "b/x")
+    teachers = [f"checkpoint:{file}.pth" for file in files]
+    surveys = {"train": seen(600)}
+    config = fitted(tmp_path, surveys, teachers, SMALL, Wishes(), gpu=False)
+    read = load_workspace(write_config(tmp_path, config, surveys)).config
+    assert [teacher.encoder for teacher in read.teachers.values()] == teachers
+    colliding = {"a": seen(600), "a-b": seen(60)}
+    config = fitted(tmp_path, colliding, ["timm:b-c", "timm:c"], SMALL, Wishes(), gpu=False)
+    with pytest.raises(UserError, match="would both be features/a-b-c"):
+        write_config(tmp_path / "other", config, colliding)

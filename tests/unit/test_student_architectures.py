@@ -182,6 +182,11 @@ def own_drop_path(pretrained: bool = False, **arguments: Any) -> OwnDropPath:
         ({"architecture": "own_drop_path"}, "its drop path is its own", "Set students.NAME.drop_path: 0."),
         ({"architecture": "test_vit"}, "of 36 pixels", "Set students.NAME.image_size to 32 or 48."),
         ({"architecture": "hiera_tiny_224"}, "cannot be built", "Set students.NAME.image_size to 32 or 64."),
+        (
+            {"architecture": "test_vit", "model_args": {"embed_dim": 0}},
+            "cannot be built",
+            "Check students.NAME.architecture",
+        ),
     ],
 )
 def test_refused_by_what_it_does(changes: dict[str, Any], words: str, hint: str) -> None:

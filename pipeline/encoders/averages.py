@@ -1,0 +1,71 @@
+"""Moving averages in weights files: which sections are one, and what those leave out that average parameters alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+_AVERAGE = re.compile(r"(^|(?<!exp)_)(ema|swa|avg|averaged?|polyak|shadow)(_|$)")
+"""In a section's name; `exp_avg` is Adam's."""
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Of BatchNorm; they are no parameters."""
+
+
+def averaged(section: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a section holds a moving average: by its name, or because it is the teacher beside a student."""
+    parts = section.split(".")
+    if any(_AVERAGE.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower()) for part in parts):
+        return True
+    if "teacher" not in parts:
+        return False
+    student = ".".join([*parts[: parts.index("teacher")], "student", ""])
+    return any(key.startswith(student) for key in tensors)
+
+
+def completed(
+    tensors: Mapping[str, torch.Tensor], content: Mapping[Any, Any], usual: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """All tensors of a file, the averages among them with what they lack: names, where they are a list in the order of the
+    parameters; dots in the names; BatchNorm's buffers. `usual` are the weights that were averaged, none where unknown."""
+    parameters = {key: value for key, value in usual.items() if key.rpartition(".")[2] not in _BUFFERS}
+    buffers = {key: value for key, value in usual.items() if key not in parameters}
+    found = dict(tensors)
+    for section, values in unnamed_averages(content):
+        if [value.shape for value in values] == [value.shape for value in parameters.values()]:
+            found |= {f"{section}.{key}": value for key, value in zip(parameters, values, strict=True)}
+    named = [key for key in usual if not averaged(key.rpartition(".")[0], {})]
+    dotted = {key[cut:].replace(".", ""): key[cut:] for key in named for cut in _starts(key)}
+    for key, value in tensors.items():
+        section, _, name = key.rpartition(".")
+        if not averaged(section, {}):
+            continue
+        if name in dotted:
+            found[f"{section}.{dotted[name]}"] = found.pop(key)
+        elif not value.ndim:
+            del found[key]  # counters and decay rates
+    first = next(iter(parameters), None)
+    for section in [key.removesuffix(f".{first}") for key in found if key.endswith(f".{first}")]:
+        if averaged(section, {}) and all(f"{section}.{key}" in found for key in parameters):
+            found = {f"{section}.{key}": value for key, value in buffers.items()} | found
+    return found
+
+
+def unnamed_averages(content: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """Sections that are an average by their name, and hold a list of tensors."""
+    for key, value in content.items():
+        section = f"{above}{key}"
+        if isinstance(value, Mapping) and not section.startswith("optim"):
+            yield from unnamed_averages(value, f"{section}.")
+        elif isinstance(value, list | tuple) and averaged(section, {}):
+            tensors = [each for each in value if isinstance(each, torch.Tensor)]
+            if tensors and len(tensors) == len(value):
+                yield section, tensors
+
+
+def _starts(key: str) -> list[int]:
+    """Where a key and each of its later parts begin."""
+    return [0, *(at + 1 for at, char in enumerate(key) if char == ".")]
