@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,6 +84,15 @@ class Demand:
     def sizes(self, seed: int, step: int) -> set[int]:
         """What it takes in a training step."""
         return {self.image_size if self.image_sizes is None else step_size(seed, step, self.image_sizes)}
+
+
+class Lanes(NamedTuple):
+    """How many draws of an image the students of a pass take, at most."""
+
+    teachers: int
+    branches: int
+    cells: int
+    noise: bool
 
 
 @dataclass
@@ -199,8 +209,7 @@ class Feed:
         sides: Sequence[Side],
     ) -> Generator[Batch]:
         """The planned batches in order, on the device. One assembling thread keeps the order."""
-        lanes = tuple(max(each) for each in zip(*((s.teachers, s.branches, s.cells) for s in students), strict=True))
-        noise = any(s.noise for s in students)
+        lanes = Lanes(*map(max, zip(*((s.teachers, s.branches, s.cells, s.noise) for s in students), strict=True)))
         planned: deque[BatchPlan] = deque()
         ready: deque[Future[Batch]] = deque()
         assembler = ThreadPoolExecutor(1, thread_name_prefix="assemble")
@@ -209,29 +218,27 @@ class Feed:
                 assembler.submit(request, sides, plan)
                 planned.append(plan)
                 if len(planned) > AHEAD:
-                    ready.append(assembler.submit(self._assemble, planned.popleft(), sides, *lanes, noise))
+                    ready.append(assembler.submit(self._assemble, planned.popleft(), sides, lanes))
                 if len(ready) > READY:
                     self.times.took(sum(batch.done() for batch in ready))
                     yield ready.popleft().result().to(self.device)
-            ready.extend(assembler.submit(self._assemble, plan, sides, *lanes, noise) for plan in planned)
+            ready.extend(assembler.submit(self._assemble, plan, sides, lanes) for plan in planned)
             while ready:
                 yield ready.popleft().result().to(self.device)
         finally:
             assembler.shutdown(cancel_futures=True)
 
-    def _assemble(
-        self, plan: BatchPlan, sides: Sequence[Side], teachers: int, branches: int, cells: int, noise: bool
-    ) -> Batch:
+    def _assemble(self, plan: BatchPlan, sides: Sequence[Side], lanes: Lanes) -> Batch:
         images, targets = read(sides, plan, self.pool)
         if self.device.type == "cuda":
             images = {size: x.pin_memory() for size, x in images.items()}
             targets = {pair: raw.pin() for pair, raw in targets.items()}
-        drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, teachers)
-        drop_path_BU = self._draw(Purpose.DROP_PATH, plan, branches)
+        drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, lanes.teachers)
+        drop_path_BU = self._draw(Purpose.DROP_PATH, plan, lanes.branches)
         by_row = sides[0].class_by_row
         classes_B = None if by_row is None else torch.from_numpy(by_row[plan.rows_B])
-        mask_BL = self._draw(Purpose.MASK, plan, 1 + cells) if cells else None
-        noise_B3 = self._draw(Purpose.NOISE, plan, LANES) if noise else None
+        mask_BL = self._draw(Purpose.MASK, plan, 1 + lanes.cells) if lanes.cells else None
+        noise_B3 = self._draw(Purpose.NOISE, plan, LANES) if lanes.noise else None
         queued = read_queued(sides, plan)
         return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued, noise_B3)
 
