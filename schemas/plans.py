@@ -49,6 +49,8 @@ class Measurement(Document):
     """Seconds of one core to render a view of it."""
     forward_seconds: float
     """Seconds of a forward pass per image: of one core on a CPU, of the device elsewhere."""
+    forward_spread: float | None = None
+    """Its standard error over the measured batches, relative; None of a single one."""
     folder_bytes: float
     """Bytes of a feature folder without views: manifest, group metadata, ledger."""
     folder_files: int
@@ -100,6 +102,8 @@ class PlanReport(Model):
     inodes: int
     """Files and folders still to be made."""
     hours: float | None
+    hours_spread: float | None = None
+    """Standard error of the extraction's hours, relative, as far as the measured batches differ; None where it is not known."""
     free_bytes: int
     fits: bool
     """Whether the disk has room for the bytes and the inodes."""

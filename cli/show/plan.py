@@ -21,7 +21,7 @@ _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "days": 86_400, 
 def plan_lines(report: PlanReport) -> RenderableType:
     """The rows, the totals of each stage, and whether it fits; within 80 columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("artefact", no_wrap=True, max_width=24)
+    table.add_column("artefact", overflow="fold", min_width=16)
     for name in ("images", "views", "tokens", "codec", "bits", "size", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     notes = []
@@ -38,6 +38,8 @@ def plan_lines(report: PlanReport) -> RenderableType:
     parts: list[RenderableType] = [table, *notes, Text()]
     for stage, plan in report.stages.items():
         hours = "" if plan.hours is None else f", {duration(plan.hours * HOUR_S)}"
+        if stage == "extract" and plan.hours and report.hours_spread is not None:
+            hours += f" ± {max(1, round(100 * report.hours_spread))} %"
         what = (
             f"{human_bytes(plan.bytes)} to write in {plan.files:,} files{hours}" if plan.files else "nothing left to do"
         )
@@ -55,7 +57,7 @@ def plan_lines(report: PlanReport) -> RenderableType:
 def _cells(row: PlanRow) -> tuple[str, ...]:
     name = row.name.removeprefix("features/")
     return (
-        name if len(name) <= 24 else f"{name[:23]}…",
+        name,
         f"{row.images:,}",
         str(row.views),
         "" if row.token is None else row.token if row.token == "cls" else f"{row.tokens}×patch",

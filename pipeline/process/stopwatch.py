@@ -87,6 +87,11 @@ class Stopwatch:
         """CPU seconds of the median repetition."""
         return statistics.median(laps[name].cpu for laps in self.laps if name in laps)
 
+    def total(self, name: str) -> Lap:
+        """Of a piece, in all repetitions."""
+        mine = [laps[name] for laps in self.laps if name in laps]
+        return Lap(sum(lap.wall for lap in mine), sum(lap.cpu for lap in mine))
+
     @property
     def seconds(self) -> dict[str, float]:
         """Wall seconds of each piece in the present repetition."""

@@ -38,7 +38,9 @@ from unic_pipe.schemas.plans import CodecMeasurement, Measurement
 MEMORY_BYTES = 256 << 20
 """Float32 features that are held at a time."""
 SECONDS = 4.0
-"""Forward passes go on for so long, or until a block is full."""
+"""Forward passes go on for at most so long, or until a block is full."""
+FEWEST, FIRST = 8, 4
+"""Images that are measured whatever they take, and those of the first batch on a CPU, which says how many more can be."""
 
 
 def measure(
@@ -49,8 +51,11 @@ def measure(
     device: str,
     codecs: Sequence[CodecDefinition],
     limit: int,
+    seconds: float = SECONDS,
 ) -> Measurement:
     """Measure at most `limit` rows of a dataset under a need's recipe; kept in `runs/measurements/` for this device.
+
+    `seconds`: how long forward passes may go on, where not for more than a few images.
 
     A measurement that is there and has these codecs is returned as it is.
     Raises StageError: samples cannot be read, or features not be stored by a codec.
@@ -63,7 +68,7 @@ def measure(
         return known
     limit = min(limit, _row_limit(need, tokens))
     times = 2 if any(codec.calibrated for codec in codecs) else 1
-    features, clock = _encode(dataset, need, encoder, device, limit * times, tokens, SECONDS * times)
+    features, clock, counts = _encode(dataset, need, encoder, device, limit * times, tokens, seconds)
     done = len(features[tokens[0]])
     # Codecs are calibrated on other rows than those that tell what they take.
     others = {token: values[1::2] for token, values in features.items()} if times > 1 else {}
@@ -76,12 +81,13 @@ def measure(
         recipe=digest_of(need.definition.recipe),
         device=device,
         rows=len(features[tokens[0]]),
-        decode_seconds=(clock.cpu("read") + clock.cpu("decode")) / done,
-        render_seconds=clock.wall("render").median / done,
+        decode_seconds=(clock.total("read").cpu + clock.total("decode").cpu) / done,
+        render_seconds=clock.total("render").wall / done,
         # Of a CPU, that of one core.
-        forward_seconds=clock.wall("forward").median
+        forward_seconds=clock.total("forward").wall
         * (need.definition.compute.threads if device == "cpu" else 1)
         / done,
+        forward_spread=_spread(clock, counts),
         folder_bytes=written[0].folder[0],
         folder_files=written[0].folder[1],
         view_bytes=written[0].view[0],
@@ -105,8 +111,9 @@ def _encode(
     limit: int,
     tokens: Sequence[TokenType],
     seconds: float,
-) -> tuple[Features, Stopwatch]:
-    """Features of view 0 of random rows in row order, as many as fit the time; and the seconds of `PIECES`."""
+) -> tuple[Features, Stopwatch, list[int]]:
+    """Features of view 0 of random rows in row order, as many as fit the time; the seconds of `PIECES`, and the images of
+    every batch."""
     from unic_pipe.pipeline.encoders import load_encoder
 
     rows, compute = dataset.rows(), need.definition.compute
@@ -117,12 +124,30 @@ def _encode(
     with crew_of_one(compute.threads) as crew:
         # The first call prepares kernels.
         list(features_of_rows(dataset, chosen[:2], [run], compute.batch, crew))
-        for start in range(0, len(chosen), compute.batch):
-            batch = chosen[start : start + compute.batch]
+        count, counts = FIRST if device == "cpu" else compute.batch, list[int]()
+        while count and (batch := chosen[sum(counts) :][: min(count, compute.batch)]):
+            clock.begin()
             parts += [f.features for f in features_of_rows(dataset, batch, [run], compute.batch, crew, clock)]
-            if clock.seconds.get("render", 0.0) + clock.seconds.get("forward", 0.0) > seconds:
-                break
-    return usable_features(parts, need, len(chosen)), clock
+            counts.append(len(batch))
+            spent = _spent(clock, compute.threads if device == "cpu" else None)
+            count = max(FEWEST - sum(counts), int((seconds - spent) * sum(counts) / spent), 0)
+    return usable_features(parts, need, sum(counts)), clock, counts
+
+
+def _spent(clock: Stopwatch, threads: int | None) -> float:
+    """Seconds of views and forward passes; those of a CPU's `threads` as if nobody else used it."""
+    parts = clock.total("render"), clock.total("forward")
+    return sum(part.wall if threads is None else part.cpu / threads for part in parts)
+
+
+def _spread(clock: Stopwatch, counts: Sequence[int]) -> float | None:
+    """Standard error of the seconds per image over batches, relative; None of fewer than two."""
+    each = [lap["forward"].wall / count for lap, count in zip(clock.laps, counts, strict=True) if "forward" in lap]
+    if len(each) < 2:
+        return None
+    weights, mean = np.array(counts) / sum(counts), float(np.average(each, weights=counts))
+    error = np.sqrt(np.average(np.square(np.array(each) - mean), weights=weights) / (len(each) - 1))
+    return float(error) / mean if mean else None
 
 
 class _Written:

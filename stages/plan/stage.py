@@ -6,10 +6,9 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders import ResolvedEncoder
@@ -18,14 +17,10 @@ from unic_pipe.pipeline.extraction.preflight import existing_folder
 from unic_pipe.pipeline.extraction.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import usable_cores
-from unic_pipe.pipeline.samples.mixtures import dealt, epoch_steps
 from unic_pipe.pipeline.storage import LocalStore, Store
-from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans, lacking
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, only_evaluated, used_datasets
-from unic_pipe.pipeline.workspace.students import begun_now, student_folder
-from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UnicPipeError
@@ -33,9 +28,9 @@ from unic_pipe.schemas.features import CodecDefinition
 from unic_pipe.schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
 from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.schemas.status import Stage
-from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.plan.advice import HOUR_S, Job, advise
-from unic_pipe.stages.plan.measure import measure
+from unic_pipe.stages.plan.measure import SECONDS, measure
+from unic_pipe.stages.plan.students import StepCost, student_rows
 
 DISK_PROBE_BYTES = 32_000_000
 CANDIDATES = (
@@ -45,6 +40,8 @@ CANDIDATES = (
 """Codecs to choose from, beside the configured one. Centre crops are never calibrated."""
 FEW_ROWS = 64
 """Rows on which the features of a benchmark are measured."""
+BUDGET_S = 12.0
+"""Forward passes of all encoders together, but for a few images of each: the first answer is to come soon."""
 PATIENCE_S = 2.0
 """An encoder that needs longer for them is measured on one benchmark alone."""
 
@@ -58,25 +55,6 @@ class PlanOptions:
     """Image-forwards per second, instead of the measured ones."""
     disk: float | None = None
     deadline: float | None = None
-
-
-class Cost(Protocol):
-    """What a training step costs: `stages.distill.measure.cost.StepCost`."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of a step."""
-
-    @property
-    def checkpoint_bytes(self) -> int:
-        """Bytes of a checkpoint."""
-
-    @property
-    def export_bytes(self) -> int:
-        """Bytes of the exported encoder."""
-
-
-StepCost = Callable[[StudentDefinition, str], Cost]
 
 
 @dataclass
@@ -108,9 +86,12 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
         result.rows += _feature_rows([j for j in jobs if j.stage == stage], seconds)
         result.folders += sum(_left(job).folders for job in jobs if job.stage == stage)
         total += work if stage == "extract" else Work()
-    result.rows += _student_rows(inventory, device, step_cost, jobs, cores, result, reporter)
+    rows, result.work["distill"] = student_rows(inventory, device, step_cost, jobs, cores, reporter)
+    result.rows += rows
     disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
     report = _report(result, total, disk, features.remote, device, cores)
+    if not options.throughput:
+        report = report.model_copy(update={"hours_spread": _spread([j for j in jobs if j.stage == "extract"])})
     if report.unknown:
         return report.model_copy(update={"fits": False})
     if options.disk or options.deadline:
@@ -153,7 +134,7 @@ def _jobs(
     with reporter.task("measure", total=len(wanted), unit="encoders") as task:
         for stage, need, encoder in wanted:
             task.note(need.name)
-            jobs.append(_job(inventory, stage, need, encoder, device, codecs, seen))
+            jobs.append(_job(inventory, stage, need, encoder, device, codecs, seen, BUDGET_S / len(wanted)))
             task.advance()
     return jobs, notes
 
@@ -183,6 +164,7 @@ def _job(
     device: str,
     codecs: Sequence[CodecDefinition],
     seen: dict[str, Measurement],
+    seconds: float,
 ) -> Job:
     dataset = inventory.dataset(need.dataset).dataset
     assert dataset is not None, "its needs come from its manifest"
@@ -195,7 +177,7 @@ def _job(
     measured = seen.get(same) if stage == "evaluate" else None
     if measured is None or measured.forward_seconds * FEW_ROWS < PATIENCE_S:
         limit = FEW_ROWS if stage == "evaluate" else dataset.block_rows
-        measured = measure(inventory.folder, dataset, need, encoder, device, definitions, limit)
+        measured = measure(inventory.folder, dataset, need, encoder, device, definitions, limit, min(SECONDS, seconds))
     if stage == "evaluate":
         seen[same] = measured
     counts = [dataset.block_range(block)[1] for block in range(blocks)]
@@ -269,71 +251,12 @@ def _feature_rows(jobs: Sequence[Job], seconds: float) -> list[PlanRow]:
     return rows
 
 
-def _student_rows(
-    inventory: Inventory,
-    device: str,
-    step_cost: StepCost,
-    jobs: Sequence[Job],
-    cores: int,
-    result: _Plan,
-    reporter: Reporter,
-) -> list[PlanRow]:
-    rows, total, known = [], 0.0, dict[str, Cost]()
-    render_s = max(
-        (j.measured.decode_seconds + j.measured.render_seconds for j in jobs if j.stage == "extract"), default=0
-    )
-    for name in inventory.config.students:
-        label = inventory.student_name(name)
-        try:
-            definition = inventory.student_definition(name)
-        except UnicPipeError as error:
-            rows.append(PlanRow(name=f"students/{label}", stage="distill", note=error.message))
-            continue
-        if definition is None:
-            rows.append(PlanRow(name=f"students/{label}", stage="distill", note="its samples are not indexed yet"))
-            continue
-        datasets, optimizer = inventory.datasets_of(name), definition.config.optimizer
-        assert datasets is not None
-        counts, shares = {d.manifest.name: inventory.rows_of(d) for d in datasets}, definition.config.datasets
-        given, how = [shares[n] * count for n, count in counts.items()], (optimizer.batch, definition.config.streams)
-        steps = optimizer.epochs * epoch_steps(given, *how)
-        words = dealt(counts, shares, *how)
-        finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
-        config = begun_now(definition.config, inventory.config.distill)
-        definition = definition.model_copy(update={"config": config})
-        alike = _cost_key(definition)
-        if alike not in known:
-            reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
-            known[alike] = step_cost(definition, device)
-        cost = known[alike]
-        # Rendering runs beside the training device, but on the same cores as training on a CPU.
-        loading = optimizer.batch * render_s / cores
-        seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
-        size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
-        total += 0.0 if finished else seconds
-        rows.append(
-            PlanRow(
-                name=f"students/{label}",
-                stage="distill",
-                images=sum(counts.values()),
-                views=definition.views,
-                bytes=size,
-                bytes_left=0 if finished else size,
-                files=0 if finished else 8 + len(definition.teachers) + 2 * inventory.config.distill.keep_checkpoints,
-                hours=0.0 if finished else seconds / HOUR_S,
-                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms" + ("" if words is None else f"; {words}"),
-            )
-        )
-    result.work["distill"] = total
-    return rows
-
-
-def _cost_key(definition: StudentDefinition) -> str:
-    """Of students with one key a step costs the same: seeds, weights to start from and rates do not matter."""
-    config = definition.config
-    optimizer = config.optimizer.model_copy(update={"epochs": 1, "warmup_epochs": 0, "lr": 1.0, "min_lr": 0.0})
-    changes = {"seed": 0, "order_seed": None, "seeds": None, "init": None, "optimizer": optimizer}
-    return digest_of(definition.model_copy(update={"config": config.model_copy(update=changes)}))
+def _spread(jobs: Sequence[Job]) -> float | None:
+    """Standard error of the time of all forward passes, relative; None where no encoder's is known."""
+    costs = [(job.forwards * job.measured.forward_seconds, job.measured.forward_spread) for job in jobs]
+    known = [(seconds, spread) for seconds, spread in costs if seconds and spread is not None]
+    total = sum(seconds for seconds, _ in known)
+    return math.hypot(*(seconds * spread for seconds, spread in known)) / total if total else None
 
 
 def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int) -> PlanReport:

@@ -1,0 +1,100 @@
+"""What students will take: steps that were measured, and what of their images waits for the same cores."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.samples.mixtures import dealt, epoch_steps
+from unic_pipe.pipeline.workspace.documents import finished_student
+from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.students import begun_now, student_folder
+from unic_pipe.schemas.base import digest_of
+from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.plans import PlanRow
+from unic_pipe.schemas.students import StudentDefinition
+from unic_pipe.stages.plan.advice import HOUR_S, Job
+
+
+class Cost(Protocol):
+    """What a training step costs: `stages.distill.measure.cost.StepCost`."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a step."""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint."""
+
+    @property
+    def export_bytes(self) -> int:
+        """Bytes of the exported encoder."""
+
+
+StepCost = Callable[[StudentDefinition, str], Cost]
+
+
+def student_rows(
+    inventory: Inventory,
+    device: str,
+    step_cost: StepCost,
+    jobs: Sequence[Job],
+    cores: int,
+    reporter: Reporter,
+) -> tuple[list[PlanRow], float]:
+    """A row for every student, and the seconds of all that are not finished."""
+    rows, total, known = [], 0.0, dict[str, Cost]()
+    render_s = max(
+        (j.measured.decode_seconds + j.measured.render_seconds for j in jobs if j.stage == "extract"), default=0
+    )
+    for name in inventory.config.students:
+        label = inventory.student_name(name)
+        try:
+            definition = inventory.student_definition(name)
+        except UnicPipeError as error:
+            rows.append(PlanRow(name=f"students/{label}", stage="distill", note=error.message))
+            continue
+        if definition is None:
+            rows.append(PlanRow(name=f"students/{label}", stage="distill", note="its samples are not indexed yet"))
+            continue
+        datasets, optimizer = inventory.datasets_of(name), definition.config.optimizer
+        assert datasets is not None
+        counts, shares = {d.manifest.name: inventory.rows_of(d) for d in datasets}, definition.config.datasets
+        given, how = [shares[n] * count for n, count in counts.items()], (optimizer.batch, definition.config.streams)
+        steps = optimizer.epochs * epoch_steps(given, *how)
+        words = dealt(counts, shares, *how)
+        finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
+        config = begun_now(definition.config, inventory.config.distill)
+        definition = definition.model_copy(update={"config": config})
+        alike = _cost_key(definition)
+        if alike not in known:
+            reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
+            known[alike] = step_cost(definition, device)
+        cost = known[alike]
+        # Rendering runs beside the training device, but on the same cores as training on a CPU.
+        loading = optimizer.batch * render_s / cores
+        seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
+        size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
+        total += 0.0 if finished else seconds
+        rows.append(
+            PlanRow(
+                name=f"students/{label}",
+                stage="distill",
+                images=sum(counts.values()),
+                views=definition.views,
+                bytes=size,
+                bytes_left=0 if finished else size,
+                files=0 if finished else 8 + len(definition.teachers) + 2 * inventory.config.distill.keep_checkpoints,
+                hours=0.0 if finished else seconds / HOUR_S,
+                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms" + ("" if words is None else f"; {words}"),
+            )
+        )
+    return rows, total
+
+
+def _cost_key(definition: StudentDefinition) -> str:
+    """Of students with one key a step costs the same: seeds, weights to start from and rates do not matter."""
+    config = definition.config
+    optimizer = config.optimizer.model_copy(update={"epochs": 1, "warmup_epochs": 0, "lr": 1.0, "min_lr": 0.0})
+    changes = {"seed": 0, "order_seed": None, "seeds": None, "init": None, "optimizer": optimizer}
+    return digest_of(definition.model_copy(update={"config": config.model_copy(update=changes)}))
