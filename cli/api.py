@@ -22,7 +22,7 @@ from unic_pipe.cli.running import Where, extract_options, staged
 from unic_pipe.cli.status import judge_new, look
 from unic_pipe.pipeline.process.progress import CallbackReporter, ConsoleReporter, Reporter, SilentReporter, Update
 from unic_pipe.pipeline.process.stopping import Stop
-from unic_pipe.pipeline.workspace.configuration import load_workspace, parse_rows, workspace_of
+from unic_pipe.pipeline.workspace.configuration import config_of, load_workspace, parse_rows, workspace_of
 from unic_pipe.pipeline.workspace.documents import student_metrics
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.schemas.config import Config
@@ -54,7 +54,7 @@ class Pipeline:
 
     def __init__(
         self,
-        config: str | PathLike[str] | Config = ".",
+        config: str | PathLike[str] | Config | Mapping[str, object] = ".",
         folder: str | PathLike[str] | None = None,
         *,
         overrides: Mapping[str, object] | None = None,
@@ -64,7 +64,7 @@ class Pipeline:
         """Open a working folder.
 
         Args:
-            config: the folder, its `unic-pipe.yaml`, or a configuration object.
+            config: the folder, its `unic-pipe.yaml`, or a configuration, as an object or as what would stand in the file.
             folder: the working folder of a configuration object.
             overrides: values instead of those in the file: `{"students.main.seed": 1}`.
             progress: True: on stderr, as commands do; False: nothing; a function: it gets every `Update`.
@@ -73,6 +73,8 @@ class Pipeline:
         Raises:
             UserError: no such file, fields that do not validate, or a folder that is not asked for or lacking.
         """
+        if isinstance(config, Mapping):
+            config = config_of(config)
         if isinstance(config, Config) is (folder is None) or (isinstance(config, Config) and overrides):
             raise UserError(
                 "A configuration object needs the folder that it governs; a file has its own, and may have overrides.",

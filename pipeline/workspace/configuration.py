@@ -95,16 +95,30 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         )
     tree = _read(path)
     set_by_hand = [_override(tree, text) for text in overrides]
-    expand_presets(tree)
-    try:
-        config = Config.model_validate_json(json.dumps(tree, default=str))
-    except ValidationError as error:
-        lines = explain(error, tree, set_by_hand)
-        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-        raise UserError("\n  ".join([f"{path} has {count}:", *lines])) from None
+    config = _validated(tree, str(path), set_by_hand)
     found = replace(workspace_of(config, path.parent), file=path.absolute())
     require_told_apart(found.config, found.file)
     return found
+
+
+def _validated(tree: CommentedMap, name: str, set_by_hand: Sequence[Place], other: str = "--set") -> Config:
+    """The configuration of a tree, presets written out. `other`: said in the place of lines that no file has."""
+    expand_presets(tree)
+    try:
+        return Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        lines = explain(error, tree, set_by_hand, other)
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        raise UserError("\n  ".join([f"{name} has {count}:", *lines])) from None
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """The configuration of plain values, as they would stand in `unic-pipe.yaml`; tuples are lists, paths are texts.
+
+    Raises UserError: fields that do not validate, all of them.
+    """
+    text = json.dumps(values, default=str)
+    return _validated(_parse(text, "The configuration") or CommentedMap(), "The configuration", [()], "in")
 
 
 def workspace_of(config: Config, folder: Path) -> Workspace:

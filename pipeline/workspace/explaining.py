@@ -31,8 +31,10 @@ _KINDS = {
 """Names of what pydantic asks for, by its types of problems."""
 
 
-def explain(error: ValidationError, tree: CommentedMap, set_by_hand: Sequence[Place]) -> list[str]:
-    """Every problem in the order of the file; those of `--set` options (the places in `set_by_hand`) first.
+def explain(
+    error: ValidationError, tree: CommentedMap, set_by_hand: Sequence[Place], other: str = "--set"
+) -> list[str]:
+    """Every problem in the order of the file; those at and below the places in `set_by_hand` first, named `other`.
 
     Unknown names are among them even where other problems kept pydantic from looking at names.
     """
@@ -50,7 +52,7 @@ def explain(error: ValidationError, tree: CommentedMap, set_by_hand: Sequence[Pl
         by_hand = any(place and (place[: len(s)] == s or s[: len(place)] == place) for s in set_by_hand)
         line = 0 if by_hand else _line(tree, place)
         where = ".".join(map(str, place))
-        lines.append((line, f"{f'line {line}:' if line else '--set'} {where}: {_text(here)}"))
+        lines.append((line, f"{f'line {line}:' if line else other} {where}: {_text(here)}"))
     return [text for _, text in sorted(lines)]
 
 

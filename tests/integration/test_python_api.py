@@ -63,6 +63,10 @@ def test_what_is_wrong_is_said_in_the_words_of_the_commands(raw: Any) -> None:
         Pipeline(raw.folder / "nowhere")
     with pytest.raises(UserError, match="needs the folder that it governs"):
         Pipeline(Config.model_validate({"samples": {"datasets": {}}}))
+    with pytest.raises(UserError, match=r"in students.main.optimizer.lrr: unknown field; did you mean lr\?"):
+        Pipeline({"students": {"main": {"optimizer": {"lrr": 1}}}}, raw.folder)
+    plain = {"samples": {"datasets": {"train": {"source": "data"}}}, "students": {"main": {"seeds": (0, 1)}}}
+    assert list(Pipeline(plain, raw.folder).config.students) == ["main-0", "main-1"]
     p = Pipeline(raw.folder, overrides={"students.tiny.seed": 3}, progress=False)
     assert p.config.students["tiny"].seed == 3
     with pytest.raises(UserError, match="expected a percentage"):
