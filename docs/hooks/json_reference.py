@@ -17,7 +17,8 @@ def printed() -> str:
     lines: list[str] = []
     for model, names in commands.items():
         schema = described(model)
-        lines += [f"## {model.__name__}", "", f"Printed by {', '.join(names)}. {schema['description']}", ""]
+        about = "" if schema["description"].startswith("`unic-pipe ") else f" {schema['description']}"
+        lines += [f"## {model.__name__}", "", f"Printed by {', '.join(names)}.{about}", ""]
         lines += _table(schema)
         for name, inner in schema.get("$defs", {}).items():
             if name not in seen and "properties" in inner:
