@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unic_pipe.cli.completing import benchmarks as complete
 from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ EXAMPLES = ("benchmarks", "benchmarks dtd pets", "benchmarks dtd --download", "b
 
 
 def benchmarks(
-    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which (default: all).", autocompletion=complete)] = None,
     download: Annotated[
         bool,
         typer.Option("--download", metavar=NO_VALUE, help="Download the named ones, where torchvision can."),
@@ -102,16 +103,15 @@ def _print(rows: list[BenchmarkRow], detailed: bool) -> None:
 
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title, justify in (("", "left"), ("benchmark", "left"), ("axis", "left"), ("train", "right"), ("test", "right"),
-                           ("metric", "left"), ("probe", "left"), ("licence (look at the source yourself)", "left")):  # fmt: skip
-        table.add_column(title, justify=justify, no_wrap=not title.startswith("licence"))  # type: ignore[arg-type]
+    for title in ("", "benchmark", "axis", "train", "test", "metric", "probe"):
+        table.add_column(title, justify="right" if title in ("train", "test") else "left", no_wrap=True)
     for row in rows:
         mark = Text("✔", "green") if row.here else Text("·", "yellow" if row.configured else "dim")
         card = row.card
         train = f"{card.train:,}" if card.train is not None else "–"
         probe = "that of in1k" if card.kind == "transfer" else card.classifier
         metric = {"per_class": "per class", "miou": "mIoU", "rmse": "RMSE"}.get(card.metric, "top-1")
-        table.add_row(mark, Text(row.name, "bold"), card.axis, train, f"{card.test:,}", metric, probe, card.licence)
+        table.add_row(mark, Text(row.name, "bold"), card.axis, train, f"{card.test:,}", metric, probe)
     console.print(table)
     console.print()
     for row in rows:
@@ -123,9 +123,7 @@ def _print(rows: list[BenchmarkRow], detailed: bool) -> None:
             for line in _details(row):
                 console.print(Text("  ") + line, soft_wrap=True)
     if not detailed:
-        console.print(
-            Text.assemble("Where one comes from, and which files it needs: ", ("unic-pipe benchmarks NAME", "cyan"))
-        )
+        console.print(Text.assemble("Licence, source and files of one: ", ("unic-pipe benchmarks NAME", "cyan")))
         console.print(
             Text.assemble(
                 "To run some: ", ("evaluate: {benchmarks: [dtd, pets], root: FOLDER}", "cyan"), " in unic-pipe.yaml"
@@ -136,7 +134,7 @@ def _print(rows: list[BenchmarkRow], detailed: bool) -> None:
 def _details(row: BenchmarkRow) -> list[Text]:
     from rich.text import Text
 
-    lines = []
+    lines = [Text(f"licence, as its source had it (look there yourself): {row.card.licence}")]
     if row.given:
         lines.append(Text(f"read from your datasets {', '.join(row.given)}", "dim"))
     for place in row.places:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unic_pipe.cli.completing import students
 from unic_pipe.cli.options import (
     NO_VALUE,
     ConfigOption,
@@ -46,7 +47,9 @@ RATES = "published,unic"
 def distill(
     student: Annotated[
         list[str] | None,
-        typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all)."),
+        typer.Option(
+            "--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", autocompletion=students
+        ),
     ] = None,
     ablation: Annotated[
         bool,

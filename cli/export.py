@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from unic_pipe.cli.completing import students
 from unic_pipe.cli.options import NO_VALUE, ConfigOption, JsonOption, SetOption, open_inventory, print_json
 from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.printed import WrittenReport
@@ -38,7 +39,12 @@ class Written:
 
 
 def export(
-    student: Annotated[str, typer.Argument(help="A finished student, or the folder of an exported or imported one.")],
+    student: Annotated[
+        str,
+        typer.Argument(
+            help="A finished student, or the folder of an exported or imported one.", autocompletion=students
+        ),
+    ],
     target: Annotated[
         Path | None,
         typer.Argument(

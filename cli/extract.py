@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unic_pipe.cli.completing import teachers
 from unic_pipe.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -37,7 +38,9 @@ EXAMPLES = ("extract --teacher dino", "extract --workers 4", "extract --part 1/8
 def extract(
     teacher: Annotated[
         list[str] | None,
-        typer.Option("--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all)."),
+        typer.Option(
+            "--teacher", "-t", metavar="NAME", help="Which (repeatable; default: all).", autocompletion=teachers
+        ),
     ] = None,
     workers: WorkersOption = 0,
     scheduler: SchedulerOption = None,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from unic_pipe.cli.completing import datasets as complete
 from unic_pipe.cli.options import ConfigOption, SetOption, StateOption, open_inventory
 from unic_pipe.cli.running import staged
 from unic_pipe.cli.status import print_state
@@ -12,7 +13,9 @@ EXAMPLES = ("index", "index train val")
 
 
 def index(
-    datasets: Annotated[list[str] | None, typer.Argument(help="Which (default: all that are used).")] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Argument(help="Which (default: all that are used).", autocompletion=complete)
+    ] = None,
     as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,

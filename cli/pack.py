@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from unic_pipe.cli.completing import datasets
 from unic_pipe.cli.options import ConfigOption, JsonOption, SetOption, open_inventory, print_json
 from unic_pipe.cli.running import staged
 from unic_pipe.schemas.printed import WrittenReport
@@ -13,7 +14,9 @@ EXAMPLES = ("pack train shards/",)
 
 
 def pack(
-    dataset: Annotated[str, typer.Argument(help="A configured dataset whose source is a folder.")],
+    dataset: Annotated[
+        str, typer.Argument(help="A configured dataset whose source is a folder.", autocompletion=datasets)
+    ],
     destination: Annotated[Path, typer.Argument(help="Folder for the tars.")],
     shard_mb: Annotated[int, typer.Option("--shard-mb", metavar="N", min=1, help="Megabytes per tar.")] = 256,
     as_json: JsonOption = False,

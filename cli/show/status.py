@@ -1,6 +1,7 @@
 """How artefacts and runs look on a terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -44,6 +45,10 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
         following = Text.assemble(
             "Next: ", (report.next, "bold cyan"), "   (or everything: ", ("unic-pipe run", "cyan"), ")"
         )
+    for artefact in report.artefacts:
+        page = Path(title, artefact.path or "", "report.html")
+        if artefact.stage == "evaluate" and page.is_file():
+            following.append(f"\nreport: {page}")
     notes = [unsealed_line(report.unsealed)] if report.unsealed else []
     return Group(tree, Text(), *([matrix, Text()] if matrix is not None else []), *notes, following)
 

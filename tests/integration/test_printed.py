@@ -93,3 +93,22 @@ def _read_until(terminal: int, text: str) -> str:
         assert ready, said
         said += os.read(terminal, 4096).decode(errors="replace")
     return said
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("extract --teacher li", "lite0"), ("index t", "test"), ("distill -s t", "tiny"), ("benchmarks flow", "flowers")],
+)
+def test_a_shell_completes_names(line: str, found: str, raw: Any) -> None:
+    words = line.split()
+    asked = {"COMP_WORDS": f"unic-pipe {line}", "COMP_CWORD": str(len(words)), "_UNIC_PIPE_COMPLETE": "complete_bash"}
+    program = "from unic_pipe.cli.main import app; app(prog_name='unic-pipe')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=raw.folder,
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found in done.stdout.split(), done.stderr
