@@ -37,7 +37,7 @@ class TestCommandLine:
             assert said.code == 0
             assert f"$ unic-pipe {command}" in said.out
 
-    @pytest.mark.parametrize("arguments", [["statos"], ["status", "--jsn"], ["extract", "--workers", "-1"], ["init"]])
+    @pytest.mark.parametrize("arguments", [["statos"], ["status", "--jsn"], ["extract", "--workers", "-1"], ["export"]])
     def test_wrong_usage(self, typed: Type, tmp_path: Path, arguments: list[str]) -> None:
         said = typed(tmp_path, *arguments)
         assert said.code == 2
