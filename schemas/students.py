@@ -134,7 +134,7 @@ class StudentShape(Model):
     patch: int
     """Pixels of the side of a patch."""
     width: int
-    """Dimensions of its last rung."""
+    """For its projectors: dimensions of its rungs, or a quarter of the last one's where they grow from stage to stage."""
     batch_norm: bool = False
     """Whether it has BatchNorm layers."""
 

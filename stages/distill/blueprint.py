@@ -62,11 +62,13 @@ def shape_of(architecture: str, image_size: int | None) -> StudentShape:
     """
     size = image_size or _own_size(architecture) or StudentConfig().image_size
     student = build(StudentConfig(architecture=architecture, image_size=size))
+    widths = student.widths["patch"]
     return StudentShape(
         architecture=architecture,
         image_size=size,
         patch=size // student.grid[0],
-        width=student.widths["patch"][-1],
+        # Where stages grow, projectors as wide as the last would be many times the network.
+        width=widths[-1] if len(set(widths)) == 1 else max(1, widths[-1] // 4),
         batch_norm=bool(batch_norms(student)),
     )
 

@@ -14,6 +14,7 @@ from unic_pipe.schemas.base import is_name
 from unic_pipe.schemas.config import Config, DatasetConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape
+from unic_pipe.stages.distill.blueprint import shape_of
 from unic_pipe.stages.init.fit import Wishes
 from unic_pipe.stages.init.stage import fitted, write_config
 
@@ -185,3 +186,10 @@ def test_teachers_get_names_that_nothing_else_has(tmp_path: Path) -> None:
     config = fitted(tmp_path, colliding, ["timm:b-c", "timm:c"], SMALL, Wishes(), gpu=False)
     with pytest.raises(UserError, match="would both be features/a-b-c"):
         write_config(tmp_path / "other", config, colliding)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width"), [("vit_small_patch16_224", 384), ("tf_efficientnet_lite0", 320), ("resnet50", 512)]
+)
+def test_projectors_are_no_larger_than_the_network_needs(architecture: str, width: int) -> None:
+    assert shape_of(architecture, None).width == width
