@@ -159,7 +159,7 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("cache", "codec"): "the fewest bits that reach snr_db (15 dB), per teacher; float16 keeps everything",
         ("compute", "device"): "auto: cuda when there is one; outside every identity",
         ("compute", "dtype"): "of the teachers' forward pass",
-        ("students", "*", "ladder"): "projectors, which the student does not keep; of its width, or a quarter of the last stage's",
+        ("students", "*", "ladder"): "projectors, not kept: of its width, or a quarter of the last stage's",
         ("students", "*", "loss", "drop_probability"): "the paper: .25 for two teachers, .5 for four",
         ("students", "*", "optimizer", "epochs"): f"{optimizer.epochs * steps:,} steps, {steps:,} an epoch",
         ("students", "*", "optimizer", "lr"): "per 256 images",
