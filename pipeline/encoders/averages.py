@@ -54,13 +54,21 @@ def completed(
     return found
 
 
-def unnamed_averages(content: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, list[torch.Tensor]]]:
+def unnamed_averages(content: Mapping[Any, Any]) -> Iterator[tuple[str, list[torch.Tensor]]]:
     """Sections that are an average by their name, and hold a list of tensors."""
-    for key, value in content.items():
-        section = f"{above}{key}"
-        if isinstance(value, Mapping) and not section.startswith("optim"):
-            yield from unnamed_averages(value, f"{section}.")
-        elif isinstance(value, list | tuple) and averaged(section, {}):
+    waiting, seen = [("", content)], {id(content)}
+    while waiting:
+        above, mapping = waiting.pop()
+        for key, value in mapping.items():
+            section = f"{above}{key}"
+            if isinstance(value, Mapping):
+                # A hostile file may hold itself.
+                if not section.startswith("optim") and id(value) not in seen:
+                    seen.add(id(value))
+                    waiting.append((f"{section}.", value))
+                continue
+            if not isinstance(value, list | tuple) or not averaged(section, {}):
+                continue
             tensors = [each for each in value if isinstance(each, torch.Tensor)]
             if tensors and len(tensors) == len(value):
                 yield section, tensors
