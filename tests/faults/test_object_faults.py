@@ -65,6 +65,7 @@ def test_two_processes_write_the_same_features(remote: Any, s3: Bucket, extracte
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_killed_at_some_request(remote: Any, s3: Bucket, extracted_template: Any) -> None:
     """SIGKILL at requests spread over what an extraction sends, each time going on from what the one before left."""
     remote.index()
