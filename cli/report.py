@@ -89,6 +89,7 @@ def compare(
     """
     from rich.console import Console
 
+    from unic_pipe.pipeline.process.progress import messages
     from unic_pipe.schemas.errors import UserError
     from unic_pipe.stages.report.comparison import compare_runs
     from unic_pipe.stages.report.comparison_text import for_markdown, for_terminal, write_page
@@ -97,7 +98,7 @@ def compare(
     if as_json and as_markdown:
         raise UserError("--json and --markdown both print on stdout.", "Leave one out.")
     found = compare_runs(load_runs(runs), encoder or (), metric or ())
-    messages = Console(stderr=True, highlight=False)
+    said = messages()
     if as_json:
         print_json(found)
     elif as_markdown:
@@ -105,10 +106,10 @@ def compare(
     else:
         Console(highlight=False).print(for_terminal(found))
     if not found.comparable:
-        messages.print("warning: some scores are of another protocol or on other data; they are not compared.")
+        said.print("warning: some scores are of another protocol or on other data; they are not compared.")
     if page is not None:
         write_page(page, found)
-        messages.print(f"page: {page}", markup=False, soft_wrap=True)
+        said.print(f"page: {page}", markup=False, soft_wrap=True)
     return 0
 
 

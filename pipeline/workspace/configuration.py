@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,7 @@ def load_workspace(file: Path | None = None, overrides: Sequence[str] = ()) -> W
         )
     tree = _read(path)
     set_by_hand = [_override(tree, text) for text in overrides]
-    config = _validated(tree, str(path), set_by_hand)
-    found = replace(workspace_of(config, path.parent), file=path.absolute())
-    require_told_apart(found.config, found.file)
-    return found
+    return workspace_of(_validated(tree, str(path), set_by_hand), path.parent, path.absolute())
 
 
 def _validated(tree: CommentedMap, name: str, set_by_hand: Sequence[Place], other: str = "--set") -> Config:
@@ -121,11 +118,16 @@ def config_of(values: Mapping[str, Any]) -> Config:
     return _validated(_parse(text, "The configuration") or CommentedMap(), "The configuration", [()], "in")
 
 
-def workspace_of(config: Config, folder: Path) -> Workspace:
-    """A configuration and the working folder that it governs, where no file has it.
-    Raises UserError: a dataset has the name that a benchmark needs, or a student that of another one's seed."""
+def workspace_of(config: Config, folder: Path, file: Path | None = None) -> Workspace:
+    """A configuration and the working folder that it governs; `file`: that it is from, if any.
+
+    Raises UserError: a dataset has the name that a benchmark needs, or a student that of another one's seed; names that
+    would be one on disk.
+    """
     config, seeded = with_seeds(config)
-    return Workspace(with_benchmarks(config), folder.absolute(), folder.absolute() / CONFIG_NAME, seeded)
+    found = Workspace(with_benchmarks(config), folder.absolute(), file or folder.absolute() / CONFIG_NAME, seeded)
+    require_told_apart(found.config, found.file)
+    return found
 
 
 def write_configuration(folder: Path, text: str) -> bool:

@@ -41,6 +41,9 @@ SECONDS = 4.0
 """Forward passes go on for at most so long, or until a block is full."""
 FEWEST, FIRST = 8, 4
 """Images that are measured whatever they take, and those of the first batch on a CPU, which says how many more can be."""
+TOKENS_PER_DIM = 1.25
+"""Patch tokens that calibrate a codec, for each of their dimensions: from fewer its axes look worse than they will be, and
+a cache three times too large."""
 
 
 def measure(
@@ -68,7 +71,8 @@ def measure(
         return known
     limit = min(limit, _row_limit(need, tokens))
     times = 2 if any(codec.calibrated for codec in codecs) else 1
-    features, clock, counts = _encode(dataset, need, encoder, device, limit * times, tokens, seconds)
+    fewest = times * _fewest(need, tokens) if times > 1 else FEWEST
+    features, clock, counts = _encode(dataset, need, encoder, device, limit * times, tokens, seconds, fewest)
     done = len(features[tokens[0]])
     # Codecs are calibrated on other rows than those that tell what they take.
     others = {token: values[1::2] for token, values in features.items()} if times > 1 else {}
@@ -111,9 +115,10 @@ def _encode(
     limit: int,
     tokens: Sequence[TokenType],
     seconds: float,
+    fewest: int,
 ) -> tuple[Features, Stopwatch, list[int]]:
-    """Features of view 0 of random rows in row order, as many as fit the time; the seconds of `PIECES`, and the images of
-    every batch."""
+    """Features of view 0 of random rows in row order, as many as fit the time, but not fewer than `fewest`; the seconds of
+    `PIECES`, and the images of every batch."""
     from unic_pipe.pipeline.encoders import load_encoder
 
     rows, compute = dataset.rows(), need.definition.compute
@@ -130,8 +135,16 @@ def _encode(
             parts += [f.features for f in features_of_rows(dataset, batch, [run], compute.batch, crew, clock)]
             counts.append(len(batch))
             spent = _spent(clock, compute.threads if device == "cpu" else None)
-            count = max(FEWEST - sum(counts), int((seconds - spent) * sum(counts) / spent), 0)
+            count = max(fewest - sum(counts), int((seconds - spent) * sum(counts) / spent), 0)
     return usable_features(parts, need, sum(counts)), clock, counts
+
+
+def _fewest(need: FeatureNeed, tokens: Sequence[TokenType]) -> int:
+    """Images whose patch tokens calibrate a codec well enough to say what it will take."""
+    if "patch" not in tokens:
+        return FEWEST
+    count, size = need.definition.encoder.shape("patch")
+    return max(FEWEST, math.ceil(TOKENS_PER_DIM * size / count))
 
 
 def _spent(clock: Stopwatch, threads: int | None) -> float:

@@ -166,8 +166,12 @@ def test_sizes_and_times_as_people_type_them() -> None:
 
 
 @pytest.mark.slow
-def test_a_calibrated_codec_is_predicted_from_other_rows_than_it_is_measured_on(raw: Any) -> None:
-    """12 blocks of 16 rows; the calibration's arrays are counted too."""
+@pytest.mark.parametrize("seconds", [12.0, 0.0])
+def test_a_calibrated_codec_is_predicted_from_other_rows_than_it_is_measured_on(
+    raw: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 blocks of 16 rows; the calibration's arrays are counted too. Also where there is no time for more than it takes."""
+    monkeypatch.setattr("unic_pipe.stages.plan.stage.BUDGET_S", seconds)
     settings = ("cache.codec=klt", "cache.snr_db=15", "distill.validation=null")
     raw.index()
     report = plan(raw, *settings)

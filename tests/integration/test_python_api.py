@@ -65,6 +65,9 @@ def test_what_is_wrong_is_said_in_the_words_of_the_commands(raw: Any) -> None:
         Pipeline(Config.model_validate({"samples": {"datasets": {}}}))
     with pytest.raises(UserError, match=r"in students.main.optimizer.lrr: unknown field; did you mean lr\?"):
         Pipeline({"students": {"main": {"optimizer": {"lrr": 1}}}}, raw.folder)
+    names = {"samples": {"datasets": {"a-b": {"source": "x"}, "a": {"source": "y"}}}, "teachers": {"c": {}, "b-c": {}}}
+    with pytest.raises(UserError, match="would both be features/a-b-c"):
+        Pipeline(names, raw.folder)
     plain = {"samples": {"datasets": {"train": {"source": "data"}}}, "students": {"main": {"seeds": (0, 1)}}}
     assert list(Pipeline(plain, raw.folder).config.students) == ["main-0", "main-1"]
     p = Pipeline(raw.folder, overrides={"students.tiny.seed": 3}, progress=False)
