@@ -41,9 +41,9 @@ SECONDS = 4.0
 """Forward passes go on for at most so long, or until a block is full."""
 FEWEST, FIRST = 8, 4
 """Images that are measured whatever they take, and those of the first batch on a CPU, which says how many more can be."""
-TOKENS_PER_DIM = 1.25
-"""Patch tokens that calibrate a codec, for each of their dimensions: from fewer its axes look worse than they will be, and
-a cache three times too large."""
+CALIBRATED = 64
+"""Images for codecs that are calibrated, half of them to calibrate: from fewer a cache was said to be three times as large
+as it became."""
 
 
 def measure(
@@ -71,7 +71,7 @@ def measure(
         return known
     limit = min(limit, _row_limit(need, tokens))
     times = 2 if any(codec.calibrated for codec in codecs) else 1
-    fewest = times * _fewest(need, tokens) if times > 1 else FEWEST
+    fewest = CALIBRATED if times > 1 else FEWEST
     features, clock, counts = _encode(dataset, need, encoder, device, limit * times, tokens, seconds, fewest)
     done = len(features[tokens[0]])
     # Codecs are calibrated on other rows than those that tell what they take.
@@ -137,14 +137,6 @@ def _encode(
             spent = _spent(clock, compute.threads if device == "cpu" else None)
             count = max(fewest - sum(counts), int((seconds - spent) * sum(counts) / spent), 0)
     return usable_features(parts, need, sum(counts)), clock, counts
-
-
-def _fewest(need: FeatureNeed, tokens: Sequence[TokenType]) -> int:
-    """Images whose patch tokens calibrate a codec well enough to say what it will take."""
-    if "patch" not in tokens:
-        return FEWEST
-    count, size = need.definition.encoder.shape("patch")
-    return max(FEWEST, math.ceil(TOKENS_PER_DIM * size / count))
 
 
 def _spent(clock: Stopwatch, threads: int | None) -> float:
