@@ -16,7 +16,7 @@ import numpy as np
 from unic_pipe.pipeline.cache.arrays import decode_part, encode_part
 from unic_pipe.pipeline.cache.codecs import TokenCodec, plain_codec
 from unic_pipe.pipeline.cache.layout import array_metadata, calibration_key
-from unic_pipe.pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.records import REPAIR, FeatureFolder
 from unic_pipe.pipeline.cache.spec import CRC, LITTLE, ArraySpec, row_shape
 from unic_pipe.pipeline.storage import Store, Version, fast_hash, get_or_none, sha256
 from unic_pipe.schemas.base import digest_of
@@ -24,6 +24,7 @@ from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import CalibrationDocument, FileEntry
+from unic_pipe.schemas.losses import TOKENS
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.cache.coefficients import Transform

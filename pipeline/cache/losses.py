@@ -17,12 +17,13 @@ from unic_pipe.pipeline.cache.calibration import bound_codec, calibrated_tokens,
 from unic_pipe.pipeline.cache.codecs import TokenCodec
 from unic_pipe.pipeline.cache.layout import LOSSES
 from unic_pipe.pipeline.cache.moments import Doubles, Moments, merge, moments_of
-from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.spec import Floats
 from unic_pipe.pipeline.cache.statistics import STD_FLOOR, STD_FLOOR_OF_MEDIAN
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import LossDocument, TokenLoss, UnitLoss, UnitRecord
+from unic_pipe.schemas.losses import TOKENS
 
 
 def gaussian_bits(variance_D: NDArray[np.float64], snr_db: float) -> float:

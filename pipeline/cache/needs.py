@@ -4,16 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.codecs import CODECS, is_calibrated
 from unic_pipe.schemas.config import CacheConfig, ComputeConfig, Config, TokenType
 from unic_pipe.schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.recipes import CENTER, Recipe, recipe_named
 from unic_pipe.schemas.samples import DatasetManifest
-
-TOKENS: tuple[TokenType, ...] = get_args(TokenType)
 
 
 @dataclass(frozen=True)

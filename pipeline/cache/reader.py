@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from unic_pipe.pipeline.cache.arrays import decode_part
 from unic_pipe.pipeline.cache.calibration import bound_codec
 from unic_pipe.pipeline.cache.layout import MANIFEST, escape_key, shard_key
-from unic_pipe.pipeline.cache.records import REPAIR, TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.records import REPAIR, FeatureFolder
 from unic_pipe.pipeline.cache.spec import Decoded, Floats, row_shape
 from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, is_remote, open_store
 from unic_pipe.pipeline.storage.pointers import followed, pointed
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import FeatureDefinition, FeatureManifest, FileEntry, UnitRecord
+from unic_pipe.schemas.losses import TOKENS
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.cache.coefficients import Coefficients

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +32,8 @@ from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import FeatureManifest, UnitRecord
+from unic_pipe.schemas.losses import TOKENS
 
-TOKENS: tuple[TokenType, ...] = get_args(TokenType)
 Plane = tuple[int, TokenType]
 """(view, token type): with a block, the coordinates of a unit."""
 

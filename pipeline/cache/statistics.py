@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from unic_pipe.pipeline.cache.moments import Doubles, Moments, merge
-from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder
+from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.features import StatisticsDocument, TokenStatistics, UnitRecord
+from unic_pipe.schemas.losses import TOKENS
 
 STD_FLOOR = 1e-6
 STD_FLOOR_OF_MEDIAN = 0.01

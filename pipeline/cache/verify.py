@@ -32,7 +32,7 @@ from unic_pipe.pipeline.cache.layout import (
     stated_end_row,
     statistics_key,
 )
-from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, Plane
+from unic_pipe.pipeline.cache.records import FeatureFolder, Plane
 from unic_pipe.pipeline.cache.tables import DamagedTable, read_sealed
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash, get_or_none, sha256
@@ -40,6 +40,7 @@ from unic_pipe.schemas.base import digest_of, short
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UnicPipeError, UserError
 from unic_pipe.schemas.features import FeatureManifest, FileEntry, LossDocument, StatisticsDocument, UnitRecord
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.status import Problem
 from unic_pipe.schemas.views import ProbesDocument
 

@@ -30,7 +30,6 @@ from unic_pipe.schemas.errors import UserError
 CONVERSION = "unic"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The official code normalises every image with ImageNet's mean and standard deviation."""
-TOKENS = ("cls", "patch")
 _REQUIRED = ("pos_embed", "patch_embed.proj.weight", "norm.weight")
 
 SIZES: dict[int, tuple[str, int, int]] = {

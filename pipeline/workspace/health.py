@@ -6,7 +6,7 @@ The marks are those of docs/normal.md, which has the curves that they were taken
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from unic_pipe.pipeline.cache.records import TOKENS
+from unic_pipe.schemas.losses import TOKENS
 
 EARLY = 0.1
 """Part of the steps after which a student that has learned nothing is called collapsed."""

@@ -24,7 +24,7 @@ from unic_pipe.pipeline.cache.coefficients import Calibrated
 from unic_pipe.pipeline.cache.fitting import Sample, axes_of, fit_step, measure
 from unic_pipe.pipeline.cache.layout import MANIFEST
 from unic_pipe.pipeline.cache.losses import cosines, gaussian_bits
-from unic_pipe.pipeline.cache.needs import TOKENS, FeatureNeed
+from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.reader import Block, FeatureCache, valid_rows
 from unic_pipe.pipeline.cache.spec import row_shape
 from unic_pipe.pipeline.encoders import ResolvedEncoder
@@ -39,6 +39,7 @@ from unic_pipe.pipeline.workspace.status import extraction_needs
 from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.status import CacheLoss, CacheReport, RateCurve, RatePoint
 from unic_pipe.stages.report.rate_chart import write_cache_report
 

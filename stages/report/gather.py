@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from unic_pipe.pipeline.cache.records import TOKENS, FeatureFolder, folder_of
+from unic_pipe.pipeline.cache.records import FeatureFolder, folder_of
 from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.documents import read_document, student_metrics
 from unic_pipe.pipeline.workspace.labels import origins
 from unic_pipe.pipeline.workspace.seeds import seed_groups
 from unic_pipe.schemas.evaluations import ResultRecord, Role
 from unic_pipe.schemas.features import FeatureManifest
+from unic_pipe.schemas.losses import TOKENS
 from unic_pipe.schemas.students import StudentManifest
 from unic_pipe.stages.report.data import (
     BenchmarkEntry,

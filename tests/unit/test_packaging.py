@@ -218,5 +218,7 @@ def test_the_map_names_files_that_exist(document: str) -> None:
         for name in re.findall(r"\w+", names):
             made = rf"(?m)^ *(?:def|class) {name}\b|^{name}\b.* = "
             missing += [] if file.is_file() and re.search(made, file.read_text()) else [f"{path}: {name}"]
+    for name, path in re.findall(rf"`(\w+)` in `({WHOLE})`", text):
+        missing += [] if re.search(rf"(?m)^(?:class )?{name}\b", (ROOT / path).read_text()) else [f"{path}: {name}"]
     assert len(found) > 5
     assert missing == []
