@@ -22,6 +22,7 @@ from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.stages.evaluate.checks import check_task
 from unic_pipe.stages.evaluate.features import read_features
+from unic_pipe.stages.evaluate.linear import Linear, matrix_of
 from unic_pipe.stages.evaluate.logistic import Probe
 from unic_pipe.stages.evaluate.paths import FastProbe, Search
 from unic_pipe.stages.evaluate.trials import search_logistic
@@ -83,7 +84,7 @@ def compare_search(
     fast.fit(found.c)
     tight = Probe(train_ND, train_labels_N, tolerance=1e-7, iterations=100_000)
     tight.fit(found.c)
-    ours, theirs = (_objective(*p.coefficients, train_ND, train_labels_N, found.c) for p in (fast, tight))
+    ours, theirs = (_objective(p, train_ND, train_labels_N, found.c) for p in (fast, tight))
     predicted_M = fast.predict(test_MD)
     equal = float(np.mean(tight.predict(test_MD) == predicted_M))
     other = Probe(train_ND, train_labels_N)
@@ -123,15 +124,11 @@ def _timed(work: Callable[[], R]) -> tuple[R, tuple[float, float]]:
     return result, (time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _objective(
-    weights_KD: NDArray[np.float64],
-    bias_K: NDArray[np.float64],
-    x_ND: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    c: float,
-) -> float:
-    """scikit-learn's multinomial objective divided by C * N, in float64."""
-    logits_NK = x_ND.astype(np.float64) @ weights_KD.T + bias_K
+def _objective(probe: Linear, x_ND: NDArray[np.float32], labels_N: NDArray[np.int64], c: float) -> float:
+    """scikit-learn's multinomial objective divided by C * N, in float64, of weights that sum to 0 over the classes."""
+    matrix_KE = matrix_of(probe, x_ND.shape[1])
+    weights_KD = matrix_KE[:, :-1] - matrix_KE[:, :-1].mean(axis=0)
+    logits_NK = x_ND.astype(np.float64) @ weights_KD.T + matrix_KE[:, -1]
     top_N1 = logits_NK.max(axis=1, keepdims=True)
     sums_N = np.log(np.exp(logits_NK - top_N1).sum(axis=1)) + top_N1[:, 0]
     loss = float(np.mean(sums_N - logits_NK[np.arange(len(x_ND)), labels_N]))

@@ -64,10 +64,3 @@ class Probe:
         with threadpool_limits(1):
             logits: NDArray[np.float64] = self._model.decision_function((x_MD - self._mean_D) / self._scale)
         return logits if logits.ndim == 2 else np.stack([np.zeros_like(logits), logits], axis=1)
-
-    @property
-    def coefficients(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weights (C, D) and intercepts (C,) for features as they came (with two classes: of one class, (1, D))."""
-        weights_CD: NDArray[np.float64] = self._model.coef_ / self._scale
-        intercepts_C: NDArray[np.float64] = self._model.intercept_ - weights_CD @ self._mean_D
-        return weights_CD, intercepts_C

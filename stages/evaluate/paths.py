@@ -103,15 +103,6 @@ class FastProbe:
         """Predicted labels (M,)."""
         return np.concatenate([self.scores(x_MD[at : at + _ROWS]).argmax(1) for at in range(0, len(x_MD), _ROWS)])
 
-    @property
-    def coefficients(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weights (K, D) and intercepts (K,) for features as they came; each sums to 0 over the classes."""
-        assert self._weights_AK is not None
-        turn, at = self._rotation, self._rotation.intercept
-        centred_AK = self._weights_AK - self._weights_AK.mean(1, keepdim=True)
-        weights_DK = turn.axes_DR @ centred_AK[:at]
-        return weights_DK.T.cpu().numpy(), (centred_AK[at] - turn.mean_D @ weights_DK).cpu().numpy()
-
     def _side(self, rows_N: NDArray[np.bool_], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         labels = torch.from_numpy(self._labels_N[rows_N]).to(self._device)
         return self._rotation.apply(self._x_ND[rows_N], dtype), labels
