@@ -32,6 +32,6 @@ class Comoments:
         self.mean_D = self.mean_D + delta_D * (len(values_MD) / count)
         self.count = count
 
-    def covariance(self, correction: int = 0) -> Doubles:
-        """(D, D): over count - correction, like the variances by which targets are standardized; 1 is RADIO's."""
-        return self.sum_DD / max(self.count - correction, 1)
+    def covariance(self) -> Doubles:
+        """(D, D): over count, like the variances by which targets are standardized (RADIO's are over count - 1)."""
+        return self.sum_DD / max(self.count, 1)

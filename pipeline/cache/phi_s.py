@@ -35,11 +35,6 @@ class PhiS:
         y_xD: Doubles = (x_xD - self.mean_D) @ self.matrix_DD.T
         return y_xD
 
-    @property
-    def inverse_DD(self) -> Doubles:
-        """What turns targets into features less their mean: x - mean = inverse @ y."""
-        return self.matrix_DD.T / self.phi**2
-
 
 def phi_s(mean_D: Doubles, covariance_DD: Doubles) -> PhiS:
     """The standardization of tokens with these moments, float64.

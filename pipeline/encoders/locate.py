@@ -80,17 +80,16 @@ def _package(card: EncoderCard) -> str:
     return (card.package or "").replace("_", "-")
 
 
-def find_path(path: str, places: Sequence[Path], suffixes: Sequence[str] = ("",)) -> Path:
+def find_path(path: str, places: Sequence[Path]) -> Path:
     """A file or folder that the user names, as it is or relative to one of `places`.
 
     Raises:
         UserError: it is nowhere.
     """
     candidates = [place / Path(path).expanduser() for place in dict.fromkeys((*places, Path()))]
-    for candidate in candidates:
-        for suffix in suffixes:
-            if (found := candidate.with_name(candidate.name + suffix)).exists():
-                return found if found.is_dir() else require_regular(found)
+    for found in candidates:
+        if found.exists():
+            return found if found.is_dir() else require_regular(found)
     where = ", ".join(dict.fromkeys(str(c.parent) for c in candidates))
     raise UserError(f"There is no weights file {path} (searched in {where}).", "Give its path from the working folder.")
 

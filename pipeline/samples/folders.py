@@ -97,9 +97,9 @@ def with_deleted(folder: ImageFolder, gone: Collection[str]) -> ImageFolder:
     return replace(folder, names=tuple(sorted({*folder.names, *deleted})), deleted=deleted)
 
 
-def count_images(folder: Path, layout: str, rule: ImageNames = NAMES) -> int:
+def count_images(folder: Path, layout: str) -> int:
     """Number of images now in a class folder or flat folder."""
-    return len(list_images(folder, rule, deep=layout != "flat-folder")[0])
+    return len(list_images(folder, deep=layout != "flat-folder")[0])
 
 
 def scan_folder(folder: ImageFolder, names: tuple[str, ...], rule: ImageNames = NAMES) -> pa.Table:

@@ -81,12 +81,11 @@ class Series:
     epochs: tuple[float, ...]
     values: tuple[float, ...]
 
-    def last(self, window: float = 1.0) -> float | None:
-        """Mean over the last `window` epochs; None for an empty curve."""
+    def last(self) -> float | None:
+        """Mean over the last epoch; None for an empty curve."""
         if not self.values:
             return None
-        start = self.epochs[-1] - window
-        tail = [v for e, v in zip(self.epochs, self.values, strict=True) if e > start]
+        tail = [v for e, v in zip(self.epochs, self.values, strict=True) if e > self.epochs[-1] - 1]
         return math.fsum(tail) / len(tail)
 
 

@@ -13,9 +13,9 @@ def probe_name(probe: str) -> str:
     return PROBES[probe].title if probe in PROBES else "linear probe" if probe == "linear" else probe
 
 
-def percent(value: float, digits: int = 1) -> str:
+def percent(value: float) -> str:
     """A fraction as per cent, without the sign: .9234 -> `92.3`."""
-    return f"{100 * value:.{digits}f}"
+    return f"{100 * value:.1f}"
 
 
 def capital(probe: str) -> str:
