@@ -6,12 +6,14 @@ A logger of your own has these three methods. An installed package offers it by 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,17 @@ class Page:
 
 
 Value: TypeAlias = float | pa.Table | Picture | Page
+
+
+def converted(package: Any, value: Value) -> object:
+    """A value as Weights & Biases takes it, and trackio in the same words; `package` is one of the two."""
+    if isinstance(value, pa.Table):
+        return package.Table(columns=value.column_names, data=[list(row.values()) for row in value.to_pylist()])
+    if isinstance(value, Picture):
+        return package.Image(Image.open(io.BytesIO(value.png)))
+    if isinstance(value, Page):
+        return package.Html(value.html, inject=False)
+    return value
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from threading import Lock
 
-import pyarrow as pa
-from PIL import Image
-
-from unic_pipe.pipeline.loggers.logger import Page, Picture, Run, Value
+from unic_pipe.pipeline.loggers.logger import Run, Value, converted
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.loggers import TrackioConfig
 
@@ -64,16 +60,7 @@ class Trackio:
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Hand them to trackio's own thread."""
-        self._run.log({name: self._converted(value) for name, value in values.items()}, step=step)
-
-    def _converted(self, value: Value) -> object:
-        if isinstance(value, pa.Table):
-            return self._trackio.Table(columns=value.column_names, data=[list(r.values()) for r in value.to_pylist()])
-        if isinstance(value, Picture):
-            return self._trackio.Image(Image.open(io.BytesIO(value.png)))
-        if isinstance(value, Page):
-            return self._trackio.Html(value.html, inject=False)
-        return value
+        self._run.log({name: converted(self._trackio, value) for name, value in values.items()}, step=step)
 
     def end(self) -> None:
         """Wait until its thread has written everything."""

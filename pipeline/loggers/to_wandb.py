@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from PIL import Image
-
-from unic_pipe.pipeline.loggers.logger import Page, Picture, Run, Value
+from unic_pipe.pipeline.loggers.logger import Run, Value, converted
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.loggers import WandbConfig
 
@@ -69,17 +65,7 @@ class Wandb:
 
     def log(self, step: int, values: Mapping[str, Value]) -> None:
         """Hand them to wandb's own process."""
-        self._run.log({name: self._converted(value) for name, value in values.items()}, step=step)
-
-    def _converted(self, value: Value) -> object:
-        if isinstance(value, pa.Table):
-            rows = [list(row.values()) for row in value.to_pylist()]
-            return self._wandb.Table(columns=value.column_names, data=rows)
-        if isinstance(value, Picture):
-            return self._wandb.Image(Image.open(io.BytesIO(value.png)))
-        if isinstance(value, Page):
-            return self._wandb.Html(value.html, inject=False)
-        return value
+        self._run.log({name: converted(self._wandb, value) for name, value in values.items()}, step=step)
 
     def end(self) -> None:
         """Wait for the uploads."""
