@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import LadderConfig, LossConfig, StudentConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.heads import HEADS, LADDER
+from unic_pipe.schemas.heads import HEADS, LADDER, Head
 from unic_pipe.schemas.losses import KINDS, Kind
 from unic_pipe.schemas.presets import PRESETS, expand_presets
 from unic_pipe.stages.distill.data.targets import CommonGrid
@@ -370,3 +370,14 @@ def test_a_kind_of_your_own_is_a_file_and_a_line(tmp_path: Any, monkeypatch: pyt
     assert set(losses.terms) == {("a", "patch", "absolute"), ("b", "patch", "absolute")}
     total.backward()
     assert digest("a", **mine["loss"]) != digest("a")
+
+
+def test_a_head_of_your_own_is_a_function_and_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    from unic_pipe.pipeline.students.heads.heads import BUILDERS
+
+    monkeypatch.setitem(HEADS, "bare", Head("Linear without bias", "ours"))
+    monkeypatch.setitem(BUILDERS, "bare", lambda config, width, size: torch.nn.Linear(width, size, bias=False))
+    model, batch = made_up(StudentConfig.model_validate_json(json.dumps({**TINY, "ladder": {"kind": "bare"}})))
+    model(batch)[2].backward()
+    found = {tuple(p.shape) for p in model.ladder.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert found == {(8, 16), (6, 16)}
