@@ -55,7 +55,8 @@ def test_scores_in_the_table_equal_the_data() -> None:
     assert table[2][1] == "93.9 ±1.3−1.1 98.8 %"
     assert table[3][1] == "89.2 ±1.6+0.8 101.0 %"
     assert "synthetic" in table[4][0]
-    assert "360 test images" in table[2][0] and "±" not in table[2][0]
+    assert "360 test images" in table[2][0]
+    assert "±" not in table[2][0]
     assert table[5][:3] == ["Mean", "93.2−0.9 99.1 %", "94.1"]
 
 
