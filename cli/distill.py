@@ -44,59 +44,65 @@ RATES = "published,unic"
 """At which rates recipes are compared unless it is said."""
 
 
+StudentsOption = Annotated[
+    list[str] | None,
+    typer.Option("--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", autocompletion=students),
+]
+AblationOption = Annotated[
+    bool,
+    typer.Option(
+        "--ablation",
+        metavar=NO_VALUE,
+        help="Train the paper's variants of one student: basic, + standardization, + ladder, + teacher dropping.",
+    ),
+]
+CompareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--compare",
+        metavar="A,B,...",
+        help="Train one student by these recipes (unic, am-radio, phi-s, theia ...: docs/recipes.md), as NAME-RECIPE: "
+        "loss, heads and rate are the recipe's, all else the student's.",
+    ),
+]
+RatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rates",
+        metavar="A,B,...",
+        show_default=RATES,
+        help="Of --compare, a student for each: published (the recipe's rate, scaled to the batch), unic "
+        "(NAME-RECIPE-unic-rate: UNIC's), own (NAME-RECIPE-own-rate: the configured one).",
+    ),
+]
+LiveTeachersOption = Annotated[
+    bool,
+    typer.Option(
+        "--live-teachers",
+        metavar=NO_VALUE,
+        help="The reference, NAME-live: teachers run in the loop, on a fresh view every epoch.",
+    ),
+]
+DevicesOption = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Train in N processes of this machine: one per GPU, or on the CPU.")
+]
+LiveCheckOption = Annotated[
+    bool,
+    typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
+]
+
+
 def distill(
-    student: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--student", "-s", metavar="NAME", help="Which (repeatable; default: all).", autocompletion=students
-        ),
-    ] = None,
-    ablation: Annotated[
-        bool,
-        typer.Option(
-            "--ablation",
-            metavar=NO_VALUE,
-            help="Train the paper's variants of one student: basic, + standardization, + ladder, + teacher dropping.",
-        ),
-    ] = False,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            metavar="A,B,...",
-            help="Train one student by these recipes (unic, am-radio, phi-s, theia ...: docs/recipes.md), as NAME-RECIPE: "
-            "loss, heads and rate are the recipe's, all else the student's.",
-        ),
-    ] = None,
-    rates: Annotated[
-        str | None,
-        typer.Option(
-            "--rates",
-            metavar="A,B,...",
-            show_default=RATES,
-            help="Of --compare, a student for each: published (the recipe's rate, scaled to the batch), unic "
-            "(NAME-RECIPE-unic-rate: UNIC's), own (NAME-RECIPE-own-rate: the configured one).",
-        ),
-    ] = None,
-    live_teachers: Annotated[
-        bool,
-        typer.Option(
-            "--live-teachers",
-            metavar=NO_VALUE,
-            help="The reference, NAME-live: teachers run in the loop, on a fresh view every epoch.",
-        ),
-    ] = False,
+    student: StudentsOption = None,
+    ablation: AblationOption = False,
+    compare: CompareOption = None,
+    rates: RatesOption = None,
+    live_teachers: LiveTeachersOption = False,
     rows: RowsOption = None,
     device: DeviceOption = None,
-    devices: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Train in N processes of this machine: one per GPU, or on the CPU."),
-    ] = 1,
+    devices: DevicesOption = 1,
     restart: RestartOption = False,
-    live_check: Annotated[
-        bool,
-        typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
-    ] = True,
+    live_check: LiveCheckOption = True,
     as_json: StateOption = False,
     config: ConfigOption = None,
     overrides: SetOption = None,

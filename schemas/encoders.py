@@ -50,6 +50,8 @@ class EncoderReading(Model):
     """Other sections of the file that hold such weights."""
     pooling: str = ""
     """What cls is."""
+    parameters: int = 0
+    """Of the network; 0 where it was read by an earlier version."""
 
 
 class EncoderCache(Document):

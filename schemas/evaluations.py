@@ -53,6 +53,17 @@ class ClassAccuracy(Model):
     """The classes' names; a number where the dataset has none. Empty in records of earlier versions."""
 
 
+class Mistakes(Model):
+    """Some test images that a probe got wrong, spread evenly over all of these; tuples of equal length."""
+
+    rows: tuple[int, ...]
+    """Row numbers of the test set."""
+    true: tuple[str, ...]
+    """Names of their classes."""
+    predicted: tuple[str, ...]
+    """Names of the classes that the probe (of the first seed) takes them for."""
+
+
 class ResultRecord(Document):
     """`evaluations/<name>/results/<8 digits>.json`: the outcome of one probe."""
 
@@ -74,6 +85,8 @@ class ResultRecord(Document):
     """Metrics by seed or number of the draw, where there are several."""
     classes: ClassAccuracy | None = None
     """Mean over the seeds; k-NN's at k = 20 or the smallest k."""
+    mistakes: Mistakes | None = None
+    """Of linear probes; None in records of earlier versions."""
     chosen: dict[str, Scalar]
     """Hyper-parameters that the validation split chose, and notes such as the number of samples."""
     classifier: Digest | None = None

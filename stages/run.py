@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.results import EVALUATION
 from unic_pipe.pipeline.workspace.status import make_plan
 from unic_pipe.schemas.status import Artefact, Stage
 
@@ -24,6 +25,11 @@ def run(look: Callable[[], Inventory], steps: Mapping[Stage, Step], reporter: Re
         _run_stage(stage, look, steps, reporter)
         left = _left(look) if stage == ROUND[-1] and not stop.requested else []
         while left and not stop.requested:
+            if any(EVALUATION in artefact.waits_for for artefact in left):  # a student learns from a teacher's probe
+                reporter.say(
+                    f"evaluate first: {', '.join(a.name for a in left if EVALUATION in a.waits_for)} learns from it"
+                )
+                steps["evaluate"](look(), ())
             for again in ROUND:
                 if not stop.requested:
                     _run_stage(again, look, steps, reporter)

@@ -78,8 +78,13 @@ def measured(
     if path is not None:  # some networks give constants as they are initialised
         _require_alive(name, tokens)
     definition = definition.model_copy(update={"cls_dim": tokens.cls.shape[1], "patch_dim": tokens.patch.shape[2]})
-    pooling = pooling_of(model, definition.readout)
-    return definition, EncoderReading(section=chosen.shown, beside=chosen.beside, pooling=pooling)
+    reading = EncoderReading(
+        section=chosen.shown,
+        beside=chosen.beside,
+        pooling=pooling_of(model, definition.readout),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+    return definition, reading
 
 
 def _require_alive(name: str, tokens: Tokens) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from unic_pipe.pipeline.cache.moments import Doubles
 from unic_pipe.pipeline.workspace.evaluation_plans import KEPT, evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.pipeline.workspace.results import FOLDER, current_record, probe_key
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.pipeline.workspace.results import EVALUATION, FOLDER, current_record, probe_key, probes_of
+from unic_pipe.schemas.errors import NotFinishedError, UserError
 from unic_pipe.schemas.losses import LossConfig
 
 
@@ -50,7 +50,24 @@ def kept_probe(inventory: Inventory, benchmark: str, teacher: str) -> Doubles:
             if record is not None and record.status == "done":
                 found: Doubles = np.load(folder / probe_key(benchmark, teacher, plan.definition), allow_pickle=False)
                 return found
-    hint = "Run: unic-pipe evaluate (students that are not finished are left out), and then this command again."
-    if not plans:
-        hint = f"Name it under evaluate.benchmarks, with {KEPT} among evaluate.probes; benchmarks of the registry have others."
-    raise UserError(f"Teacher {teacher} has no {KEPT} probe that was fitted on benchmark {benchmark}.", hint)
+    message = f"Teacher {teacher} has no {KEPT} probe that was fitted on benchmark {benchmark}."
+    config = inventory.config.evaluate
+    if benchmark in config.benchmarks and KEPT in probes_of(config, benchmark):
+        raise NotFinishedError(message, "unic-pipe evaluate", EVALUATION)
+    hint = (
+        f"Name it under evaluate.benchmarks, with {KEPT} among evaluate.probes; benchmarks of the registry have others."
+    )
+    raise UserError(message, hint)
+
+
+def require_probes(inventory: Inventory, student: str) -> None:
+    """Look for the probes whose logits a student learns.
+
+    Raises:
+        NotFinishedError: `evaluate` has one to fit first.
+        UserError: there is none to be had.
+    """
+    benchmark = inventory.config.students[student].loss.probed
+    if benchmark is not None:
+        for teacher in inventory.config.teachers_of(student):
+            kept_probe(inventory, benchmark, teacher)

@@ -22,6 +22,8 @@ from unic_pipe.schemas.probes import PROBES, PROTOCOL
 from unic_pipe.schemas.samples import DatasetManifest
 
 FOLDER = "evaluations"
+EVALUATION = f"{FOLDER}/main"
+"""The evaluation as an artefact: its benchmarks, settings and protocol give the eight digits of its folder."""
 RESULTS = "results"
 PROBES_KEPT = "probes"
 RUNS = "runs"

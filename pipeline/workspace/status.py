@@ -16,11 +16,13 @@ from unic_pipe.pipeline.encoders.resolve import find_file
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
 from unic_pipe.pipeline.storage import Store
+from unic_pipe.pipeline.workspace.classifiers import require_probes
 from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.documents import checkpoint_step, finished_student, read_document, step_threads
 from unic_pipe.pipeline.workspace.evaluation_plans import Plan, benchmark_pairs, evaluation_plans, other_datasets
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import (
+    EVALUATION,
     RESULTS,
     benchmark_digest,
     current_record,
@@ -40,8 +42,6 @@ from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.status import Artefact, Stage, State, StatusReport
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
 
-EVALUATION = "main"
-"""Name of the evaluation: its benchmarks, settings and protocol give the eight digits."""
 _NOT_INDEXED = "its samples are not indexed yet"
 
 
@@ -241,7 +241,10 @@ def _student(inventory: Inventory, name: str) -> Artefact:
         definition = inventory.student_definition(name)
         if definition is None:
             return _blocked(f"students/{label}", "distill", _NOT_INDEXED, command)
-        return _defined_student(inventory, name, definition, command)
+        found = _defined_student(inventory, name, definition, command)
+        if found.state != "fresh":
+            require_probes(inventory, name)
+        return found
     except UnicPipeError as error:
         return _blocked(f"students/{label}", "distill", error, command)
 
@@ -284,7 +287,7 @@ def _defined_student(inventory: Inventory, name: str, definition: StudentDefinit
 def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     if not evaluates(inventory):
         return
-    name, command = f"evaluations/{EVALUATION}", "unic-pipe evaluate"
+    name, command = EVALUATION, "unic-pipe evaluate"
     try:
         found = evaluation_plans(inventory)
         folder = evaluation_path(inventory)
@@ -342,7 +345,7 @@ def _set_aside(inventory: Inventory, plans: Iterable[Plan]) -> list[str]:
 def evaluation_path(inventory: Inventory) -> Path | None:
     """Folder of the evaluation of those benchmarks that can be run; None while there is none."""
     digest = _evaluation_digest(inventory)
-    return evaluation_folder(inventory.folder, EVALUATION, digest) if digest is not None else None
+    return evaluation_folder(inventory.folder, EVALUATION.rpartition("/")[2], digest) if digest is not None else None
 
 
 def _evaluation_digest(inventory: Inventory) -> str | None:
@@ -373,7 +376,7 @@ def _blocked(name: str, stage: Stage, why: str | UnicPipeError, command: str) ->
     reason, hint = (why.message, why.hint or "") if isinstance(why, UnicPipeError) else (why, "")
     waits_for = (why.waits_for,) if isinstance(why, NotFinishedError) else ()
     if waits_for:
-        reason = f"waits for {waits_for[0]}"
+        reason = f"waits for {waits_for[0]}" + (f": {reason}" if waits_for[0] == EVALUATION else "")
     hinted = re.match(r"unic-pipe [a-z]+(?: --[a-z]+)*|pip install \S+", hint)
     following = hint if waits_for else hinted[0] if hinted else command
     return Artefact(

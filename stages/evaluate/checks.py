@@ -37,6 +37,8 @@ class Task:
     classes: int
     remarks: tuple[str, ...]
     """What a reader of the scores has to know, a sentence each."""
+    test_rows_M: NDArray[np.int64] | None = None
+    """Row numbers of the test samples in their dataset, where they are known."""
     counts_as_C: NDArray[np.int64] | None = None
     """In a test with another benchmark's probe, the test class that each class counts as, -1 if it is not asked; test
     labels then are the test set's own class numbers."""
@@ -89,6 +91,7 @@ def check_task(train: Features, test: Features, asked: Sequence[int] | None = No
         test_names=test.classes,
         classes=len(classes),
         remarks=(*said, *train.remarks, *test.remarks),
+        test_rows_M=test.rows_N,
         counts_as_C=counts_as_C,
     )
 

@@ -30,6 +30,8 @@ class Features:
     """Rows without features: their images could not be decoded, or their features were not finite."""
     classes: Names = None
     """Class names in the order of the numbers, where the dataset has them."""
+    rows_N: NDArray[np.int64] | None = None
+    """Their row numbers in the dataset, where it is one."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -49,7 +51,7 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
     if not dataset.manifest.labelled:
         raise unlabelled(dataset)
     x_ND = np.empty((dataset.manifest.rows, cache.dims["cls"]), dtype=np.float32)
-    labels_N = np.empty(dataset.manifest.rows, dtype=np.int64)
+    labels_N, rows_N = (np.empty(dataset.manifest.rows, dtype=np.int64) for _ in range(2))
     end = 0
     for number in range(dataset.blocks):
         values, valid = cache.read_block(0, "cls", number)
@@ -63,8 +65,10 @@ def read_features(cache: FeatureCache, dataset: Dataset) -> Features:
             )
         start, end = end, end + int(valid.sum())
         x_ND[start:end] = values[valid]
-        labels_N[start:end] = by_row[first : first + count][valid]
-    return Features(name, x_ND[:end], labels_N[:end], dataset.manifest.rows - end, dataset.manifest.classes)
+        rows_N[start:end] = first + np.flatnonzero(valid)
+        labels_N[start:end] = by_row[rows_N[start:end]]
+    left_out = dataset.manifest.rows - end
+    return Features(name, x_ND[:end], labels_N[:end], left_out, dataset.manifest.classes, rows_N[:end])
 
 
 def left_out_remarks(dataset: str, rows: int) -> tuple[str, ...]:

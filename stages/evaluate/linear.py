@@ -10,8 +10,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from unic_pipe.pipeline.samples.classes import named
 from unic_pipe.schemas.config import Scalar
-from unic_pipe.schemas.evaluations import ClassAccuracy
+from unic_pipe.schemas.evaluations import ClassAccuracy, Mistakes
 from unic_pipe.stages.evaluate import sgd as sgd_fit
 from unic_pipe.stages.evaluate import trials
 from unic_pipe.stages.evaluate.checks import Task
@@ -22,6 +23,8 @@ from unic_pipe.stages.evaluate.scoring import accuracy, class_scores, without_va
 
 _ROWS = 4096
 """Test samples at a time, so that the logits of 1,000 classes stay small."""
+_MISTAKES = 8
+"""Wrong predictions that a result tells one by one."""
 
 
 Linear = Probe | FastProbe | sgd_fit.SgdProbe
@@ -77,6 +80,7 @@ def _linear(
     chosen: dict[str, Scalar] = task.sizes
     remarks = dict.fromkeys(without_validation(task.train_labels_N, task.train_names))
     each: list[ClassAccuracy] = []
+    wrong: Mistakes | None = None
     for place, seed in enumerate(setting.config.seeds):
         if (name, seed) not in setting.fits:
             setting.fits[name, seed] = fit_on(task.train_ND, task.train_labels_N, setting, seed)
@@ -84,11 +88,29 @@ def _linear(
         predicted_M = _predict(fit.probe, task)
         per_seed[seed] = accuracy(predicted_M, task.test_labels_M, task.test_classes_M)
         each.append(class_scores(predicted_M, task.test_labels_M, task.test_classes_M, task.test_names))
+        wrong = wrong if place else mistakes(predicted_M, task)
         chosen |= {k if place == 0 else f"{k}_seed{seed}": v for k, v in fit.chosen.items()}
         remarks |= dict.fromkeys(fit.remarks)
     means = np.mean([scores.accuracy for scores in each], axis=0)
     classes = each[0].model_copy(update={"accuracy": tuple(means.tolist())})
-    return Outcome(per_seed, chosen, tuple(remarks), classes)
+    return Outcome(per_seed, chosen, tuple(remarks), classes, wrong)
+
+
+def mistakes(predicted_M: NDArray[np.int64], task: Task) -> Mistakes | None:
+    """At most `_MISTAKES` of the test samples that were taken for another class, evenly over all of them.
+
+    None where it is not known which images they are.
+    """
+    if task.test_rows_M is None:
+        return None
+    wrong = np.flatnonzero(predicted_M != task.test_labels_M)
+    shown = wrong[np.linspace(0, len(wrong) - 1, min(_MISTAKES, len(wrong))).round().astype(np.int64)]
+    names = task.train_names if task.counts_as_C is None else task.test_names
+    return Mistakes(
+        rows=tuple(task.test_rows_M[shown].tolist()),
+        true=named(task.test_names, task.test_classes_M[shown].tolist()),
+        predicted=named(names, predicted_M[shown].tolist()),
+    )
 
 
 def fit_logistic(x_ND: NDArray[np.float32], labels_N: NDArray[np.int64], setting: Setting, seed: int) -> Fit:

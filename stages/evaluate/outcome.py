@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.config import EvaluateConfig, Scalar
-from unic_pipe.schemas.evaluations import ClassAccuracy
+from unic_pipe.schemas.evaluations import ClassAccuracy, Mistakes
 from unic_pipe.schemas.probes import PROBES
 
 
@@ -40,6 +40,7 @@ class Outcome:
     """What a reader of the scores has to know, a sentence each."""
     classes: ClassAccuracy | None = None
     """Class by class, the mean over the seeds."""
+    mistakes: Mistakes | None = None
     classifier: Callable[[], NDArray[np.float64]] | None = None
     """Of a linear probe of raw features (its first seed's): gives weights and, in a last column, biases, (C, D + 1)."""
     metrics: dict[str, float] = field(init=False)

@@ -272,6 +272,7 @@ def _record(job: Job, outcome: Outcome | None, message: str) -> ResultRecord:
         "per_seed": {str(s): m for s, m in outcome.per_seed.items()} if outcome.spread else {},
         "chosen": outcome.chosen,
         "classes": outcome.classes,
+        "mistakes": outcome.mistakes,
     }
     return record.model_copy(update=found)
 

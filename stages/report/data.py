@@ -31,6 +31,8 @@ class EncoderEntry:
     name: str
     role: Role
     baseline: str | None = None
+    parameters: int = 0
+    """Of its network; 0 where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ class ReportData:
     """Students that differ in their training seed alone."""
     pictures: Pictures | None = None
     """Patch tokens as colours, where there are any."""
+    mistakes: tuple[PictureRow, ...] = ()
+    """By benchmark, test images that the first student's linear probe takes for another class."""
 
     @property
     def probes(self) -> tuple[str, ...]:

@@ -44,18 +44,20 @@ def gather(
     commands: Sequence[str] = (),
     features: Store | None = None,
     pictures: Pictures | None = None,
+    parameters: Mapping[str, int] | None = None,
 ) -> ReportData:
     """Read everything that a report shows. What has gone missing since is left out, not an error.
 
     The name of `evaluation_folder`, `evaluations/<name>-<8>`, is the title. `students` are folders, `notes` and `axes` (as
-    `fine-grained`) belong to benchmarks, all by name; `features`: where feature folders are, by default in `workdir`.
+    `fine-grained`) belong to benchmarks, `parameters` to encoders, all by name; `features`: where feature folders are, by
+    default in `workdir`.
     Raises DamagedError, StageError: a student's or a feature folder's documents are not what was written.
     """
     found = {name: read_document(folder / "manifest.json", StudentManifest) for name, folder in students.items()}
     manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
     roles: dict[str, Role] = {record.encoder: record.role for record in results}
     roles |= {name: "student" for name in manifests if name not in roles}
-    remarks, groups = notes or {}, axes or {}
+    remarks, groups, sizes = notes or {}, axes or {}, parameters or {}
     benchmarks = dict.fromkeys(record.benchmark for record in results)
     trained_on = {digest for m in manifests.values() for digest in m.definition.features}
     evaluated = {d for r in results for d in (r.definition.features_train, r.definition.features_test)}
@@ -68,7 +70,7 @@ def gather(
     return ReportData(
         title=name or evaluation_folder.name,
         benchmarks=tuple(BenchmarkEntry(b, remarks.get(b, ""), groups.get(b, "")) for b in benchmarks),
-        encoders=tuple(EncoderEntry(n, role, _baseline_of(n, roles)) for n, role in roles.items()),
+        encoders=tuple(EncoderEntry(n, r, _baseline_of(n, roles), sizes.get(n, 0)) for n, r in roles.items()),
         scores=scores_of(results),
         training=tuple(training_curves(manifests[n], students[n], n) for n in manifests),
         features=tuple(rows),

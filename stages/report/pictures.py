@@ -8,48 +8,55 @@ Shapes: N images, P = rows x columns patch tokens, D dimensions.
 
 import base64
 import io
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need
+from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.loggers import Picture as Logged
 from unic_pipe.pipeline.samples.dataset import Dataset
-from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
-from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluated_encoders
 from unic_pipe.pipeline.workspace.inventory import Inventory
-from unic_pipe.schemas.base import json_digest, seal, seal_holds
 from unic_pipe.schemas.errors import UnicPipeError
-from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.stages.report.data import Picture, PictureRow, Pictures
+from unic_pipe.stages.report.thumbnails import SIDE, kept_rows, png, thumbnail
 
 IMAGES = 6
-SIDE = 96
-"""Pixels of the shown image; patches are shown at least as large, but stored with one pixel each."""
-_FORMAT = 2
+STUDENTS = 4
+"""At most so many students are run for it, the first ones; their patch tokens are rarely in the cache."""
 _TAILS = (1.0, 99.0)
 """Percentiles of a component that become black and full colour."""
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """An encoder whose patch tokens are drawn; `live`: they are computed, because the cache has none."""
+
+    encoder: ResolvedEncoder
+    need: FeatureNeed
+    live: bool
+
+
 def patch_pictures(inventory: Inventory) -> Pictures | None:
     """The first usable images of a dataset whose patch tokens are in the cache: the test set of a dense benchmark, or
-    else the one for the validation loss. None if there are no such tokens, or they cannot be read.
-
-    What was drawn is kept in `runs/`, so that a report of unchanged features reads none.
+    else the one for the validation loss; and students, which see the same images now. None if there are no such tokens,
+    or they cannot be read.
     """
     config = inventory.config
     for name in dict.fromkeys([*(d.test for d in config.evaluate.dense.values()), *config.distill.validations]):
         dataset = inventory.dataset(name).dataset
-        needs = _needs(inventory, dataset) if dataset is not None else []
-        if dataset is not None and needs:
-            try:
-                return _kept(inventory, dataset, needs)
-            except UnicPipeError:
-                return None  # a picture is no reason to have no report; verify names what is damaged
+        shown = _shown(inventory, dataset) if dataset is not None else []
+        if dataset is None or all(one.live for one in shown):
+            continue
+        made_of = [IMAGES, dataset.block_digest(0), [[s.need.encoder, s.need.digest] for s in shown]]
+        try:
+            return Pictures(name, kept_rows(inventory, made_of, lambda: _draw(inventory, dataset, shown)))  # noqa: B023
+        except UnicPipeError:
+            return None  # a picture is no reason to have no report; verify names what is damaged
     return None
 
 
@@ -79,60 +86,47 @@ def sheet(pictures: Pictures) -> Logged:
     return Logged(buffer.getvalue())
 
 
-def _needs(inventory: Inventory, dataset: Dataset) -> list[FeatureNeed]:
-    """Encoders whose patch tokens of the first block are recorded."""
-    encoders, _ = evaluated_encoders(inventory)
-    found = [center_need(inventory.config, dataset.manifest, e.name, e.definition, ("patch",)) for e, _ in encoders]
-    return [need for need in found if inventory.plane_coverage(need, 1)[0, "patch"].all()]
+def _shown(inventory: Inventory, dataset: Dataset) -> list[_Shown]:
+    """Encoders whose patch tokens of the first block are recorded, and the first students."""
+    found: list[_Shown] = []
+    for encoder, role in evaluated_encoders(inventory)[0]:
+        need = center_need(inventory.config, dataset.manifest, encoder.name, encoder.definition, ("patch",))
+        live = not inventory.plane_coverage(need, 1)[0, "patch"].all()
+        if not live or (role == "student" and sum(one.live for one in found) < STUDENTS):
+            found.append(_Shown(encoder, need, live))
+    return found
 
 
-def _kept(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) -> Pictures:
-    made = [_FORMAT, IMAGES, SIDE, dataset.block_digest(0), [[need.encoder, need.digest] for need in needs]]
-    key = f"pictures/{json_digest(made)}.json"
-    store = LocalStore(inventory.folder / "runs")
-    raw = store.get(key) if store.size(key) is not None else b""
-    if seal_holds(raw):  # a changed one is drawn again
-        body = json.loads(raw)
-        return Pictures(
-            body["dataset"], tuple(PictureRow(n, tuple(Picture(*p) for p in pictures)) for n, pictures in body["rows"])
-        )
-    pictures = _draw(inventory, dataset, needs)
-    rows = [[row.name, [[p.png, p.alt] for p in row.pictures]] for row in pictures.rows]
-    body = {"dataset": pictures.dataset, "rows": rows}
-    store.put(key, seal((json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()))
-    return pictures
-
-
-def _draw(inventory: Inventory, dataset: Dataset, needs: Sequence[FeatureNeed]) -> Pictures:
+def _draw(inventory: Inventory, dataset: Dataset, shown: Sequence[_Shown]) -> list[PictureRow]:
     from unic_pipe.pipeline.cache.reader import FeatureCache
 
-    blocks = [(n, FeatureCache(inventory.feature_folder(n)).read_block(0, "patch", 0)) for n in needs]
-    usable = np.flatnonzero(np.logical_and.reduce([block.valid for _, block in blocks]))[:IMAGES]
+    blocks = {
+        s.need.digest: FeatureCache(inventory.feature_folder(s.need)).read_block(0, "patch", 0)
+        for s in shown
+        if not s.live
+    }
+    usable = np.flatnonzero(np.logical_and.reduce([block.valid for block in blocks.values()]))[:IMAGES]
     keys = [dataset.block_keys(0)[i] for i in usable.tolist()]
-    first = dataset.block_range(0)[0]
-    images = [_thumbnail(dataset, first + i) for i in usable.tolist()]
-    rows = [PictureRow("image", tuple(Picture(_png(x), key) for x, key in zip(images, keys, strict=True)))]
-    for need, block in blocks:
-        colours = principal_colours(block.values[usable], need.definition.encoder.grid)
-        alts = [f"{need.encoder}, patches of {key}" for key in keys]
-        rows.append(PictureRow(need.encoder, tuple(Picture(_png(x), a) for x, a in zip(colours, alts, strict=True))))
-    return Pictures(dataset.manifest.name, tuple(rows))
+    rows_N = [dataset.block_range(0)[0] + i for i in usable.tolist()]
+    images = [thumbnail(dataset, row) for row in rows_N]
+    rows = [PictureRow("image", tuple(Picture(png(x), key) for x, key in zip(images, keys, strict=True)))]
+    for s in shown:
+        patch_NPD = _computed(inventory, dataset, s, rows_N) if s.live else blocks[s.need.digest].values[usable]
+        colours = principal_colours(patch_NPD, s.need.definition.encoder.grid)
+        alts = [f"{s.need.encoder}, patches of {key}" for key in keys]
+        rows.append(PictureRow(s.need.encoder, tuple(Picture(png(x), a) for x, a in zip(colours, alts, strict=True))))
+    return rows
 
 
-def _thumbnail(dataset: Dataset, row: int) -> NDArray[np.uint8]:
-    """The centre crop, as encoders see it but smaller."""
-    try:
-        image = Image.fromarray(decode_image(dataset.read(row), dataset.manifest.decoding))
-    except UndecodableImage:  # its features are valid, so it was decodable when they were made
-        return np.zeros((SIDE, SIDE, 3), np.uint8)
-    side = min(image.size) * CENTER.center_fraction
-    left, top = ((n - side) / 2 for n in image.size)
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box))
+def _computed(inventory: Inventory, dataset: Dataset, shown: _Shown, rows: Sequence[int]) -> NDArray[np.float32]:
+    """Patch tokens (N, P, D) of these rows' centre crops, computed now."""
+    from unic_pipe.pipeline.encoders import load_encoder
+    from unic_pipe.pipeline.extraction.forward import EncoderRun, features_of_rows, pick_device
+    from unic_pipe.pipeline.process.crew import crew_of_one
 
-
-def _png(pixels_HW3: NDArray[np.uint8]) -> str:
-    """A PNG as base64."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels_HW3).save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    definition = shown.need.definition
+    encoder = load_encoder(shown.encoder, device=pick_device(inventory.config.compute.device))
+    run = EncoderRun.of(encoder, definition, [(0, "patch")])
+    with crew_of_one(definition.compute.threads) as crew:
+        [found] = features_of_rows(dataset, rows, [run], len(rows), crew)
+    return found.features["patch"]

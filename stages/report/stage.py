@@ -1,12 +1,13 @@
 """The report as a command writes it: from the results in force, beside them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
 from unic_pipe.pipeline.loggers import Page, Value
-from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans
+from unic_pipe.pipeline.workspace.evaluation_plans import evaluated_encoders, evaluation_plans
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.results import CLASS_TABLE, current_record, read_results
 from unic_pipe.pipeline.workspace.status import evaluates, evaluation_path
@@ -15,6 +16,7 @@ from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.stages.report.data import Skipped
 from unic_pipe.stages.report.files import results_table, scores_table, write_text
 from unic_pipe.stages.report.gather import gather
+from unic_pipe.stages.report.mistakes import mistake_pictures
 from unic_pipe.stages.report.pictures import patch_pictures, sheet
 from unic_pipe.stages.report.render import write_report
 
@@ -72,6 +74,8 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
         commands=COMMANDS,
         features=inventory.workspace.features,
         pictures=patch_pictures(inventory),
+        parameters={encoder.name: encoder.reading.parameters for encoder, _ in evaluated_encoders(inventory)[0]},
     )
+    data = replace(data, mistakes=mistake_pictures(inventory, data, records))
     write_text(folder, data, records)
     return write_report(folder, data), results_table(data)

@@ -30,6 +30,8 @@ class Cell:
     direction: str = ""
     hover: str = ""
     spread: str = ""
+    error: str = ""
+    """Of a score without a spread: its binomial standard error."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Column:
 
     name: str
     role: str = ""
+    size: str = ""
+    """Its parameters, `4.7 M`, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,13 @@ def score_table(data: ReportData, probe: str) -> ScoreTable:
     )
     means = _mean_rows(view, columns) if len(view.accuracies) > 1 else ()
     mixed = any(view.metric(b.name) is not METRICS["top1"] for b in view.benchmarks)
-    heads = tuple(Column(encoder.name, encoder.role) for encoder in columns)
+    heads = tuple(Column(encoder.name, encoder.role, millions(encoder.parameters)) for encoder in columns)
     return ScoreTable(probe_title(view), heads, sections, means, tuple(groups.items()), mixed=mixed)
+
+
+def millions(parameters: int) -> str:
+    """A number of parameters as `4.7 M`; empty where it is not known."""
+    return f"{parameters / 1e6:.1f} M" if parameters else ""
 
 
 def probe_title(view: ProbeView) -> str:
@@ -106,10 +115,10 @@ def probe_title(view: ProbeView) -> str:
 
 
 def _row(view: ProbeView, bench: BenchmarkEntry, columns: tuple[EncoderEntry, ...]) -> Row:
-    metric, error = view.metric(bench.name), view.standard_error(bench.name)
+    metric, samples = view.metric(bench.name), view.samples(bench.name)
     measure = "" if metric is METRICS["top1"] else f"{metric.title} in {metric.unit}"
     measure += "" if metric.higher else ", lower is better"
-    size = f"{error[0]:,} test images, ±{error[1]:.1f}" if error else ""
+    size = f"{samples:,} test images" if samples else ""
     detail = "; ".join(part for part in (measure, size) if part)
     return Row(bench.name, _cells(view, bench.name, metric, columns), bench.note, detail)
 
@@ -129,7 +138,9 @@ def _cells(view: ProbeView, benchmark: str, metric: Metric, columns: tuple[Encod
             against = view.comparison(benchmark, encoder.name, best[0]) if encoder.role == "student" and best else None
             label = shown[encoder.name]
             spread = "" if score.spread is None else f"±{metric.show(score.spread)}"
-            cells.append(Cell(label, label == top, False, *difference(against), chosen_text(score), spread))
+            error = view.standard_error(score) if not spread else None
+            said = spread, "" if error is None else f"±{error:.1f}"
+            cells.append(Cell(label, label == top, False, *difference(against), chosen_text(score), *said))
     return tuple(cells)
 
 

@@ -144,14 +144,15 @@ class ProbeView:
         done = [of(s) for s in found if s is not None and s.value is not None]
         return average(done) if done and len(done) == len(found) else None
 
-    def standard_error(self, benchmark: str) -> tuple[int, float] | None:
-        """Test images of a benchmark and one binomial standard error, in points, at its best accuracy."""
-        scores = [s for (b, _), s in self.scores.items() if b == benchmark and s.value is not None and s.samples]
-        if not scores or not self.metric(benchmark).accuracy:
+    def samples(self, benchmark: str) -> int | None:
+        """Test images of a benchmark, where its scores tell."""
+        return next((s.samples for (b, _), s in self.scores.items() if b == benchmark and s.samples), None)
+
+    def standard_error(self, score: Score) -> float | None:
+        """One binomial standard error of an accuracy, in points; None of other measures."""
+        if score.value is None or not score.samples or not self.metric(score.benchmark).accuracy:
             return None
-        best = max(scores, key=lambda s: s.value or 0.0)
-        n = best.samples or 1
-        return n, binomial_error(best.value or 0.0, n)
+        return binomial_error(score.value, score.samples)
 
 
 def binomial_error(accuracy: float, samples: int) -> float:

@@ -337,3 +337,28 @@ def test_a_pilot_is_reused_by_the_full_run(raw: Any) -> None:
     assert (full.done, full.before, full.total) == (32, 16, 48)
     assert not [n for n in changed(raw, before, "features") if re.search(r"/c/[01]/", n)]
     assert raw.states(TRAIN_ONLY)[STUDENT] == "missing"
+
+
+def test_the_report_shows_what_the_student_sees_and_gets_wrong(evaluated: Any, tmp_path: Path) -> None:
+    from unic_pipe.stages.report.stage import records_in_force, report
+
+    shutil.copytree(evaluated.folder, tmp_path / "work", symlinks=True)
+    work = type(evaluated)(tmp_path / "work")
+    inventory = work.inventory()
+    records = records_in_force(inventory)
+    (told,) = [r for r in records if (r.encoder, r.definition.probe) == ("tiny", "logistic")]
+    dataset, shown = inventory.dataset("test").dataset, told.mistakes
+    wrong = round((1 - told.metrics["top1"]) * told.chosen["test_samples"])
+    assert len(shown.rows) == min(8, wrong) > 0
+    labels = dataset.labels_by_row()
+    assert [str(labels[row]) for row in shown.rows] == list(shown.true)
+    assert all(true != taken for true, taken in zip(shown.true, shown.predicted, strict=True))
+
+    page = report(inventory, records)[0].read_text()
+    for true, taken in zip(shown.true, shown.predicted, strict=True):
+        assert f'alt="{true} → {taken}"' in page
+    # Teachers' patch tokens come from the cache, the student's are computed for it, once.
+    assert page.count('alt="tiny, patches of ') == page.count('alt="lite0, patches of ') == 6
+    (work.folder / "students/tiny/export/model.safetensors").rename(tmp_path / "away")
+    again = report(inventory, records)[0].read_text()
+    assert re.findall("png;base64[^>]+", again) == re.findall("png;base64[^>]+", page)

@@ -70,6 +70,9 @@ def refit_where_damaged(work: Any) -> None:
 def alone(ranks: Any, extracted_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All students, trained by one process without interruption."""
     work = configure(copy_of(extracted_template, tmp_path_factory.mktemp("recipes") / "work"))
+    waiting = work.artefact("students/task-specific")
+    assert (waiting.waits_for, waiting.next) == (("evaluations/main",), "unic-pipe evaluate")
+    assert "has no logistic probe that was fitted on benchmark task" in waiting.reason
     assert ranks(work, 1) == [2]
     assert "has no logistic probe that was fitted on benchmark task" in ranks.everything()
     work.evaluate()

@@ -52,10 +52,11 @@ def test_scores_in_the_table_equal_the_data() -> None:
         bench = next(b for b in VALUES if row[0].startswith(b))
         for name, cell in zip(names[1:], row[1:], strict=True):
             assert cell.startswith(f"{100 * VALUES[bench][name]:.1f}")
-    assert table[2][1] == "93.9−1.1 98.8 %"
-    assert table[3][1] == "89.2+0.8 101.0 %"
+    assert table[2][1] == "93.9 ±1.3−1.1 98.8 %"
+    assert table[3][1] == "89.2 ±1.6+0.8 101.0 %"
     assert "synthetic" in table[4][0]
-    assert "360 test images, ±1.1" in table[2][0]
+    assert "360 test images" in table[2][0]
+    assert "±" not in table[2][0]
     assert table[5][:3] == ["Mean", "93.2−0.9 99.1 %", "94.1"]
 
 
@@ -247,7 +248,7 @@ def test_failed_probe_is_listed_with_its_reason_and_breaks_nothing() -> None:
     assert page.tables[0][2][2] == "failed"
     assert page.tables[0][5][2] == "–"
     assert "digits, lite0, linear probe: no labels in <digits>" in page.text
-    assert page.tables[0][2][1].startswith("93.9+0.8"), "compared with the best teacher that has a result"
+    assert page.tables[0][2][1].startswith("93.9 ±1.3+0.8"), "compared with the best teacher that has a result"
 
 
 def test_remarks_of_finished_results_are_shown_once() -> None:

@@ -9,6 +9,7 @@ from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.pipeline.workspace.status import make_plan
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.status import Artefact, StatusReport
 from unic_pipe.stages.run import ORDER, run
 
 
@@ -90,3 +91,28 @@ def test_pointers_move_in_one_step_and_respect_what_is_in_the_way(tmp_path):
         UserError, match=r"(?s)a-00000001 is in the way of the pointer to a-00000002.*mv .*a-00000001.old"
     ):
         point(tmp_path, "a-00000001", "a-00000002")
+
+
+def test_a_teachers_probe_is_fitted_before_the_student_that_learns_from_it(here, monkeypatch):
+    fresh, ran = {"samples": False, "features": False, "student": False, "probe": False}, []
+
+    def plan(_):
+        waits = () if fresh["probe"] else ("evaluations/main",)
+        rows = [("samples", "index", ()), ("features", "extract", ()), ("student", "distill", waits)]
+        artefacts = [
+            Artefact(name=n, stage=s, state="fresh" if fresh[n] else "missing", done=0, total=1, reason="", digest=None,
+                     next=None, waits_for=w) for n, s, w in rows
+        ]  # fmt: skip
+        return StatusReport(artefacts=tuple(artefacts), next=None)
+
+    def step(stage, makes):
+        def bring_up_to_date(inventory, artefacts):
+            ran.append(stage)
+            fresh[makes] = True
+
+        return bring_up_to_date
+
+    monkeypatch.setattr("unic_pipe.stages.run.make_plan", plan)
+    steps = dict(zip(ORDER, ("samples", "features", "student", "probe"), strict=True))
+    run(lambda: here.look(), {s: step(s, made) for s, made in steps.items()}, SilentReporter(), Stop())
+    assert ran == ["index", "extract", "evaluate", "distill"]
