@@ -3,9 +3,9 @@
 usage: python examples/proof/recipes.py [FOLDER] [--data demo|proof] [--recipes A,B] [--rates A,B] [--seeds N] [--no-docs]
 
 Writes images and configuration into FOLDER (`recipes/DATA`), extracts the teachers' features once, trains `distill --compare`
-from them, evaluates, and puts a table into docs/recipes.md: a row for every recipe and rate, mean ± standard error over the seeds, and
-what a training step takes. `--epochs` and `--rows` make it a pilot. A run that was cut off goes on; the same command again
-prints the same table.
+from them, evaluates, and puts a table into docs/recipes.md: a row for every recipe and rate, mean ± standard error over the
+seeds, and what a training step takes. `--epochs` and `--rows` make it a pilot. A run that was cut off goes on; the same command
+again prints the same table.
 """
 
 import argparse
@@ -71,10 +71,10 @@ def run(folder: Path, asked: argparse.Namespace, seeds: tuple[int, ...], changes
     write_folder(folder, asked.data, seeds)
     unic_pipe(folder, "index")
     unic_pipe(folder, "extract", *rows)
-    compared = ["distill", "--compare", asked.recipes, "--rates", asked.rates, "--set", "distill.threads=1", *changes, *rows]
+    compared = ["--compare", asked.recipes, "--rates", asked.rates, "--set", "distill.threads=1", *changes, *rows]
     begin = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(lambda seed: unic_pipe(folder, *compared, "--student", f"{STUDENT}-{seed}"), seeds))
+        list(pool.map(lambda seed: unic_pipe(folder, "distill", *compared, "--student", f"{STUDENT}-{seed}"), seeds))
     seconds = time.perf_counter() - begin
     unic_pipe(folder, "evaluate")
     return seconds
@@ -116,7 +116,9 @@ def main() -> None:
     seconds = run(folder, asked, seeds, [word for one in overrides for word in ("--set", one)])
     made = table(recipe_lines(folder, asked, seeds, overrides), data.benchmarks, data.axes)
     print(made)
-    print(f"\nThe trainings took {seconds:.0f} s this time, all together; a step is of one student alone, on a batch of 32.")
+    print(
+        f"\nThe trainings took {seconds:.0f} s this time, all together; a step is of one student alone, on a batch of 32."
+    )
     if not asked.no_docs and asked.rows is None and asked.epochs is None:
         write_between(DOCS, asked.data, made)
 
