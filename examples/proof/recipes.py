@@ -1,22 +1,29 @@
-"""The recipes of the field side by side, on the demo's data: one network, start, order and number of steps, three seeds.
+"""The recipes of the field side by side, from one cache: one network, start, order and number of steps, three seeds.
 
-usage: python examples/proof/recipes.py [FOLDER] [--recipes A,B] [--rates A,B] [--epochs N] [--rows N]
+usage: python examples/proof/recipes.py [FOLDER] [--data demo|proof] [--recipes A,B] [--rates A,B] [--seeds N] [--no-docs]
 
-Writes the demo's data and configuration into FOLDER, extracts its teachers' features once, trains `distill --compare` from them
-with `seeds: [0, 1, 2]`, evaluates, and prints a Markdown table: a row for every recipe and rate, linear top-1 as mean ± standard
-error over the seeds, and what a training step takes. `--epochs` shortens the trainings, `--rows` the data (a pilot). A run
-that was cut off goes on; the same command again prints the same table.
+Writes images and configuration into FOLDER (`recipes/DATA`), extracts the teachers' features once, trains `distill --compare`
+from them, evaluates, and puts a table into docs/recipes.md: a row for every recipe and rate, mean ± standard error over the
+seeds, and what a training step takes. `--epochs` and `--rows` make it a pilot. A run that was cut off goes on; the same command
+again prints the same table.
 """
 
 import argparse
-import math
-import subprocess
-import sys
+import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 
-from steady import SEEDS, scores, write_seeds
+from images import write_images
+from settings import BENCHMARKS, TEACHERS, students, text
+from specialists import write_specialists
+from steady import TEACHERS as DEMO_TEACHERS
+from steady import TESTED as DEMO_BENCHMARKS
+from steady import write_seeds
+from tables import AXES, Line, line, read_scores, table, write_between
+from work import unic_pipe
 
 from unic_pipe.pipeline.workspace.by_recipe import by_recipe
 from unic_pipe.pipeline.workspace.configuration import load_workspace
@@ -27,75 +34,93 @@ from unic_pipe.stages.demo.data import write_samples
 from unic_pipe.stages.distill.measure.cost import step_cost
 from unic_pipe.stages.distill.model.schedule import peak_rate
 
-STUDENT, TEACHERS = "student", ("generalist", "digit-expert")
+DOCS = Path(__file__).parents[2] / "docs/recipes.md"
+STUDENT = "student"
 
 
-def unic_pipe(folder: Path, command: str, *more: str) -> None:
-    """Type a command in the folder."""
-    words = [sys.executable, "-m", "unic_pipe.cli.main", command, "--config", str(folder), *more]
-    subprocess.run(words, check=True)
+@dataclass(frozen=True)
+class Data:
+    """What is learned from, and what is tested."""
+
+    teachers: Sequence[str]
+    benchmarks: Sequence[str]
+    axes: Sequence[str]
 
 
-def run(folder: Path, recipes: str, rates: str, changes: list[str], rows: list[str]) -> float:
-    """All that the table needs; seconds of the trainings of this time."""
-    write_seeds(folder)
-    write_samples(folder / IMAGES)
+DATA = {
+    "demo": Data(DEMO_TEACHERS, tuple(DEMO_BENCHMARKS), ("linear", "k-NN")),
+    "proof": Data(TEACHERS, BENCHMARKS, tuple(AXES)),
+}
+
+
+def write_folder(folder: Path, data: str, seeds: tuple[int, ...]) -> None:
+    """Images, weights and configuration; those that are there stay."""
+    if data == "demo":
+        write_seeds(folder, seeds)
+        write_samples(folder / IMAGES)
+        return
+    write_images(folder.parent / "images")
+    write_specialists(folder.parent / "images", folder.parent / "weights")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "unic-pipe.yaml").write_text(text({STUDENT: students()[STUDENT]}, seeds=seeds))
+
+
+def run(folder: Path, asked: argparse.Namespace, seeds: tuple[int, ...], changes: list[str]) -> float:
+    """All that the table needs; seconds of the trainings of this time, a seed a process, one thread each."""
+    rows = [] if asked.rows is None else ["--rows", asked.rows]
+    write_folder(folder, asked.data, seeds)
     unic_pipe(folder, "index")
     unic_pipe(folder, "extract", *rows)
+    compared = ["--compare", asked.recipes, "--rates", asked.rates, "--set", "distill.threads=1", *changes, *rows]
     begin = time.perf_counter()
-    unic_pipe(folder, "distill", "--compare", recipes, "--rates", rates, "--student", STUDENT, *changes, *rows)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(lambda seed: unic_pipe(folder, "distill", *compared, "--student", f"{STUDENT}-{seed}"), seeds))
     seconds = time.perf_counter() - begin
     unic_pipe(folder, "evaluate")
     return seconds
 
 
-def spread(values: list[float]) -> str:
-    """Mean ± standard error, in per cent."""
-    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return f"{100 * mean(values):.1f} ± {100 * error:.1f}"
-
-
-def table(folder: Path, recipes: list[str], rates: list[str], overrides: list[str], pilot: str) -> list[str]:
-    """The table's lines."""
-    workspace = load_workspace(folder, overrides)
-    config, found = workspace.config, scores(folder)
-    benchmarks = list(config.evaluate.benchmarks)
-    head = f"| recipe | peak rate | {' | '.join(benchmarks)} | mean | a step |"
-    lines = [head, "|---" * (head.count("|") - 1) + "|"]
-    for name in TEACHERS:
-        values = [found[name][b][0] for b in benchmarks]
-        lines.append(f"| {name} | | {' | '.join(f'{100 * v:.1f}' for v in [*values, mean(values)])} | |")
-    by_seed = [by_recipe(config, f"{STUDENT}-{seed}", recipes, rates) for seed in SEEDS]
+def recipe_lines(folder: Path, asked: argparse.Namespace, seeds: tuple[int, ...], overrides: list[str]) -> list[Line]:
+    """A row for every teacher, and for every recipe and rate with its peak rate and what a step takes."""
+    workspace, data = load_workspace(folder, overrides), DATA[asked.data]
+    found, pilot = read_scores(folder), "" if asked.rows is None else PILOT
+    recipes, rates = asked.recipes.split(","), asked.rates.split(",")
+    by_seed = [by_recipe(workspace.config, f"{STUDENT}-{seed}", recipes, rates) for seed in seeds]
     inventory = Inventory(workspace).with_students({n: s for made in by_seed for n, s in made.items()})
-    for names in zip(*by_seed, strict=True):
-        rows = [[found[name + pilot][b][0] for b in benchmarks] for name in names]
-        cells = [spread([row[i] for row in rows]) for i in range(len(benchmarks))]
-        cells.append(spread([mean(row) for row in rows]))
-        definition = inventory.student_definition(names[0])
+    lines = [line(name, found, name) for name in data.teachers]
+    for trained in zip(*by_seed, strict=True):
+        definition = inventory.student_definition(trained[0])
         assert definition is not None, "indexed before"
-        seconds = step_cost(definition, "cpu").seconds
-        recipe, peak = names[0].removeprefix(f"{STUDENT}-{SEEDS[0]}-"), peak_rate(definition.config.optimizer)
-        lines.append(f"| {recipe} | {peak:.2g} | {' | '.join(cells)} | {1000 * seconds:.0f} ms |")
+        step, peak = step_cost(definition, "cpu").seconds, peak_rate(definition.config.optimizer)
+        title = trained[0].removeprefix(f"{STUDENT}-{seeds[0]}-")
+        scores = [found[name + pilot] for name in trained if name + pilot in found]
+        lines.append(Line(f"{title} (peak {peak:.2g}, {1000 * step:.0f} ms a step)", scores))
     return lines
 
 
 def main() -> None:
     """Run what is asked for, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("recipes"))
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--data", choices=list(DATA), default="demo")
     parser.add_argument("--recipes", default="unic,am-radio,phi-s,theia")
-    parser.add_argument("--rates", default="published,unic,own")
+    parser.add_argument("--rates", default="published,unic")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--rows")
+    parser.add_argument("--no-docs", action="store_true", help="print the table and leave docs/recipes.md as it is")
     asked = parser.parse_args()
-    overrides = [] if asked.epochs is None else [f"students.{STUDENT}.optimizer.epochs={asked.epochs}"]
-    rows = [] if asked.rows is None else ["--rows", asked.rows]
-    changes = [word for override in overrides for word in ("--set", override)]
-    seconds = run(asked.folder, asked.recipes, asked.rates, changes, rows)
-    recipes, rates = asked.recipes.split(","), asked.rates.split(",")
-    lines = table(asked.folder, recipes, rates, overrides, "" if asked.rows is None else PILOT)
-    print("\n".join(lines))
-    print(f"\nThe trainings took {seconds:.0f} s this time, all together; a step is of one student alone.")
+    folder, data = (asked.folder or Path("recipes") / asked.data).resolve(), DATA[asked.data]
+    seeds = tuple(range(asked.seeds))
+    overrides = [f"students.{STUDENT}.optimizer.epochs={asked.epochs}"] if asked.epochs else []
+    seconds = run(folder, asked, seeds, [word for one in overrides for word in ("--set", one)])
+    made = table(recipe_lines(folder, asked, seeds, overrides), data.benchmarks, data.axes)
+    print(made)
+    print(
+        f"\nThe trainings took {seconds:.0f} s this time, all together; a step is of one student alone, on a batch of 32."
+    )
+    if not asked.no_docs and asked.rows is None and asked.epochs is None:
+        write_between(DOCS, asked.data, made)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ def here() -> list[str]:
     return names[: names.index(torch.backends.cpu.get_cpu_capability().lower()) + 1]
 
 
-def write_seeds(folder: Path) -> None:
-    """The demo's configuration, with three seeds of its student."""
+def write_seeds(folder: Path, seeds: tuple[int, ...] = SEEDS) -> None:
+    """The demo's configuration, with several seeds of its student."""
     folder.mkdir(parents=True, exist_ok=True)
     file = write_config(folder)
     text = file.read_text()
     if "seeds:" not in text:
-        file.write_text(text.replace("    init: pretrained", f"    seeds: {list(SEEDS)}\n    init: pretrained"))
+        file.write_text(text.replace("    init: pretrained", f"    seeds: {list(seeds)}\n    init: pretrained"))
 
 
 def run(folder: Path, kernels: str) -> None:
