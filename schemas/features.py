@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from unic_pipe.schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
 from unic_pipe.schemas.codecs import CodecChoice, CodecName, is_calibrated
 from unic_pipe.schemas.config import Scalar, TokenType
+from unic_pipe.schemas.places import Dtype
 from unic_pipe.schemas.recipes import Recipe
 from unic_pipe.schemas.samples import Decoding
 
@@ -64,7 +65,7 @@ class CodecDefinition(Model):
 class ComputeDefinition(Model):
     """Everything about the forward pass that may change bits, apart from the hardware."""
 
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Dtype
     tf32: bool = False
     batch: int
     threads: int
