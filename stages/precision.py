@@ -17,7 +17,7 @@ from unic_pipe.pipeline.samples.survey import some_images
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.schemas.codecs import is_calibrated
 from unic_pipe.schemas.config import ComputeConfig, Config, TokenType
-from unic_pipe.schemas.errors import UnicPipeError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.features import ComputeDefinition
 from unic_pipe.schemas.places import Dtype
 from unic_pipe.schemas.precision import TeacherPrecision
@@ -25,6 +25,7 @@ from unic_pipe.schemas.recipes import recipe_named
 
 if TYPE_CHECKING:
     from unic_pipe.pipeline.views.photometric import Pixels
+    from unic_pipe.schemas.views import ViewParameters
 
 SECONDS = 10.0
 """Forward passes of one teacher, about."""
@@ -45,9 +46,11 @@ def measure_teachers(
     `settings`: on a CPU also all threads in one pass. `budget`: seconds after which no other teacher is begun.
 
     Raises:
-        UserError: there is no such device, or the samples are not there.
+        UserError: there is no such device, nothing can be timed on it, or the samples are not there.
     """
     config, device = inventory.config, pick_device(inventory.config.compute.device)
+    if not device.startswith(("cpu", "cuda")):
+        raise UserError(f"Nothing can be timed on {device}.", "Measure on the CPU: --set compute.device=cpu")
     images, found = _images(inventory), list[TeacherPrecision]()
     longest = SECONDS * len(config.teachers) if budget is None else budget
     reporter.say(
@@ -101,7 +104,7 @@ def _measure(
         fewest = min(len(way.pixels) for way in ways.values())
         if fewest < FEWEST:
             return _with_remark(config, name, device, f"{fewest} images that can be read; it takes {FEWEST}")
-        tokens: list[TokenType] = ["cls", *(["patch"] if config.views.patch_views else [])]
+        tokens: tuple[TokenType, ...] = ("cls", "patch") if config.views.patch_views else ("cls",)
         trials = measure_ways(load_encoder(resolved, device=device), ways, tokens, cores, seconds)
     except UnicPipeError as error:
         return _with_remark(config, name, device, error.message)
@@ -119,12 +122,11 @@ def _ways(config: Config, encoder: ResolvedEncoder, images: Sequence[bytes], dev
     recipe, compute = recipe_named(config.views.recipe), config.compute
     host = _views(config, encoder, images, "host")
     types: tuple[Dtype, ...] = ("float32", "bfloat16") if device == "cpu" else ("float32", "bfloat16", "float16")
-    ways = {dtype: Way(_definition(compute, dtype=dtype), host) for dtype in types}
-    found: dict[str, Way] = {**ways}
+    found = {str(dtype): Way(_definition(compute, dtype=dtype), host) for dtype in types}
     if device == "cpu" and cores > compute.threads:
         found[f"{THREADS}: {cores}"] = Way(_definition(compute, threads=cores), host)
     if device != "cpu" and recipe.photometric:
-        found["views: device"] = Way(ways["float32"].compute, _views(config, encoder, images, "device"))
+        found["views: device"] = Way(found["float32"].compute, _views(config, encoder, images, "device"))
     return found
 
 
@@ -143,7 +145,8 @@ def _views(
     from unic_pipe.pipeline.views.rows import Rendering
 
     rendering = Rendering(recipe_named(config.views.recipe), config.views.seed, encoder.definition.image_size, 0, where)
-    drawn, end = [], time.monotonic() + RENDER_S
+    drawn: list[tuple[torch.Tensor, ViewParameters]] = []
+    end = time.monotonic() + RENDER_S
     for number, data in enumerate(images):
         if len(drawn) >= FEWEST and time.monotonic() > end:
             break
