@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from unic_pipe.cli.init import _measured
 from unic_pipe.cli.show.precision import worth
 from unic_pipe.pipeline.encoders import load_encoder
 from unic_pipe.pipeline.extraction import dtypes
 from unic_pipe.pipeline.extraction.dtypes import choose, measure_ways, native_dtypes, slow_dtypes
 from unic_pipe.pipeline.workspace.configuration import load_workspace, write_dtypes
-from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.schemas.precision import PrecisionTrial, TeacherPrecision
 from unic_pipe.stages import precision
-from unic_pipe.stages.precision import measure_teachers, with_dtypes, worth_measuring
+from unic_pipe.stages.precision import measure_teachers, with_dtypes
 
 TINY = (
     "teachers={vit: {encoder: 'timm:vit_tiny_patch16_224', model_args: {depth: 1}, weights: 'random:0', image_size: 32}}",
@@ -164,21 +166,20 @@ def test_a_file_is_changed_where_it_must_be_or_not_at_all(text: str, written: st
     assert (tmp_path / "unic-pipe.yaml").read_text() == head + (written or text)
 
 
-def test_init_measures_only_where_something_can_win(raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
-    from unic_pipe.cli.main import app
-
-    line = ["init", "--data", str(raw.folder / "data"), "--teachers", "lite0", "--student", "tf_efficientnet_lite0"]
-    for bare, native in ((True, ("float32",)), (False, ("float32", "bfloat16"))):
-        monkeypatch.setattr(precision, "native_dtypes", lambda device, native=native: native)
-        monkeypatch.setattr(precision, "SECONDS", 60.0)
-        assert worth_measuring("cpu") is not bare
-        folder = tmp_path / str(bare)
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        ended = CliRunner().invoke(app, line)
-        assert ended.exit_code == 0, ended.output
-        assert ("Measuring" in ended.output) is not bare
-        found = Inventory(load_workspace(folder)).config.teachers
-        assert found.keys() == {"lite0"}
+def test_init_measures_where_something_can_win(raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = raw.inventory(*TINY, f"samples.roots=[{raw.folder}]").config
+    monkeypatch.chdir(tmp_path)
+    console = Console(record=True, file=io.StringIO())
+    monkeypatch.setattr(precision, "native_dtypes", lambda device: ("float32",))
+    assert _measured(config, [], console, False) is config, "nothing can win on this device"
+    monkeypatch.setattr(precision, "native_dtypes", lambda device: ("float32", "bfloat16"))
+    assert _measured(config, [], console, True) is config
+    assert console.export_text() == ""
+    assert _measured(config, ["vit"], console, False) is config
+    assert console.export_text().startswith("Not measured yet")
+    monkeypatch.setattr(precision, "choose", lambda trials, snr_db: trials[-1].name)
+    found = _measured(config, [], console, False)
+    assert [teacher.dtype for teacher in found.teachers.values()] == ["bfloat16"]
+    assert "vit: bfloat16 (bfloat16 is" in console.export_text()
+    (tmp_path / "unic-pipe.yaml").touch()
+    assert _measured(config, [], console, False) is config, "it will not be written"
