@@ -135,6 +135,21 @@ class Checks:
             raise Failed(f"{said}; at least {BF16_DB:.0f} dB wanted")
         return said
 
+    def types(self) -> str:
+        """Every type can be timed on the device, and what each teacher is worth is said."""
+        settings = ("--set", f"compute.device={self.device}", "--set", "cache.codec=auto")
+        report = json.loads(self.pipe(self.folder("cpu"), "teachers", "--measure", "--json", *settings))
+        for each in report["measured"]:
+            if each["remark"]:
+                raise Failed(f"{each['teacher']}: {each['remark']}")
+        ways = [
+            (e["teacher"], t["name"], t["speedup"], min(t["snr_db"].values()))
+            for e in report["measured"]
+            for t in e["trials"]
+        ]
+        chosen = ", ".join(f"{e['teacher']} {e['chosen']}" for e in report["measured"])
+        return "; ".join([chosen, *(f"{teacher} {name} {by:.2f} x, {db:.0f} dB" for teacher, name, by, db in ways)])
+
     def extraction_goes_on(self) -> str:
         """Killed in the middle and run again, extraction leaves the same features."""
         folder = self.folder("killed")
@@ -303,6 +318,7 @@ def main() -> int:
         ("extraction equals the CPU's", checks.on_device),
         ("views made on the device", checks.device_views),
         ("features in bf16", checks.bf16),
+        ("what each type is worth", checks.types),
         ("extraction, killed and run again", checks.extraction_goes_on),
         ("training equals the CPU's", checks.training),
         ("training, compiled", checks.compiled),
