@@ -1,7 +1,8 @@
 """Compiled forward passes: the same code for the same definition, whenever and by whomever it is compiled.
 
-Nothing is chosen by measuring, and images come in batches of one size. So a process that has to compile again (another
-machine of a cluster, a cache of compiled code that was emptied) writes the same bytes on the same hardware (R9).
+Nothing that could change a sum is chosen by measuring, and images come in batches of one size. So a process that has to
+compile again (another machine of a cluster, a cache of compiled code that was emptied) writes the same bytes on the same
+hardware (R9).
 
 Shapes: B images, 3 channels, H x W pixels.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 BACKEND = "inductor"
 OPTIONS = {"deterministic": True, "max_autotune": False, "coordinate_descent_tuning": False}
-"""No kernel is picked by its time, whatever the environment says."""
+"""Whatever the environment says."""
 ENCODERS = 1024
 """Of one process. Beyond its limit (8 for one piece of code) PyTorch would go on without compiling."""
 
@@ -55,8 +56,9 @@ class Compiled:
             try:
                 tokens = self._call(x_B3HW)
             except dynamo.exc.TorchDynamoException as error:
+                why = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
                 raise StageError(
-                    f"{self._name} cannot be compiled for {device}: {str(error).strip().splitlines()[0]}",
+                    f"{self._name} cannot be compiled for {device}: {why}",
                     "Set compute.compile: false. On a CPU it needs a C++ compiler (g++), on a GPU Triton.",
                 ) from error
         self._ready.add(kind)

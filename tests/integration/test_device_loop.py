@@ -24,6 +24,7 @@ from unic_pipe.pipeline.process.streams import InOrder, Lane
 from unic_pipe.pipeline.views.photometric import Pixels
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.features import ComputeDefinition, EncoderDefinition
+from unic_pipe.stages.distill.data import feed
 
 BATCH, SIZE = 4, 8
 COMPUTE = ComputeDefinition(dtype="float32", batch=BATCH, threads=1, channels_last=False)
@@ -66,6 +67,7 @@ class Device(InOrder):
 
     def __init__(self) -> None:
         self.lanes: dict[Lane, list[Asked]] = {"up": [], "forward": [], "down": []}
+        self.inside: Lane | None = None
         self.waited_for: list[Asked | None] = []
         self.gets_on = threading.Event()
         self.gets_on.set()
@@ -73,12 +75,16 @@ class Device(InOrder):
     @contextmanager
     def on(self, lane: Lane) -> Iterator[None]:
         self.lanes[lane].append(Asked(lane, self.lanes[lane][-1:]))
+        self.inside, before = lane, self.inside
         yield
+        self.inside = before
 
     def mark(self, lane: Lane) -> Any:
         return Reached(self, (self.lanes[lane] or [None])[-1])
 
     def wait(self, lane: Lane, mark: Any) -> None:
+        if self.inside != lane:
+            self.lanes[lane].append(Asked(lane, self.lanes[lane][-1:]))
         self.lanes[lane][-1].behind.append(mark.asked)
 
 
@@ -199,3 +205,15 @@ def test_extraction_through_the_loop_writes_the_same_bytes(
     assert raw.content("features") == extracted_template.content("features")
     # Six blocks with two views by two teachers, and one of centre crops.
     assert Counter(loop.beyond) == {1: 6 * 3 + 1, 0: 6 + 1}
+
+
+def test_batches_of_the_training_come_up_beside_its_steps(extracted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device()
+    monkeypatch.setattr(feed, "streams_of", lambda _: device)
+    extracted.distill("distill.validation=null", stop_at=16)
+    up, steps = device.lanes["up"], device.lanes["forward"]
+    assert len(up) == len(steps) >= 2
+    for number, step in enumerate(steps):
+        assert step.all_behind() == {*up[: number + 1], *steps[:number]}
+        assert up[number].all_behind() == set(up[:number]), "a batch comes up when those before it have, and not later"
+    assert not device.waited_for
