@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import _dynamo as dynamo
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unic_pipe.pipeline.encoders.readouts import Tokens
 
 BACKEND = "inductor"
-OPTIONS = {"deterministic": True, "max_autotune": False, "coordinate_descent_tuning": False}
+OPTIONS: dict[str, Any] = {"deterministic": True, "max_autotune": False, "coordinate_descent_tuning": False}
 """Whatever the environment says."""
 ENCODERS = 1024
 """Of one process. Beyond its limit (8 for one piece of code) PyTorch would go on without compiling."""

@@ -74,7 +74,7 @@ class _Batch(NamedTuple):
 
     @property
     def last(self) -> bool:
-        return self.rows.stop >= len(self.view.pixels)
+        return bool(self.rows.stop >= len(self.view.pixels))
 
 
 class DeviceLoop:

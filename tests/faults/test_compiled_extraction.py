@@ -46,7 +46,7 @@ def command(work: Any, cache: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_killed_and_compiled_again_it_writes_the_same_bytes(
     raw: Any, tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +67,7 @@ def test_killed_and_compiled_again_it_writes_the_same_bytes(
     assert any(cache.iterdir())
     shutil.rmtree(cache)
     process = command(raw, cache)
-    assert process.wait(600) == 0, process.communicate()[1][-2000:]
+    assert process.wait(900) == 0, process.communicate()[1][-2000:]
     assert any(cache.iterdir()), "it compiled again"
     assert raw.content("features") == whole.content("features")
 
