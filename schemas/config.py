@@ -138,6 +138,9 @@ class ComputeConfig(Model):
     """Where extraction does the photometric part of the views (colours, blur, solarize): `host`, image by image on the
     CPU; `device`, in batches where the encoder runs, which is worth it on a GPU. Pixels are equal but for the rounding
     of blurred ones (R7); features are extracted anew when it changes."""
+    compile: bool = False
+    """Compile the encoders (`torch.compile`; on a CPU this needs a C++ compiler). Every forward pass is then one of
+    `batch` images: fewer are filled up. Takes a minute or so for each encoder and process; other bits than without."""
 
 
 class StudentConfig(Model):

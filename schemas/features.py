@@ -72,6 +72,7 @@ class ComputeDefinition(Model):
     channels_last: bool = True
     views: Literal["host", "device"] = "host"
     """Where the photometric part of the views was done; `host` also for recipes that have none."""
+    compile: bool = False
 
 
 class FeatureDefinition(Model):
