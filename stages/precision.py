@@ -11,9 +11,9 @@ from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.dtypes import FEWEST, THREADS, Way, choose, measure_ways, native_dtypes
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import usable_cores
+from unic_pipe.pipeline.samples.glimpse import some_images
 from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
 from unic_pipe.pipeline.samples.sources import data_roots, find_source
-from unic_pipe.pipeline.samples.survey import some_images
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.schemas.codecs import is_calibrated
 from unic_pipe.schemas.config import ComputeConfig, Config, TokenType
@@ -43,7 +43,8 @@ def measure_teachers(
 ) -> list[TeacherPrecision]:
     """Measure the configured teachers on some images of the first training set, which need not be indexed.
 
-    `settings`: on a CPU also all threads in one pass. `budget`: seconds after which no other teacher is begun.
+    `settings`: also all threads in one pass on a CPU, and a compiled one on an accelerator. `budget`: seconds after which
+    no other teacher is begun.
 
     Raises:
         UserError: there is no such device, nothing can be timed on it, or the samples are not there.
@@ -100,7 +101,7 @@ def _measure(
     config, cores = inventory.config, usable_cores()
     try:
         resolved = inventory.teacher(name)
-        ways = _ways(config, resolved, images, device, cores if settings else 1)
+        ways = _ways(config, resolved, images, device, cores, settings)
         fewest = min(len(way.pixels) for way in ways.values())
         if fewest < FEWEST:
             return _with_remark(config, name, device, f"{fewest} images that can be read; it takes {FEWEST}")
@@ -116,23 +117,27 @@ def _measure(
     )
 
 
-def _ways(config: Config, encoder: ResolvedEncoder, images: Sequence[bytes], device: str, cores: int) -> dict[str, Way]:
+def _ways(
+    config: Config, encoder: ResolvedEncoder, images: Sequence[bytes], device: str, cores: int, settings: bool
+) -> dict[str, Way]:
     """float32 with the configured settings, first; the other types; and settings of which it is good to know what they
     bring and change."""
     recipe, compute = recipe_named(config.views.recipe), config.compute
     host = _views(config, encoder, images, "host")
     types: tuple[Dtype, ...] = ("float32", "bfloat16") if device == "cpu" else ("float32", "bfloat16", "float16")
     found = {str(dtype): Way(_definition(compute, dtype=dtype), host) for dtype in types}
-    if device == "cpu" and cores > compute.threads:
+    if settings and device == "cpu" and cores > compute.threads:
         found[f"{THREADS}: {cores}"] = Way(_definition(compute, threads=cores), host)
     if device != "cpu" and recipe.photometric:
         found["views: device"] = Way(found["float32"].compute, _views(config, encoder, images, "device"))
+    if settings and device != "cpu":
+        found["compile: true"] = Way(_definition(compute, compile=True), host)
     return found
 
 
 def _definition(compute: ComputeConfig, **changes: object) -> ComputeDefinition:
     settings = compute.model_dump(exclude={"device", "views"})
-    return ComputeDefinition(**settings | {"dtype": "float32", **changes})
+    return ComputeDefinition(**settings | {"dtype": "float32", "compile": False, **changes})
 
 
 def _views(

@@ -4,10 +4,9 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +34,6 @@ _PROBE_BYTES = 64 << 20
 SIZED = 24
 """Images whose size is read."""
 _HEADER_BYTES = 1 << 16
-TARS = 8
-"""Tars of which some images are read."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +124,12 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
         return Survey(
             config, root, "tars", len(source.tars), total, found.rows, found.classes, found.exact, speed, side
         )
-    folders = _folders(source)
-    classes = len(folders) if source.layout != "flat-folder" and len(folders) > 1 else None
+    assert source.folder is not None
+    if source.layout == "flat-folder":
+        folders, classes = [source.folder], None
+    else:
+        names = class_folders(source.folder)
+        folders, classes = [source.folder / name for name in names], len(names) if len(names) > 1 else None
     started, counts = time.monotonic(), []
     for folder in folders:
         counts.append(count_images(folder, source.layout))
@@ -140,37 +141,6 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
     exact = len(counts) == len(folders)
     side = _middle([_side(path.read_bytes()) for path in sample[:: max(1, len(sample) // SIZED)]])
     return Survey(config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample), side)
-
-
-def _folders(source: Source) -> list[Path]:
-    assert source.folder is not None
-    if source.layout != "class-folders":
-        return [source.folder]
-    return [source.folder / name for name in class_folders(source.folder)]
-
-
-def some_images(source: Source, count: int) -> list[bytes]:
-    """Up to `count` images as they are stored, from all over a source, before it is indexed."""
-    if source.layout == "tars":
-        tars = list(source.tars.items())
-        some = tars[:: max(1, len(tars) // TARS)][:TARS]
-        return [data for tar in some for data in islice(_images_of(*tar), -(-count // len(some)))][:count]
-    files = _some_images(_folders(source))
-    return [path.read_bytes() for path in files[:: max(1, len(files) // count)][:count]]
-
-
-def _images_of(shard: str, file: Shard) -> Iterator[bytes]:
-    """The images of a tar, up to where it is damaged: indexing will name that."""
-    tar = open_shard(file, shard)
-    try:
-        for member in walk(tar, shard):
-            parts = split_name(member.name)
-            if parts is not None and parts[1] in IMAGE_EXTENSIONS:
-                yield tar.read(member.size, member.offset)
-    except UserError:
-        return
-    finally:
-        tar.close()
 
 
 class _Look(NamedTuple):
@@ -225,9 +195,8 @@ def _some_images(folders: Sequence[Path]) -> list[Path]:
     """Up to 200 images from folders spread over all."""
     chosen: list[Path] = []
     for folder in folders[:: max(1, len(folders) // 20)]:
-        with os.scandir(folder) as entries:
-            here = (Path(e.path) for e in entries if is_image(e.name) and os.path.isfile(e))
-            chosen += islice(here, max(10, 200 // max(1, len(folders))))
+        here = [Path(e.path) for e in os.scandir(folder) if is_image(e.name) and os.path.isfile(e)]
+        chosen += here[: max(10, 200 // max(1, len(folders)))]
     return chosen[:200]
 
 

@@ -121,7 +121,7 @@ def fitted_config(
     side = surveys[train].side
     recipe = wishes.recipe or ("gentle" if side is not None and side < TINY_SIDE else "unic")
     validation, pairs = validation_set(surveys), benchmarks(surveys)
-    on_gpu = ComputeConfig(device="auto", dtype="bfloat16", views="device")
+    on_gpu = ComputeConfig(device="auto", dtype="bfloat16", compile=True, views="device")
     found: dict[str, object] = {}
     if validation is not None:
         found["distill"] = DistillConfig(validation=validation)
@@ -163,10 +163,8 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("compute", "device"): "auto: cuda when there is one; outside every identity",
         ("teachers", "*", "dtype"): MEASURED,
         ("compute", "dtype"): "of the teachers' forward pass",
-        (
-            "compute",
-            "views",
-        ): "colours and blur in batches on the GPU: a sixth of the CPU's work, equal but for rounding",
+        ("compute", "compile"): "encoders are compiled first, a minute each",
+        ("compute", "views"): "colours and blur in batches on the GPU: a sixth of the CPU's work",
         ("students", "*", "ladder"): "projectors, not kept: of its width, or a quarter of the last stage's",
         ("students", "*", "loss", "drop_probability"): "the paper: .25 for two teachers, .5 for four",
         ("students", "*", "optimizer", "epochs"): f"{optimizer.epochs * steps:,} steps, {steps:,} an epoch",

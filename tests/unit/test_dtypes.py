@@ -11,10 +11,13 @@ from rich.console import Console
 
 from unic_pipe.cli.init import _measured
 from unic_pipe.cli.show.precision import worth
-from unic_pipe.pipeline.encoders import load_encoder
+from unic_pipe.pipeline.encoders import compiled, load_encoder
 from unic_pipe.pipeline.extraction import dtypes
 from unic_pipe.pipeline.extraction.dtypes import choose, measure_ways, native_dtypes, slow_dtypes
+from unic_pipe.pipeline.samples.glimpse import some_images
+from unic_pipe.pipeline.samples.sources import find_source
 from unic_pipe.pipeline.workspace.configuration import load_workspace, write_dtypes
+from unic_pipe.schemas.config import DatasetConfig
 from unic_pipe.schemas.precision import PrecisionTrial, TeacherPrecision
 from unic_pipe.stages import precision
 from unic_pipe.stages.precision import measure_teachers, with_dtypes
@@ -70,22 +73,43 @@ def test_another_machine_says_in_a_line_that_a_recorded_type_is_slow_there() -> 
     assert native_dtypes("mps") == ("float32",)
 
 
-def test_every_way_of_an_accelerator_is_measured_by_the_same_code(raw: Any) -> None:
-    """On a CPU, as if it were one: other types, and views that are finished where the encoder is."""
+def test_every_way_of_an_accelerator_is_measured_by_the_same_code(raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, as if it were one: other types, views that are finished where the encoder is, and compiled passes."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
     inventory = raw.inventory(*TINY, "compute.batch=12")
     images = precision._images(inventory)
     assert len(images) == 12
     encoder = inventory.teacher("vit")
-    ways = precision._ways(inventory.config, encoder, images, "cuda", 1)
-    assert list(ways) == ["float32", "bfloat16", "float16", "views: device"]
+    ways = precision._ways(inventory.config, encoder, images, "cuda", 1, settings=True)
+    assert list(ways) == ["float32", "bfloat16", "float16", "views: device", "compile: true"]
     found = {t.name: t for t in measure_ways(load_encoder(encoder), ways, ("cls", "patch"), 1, 60.0)}
     assert found.keys() == ways.keys()
     assert found["float32"].snr_db == {"cls": 200.0, "patch": 200.0}
     assert (found["float32"].speedup, found["float32"].speedup_low) == (1.0, 1.0)
-    for name, low, high in (("bfloat16", 25, 60), ("float16", 40, 80), ("views: device", 40, 200)):
+    for name, low, high in (
+        ("bfloat16", 25, 60),
+        ("float16", 40, 80),
+        ("views: device", 40, 200),
+        ("compile: true", 80, 200),
+    ):
         assert all(low < db <= high for db in found[name].snr_db.values()), found[name]
     assert found["bfloat16"].snr_db["cls"] < found["float16"].snr_db["cls"]
     assert all(t.images_per_second > 0 and t.speedup_low <= t.speedup for t in found.values())
+
+
+def test_images_are_from_all_over_a_source(tmp_path: Path, raw: Any) -> None:
+    for number in range(12):
+        file = tmp_path / "data" / f"class{number % 3}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(f"{number % 3}".encode())
+    folders = find_source("train", DatasetConfig(source="data"), [tmp_path])
+    assert sorted(some_images(folders, 6)) == [b"0", b"0", b"1", b"1", b"2", b"2"]
+    assert sorted(some_images(folders, 2)) == [b"0", b"1"]
+    flat = find_source("train", DatasetConfig(source="data/class1"), [tmp_path])
+    assert some_images(flat, 9) == [b"1"] * 4
+    tars = find_source("train", DatasetConfig(source="data/train-*.tar"), [raw.folder])
+    first, second, third = (some_images(find_source("x", DatasetConfig(source=t), [raw.folder]), 2) for t in tars.tars)
+    assert some_images(tars, 6) == [*first, *second, *third]
 
 
 def test_teachers_are_measured_before_anything_is_indexed(
