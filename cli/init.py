@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from unic_pipe.cli.asking import Answers, ask, ask_data
+from unic_pipe.cli.init_options import (
+    STUDENT,
+    TEACHERS,
+    BatchOption,
+    DataOption,
+    EpochsOption,
+    ImageSizeOption,
+    NoMeasureOption,
+    PresetOption,
+    RecipeOption,
+    StartOption,
+    StudentOption,
+    TeachersOption,
+    ViewsOption,
+)
 from unic_pipe.cli.options import JsonOption, print_json
+from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.printed import WrittenReport
+from unic_pipe.schemas.starts import PRETRAINED
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from unic_pipe.pipeline.samples.survey import Survey
-    from unic_pipe.schemas.config import StudentConfig
+    from unic_pipe.schemas.config import Config, StudentConfig
+    from unic_pipe.stages.init.fit import Wishes
 
 EXAMPLES = (
     "init --data /data/imagenet",
@@ -24,126 +41,123 @@ EXAMPLES = (
     "init --data photos --student tf_efficientnet_lite0 --start pretrained --teachers lite1",
     "init --data /data/imagenet --preset unic-b",
 )
-TEACHERS, STUDENT = "dino,ibot,deit3,dbot-ft", "vit_small_patch16_224"
-"""What `init` writes unless it is told otherwise."""
+MEASURED_S = 20.0
+"""Seconds that measuring teachers may take, about."""
 
 
 def init(
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="PATH",
-            help="Tars (also s3://BUCKET/PREFIX), class folders, a flat folder, or a folder of splits.",
-            show_default="asked for, on a terminal",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A published recipe: unic-b, unic-l, am-radio, phi-s, angle, eupe, theia, dune, "
-            "nd, tinyvit, task-specific, proteus, lightly-v1, lightly-v3.",
-        ),
-    ] = None,
-    teachers: Annotated[
-        str | None,
-        typer.Option(
-            "--teachers",
-            metavar="A,B,...",
-            help="Names (unic-pipe teachers), timm:NAME, checkpoint:PATH.",
-            show_default=TEACHERS,
-        ),
-    ] = None,
-    student: Annotated[
-        str | None,
-        typer.Option("--student", metavar="NAME", help="The student's architecture in timm.", show_default=STUDENT),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--start",
-            metavar="WEIGHTS",
-            help="What it starts from: pretrained, timm:NAME, checkpoint:PATH, teacher:NAME.",
-            show_default="nothing",
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option("--image-size", metavar="N", min=1, help="The student's, in pixels.", show_default="fits"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, show_default="fits")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", metavar="N", min=1, show_default="fits")] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", metavar="NAME", help="Views: unic, gentle or center.", show_default="fits"),
-    ] = None,
-    views: Annotated[
-        int, typer.Option("--views", metavar="N", min=1, help="Cached views of every training sample.")
-    ] = 2,
+    data: DataOption = None,
+    preset: PresetOption = None,
+    teachers: TeachersOption = None,
+    student: StudentOption = None,
+    start: StartOption = None,
+    image_size: ImageSizeOption = None,
+    epochs: EpochsOption = None,
+    batch: BatchOption = None,
+    recipe: RecipeOption = None,
+    views: ViewsOption = 2,
+    no_measure: NoMeasureOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Look at your data and write a commented unic-pipe.yaml here.
 
     Shows what was found and how long indexing will take; reads only a little of the data. What is not given fits what
     was found: batch, epochs, image size and blocks, and a validation set and benchmarks from the splits that there are.
+    Where the device has several floating-point types, it measures which each teacher is worth (teachers --measure).
     Without --data it asks, on a terminal, and says which command does the same.
     """
     from rich.console import Console
 
     from unic_pipe.pipeline.process.progress import messages
-    from unic_pipe.schemas.errors import UserError
-    from unic_pipe.schemas.starts import PRETRAINED
-    from unic_pipe.stages.distill.blueprint import build, shape_of
     from unic_pipe.stages.init.fit import STUDENT as NAME
     from unic_pipe.stages.init.fit import Wishes
-    from unic_pipe.stages.init.stage import fitted, look, missing_weights, write_config, write_preset
+    from unic_pipe.stages.init.stage import look, missing_weights, preset_for, write_config, write_preset
 
-    if data is None and preset is not None:
-        data = ask_data()
+    if preset is not None:
+        _alone(preset, teachers, student, start, image_size, epochs, batch, recipe)
+        data = data or ask_data()
     elif data is None:
         asked = ask(Answers(teachers=teachers or TEACHERS, student=student or STUDENT, start=start))
         data, teachers, student, start = asked.data, asked.teachers, asked.student, asked.start
-    surveys = look(data)
+    folder, surveys = Path.cwd(), look(data)
     console = messages() if as_json else Console(highlight=False)
     console.soft_wrap = True
     for name, found in surveys.items():
         console.print(survey_line(name, found))
     if preset is not None:
-        if any(given is not None for given in (teachers, student, start, image_size, epochs, batch, recipe)):
-            raise UserError(
-                f"--preset {preset} says itself which teachers, which student and how it is trained.",
-                "Leave the other options out (all but --data and --views), and edit what it writes.",
-            )
-        path, names = write_preset(Path.cwd(), surveys, preset, views)
-        missing = missing_weights(Path.cwd(), names)
+        config, names = preset_for(folder, surveys, preset, views)
+        missing = missing_weights(folder, names)
+        path = write_preset(folder, preset, _measured(config, missing, console, no_measure))
     else:
         names = [name.strip() for name in (teachers or TEACHERS).split(",") if name.strip()]
         begins = f"timm:{student or STUDENT}" if start == PRETRAINED else start
-        missing = missing_weights(Path.cwd(), [*names, *([begins] if begins is not None else [])])
-        wishes = Wishes(image_size, epochs, batch, recipe, views, start)
-        try:
-            config = fitted(Path.cwd(), surveys, names, shape_of(student or STUDENT, image_size), wishes, _has_gpu())
-            build(config.students[NAME])
-        except UserError as error:
-            hint = (error.hint or "").replace("students.NAME.architecture", "--student")
-            raise UserError(error.message, hint.replace("students.NAME.image_size", "--image-size") or None) from None
-        path = write_config(Path.cwd(), config, surveys)
+        missing = missing_weights(folder, [*names, *([begins] if begins is not None else [])])
+        config = _fitting(surveys, names, student or STUDENT, Wishes(image_size, epochs, batch, recipe, views, start))
+        path = write_config(folder, _measured(config, missing, console, no_measure), surveys)
         console.print(training_line(config.students[NAME], surveys))
-    console.print(f"Wrote [bold]{path.name}[/].")
-    if missing:
-        console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")
-    console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")
+    _next(path, missing, console)
     if as_json:
         remarks = tuple(f"weights of {name} are not here yet" for name in missing)
         print_json(WrittenReport(paths=(str(path),), remarks=remarks))
     return 0
 
 
-def _has_gpu() -> bool:
+def _alone(preset: str, *others: object) -> None:
+    """Raises UserError: something was given that a preset decides."""
+    if any(given is not None for given in others):
+        raise UserError(
+            f"--preset {preset} says itself which teachers, which student and how it is trained.",
+            "Leave the other options out (all but --data and --views), and edit what it writes.",
+        )
+
+
+def _fitting(surveys: Mapping[str, Survey], teachers: Sequence[str], student: str, wishes: Wishes) -> Config:
+    """The configuration that fits what was found, with a student that can be built.
+    Raises UserError, in the words of the command line."""
     import torch
 
-    return torch.cuda.is_available()
+    from unic_pipe.stages.distill.blueprint import build, shape_of
+    from unic_pipe.stages.init.fit import STUDENT as NAME
+    from unic_pipe.stages.init.stage import fitted
+
+    gpu = torch.cuda.is_available()
+    try:
+        config = fitted(Path.cwd(), surveys, teachers, shape_of(student, wishes.image_size), wishes, gpu)
+        build(config.students[NAME])
+    except UserError as error:
+        hint = (error.hint or "").replace("students.NAME.architecture", "--student")
+        raise UserError(error.message, hint.replace("students.NAME.image_size", "--image-size") or None) from None
+    return config
+
+
+def _measured(config: Config, missing: Sequence[str], console: Console, no_measure: bool) -> Config:
+    """The configuration with the floating-point type that each teacher is worth, where the device has several."""
+    from unic_pipe.cli.show.precision import precision_lines, worth
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
+    from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, workspace_of
+    from unic_pipe.pipeline.workspace.inventory import Inventory
+    from unic_pipe.stages.precision import measure_teachers, with_dtypes, worth_measuring
+
+    folder = Path.cwd()
+    if no_measure or (folder / CONFIG_NAME).exists() or not worth_measuring(config.compute.device):
+        return config
+    if missing:
+        console.print("Not measured yet which floating-point types are worth it: unic-pipe teachers --measure --write")
+        return config
+    inventory = Inventory(workspace_of(config, folder))
+    found = measure_teachers(inventory, ConsoleReporter(), settings=False, budget=MEASURED_S)
+    console.print(precision_lines(found))
+    for line in worth(found, config.cache.snr_db, calibrated=True):
+        console.print(line)
+    return with_dtypes(config, found)
+
+
+def _next(path: Path, missing: Sequence[str], console: Console) -> None:
+    """What to type now."""
+    console.print(f"Wrote [bold]{path.name}[/].")
+    if missing:
+        console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")
+    console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")
 
 
 def survey_line(name: str, found: Survey) -> Text:

@@ -19,7 +19,7 @@ from unic_pipe.schemas.losses import LossConfig as LossConfig
 from unic_pipe.schemas.losses import TokenType as TokenType
 from unic_pipe.schemas.optimizers import OptimizerConfig as OptimizerConfig
 from unic_pipe.schemas.places import CONSISTENCY as CONSISTENCY
-from unic_pipe.schemas.places import Count, Fraction, Mean, Pixels, Seeds, Std, Threads, ascending
+from unic_pipe.schemas.places import Count, Dtype, Fraction, Mean, Pixels, Seeds, Std, Threads, ascending
 from unic_pipe.schemas.places import DatasetConfig as DatasetConfig
 from unic_pipe.schemas.places import SamplesConfig as SamplesConfig
 from unic_pipe.schemas.places import StorageConfig as StorageConfig
@@ -96,6 +96,8 @@ class EncoderConfig(Model):
     """Of the pixels by channel, between 0 and 1; the encoder's own by default."""
     std: Std | None = None
     """Of the pixels, as `mean`."""
+    dtype: Dtype | None = None
+    """Autocast type of its forward pass; `compute.dtype` by default. `unic-pipe teachers --measure` says which is worth it."""
 
 
 class TeacherConfig(EncoderConfig):
@@ -122,8 +124,8 @@ class ComputeConfig(Model):
 
     device: str = "auto"
     """`auto` (cuda when there is one), `cpu`, `cuda`, `cuda:N` or `mps`. Outside every digest."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Autocast type of the forward pass."""
+    dtype: Dtype = "float32"
+    """Autocast type of the forward pass, of encoders that have none of their own (`teachers.NAME.dtype`)."""
     tf32: bool = False
     """TensorFloat-32 in matrix products on a GPU."""
     batch: Count = 64
@@ -136,6 +138,9 @@ class ComputeConfig(Model):
     """Where extraction does the photometric part of the views (colours, blur, solarize): `host`, image by image on the
     CPU; `device`, in batches where the encoder runs, which is worth it on a GPU. Pixels are equal but for the rounding
     of blurred ones (R7); features are extracted anew when it changes."""
+    compile: bool = False
+    """Compile the encoders (`torch.compile`; on a CPU this needs a C++ compiler). Every forward pass is then one of
+    `batch` images: fewer are filled up. Takes a minute or so for each encoder and process; other bits than without."""
 
 
 class StudentConfig(Model):

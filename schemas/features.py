@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from unic_pipe.schemas.base import Digest, Document, FastHash, InsidePath, Model, Name
 from unic_pipe.schemas.codecs import CodecChoice, CodecName, is_calibrated
 from unic_pipe.schemas.config import Scalar, TokenType
+from unic_pipe.schemas.places import Dtype
 from unic_pipe.schemas.recipes import Recipe
 from unic_pipe.schemas.samples import Decoding
 
@@ -64,13 +65,14 @@ class CodecDefinition(Model):
 class ComputeDefinition(Model):
     """Everything about the forward pass that may change bits, apart from the hardware."""
 
-    dtype: Literal["float32", "bfloat16", "float16"]
+    dtype: Dtype
     tf32: bool = False
     batch: int
     threads: int
     channels_last: bool = True
     views: Literal["host", "device"] = "host"
     """Where the photometric part of the views was done; `host` also for recipes that have none."""
+    compile: bool = False
 
 
 class FeatureDefinition(Model):

@@ -10,6 +10,7 @@ from unic_pipe.schemas.bench import BenchReport
 from unic_pipe.schemas.comparisons import RunComparison
 from unic_pipe.schemas.garbage import GarbageReport
 from unic_pipe.schemas.plans import PlanReport
+from unic_pipe.schemas.precision import TeacherPrecision
 from unic_pipe.schemas.status import CacheReport, StatusReport, VerifyReport
 
 
@@ -52,6 +53,8 @@ class TeachersReport(Model):
     """`unic-pipe teachers --json`."""
 
     teachers: tuple[TeacherRow, ...]
+    measured: tuple[TeacherPrecision, ...] = ()
+    """With `--measure`."""
 
 
 class BenchmarkRow(Model):

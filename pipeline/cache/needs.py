@@ -10,6 +10,7 @@ from unic_pipe.schemas.codecs import CODECS, is_calibrated
 from unic_pipe.schemas.config import CacheConfig, ComputeConfig, Config, TokenType
 from unic_pipe.schemas.features import CodecDefinition, ComputeDefinition, EncoderDefinition, FeatureDefinition
 from unic_pipe.schemas.losses import TOKENS
+from unic_pipe.schemas.places import Dtype
 from unic_pipe.schemas.recipes import CENTER, Recipe, recipe_named
 from unic_pipe.schemas.samples import DatasetManifest
 
@@ -59,9 +60,10 @@ class FeatureNeed:
         return [(v, t) for v in range(most) for t in TOKENS if v < self.views.get(t, 0)]
 
 
-def compute_definition(compute: ComputeConfig, recipe: Recipe) -> ComputeDefinition:
-    """The part of the compute settings that may change the bits of features under a recipe."""
-    return ComputeDefinition(**compute.model_dump(exclude={"device"} if recipe.photometric else {"device", "views"}))
+def compute_definition(compute: ComputeConfig, recipe: Recipe, dtype: Dtype | None = None) -> ComputeDefinition:
+    """The part of the compute settings that may change the bits of features under a recipe; `dtype`: the encoder's own."""
+    settings = compute.model_dump(exclude={"device"} if recipe.photometric else {"device", "views"})
+    return ComputeDefinition(**settings | ({} if dtype is None else {"dtype": dtype}))
 
 
 def codec_definition(cache: CacheConfig, recipe: Recipe) -> CodecDefinition:
@@ -74,9 +76,10 @@ def codec_definition(cache: CacheConfig, recipe: Recipe) -> CodecDefinition:
 
 
 def feature_definition(
-    config: Config, dataset: DatasetManifest, encoder: EncoderDefinition, recipe: Recipe, view_seed: int
+    config: Config, dataset: DatasetManifest, name: str, encoder: EncoderDefinition, recipe: Recipe, view_seed: int
 ) -> FeatureDefinition:
-    """The definition of an encoder's features of a dataset under a recipe."""
+    """The definition of an encoder's features of a dataset under a recipe; `name` is the encoder's."""
+    settings = config.teachers.get(name) or config.evaluate.encoders.get(name)
     return FeatureDefinition(
         dataset=dataset.digest,
         block_rows=dataset.block_rows,
@@ -84,7 +87,7 @@ def feature_definition(
         recipe=recipe,
         view_seed=view_seed,
         codec=codec_definition(config.cache, recipe),
-        compute=compute_definition(config.compute, recipe),
+        compute=compute_definition(config.compute, recipe, settings.dtype if settings else None),
         decoding=dataset.decoding,
     )
 
@@ -92,7 +95,7 @@ def feature_definition(
 def training_need(config: Config, dataset: DatasetManifest, name: str, encoder: EncoderDefinition) -> FeatureNeed:
     """Features for distillation: the configured recipe, and the configured views of each token type."""
     recipe = recipe_named(config.views.recipe)
-    definition = feature_definition(config, dataset, encoder, recipe, config.views.seed)
+    definition = feature_definition(config, dataset, name, encoder, recipe, config.views.seed)
     return FeatureNeed(dataset.name, name, definition, {"cls": config.views.count, "patch": config.views.patch_views})
 
 
@@ -100,7 +103,7 @@ def center_need(
     config: Config, dataset: DatasetManifest, name: str, encoder: EncoderDefinition, tokens: tuple[TokenType, ...]
 ) -> FeatureNeed:
     """Features of the centre crop: for probes (`cls`) and for the validation loss (both)."""
-    definition = feature_definition(config, dataset, encoder, CENTER, 0)
+    definition = feature_definition(config, dataset, name, encoder, CENTER, 0)
     return FeatureNeed(dataset.name, name, definition, dict.fromkeys(tokens, 1))
 
 

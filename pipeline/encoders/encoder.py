@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.features import ComputeDefinition, EncoderDefinition
 from unic_pipe.schemas.recipes import CENTER
 
+if TYPE_CHECKING:
+    from unic_pipe.pipeline.encoders.compiled import Compiled
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -33,6 +36,7 @@ class Encoder(nn.Module):
         self.model = model
         self.definition = definition
         self._channels_last: bool | None = None
+        self._compiled: Compiled | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -64,26 +68,35 @@ class Encoder(nn.Module):
         cls_BD, patch_BPD = self.encode_on_device(x_B3HW, compute, plan)
         return Tokens(cls_BD.cpu(), patch_BPD.cpu())
 
-    def encode_on_device(self, x_B3HW: torch.Tensor, compute: ComputeDefinition, plan: Plan | None = None) -> Tokens:
+    def encode_on_device(
+        self, x_B3HW: torch.Tensor, compute: ComputeDefinition, plan: Plan | None = None, batch: int | None = None
+    ) -> Tokens:
         """Tokens of uint8 images (rendered at `definition.image_size`), as float32 on the encoder's device.
 
         `plan` is the photometric part of the views when it is still to be done (None: the images are finished); it is
-        done first. Normalisation is float32 on the encoder's device; autocast dtype, TF32 and memory format are
-        `compute`'s. The number of CPU threads is the process's: set it before, once per thread.
+        done first. Normalisation is float32 on the encoder's device; autocast dtype, TF32, memory format and whether
+        the pass is compiled are `compute`'s. Compiled passes are of `batch` images (by default the definition's), to
+        which fewer are filled up. The number of CPU threads is the process's: set it before, once per thread.
 
         Raises:
-            StageError: the device ran out of memory; the message says what to set.
+            StageError: the device ran out of memory, or the encoder cannot be compiled; the message says what to set.
         """
-        device = self.device
+        device, count = self.device, len(x_B3HW)
         self._arrange(compute.channels_last)
         with self.memory_explained(len(x_B3HW)), torch.inference_mode(), precision(compute, device):
             if plan is not None:
                 x_B3HW = finish(x_B3HW, plan, device)
-            x_B3HW = normalize(x_B3HW.to(device), self.definition.mean, self.definition.std)
+            x_B3HW = x_B3HW.to(device)
+            if compute.compile:
+                x_B3HW = _filled_up(x_B3HW, batch or compute.batch)
+            x_B3HW = normalize(x_B3HW, self.definition.mean, self.definition.std)
             if compute.channels_last:
                 x_B3HW = x_B3HW.contiguous(memory_format=torch.channels_last)
-            tokens: Tokens = self(x_B3HW)
-            return tokens
+            if not compute.compile:
+                tokens: Tokens = self(x_B3HW)
+                return tokens
+            cls_BD, patch_BPD = self._in_compiled_form()(x_B3HW)
+            return Tokens(cls_BD[:count], patch_BPD[:count])
 
     @contextmanager
     def memory_explained(self, images: int) -> Iterator[None]:
@@ -100,6 +113,13 @@ class Encoder(nn.Module):
                 f"Go on with a smaller batch: unic-pipe extract --batch {max(1, images // 2)}"
                 " (embed: --batch, too; evaluate: a smaller compute.batch).",
             ) from error
+
+    def _in_compiled_form(self) -> Compiled:
+        if self._compiled is None:
+            from unic_pipe.pipeline.encoders.compiled import Compiled
+
+            self._compiled = Compiled(self.forward, self.definition.architecture)
+        return self._compiled
 
     def _arrange(self, channels_last: bool) -> None:
         if channels_last is not self._channels_last:
@@ -124,6 +144,12 @@ def precision(compute: ComputeDefinition, device: torch.device) -> Iterator[None
             yield
         finally:
             matmul.fp32_precision, conv.fp32_precision, cudnn.deterministic, cudnn.benchmark = before
+
+
+def _filled_up(x_B3HW: torch.Tensor, batch: int) -> torch.Tensor:
+    """Images, and black ones behind them until there are `batch`. No image's features depend on the others'."""
+    missing = batch - len(x_B3HW)
+    return torch.cat([x_B3HW, x_B3HW.new_zeros((missing, *x_B3HW.shape[1:]))]) if missing else x_B3HW
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

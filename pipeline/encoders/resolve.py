@@ -345,7 +345,13 @@ def _readout_of_students(folder: Path) -> Readout | None:
 
 def _key(choice: str, config: EncoderConfig, files: list[Path], like: StudentConfig | None) -> str:
     stats = [(str(p.absolute()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    body = [_READING, choice, config.model_dump(mode="json", exclude_defaults=True), stats, _versions()]
+    body = [
+        _READING,
+        choice,
+        config.model_dump(mode="json", exclude_defaults=True, exclude={"dtype"}),
+        stats,
+        _versions(),
+    ]
     return json_digest(body if like is None else [*body, like.architecture, like.model_args])
 
 

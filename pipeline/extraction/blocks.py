@@ -2,7 +2,7 @@
 
 Memory of a process: `crew.blocks_in_flight` blocks, each with at most `sizes.VIEWS_AT_ONCE` views as uint8 pixels (38 MB
 for 256 rows at 224 pixels) and the float32 features of two encoders, one being computed while the other is written
-(155 MB each for ViT-B tokens).
+(155 MB each for ViT-B tokens); on an accelerator of a third, which is next.
 
 Shapes: N rows of a block, P patch tokens, D dimensions, H and W pixels.
 """

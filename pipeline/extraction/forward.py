@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.extraction.device_loop import View, loop_of
 from unic_pipe.pipeline.extraction.sizes import VIEWS_AT_ONCE
 from unic_pipe.pipeline.process.crew import Crew, results
 from unic_pipe.pipeline.process.stopping import Stop
-from unic_pipe.pipeline.process.stopwatch import UNTIMED, Stopwatch
+from unic_pipe.pipeline.process.stopwatch import UNTIMED, Lap, Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.views.rows import Rendering, views_of_rows
 from unic_pipe.schemas.config import TokenType
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
     from unic_pipe.pipeline.encoders.encoder import Encoder
     from unic_pipe.pipeline.views.photometric import Pixels
+
+T = TypeVar("T")
 
 STAGES = ("views", "queue", "device", "write")
 """Where a block can be: read, decoded and rendered; waiting for an accelerator; encoded; waiting to be written."""
@@ -47,7 +52,6 @@ Plane = tuple[int, TokenType]
 Features = dict[TokenType, NDArray[np.float32]]
 """cls (N, D) and patch (N, P, D)."""
 
-_DEVICE_LOCK = threading.Lock()
 _LOAD_LOCK = threading.Lock()
 
 
@@ -95,8 +99,8 @@ def features_of_rows(
 ) -> Iterator[ViewFeatures]:
     """Features of some rows, view by view, and of a view encoder by encoder.
 
-    Rows may come in any order; batches are cut from those of them that have an image. All `runs` are on one device, and
-    an accelerator does its part in the caller's thread. `clock` may time `STAGES`, with a crew of one also `PIECES`.
+    Rows may come in any order; batches are cut from those of them that have an image. All `runs` are on one device; an
+    accelerator has the next view to do when one is given. `clock` may time `STAGES`, with a crew of one also `PIECES`.
 
     Raises:
         Stopped: somebody asked for the end; looked at before every batch.
@@ -109,14 +113,26 @@ def features_of_rows(
         with clock.time("views"):
             pinned = any(run.encoder.device.type == "cuda" for run in runs)
             pixels, unreadable = views_of_rows(dataset, rows, renderings, crew, clock, pinned)
-        for view in group:
-            for number, run in enumerate(runs):
-                if tokens := run.tokens(view):
-                    features = encode_views(run, pixels[run.renderings[view]], tokens, batch, crew, clock, stop)
-                    yield ViewFeatures(number, view, features, unreadable)
+        begun = (
+            (number, view, begin_encoding(run, pixels[run.renderings[view]], tokens, batch, crew, clock, stop))
+            for view in group
+            for number, run in enumerate(runs)
+            if (tokens := run.tokens(view))
+        )
+        for number, view, features in _one_ahead(begun):
+            yield ViewFeatures(number, view, features(), unreadable)
 
 
-def encode_views(
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, each when the one behind it has been made."""
+    before: list[T] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
+
+
+def begin_encoding(
     run: EncoderRun,
     pixels: Pixels,
     tokens: Sequence[TokenType],
@@ -124,95 +140,73 @@ def encode_views(
     crew: Crew,
     clock: Stopwatch,
     stop: Stop | None = None,
-) -> Features:
-    """Features of views: batches in parallel on a CPU; on an accelerator one after the other, when it is their turn.
+) -> Callable[[], Features]:
+    """Gives the features of views when it is called: made then, in batches in parallel, on a CPU; on an accelerator its
+    loop begins at once. What is timed piece by piece is made one batch after the other, in the caller's thread.
 
-    Raises:
+    The call raises:
         StageError: the device ran out of memory.
         Stopped: `stop` was requested; it is looked at before every batch.
     """
-    import torch
+    loop = None if clock.times("forward") else loop_of(run.encoder.device)
+    if loop is None:
+        return partial(_encoded_here, run, pixels, tokens, batch, crew, clock, stop)
+    rooms = _rooms(run, tokens, len(pixels))
+    if not len(pixels):
+        return partial(_arrays, rooms)
+    view = View(run.encoder, run.compute, pixels, batch, rooms, stop)
+    loop.put(view)
 
-    device, definition = run.encoder.device, run.encoder.definition
-    into = {
-        token: torch.empty(
-            (len(pixels), *definition.shape(token)), dtype=torch.float32, pin_memory=device.type == "cuda"
-        )
-        for token in tokens
-    }
-    slices = [slice(start, start + batch) for start in range(0, len(pixels), batch)]
+    def features() -> Features:
+        began = time.perf_counter()
+        marks = view.done.result()
+        marks.down.synchronize()
+        # Its own part of the device's time; for the rest it stood in line.
+        device_s = marks.encoded.seconds_after(marks.begun)
+        for stage, seconds in (("device", device_s), ("queue", max(0.0, time.perf_counter() - began - device_s))):
+            if clock.times(stage):
+                clock.add(stage, Lap(seconds))
+        return _arrays(rooms)
+
+    return features
+
+
+def _encoded_here(
+    run: EncoderRun,
+    pixels: Pixels,
+    tokens: Sequence[TokenType],
+    batch: int,
+    crew: Crew,
+    clock: Stopwatch,
+    stop: Stop | None,
+) -> Features:
+    """Features of views, in batches that the crew makes."""
+    rooms = _rooms(run, tokens, len(pixels))
 
     def encode(rows: slice) -> None:
         if stop is not None:
             stop.check()
         x_B3HW, plan = pixels.batch(rows)
-        x_B3HW = x_B3HW.to(device)
+        x_B3HW = x_B3HW.to(run.encoder.device)
         with clock.time("forward"):
-            found = run.encoder.encode_on_device(x_B3HW, run.compute, plan)
-        for token, x in into.items():
-            x[rows] = found.of(token)
+            found = run.encoder.encode_on_device(x_B3HW, run.compute, plan, batch)
+        for token, room in rooms.items():
+            room[rows] = found.of(token)
 
-    if device.type == "cpu":
-        with clock.time("device"):
-            results([crew.start(encode, rows) for rows in slices])
-    else:
-        with clock.time("queue"):
-            _DEVICE_LOCK.acquire()
-        try:
-            with clock.time("device"):
-                # What is timed alone must not overlap with copies.
-                if device.type == "cuda" and not clock.times("forward"):
-                    _encode_on_cuda(run, pixels, slices, into, stop)
-                else:
-                    for rows in slices:
-                        encode(rows)
-        finally:
-            _DEVICE_LOCK.release()
-    return {token: x.numpy() for token, x in into.items()}
+    with clock.time("device"):
+        results([crew.start(encode, slice(start, start + batch)) for start in range(0, len(pixels), batch)])
+    return _arrays(rooms)
 
 
-def _encode_on_cuda(
-    run: EncoderRun,
-    pixels: Pixels,
-    slices: Sequence[slice],
-    into: dict[TokenType, torch.Tensor],
-    stop: Stop | None,
-) -> None:
-    """Batches on the current stream; on another one the next batch comes up and its views are finished, and the last
-    one's features go down."""
+def _rooms(run: EncoderRun, tokens: Sequence[TokenType], rows: int) -> dict[TokenType, torch.Tensor]:
     import torch
 
-    from unic_pipe.pipeline.views.photometric import finish
+    definition, pinned = run.encoder.definition, run.encoder.device.type == "cuda"
+    return {t: torch.empty((rows, *definition.shape(t)), dtype=torch.float32, pin_memory=pinned) for t in tokens}
 
-    device = run.encoder.device
-    forward = torch.cuda.current_stream(device)
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def upload(rows: slice) -> torch.Tensor:
-        x_B3HW, plan = pixels.batch(rows)
-        with torch.cuda.stream(copies), run.encoder.memory_explained(len(x_B3HW)):
-            x_B3HW = x_B3HW.to(device, non_blocking=True)
-            # Only from pinned memory does a copy not wait for what the device has yet to do.
-            return x_B3HW if plan is None else finish(x_B3HW, plan.to(device, pinned=True), device)
-
-    coming = upload(slices[0]) if slices else None
-    for number, rows in enumerate(slices, 1):
-        assert coming is not None
-        if stop is not None and stop.requested:
-            torch.cuda.synchronize(device)  # the rooms are still being written to
-            stop.check()
-        forward.wait_stream(copies)
-        x_B3HW = coming
-        x_B3HW.record_stream(forward)
-        coming = upload(slices[number]) if number < len(slices) else None
-        tokens = run.encoder.encode_on_device(x_B3HW, run.compute)
-        copies.wait_stream(forward)
-        with torch.cuda.stream(copies):
-            for token, room in into.items():
-                values = tokens.of(token)
-                room[rows].copy_(values, non_blocking=True)
-                values.record_stream(copies)
-    copies.synchronize()
+def _arrays(rooms: Mapping[TokenType, torch.Tensor]) -> Features:
+    return {token: room.numpy() for token, room in rooms.items()}
 
 
 _encoders: dict[tuple[str, str, bool], Encoder] = {}

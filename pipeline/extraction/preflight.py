@@ -87,7 +87,9 @@ def _seconds_per_image(encoder: ResolvedEncoder, need: FeatureNeed) -> float:
         model = load_encoder(encoder, device="cpu")
         size = need.definition.encoder.image_size
         x_B3HW = torch.zeros((4, 3, size, size), dtype=torch.uint8)
-        model.encode(x_B3HW[:1], need.definition.compute)
+        # Compiling takes longer than all this, and does not change by how much a CPU is too slow.
+        compute = need.definition.compute.model_copy(update={"compile": False})
+        model.encode(x_B3HW[:1], compute)
         with clock.time("forward"):
-            model.encode(x_B3HW, need.definition.compute)
+            model.encode(x_B3HW, compute)
     return clock.seconds["forward"] / len(x_B3HW)

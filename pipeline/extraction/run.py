@@ -17,6 +17,7 @@ from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.blocks import BlockResult, BlockTask, EncoderJob, ExtractJob, Plane
 from unic_pipe.pipeline.extraction.bottleneck import Waits
 from unic_pipe.pipeline.extraction.calibrate import calibrate
+from unic_pipe.pipeline.extraction.dtypes import native_dtypes, slow_dtypes
 from unic_pipe.pipeline.extraction.executors import Executor, Threads
 from unic_pipe.pipeline.extraction.parts import Part, parts_missing
 from unic_pipe.pipeline.extraction.preflight import check_disk, check_time
@@ -124,6 +125,9 @@ def extract_features(work: ExtractPass, options: ExtractOptions, reporter: Repor
         return Extraction(0, before, total, len(_bad_rows(work, folders)))
     device = executor.device(options.device)
     _check_views(work, folders, reporter, executor, device)
+    types = [(need.encoder, need.definition.compute.dtype) for need, _ in work.jobs]
+    if remark := slow_dtypes(types, executor.call(native_dtypes, device), device):
+        reporter.say(remark)
     if not options.force:
         _check_room(work, folders, mine, estimate_time=device == "cpu" and options.device == "auto")
     job = ExtractJob(

@@ -49,7 +49,7 @@ def too_many(
 def broken(encoder: str) -> StageError:
     """The error for an encoder that has no finite feature."""
     return StageError(
-        f"Teacher {encoder} gives NaN for every image: check its weights or compute.dtype.",
+        f"Teacher {encoder} gives NaN for every image: check its weights or its dtype (compute.dtype, where it has none).",
         "Other weights are another encoder; float16 overflows in some models, where bfloat16 and float32 do not.",
     )
 

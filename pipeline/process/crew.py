@@ -4,7 +4,7 @@ A block is rendered in slices of rows, encoded in batches and committed in units
 on as many threads as the process has cores for, so that the last block of a run is shared by all of them too. The thread
 of a block only waits for its pieces; how many blocks are in flight bounds memory (`blocks_in_flight`).
 
-On an accelerator the forward passes run in the block's own thread, one block at a time, while the other blocks in
+On an accelerator one loop does the forward passes of all blocks (`extraction.device_loop`), while others of those in
 flight are rendered before it and written behind it.
 """
 

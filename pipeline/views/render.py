@@ -8,6 +8,7 @@ A pure function of its arguments: it draws nothing, and neither reads nor change
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,21 @@ def normalize(
 
     x is uint8; mean and std are in units of [0, 1]. One multiply-add: x * 1 / (255 std) - mean / std.
     """
-    scale_311 = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=x_B3HW.device).view(3, 1, 1)
-    shift_311 = torch.tensor(
-        [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=x_B3HW.device
-    ).view(3, 1, 1)
+    scale_311, shift_311 = _scale_and_shift(tuple(mean), tuple(std), x_B3HW.device)
     return x_B3HW.to(torch.float32).mul_(scale_311).add_(shift_311).to(dtype)
+
+
+@lru_cache(maxsize=256)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kept on the device: to bring them there, batch after batch, waits each time for all that it has yet to do."""
+    scale, shift = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    with torch.inference_mode(False):
+        scale_311, shift_311 = (
+            torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1) for x in (scale, shift)
+        )
+    return scale_311, shift_311
 
 
 def _resized(x_CHW: torch.Tensor, recipe: Recipe, size: int) -> torch.Tensor:

@@ -140,6 +140,36 @@ def write_configuration(folder: Path, text: str) -> bool:
     return made
 
 
+def write_dtypes(workspace: Workspace, dtypes: Mapping[str, str]) -> bool:
+    """Set `teachers.NAME.dtype` in the configuration file, which else stays as it is, comments included. False: nothing is
+    written, because other lines would change with it (aliases, or another layout than ours)."""
+    file = workspace.file.resolve()
+    text, yaml = file.read_bytes().decode(), YAML()
+    yaml.width, yaml.preserve_quotes = 1000, True
+    tree = yaml.load(text)
+    if _dumped(yaml, tree) != text:
+        return False
+    for name, dtype in dtypes.items():
+        if not tree["teachers"][name]:
+            tree["teachers"][name] = CommentedMap()
+            tree["teachers"][name].fa.set_flow_style()
+        # Behind the last field stand the comments of what follows.
+        tree["teachers"][name].insert(0, "dtype", dtype)
+    changed = _dumped(yaml, tree)
+    before, after = (_validated(_parse(each, str(file)), str(file), []) for each in (text, changed))
+    teachers = {name: t.model_copy(update={"dtype": dtypes.get(name, t.dtype)}) for name, t in before.teachers.items()}
+    if after != before.model_copy(update={"teachers": teachers}):
+        return False
+    LocalStore(file.parent).put(file.name, changed.encode())
+    return True
+
+
+def _dumped(yaml: YAML, tree: CommentedMap) -> str:
+    buffer = io.StringIO()
+    yaml.dump(tree, buffer)
+    return buffer.getvalue()
+
+
 def to_yaml(config: Config, comments: Mapping[tuple[str, ...], str]) -> str:
     """The fields of a configuration that were set, as commented YAML.
 

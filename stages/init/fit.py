@@ -71,6 +71,8 @@ STUDENT = "main"
 _OTHERS = {STUDENT, f"{STUDENT}{BASELINE}", VALIDATION}
 """Names that no teacher can have."""
 WEIGHTS = "weights"
+MEASURED = "the fastest on this machine that stays 20 dB above snr_db (unic-pipe teachers --measure)"
+"""What the YAML says beside the type of a teacher."""
 PAPER_DROP = {1: 0.0, 2: 0.25}
 """Drop probability by number of teachers (UNIC: .25 for two, .5 for four)."""
 LARGEST_BATCH, SMALLEST_BATCH, EPOCH_STEPS = 512, 8, 8
@@ -119,6 +121,7 @@ def fitted_config(
     side = surveys[train].side
     recipe = wishes.recipe or ("gentle" if side is not None and side < TINY_SIDE else "unic")
     validation, pairs = validation_set(surveys), benchmarks(surveys)
+    on_gpu = ComputeConfig(device="auto", dtype="bfloat16", compile=True, views="device")
     found: dict[str, object] = {}
     if validation is not None:
         found["distill"] = DistillConfig(validation=validation)
@@ -130,7 +133,7 @@ def fitted_config(
         weights_dir=WEIGHTS,
         teachers=_teachers(teachers),
         cache=CacheConfig(codec="auto"),
-        compute=ComputeConfig(device="auto", dtype="bfloat16" if gpu else "float32"),
+        compute=on_gpu if gpu else ComputeConfig(device="auto", dtype="float32"),
         students={STUDENT: _student(train, surveys[train], len(set(teachers)), shape, wishes, gpu)},
     )
     return config.model_copy(update=found)
@@ -158,7 +161,10 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("teachers",): "frozen; also NAME: {encoder: timm:NAME} or {encoder: checkpoint:PATH}",
         ("cache", "codec"): "the fewest bits that reach snr_db (15 dB), per teacher; float16 keeps everything",
         ("compute", "device"): "auto: cuda when there is one; outside every identity",
+        ("teachers", "*", "dtype"): MEASURED,
         ("compute", "dtype"): "of the teachers' forward pass",
+        ("compute", "compile"): "encoders are compiled first, a minute each",
+        ("compute", "views"): "colours and blur in batches on the GPU: a sixth of the CPU's work",
         ("students", "*", "ladder"): "projectors, not kept: of its width, or a quarter of the last stage's",
         ("students", "*", "loss", "drop_probability"): "the paper: .25 for two teachers, .5 for four",
         ("students", "*", "optimizer", "epochs"): f"{optimizer.epochs * steps:,} steps, {steps:,} an epoch",

@@ -20,6 +20,7 @@ from unic_pipe.schemas.config import (
     ViewsConfig,
 )
 from unic_pipe.schemas.presets import PRESETS as STUDENTS
+from unic_pipe.stages.init.fit import MEASURED
 
 LARGE_TEACHERS = ("dinov2-g", "metaclip-h")
 
@@ -105,6 +106,7 @@ COMMENTS: Mapping[tuple[str, ...], str] = {
     ("views", "count"): "ours; the paper draws a fresh view every epoch: more views, more disk, nearer to it",
     ("weights_dir",): "searched first for teachers' weights (unic-pipe teachers)",
     ("teachers",): "paper; their weights and licences: unic-pipe teachers",
+    ("teachers", "*", "dtype"): MEASURED,
     (
         "cache",
         "codec",
@@ -137,6 +139,7 @@ OTHERS: Mapping[tuple[str, ...], str] = {
     ("teachers",): "ours, for those of the paper; their weights and licences: unic-pipe teachers",
     ("cache", "codec"): COMMENTS["cache", "codec"],
     ("compute", "device"): COMMENTS["compute", "device"],
+    ("teachers", "*", "dtype"): MEASURED,
     ("compute", "dtype"): "of the teachers' forward pass",
     ("students", "*", "ladder"): "paper; what is ours of it: docs/recipes.md",
     ("students", "*", "loss"): "paper; what is ours of it: docs/recipes.md",

@@ -96,22 +96,32 @@ def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) ->
     return _create(folder, "\n".join([*head, to_yaml(config, comments(config, surveys)).rstrip("\n"), *end, ""]))
 
 
-def write_preset(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Path, list[str]]:
-    """Write `unic-pipe.yaml` for a published recipe into the working folder, which must not have one; its
-    path, and the encoders that it names. Raises UserError: there is one already, or no preset has that name."""
-    preset = ALIASES.get(preset, preset)
-    if preset not in PRESETS:
-        raise UserError(f"No preset is named {preset!r}{did_you_mean(preset, list(PRESETS))}")
+def preset_for(folder: Path, surveys: Mapping[str, Survey], preset: str, views: int) -> tuple[Config, list[str]]:
+    """The configuration of a published recipe for what was found, and the encoders that it names.
+    Raises UserError: no preset has that name."""
     config = preset_config(
-        preset,
+        _preset(preset),
         _samples(folder, surveys),
         DistillConfig(validation=validation_set(surveys)),
         EvaluateConfig(benchmarks=benchmarks(surveys)),
         views,
     )
+    return config, list(dict.fromkeys(teacher.encoder or name for name, teacher in config.teachers.items()))
+
+
+def write_preset(folder: Path, preset: str, config: Config) -> Path:
+    """Write `unic-pipe.yaml` with the configuration of a published recipe into the working folder, which must not have
+    one; its path. Raises UserError: there is one already."""
+    preset = _preset(preset)
     head = [f"# unic-pipe: {preset}, a published recipe, and what of it is ours (docs/recipes.md).", *_HELP]
-    path = _create(folder, "\n".join([*head, "", to_yaml(config, comments_of(preset))]))
-    return path, list(dict.fromkeys(teacher.encoder or name for name, teacher in config.teachers.items()))
+    return _create(folder, "\n".join([*head, "", to_yaml(config, comments_of(preset))]))
+
+
+def _preset(name: str) -> str:
+    name = ALIASES.get(name, name)
+    if name not in PRESETS:
+        raise UserError(f"No preset is named {name!r}{did_you_mean(name, list(PRESETS))}")
+    return name
 
 
 _HELP = (

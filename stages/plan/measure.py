@@ -32,7 +32,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.views.probes import write_probes
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
-from unic_pipe.schemas.features import CodecDefinition, FeatureManifest
+from unic_pipe.schemas.features import CodecDefinition, ComputeDefinition, FeatureManifest
 from unic_pipe.schemas.plans import CodecMeasurement, Measurement
 
 MEMORY_BYTES = 256 << 20
@@ -73,7 +73,7 @@ def measure(
     times = 2 if any(codec.calibrated for codec in codecs) else 1
     fewest = CALIBRATED if times > 1 else FEWEST
     features, clock, counts = _encode(dataset, need, encoder, device, limit * times, tokens, seconds, fewest)
-    done = len(features[tokens[0]])
+    done, passed = len(features[tokens[0]]), _passed(counts, need.definition.compute)
     # Codecs are calibrated on other rows than those that tell what they take.
     others = {token: values[1::2] for token, values in features.items()} if times > 1 else {}
     features = {token: values[::times] for token, values in features.items()}
@@ -90,8 +90,8 @@ def measure(
         # Of a CPU, that of one core.
         forward_seconds=clock.total("forward").wall
         * (need.definition.compute.threads if device == "cpu" else 1)
-        / done,
-        forward_spread=_spread(clock, counts),
+        / sum(passed),
+        forward_spread=_spread(clock, passed),
         folder_bytes=written[0].folder[0],
         folder_files=written[0].folder[1],
         view_bytes=written[0].view[0],
@@ -129,7 +129,8 @@ def _encode(
     with crew_of_one(compute.threads) as crew:
         # The first call prepares kernels.
         list(features_of_rows(dataset, chosen[:2], [run], compute.batch, crew))
-        count, counts = FIRST if device == "cpu" else compute.batch, list[int]()
+        first = FIRST if device == "cpu" and not compute.compile else compute.batch
+        count, counts = first, list[int]()
         while count and (batch := chosen[sum(counts) :][: min(count, compute.batch)]):
             clock.begin()
             parts += [f.features for f in features_of_rows(dataset, batch, [run], compute.batch, crew, clock)]
@@ -137,6 +138,11 @@ def _encode(
             spent = _spent(clock, compute.threads if device == "cpu" else None)
             count = max(fewest - sum(counts), int((seconds - spent) * sum(counts) / spent), 0)
     return usable_features(parts, need, sum(counts)), clock, counts
+
+
+def _passed(counts: Sequence[int], compute: ComputeDefinition) -> list[int]:
+    """Images that the forward passes of batches had: compiled ones are filled up."""
+    return [-(-n // compute.batch) * compute.batch if compute.compile else n for n in counts]
 
 
 def _spent(clock: Stopwatch, threads: int | None) -> float:

@@ -125,6 +125,31 @@ class Checks:
         self.pipe(folder, "extract", "--set", "compute.views=device", device=self.device)
         return below(error(self.folder("cpu"), folder), FEATURES, "of a standard deviation")
 
+    def compiled_features(self) -> str:
+        """`compute.compile` changes rounding alone, and what is compiled anew gives the same bytes."""
+        once, again = self.folder("compiled"), self.folder("compiled-again")
+        for folder in (once, again):
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.root / f"code-of-{folder.name}")
+            self.extract_compiled(folder)
+        below(error(once, again, self.compiling), 0.0, "of a standard deviation between two compilations")
+        return below(error(self.folder("device"), once, self.compiling), FEATURES, "of a standard deviation")
+
+    def compiled_device_views(self) -> str:
+        """The same with `compute.views: device`."""
+        folder = self.folder("compiled-views")
+        self.extract_compiled(folder, "--set", "compute.views=device")
+        return below(error(self.folder("device"), folder, self.compiling), FEATURES, "of a standard deviation")
+
+    @property
+    def compiling(self) -> tuple[str, ...]:
+        """Teachers that are compiled: a CNN takes a CPU minutes."""
+        return TEACHERS if self.device.startswith("cuda") else ("vit",)
+
+    def extract_compiled(self, folder: Path, *arguments: str) -> None:
+        """Features of compiled encoders."""
+        chosen = [word for teacher in self.compiling for word in ("--teacher", teacher)]
+        self.pipe(folder, "extract", *chosen, "--set", "compute.compile=true", *arguments, device=self.device)
+
     def bf16(self) -> str:
         """Autocast in bf16 keeps features well above the cache's 15 dB."""
         folder = self.folder("bf16")
@@ -134,6 +159,21 @@ class Checks:
         if min(found.values()) < BF16_DB:
             raise Failed(f"{said}; at least {BF16_DB:.0f} dB wanted")
         return said
+
+    def types(self) -> str:
+        """Every type can be timed on the device, and what each teacher is worth is said."""
+        settings = ("--set", f"compute.device={self.device}", "--set", "cache.codec=auto")
+        report = json.loads(self.pipe(self.folder("cpu"), "teachers", "--measure", "--json", *settings))
+        for each in report["measured"]:
+            if each["remark"]:
+                raise Failed(f"{each['teacher']}: {each['remark']}")
+        ways = [
+            (e["teacher"], t["name"], t["speedup"], min(t["snr_db"].values()))
+            for e in report["measured"]
+            for t in e["trials"]
+        ]
+        chosen = ", ".join(f"{e['teacher']} {e['chosen']}" for e in report["measured"])
+        return "; ".join([chosen, *(f"{teacher} {name} {by:.2f} x, {db:.0f} dB" for teacher, name, by, db in ways)])
 
     def extraction_goes_on(self) -> str:
         """Killed in the middle and run again, extraction leaves the same features."""
@@ -302,7 +342,10 @@ def main() -> int:
     for title, run in (
         ("extraction equals the CPU's", checks.on_device),
         ("views made on the device", checks.device_views),
+        ("encoders, compiled twice", checks.compiled_features),
+        ("encoders, compiled, views made on the device", checks.compiled_device_views),
         ("features in bf16", checks.bf16),
+        ("what each type is worth", checks.types),
         ("extraction, killed and run again", checks.extraction_goes_on),
         ("training equals the CPU's", checks.training),
         ("training, compiled", checks.compiled),

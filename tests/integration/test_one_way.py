@@ -17,6 +17,7 @@ from unic_pipe.pipeline.process.progress import SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.views.photometric import finish
 from unic_pipe.pipeline.views.rows import Rendering, views_of_rows
+from unic_pipe.schemas.features import ComputeDefinition
 
 SETTINGS = (
     "views.recipe=unic", "views.count=1", "cache.codec=klt", "distill.validation=null", "students={}",
@@ -25,16 +26,18 @@ SETTINGS = (
 
 
 class Recorder:
-    """Which module asked `features_of_rows`, where the photometric part of its views was done, and how many a device
-    finished."""
+    """Which module asked `features_of_rows`, where the photometric part of its views was done, how encoders were run and
+    in which batches, and how many views a device finished."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: dict[str, set[str]] = {}
+        self.computed: set[tuple[ComputeDefinition, int]] = set()
         self.finished = 0
 
         def rendered(dataset: Any, rows: Sequence[int], renderings: dict[Rendering, None], *more: Any) -> Any:
             one, asker = sys._getframe(1), sys._getframe(2)
             assert one.f_code.co_name == "features_of_rows"
+            self.computed.update((run.compute, one.f_locals["batch"]) for run in one.f_locals["runs"])
             where = {rendering.where for rendering in renderings if rendering.recipe.photometric}
             if where:
                 self.asked.setdefault(asker.f_globals["__name__"], set()).update(where)
@@ -65,6 +68,7 @@ def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.Mo
     settings, on_device = (*SETTINGS, f"compute.views={views}"), views == "device"
     raw.index()
     seen = Recorder(monkeypatch)
+    compute = raw.inventory(*settings).training_needs(("lite0",), "train")[0].definition.compute
     plan(raw.inventory(*settings), PlanOptions(device="cpu"), step_cost, SilentReporter())
     assert seen.taken() == ({"unic_pipe.stages.plan.measure": {views}}, on_device)
     without = (*settings, "students={}")
@@ -80,3 +84,5 @@ def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.Mo
     found = live_check(cache, raw.dataset(), inventory.teacher("lite0"), "cpu", 4, {"cls": 1, "patch": 1}, 6)
     assert [finding.ok for finding in found] == [True, True]
     assert seen.taken() == ({"unic_pipe.pipeline.extraction.live_check": {views}}, on_device)
+    # Centre crops have no colours that could be changed elsewhere.
+    assert {(given.model_copy(update={"views": views}), batch) for given, batch in seen.computed} == {(compute, 8)}

@@ -108,6 +108,9 @@ def test_a_changed_definition_is_stale_and_says_what_changed(here):
     now = here.plan("compute.dtype=bfloat16")
     assert now["features/train/dino"].state == "stale"
     assert now["features/train/dino"].reason == "differs: compute.dtype: float32 → bfloat16"
+    now = here.plan("teachers.dino.dtype=bfloat16")
+    assert now["features/train/dino"].reason == "differs: compute.dtype: float32 → bfloat16"
+    assert now["features/train/ibot"].state == "fresh", "the type is one teacher's"
     now = here.plan("teachers.dino.weights=random:1")
     assert now["features/train/dino"].reason == "differs: encoder.weights digest changed"
     assert now["features/train/ibot"].state == "fresh"
@@ -122,7 +125,13 @@ def test_a_changed_definition_is_stale_and_says_what_changed(here):
 def test_settings_that_change_no_bytes_stale_nothing(here):
     here.index()
     here.extract()
-    overrides = "compute.device=cuda", "distill.log_every=1", "samples.max_bad_fraction=1", "weights_dir=elsewhere"
+    overrides = (
+        "compute.device=cuda",
+        "teachers.dino.dtype=float32",
+        "distill.log_every=1",
+        "samples.max_bad_fraction=1",
+        "weights_dir=elsewhere",
+    )
     assert {a.state for n, a in here.plan(*overrides).items() if n.startswith("features/")} == {"fresh"}
 
 

@@ -107,10 +107,10 @@ def test_yaml_of_a_preset_loads_as_the_preset(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_init_writes_a_preset_for_the_data_that_it_finds(name: str, raw_template: Any, tmp_path: Path) -> None:
-    from unic_pipe.stages.init.stage import look, write_preset
+    from unic_pipe.stages.init.stage import look, preset_for, write_preset
 
-    path, encoders = write_preset(tmp_path, look(raw_template.folder / "data"), name, views=3)
-    config = load_workspace(path).config
+    config, encoders = preset_for(tmp_path, look(raw_template.folder / "data"), name, views=3)
+    assert load_workspace(write_preset(tmp_path, name, config)).config == config
     assert encoders == list(dict.fromkeys(t.encoder or n for n, t in config.teachers.items()))
     assert config.views.count == 3
     assert config.distill.validation == "val"

@@ -230,3 +230,12 @@ def test_normalize_is_torchvisions():
     assert half.dtype == torch.bfloat16
     assert half.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(half, expected.bfloat16(), rtol=0.01, atol=1e-5)
+
+
+def test_mean_and_std_come_to_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy to a GPU waits for all that it has yet to do."""
+    x_B3HW = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.1, 0.2, 0.4)
+    first = normalize(x_B3HW, mean, std)
+    monkeypatch.setattr(torch, "tensor", None)
+    assert torch.equal(normalize(x_B3HW, mean, std), first)

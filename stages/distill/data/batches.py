@@ -5,11 +5,10 @@ Shapes: B images, N rows, T teachers, U residual branches with drop path, S imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -94,18 +93,18 @@ class Batch:
     noise_B3: Tensor | None = None
     """Uniform draws where some student's colours are changed; see `data.noise`."""
 
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with every tensor changed: moved, or pinned."""
         return Batch(
             self.plan,
-            {size: x.to(device, non_blocking=True) for size, x in self.images.items()},
-            {pair: raw.to(device) for pair, raw in self.targets.items()},
-            self.drop_teacher_BT.to(device, non_blocking=True),
-            self.drop_path_BU.to(device, non_blocking=True),
-            None if self.classes_B is None else self.classes_B.to(device, non_blocking=True),
-            None if self.mask_BL is None else self.mask_BL.to(device, non_blocking=True),
-            tuple({pair: raw.to(device) for pair, raw in targets.items()} for targets in self.queued),
-            None if self.noise_B3 is None else self.noise_B3.to(device, non_blocking=True),
+            {size: change(x) for size, x in self.images.items()},
+            {pair: raw.each(change) for pair, raw in self.targets.items()},
+            change(self.drop_teacher_BT),
+            change(self.drop_path_BU),
+            None if self.classes_B is None else change(self.classes_B),
+            None if self.mask_BL is None else change(self.mask_BL),
+            tuple({pair: raw.each(change) for pair, raw in targets.items()} for targets in self.queued),
+            None if self.noise_B3 is None else change(self.noise_B3),
         )
 
 

@@ -50,14 +50,6 @@ class CoefficientTargets:
     unfoldings: Mapping[str, Unfolding]
     """By name of the standardization."""
 
-    def to(self, device: torch.device) -> CoefficientTargets:
-        """The same on a device; from pinned memory without waiting."""
-        return self._each(lambda x: x.to(device, non_blocking=True))
-
-    def pin(self) -> CoefficientTargets:
-        """The same in pinned memory."""
-        return self._each(lambda x: x.pin_memory())
-
     def decode(self, standard: str = "") -> Tensor:
         """Targets by the standardization of that name, float32 (B, D) or (B, P, D)."""
         q_BU = self.values.float()
@@ -66,7 +58,8 @@ class CoefficientTargets:
         synthesis = self.unfoldings[standard].on(self.values.device)
         return synthesis(q_BU).view(-1, *self.row_shape)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> CoefficientTargets:
+    def each(self, change: Callable[[Tensor], Tensor]) -> CoefficientTargets:
+        """The same with every tensor changed: moved, or pinned."""
         values, place_E2, escaped_E = map(change, (self.values, self.place_E2, self.escaped_E))
         return CoefficientTargets(values, place_E2, escaped_E, self.row_shape, self.unfoldings)
 

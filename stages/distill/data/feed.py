@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unic_pipe.pipeline.process.streams import Streams, streams_of
 from unic_pipe.pipeline.samples.draws import Purpose
 from unic_pipe.pipeline.samples.mixtures import Mixture, split
 from unic_pipe.pipeline.samples.order import step_size
@@ -115,10 +116,13 @@ class Feed:
     threads: int = 1
     """Of the pool."""
     mixture: Mixture = field(init=False)
+    streams: Streams = field(init=False)
+    """Of the device."""
     _images: dict[tuple[object, ...], ViewImages] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mixture = mixture_of(self.training, self.definition.config)
+        self.streams = streams_of(self.device)
 
     def batches(self, students: Sequence[Demand], start: int, end: int) -> Generator[Batch]:
         """This process's batches of steps `start` to `end` - 1, on the device, with what these students need.
@@ -221,18 +225,15 @@ class Feed:
                     ready.append(assembler.submit(self._assemble, planned.popleft(), sides, lanes))
                 if len(ready) > READY:
                     self.times.took(sum(batch.done() for batch in ready))
-                    yield ready.popleft().result().to(self.device)
+                    yield self._sent(ready.popleft().result())
             ready.extend(assembler.submit(self._assemble, plan, sides, lanes) for plan in planned)
             while ready:
-                yield ready.popleft().result().to(self.device)
+                yield self._sent(ready.popleft().result())
         finally:
             assembler.shutdown(cancel_futures=True)
 
     def _assemble(self, plan: BatchPlan, sides: Sequence[Side], lanes: Lanes) -> Batch:
         images, targets = read(sides, plan, self.pool)
-        if self.device.type == "cuda":
-            images = {size: x.pin_memory() for size, x in images.items()}
-            targets = {pair: raw.pin() for pair, raw in targets.items()}
         drop_teacher_BT = self._draw(Purpose.DROP_TEACHER, plan, lanes.teachers)
         drop_path_BU = self._draw(Purpose.DROP_PATH, plan, lanes.branches)
         by_row = sides[0].class_by_row
@@ -240,7 +241,21 @@ class Feed:
         mask_BL = self._draw(Purpose.MASK, plan, 1 + lanes.cells) if lanes.cells else None
         noise_B3 = self._draw(Purpose.NOISE, plan, LANES) if lanes.noise else None
         queued = read_queued(sides, plan)
-        return Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued, noise_B3)
+        batch = Batch(plan, images, targets, drop_teacher_BT, drop_path_BU, classes_B, mask_BL, queued, noise_B3)
+        return batch.each(Tensor.pin_memory) if self.streams.pinned else batch
+
+    def _sent(self, batch: Batch) -> Batch:
+        """The batch on the device. It comes up beside the steps before it, and only its own step waits for it."""
+
+        def send(x: Tensor) -> Tensor:
+            x = x.to(self.device, non_blocking=True)
+            self.streams.keep(x, "forward")
+            return x
+
+        with self.streams.on("up"):
+            sent = batch.each(send)
+        self.streams.wait("forward", self.streams.mark("up"))
+        return sent
 
     def _queue_reader(self, rows: Rows, wanted: Wanted, students: Sequence[Demand]) -> TargetReader | None:
         """Whole global batches are read by every process, so blocks of all streams are kept."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ def live_targets(
     targets: dict[Pair, RawTargets] = {}
     for (teacher, token), standards in wanted.items():
         values = tokens[teacher].of(token)
+        to_device = methodcaller("to", values.device)
         affines = {name: folded(np.ones((1, 1)), np.zeros((1, 1)), standard) for name, standard in standards.items()}
         block_B = torch.zeros(len(values), dtype=torch.int64)
-        targets[teacher, token] = RawTargets(values, block_B, affines, rotations(standards)).to(values.device)
+        targets[teacher, token] = RawTargets(values, block_B, affines, rotations(standards)).each(to_device)
     return targets

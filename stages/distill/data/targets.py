@@ -156,14 +156,6 @@ class RawTargets:
     rotations: Mapping[str, Rotation] = field(default_factory=dict)
     """Of those that have one."""
 
-    def to(self, device: torch.device) -> RawTargets:
-        """The same on a device; from pinned memory without waiting."""
-        return self._each(lambda x: x.to(device, non_blocking=True))
-
-    def pin(self) -> RawTargets:
-        """The same in pinned memory."""
-        return self._each(lambda x: x.pin_memory())
-
     def decode(self, standard: str = PLAIN.name) -> Tensor:
         """Targets by the standardization of that name, float32 (B, D) or (B, P, D)."""
         target, rotation = self._scaled(standard), self.rotations.get(standard)
@@ -178,7 +170,8 @@ class RawTargets:
             scale_BD, shift_BD = scale_BD[:, None], shift_BD[:, None]
         return torch.addcmul(shift_BD, self.values.float(), scale_BD)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> RawTargets:
+    def each(self, change: Callable[[Tensor], Tensor]) -> RawTargets:
+        """The same with every tensor changed: moved, or pinned."""
         affines = {name: Affine(*map(change, affine)) for name, affine in self.affines.items()}
         return RawTargets(change(self.values), change(self.block_B), affines, self.rotations)
 
@@ -195,14 +188,9 @@ class MixedTargets:
     whole: bool = True
     """Whether every row has a target."""
 
-    def to(self, device: torch.device) -> MixedTargets:
-        """The same on a device; from pinned memory without waiting."""
-        parts = tuple((place.to(device, non_blocking=True), raw.to(device)) for place, raw in self.parts)
-        return MixedTargets(parts, self.whole)
-
-    def pin(self) -> MixedTargets:
-        """The same in pinned memory."""
-        return MixedTargets(tuple((place.pin_memory(), raw.pin()) for place, raw in self.parts), self.whole)
+    def each(self, change: Callable[[Tensor], Tensor]) -> MixedTargets:
+        """The same with every tensor changed: moved, or pinned."""
+        return MixedTargets(tuple((change(place), raw.each(change)) for place, raw in self.parts), self.whole)
 
     def decode(self, standard: str = PLAIN.name) -> Tensor:
         """Targets by the standardization of that name, float32 (M, D) or (M, P, D), in the order of the batch."""
