@@ -81,9 +81,10 @@ class Student(nn.Module, ABC):
     def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
         """Outputs of the given rungs for normalised images."""
 
-    @abstractmethod
-    def start_from(self, state: Mapping[str, Tensor]) -> str:
-        """Load what `state` gave of a student of this architecture and any image size; a remark on what was resampled."""
+    def fitted(self, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """What `state` gave of a student of this architecture and another image size, as far as this kind resamples it;
+        and a remark on what was resampled."""
+        return state, ""
 
     def forward(self, x_B3SS: Tensor, rungs: tuple[int, ...], drop_uniforms_BU: Tensor | None = None) -> RungOutputs:
         """Outputs of the given rungs for normalised images.
