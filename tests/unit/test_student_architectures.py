@@ -185,6 +185,7 @@ def own_drop_path(pretrained: bool = False, **arguments: Any) -> OwnDropPath:
         ),
         ({"architecture": "maxvit_rmlp_pico_rw_256", "image_size": 64}, r"has dropout \(stages\.0", "Choose another"),
         ({"architecture": "own_drop_path"}, "its drop path is its own", "Set students.NAME.drop_path: 0."),
+        ({"architecture": "ghostnet_050"}, "it has dropout", "Set students.NAME.model_args.drop_rate: 0."),
         ({"architecture": "test_vit"}, "of 36 pixels", "Set students.NAME.image_size to 32 or 48."),
         ({"architecture": "hiera_tiny_224"}, "cannot be built", "Set students.NAME.image_size to 32 or 64."),
         (
