@@ -41,9 +41,13 @@ class GivenDropPath(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """The branch's output, zeroed or scaled as drawn."""
-        if self._scale_B is None:
+        scale_B = self._scale_B
+        if scale_B is None:
             return x_BND
-        return x_BND * self._scale_B.to(x_BND.dtype).view(-1, *[1] * (x_BND.ndim - 1))
+        if len(x_BND) != len(scale_B):
+            # Parts of an image are rows of their own, one after the other (MobileViT, TNT): they share its draw.
+            scale_B = scale_B.repeat_interleave(len(x_BND) // len(scale_B))
+        return x_BND * scale_B.to(x_BND.dtype).view(-1, *[1] * (x_BND.ndim - 1))
 
 
 class Student(nn.Module, ABC):

@@ -18,7 +18,7 @@ from unic_pipe.pipeline.encoders import export_student, load_encoder
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.students.staged import MapResampler
-from unic_pipe.pipeline.students.student import RungOutputs, Student
+from unic_pipe.pipeline.students.student import GivenDropPath, RungOutputs, Student
 from unic_pipe.pipeline.students.vits import ViTStudent
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError
@@ -105,6 +105,14 @@ def test_maps_are_averaged_where_they_shrink_and_interpolated_where_they_grow() 
         torch.testing.assert_close(MapResampler((8, 3), grid)(x_BDHW), expected)
     grown = F.interpolate(x_BDHW, size=(8, 6), mode="bilinear", align_corners=False)
     torch.testing.assert_close(MapResampler((8, 3), (8, 6))(x_BDHW), grown.flatten(2).transpose(1, 2))
+
+
+def test_parts_of_an_image_that_are_rows_of_their_own_share_its_draw() -> None:
+    drop = GivenDropPath(0.5)
+    drop.draw(torch.tensor([0.2, 0.9]))
+    assert drop(torch.ones(6, 1, 1)).flatten().tolist() == [0, 0, 0, 2, 2, 2]
+    tnt = {"architecture": "tnt_s_legacy_patch16_224", "model_args": {"depth": 2}, "image_size": 224}
+    assert len(build(StudentConfig(**tnt)).drop_paths) > 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "test_efficientnet"])
