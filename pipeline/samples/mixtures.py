@@ -87,12 +87,16 @@ def without_place(student: str, rows: Mapping[str, float], batch: int, streams: 
     fewest = min(rows.values())
     if int(fewest) == 0:
         return UserError(message, f"Take {name} out of students.{student}.dataset.")
-    # D'Hondt's method gives everybody at least the whole places of his proportion.
-    needed = -(-int(total) // int(fewest))
-    fitting = [n for n in range(1, streams) if batch % n == 0 and batch // n >= needed]
-    fewer = f"students.{student}.streams to {fitting[-1]}, or " if fitting else ""
-    hint = f"Set {fewer}students.{student}.optimizer.batch to {needed * streams}, or the share of {name} higher."
-    return UserError(message, hint)
+    given = list(rows.values())
+    fitting = [n for n in range(1, streams) if batch % n == 0 and epoch_steps(given, batch, n)]
+    ways = [f"students.{student}.streams to {fitting[-1]}"] if fitting else []
+    # D'Hondt's method gives everybody at least the whole places of his proportion; an epoch must hold a batch of them.
+    larger = -(-int(total) // int(fewest)) * streams
+    if fewest >= streams and epoch_steps(given, larger, streams):
+        ways.append(f"students.{student}.optimizer.batch to {larger}")
+    ways.append(f"the share of {name} higher")
+    without = "" if len(ways) > 1 else f", or take it out of students.{student}.dataset"
+    return UserError(message, f"Set {', or '.join(ways)}{without}.")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import timm
@@ -83,11 +84,13 @@ def _create(config: StudentConfig) -> tuple[Any, dict[str, int]]:
 
 def student_of(encoder: Any, image_size: int) -> Student:
     """A timm model as the kind of student that it is; some kinds try it on an image of `image_size` pixels."""
-    if _has(encoder, "blocks", "cls_token", "forward_intermediates", "patch_embed", "num_prefix_tokens"):
+    if not _has(encoder, "blocks", "forward_intermediates", "num_prefix_tokens"):
+        return StagedStudent(encoder, image_size)
+    # CaiT, ConViT and XCiT have a class token that their blocks do not give.
+    given = "return_prefix_tokens" in signature(encoder.forward_intermediates).parameters
+    if given and _has(encoder, "cls_token", "patch_embed"):
         return ViTStudent(encoder)
-    if _has(encoder, "blocks", "forward_intermediates", "num_prefix_tokens"):
-        return PooledViTStudent(encoder, image_size)
-    return StagedStudent(encoder, image_size)
+    return PooledViTStudent(encoder, image_size)
 
 
 def _has(encoder: Any, *names: str) -> bool:

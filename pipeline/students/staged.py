@@ -5,7 +5,7 @@ Shapes: B images, S image side in pixels, P patch tokens, D channels, H x W rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,11 +84,6 @@ class StagedStudent(Student):
         if shapes not in self._other_sizes:
             self._other_sizes[shapes] = MapResampler(*shapes).to(x_BDHW.device)
         return self._other_sizes[shapes](x_BDHW)  # type: ignore[no-any-return]
-
-    def start_from(self, state: Mapping[str, Tensor]) -> str:
-        """Load the weights."""
-        self.load(state)
-        return ""
 
     def _run(self, x_B3SS: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The model's features, and the maps of its stages where timm gives them."""

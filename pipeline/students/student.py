@@ -41,9 +41,13 @@ class GivenDropPath(nn.Module):
 
     def forward(self, x_BND: Tensor) -> Tensor:
         """The branch's output, zeroed or scaled as drawn."""
-        if self._scale_B is None:
+        scale_B = self._scale_B
+        if scale_B is None:
             return x_BND
-        return x_BND * self._scale_B.to(x_BND.dtype).view(-1, *[1] * (x_BND.ndim - 1))
+        if len(x_BND) != len(scale_B):
+            # Parts of an image are rows of their own, one after the other (MobileViT, TNT): they share its draw.
+            scale_B = scale_B.repeat_interleave(len(x_BND) // len(scale_B))
+        return x_BND * scale_B.to(x_BND.dtype).view(-1, *[1] * (x_BND.ndim - 1))
 
 
 class Student(nn.Module, ABC):
@@ -81,9 +85,10 @@ class Student(nn.Module, ABC):
     def rung_outputs(self, x_B3SS: Tensor, rungs: tuple[int, ...]) -> RungOutputs:
         """Outputs of the given rungs for normalised images."""
 
-    @abstractmethod
-    def start_from(self, state: Mapping[str, Tensor]) -> str:
-        """Load what `state` gave of a student of this architecture and any image size; a remark on what was resampled."""
+    def fitted(self, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """What `state` gave of a student of this architecture and another image size, as far as this kind resamples it;
+        and a remark on what was resampled."""
+        return state, ""
 
     def forward(self, x_B3SS: Tensor, rungs: tuple[int, ...], drop_uniforms_BU: Tensor | None = None) -> RungOutputs:
         """Outputs of the given rungs for normalised images.

@@ -19,10 +19,10 @@ from unic_pipe.pipeline.students.student import RungOutputs, Student
 
 def resampled(encoder: Any, state: Mapping[str, Tensor], grid: tuple[int, int]) -> tuple[Mapping[str, Tensor], str]:
     """A state whose position embedding fits an encoder's grid (bicubic where it did not), and a remark on it."""
-    found, wanted = state.get("pos_embed"), encoder.pos_embed
+    found, wanted = state.get("pos_embed"), encoder.state_dict().get("pos_embed")
     if found is None or wanted is None or found.shape == wanted.shape:
         return state, ""
-    prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    prefix = wanted.shape[1] - grid[0] * grid[1]
     fitting = resample_abs_pos_embed(found, list(grid), num_prefix_tokens=prefix)
     return {**state, "pos_embed": fitting}, f"; position embedding resampled to {grid[0]} × {grid[1]}"
 
@@ -73,22 +73,18 @@ class ViTStudent(Student):
         norm = self.encoder.norm
         return RungOutputs([norm(outputs.cls_LBD[-1])], [norm(outputs.patch_LBPD[-1])])
 
-    def start_from(self, state: Mapping[str, Tensor]) -> str:
-        """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
-        state, remark = resampled(self.encoder, state, self.grid)
-        self.load(state)
-        return remark
+    def fitted(self, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """With the position embedding resampled (bicubic) where the grids differ."""
+        return resampled(self.encoder, state, self.grid)
 
 
 class PooledViTStudent(StagedStudent):
-    """A timm vision transformer without a CLS token. Rungs are its blocks, whose cls is the mean of their patch tokens;
-    the last one is read as after export, by the model's own pooling."""
+    """A timm vision transformer whose blocks give no CLS token. Rungs are its blocks, whose cls is the mean of their patch
+    tokens; the last one is read as after export, by the model's own pooling or by a CLS token that comes late (CaiT)."""
 
     def __init__(self, encoder: Any, image_size: int) -> None:
         super().__init__(encoder, image_size, rungs=len(encoder.blocks))
 
-    def start_from(self, state: Mapping[str, Tensor]) -> str:
-        """Load the weights; the position embedding is resampled (bicubic) where the grids differ."""
-        state, remark = resampled(self.encoder, state, self.grid)
-        self.load(state)
-        return remark
+    def fitted(self, state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """With the position embedding resampled (bicubic) where the grids differ."""
+        return resampled(self.encoder, state, self.grid)

@@ -78,6 +78,6 @@ def finding(rows: Sequence[Mapping[str, float]], teachers: Sequence[str], done: 
         return Finding(
             "under-trained",
             f"This training looks too short: its mean cosine to the teachers ends at {mean:.2f}, below {LITTLE}.",
-            "Raise optimizer.epochs, or start from weights (init: pretrained).",
+            "Raise optimizer.epochs; a student that starts from nothing may start from weights (init: pretrained).",
         )
     return None

@@ -6,18 +6,19 @@ Networks are built by `stages.distill.blueprint`, which keeps its verdicts in `r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.samples.mixtures import epoch_steps, without_place
 from unic_pipe.pipeline.storage import LocalStore
-from unic_pipe.pipeline.workspace.documents import finished_student, usable_document
+from unic_pipe.pipeline.workspace.documents import FinishedStudent, finished_student, usable_document
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.starts import refuse_other_architecture
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.base import PROGRAM_VERSION, digest_of, json_digest
-from unic_pipe.schemas.config import OptimizerConfig, StudentConfig
+from unic_pipe.schemas.config import EncoderConfig, OptimizerConfig, StudentConfig
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.students import StudentVerdict, StudentVerdicts
@@ -89,18 +90,32 @@ def refuse_unbuildable(inventory: Inventory, name: str, found: Mapping[str, Stud
         )
 
 
-def _refuse_start(inventory: Inventory, name: str) -> None:
-    students = inventory.config.students
-    student = students[name]
+def start_of(inventory: Inventory, name: str) -> FinishedStudent | ResolvedEncoder | None:
+    """What a student starts from; weights of another image size are tried at its own, which not every network allows.
+
+    Raises:
+        UserError, NotFinishedError: as `Inventory.start`; the message begins with the student.
+        StageError: another student's export is not what its training exported.
+    """
+    student, who = inventory.config.students[name], f"Student {name}"
     try:
-        inventory.start(name)
-    except NotFinishedError:  # it waits for that
-        pass
+        start = inventory.start(name)
+        if isinstance(start, FinishedStudent) and start.manifest.definition.config.image_size != student.image_size:
+            inventory.student_encoder(start, name, EncoderConfig(image_size=student.image_size))
+    except NotFinishedError:
+        raise
     except UserError as error:
-        who = f"Student {name}"
         raise UserError(
             error.message if error.message.startswith(who) else f"{who}: {error.message}", error.hint
         ) from None
+    return start
+
+
+def _refuse_start(inventory: Inventory, name: str) -> None:
+    students = inventory.config.students
+    student = students[name]
+    with suppress(NotFinishedError):  # it waits for that
+        start_of(inventory, name)
     if student.start is not None and student.start.encoder in students:
         refuse_other_architecture(name, student, student.start.encoder, students[student.start.encoder])
 

@@ -148,6 +148,9 @@ def _unrepeatable(config: StudentConfig, student: Student) -> UserError:
     message = f"Student architecture {config.architecture} draws random numbers that a resumed training cannot repeat"
     if config.drop_path and not _built(config.model_copy(update={"drop_path": 0.0}))[1]:
         return UserError(f"{message}: its drop path is its own.", "Set students.NAME.drop_path: 0.")
+    with suppress(UserError):
+        if not _built(config.model_copy(update={"model_args": {**config.model_args, "drop_rate": 0.0}}))[1]:
+            return UserError(f"{message}: it has dropout.", "Set students.NAME.model_args.drop_rate: 0.")
     named = student.encoder.named_modules()
     layers = [name for name, module in named if isinstance(module, nn.Dropout) and module.p > 0]
     where = f": it has dropout ({layers[0]})" if layers else ""

@@ -16,6 +16,7 @@ from unic_pipe.pipeline.workspace.differences import describe
 from unic_pipe.pipeline.workspace.documents import FinishedStudent, checkpoint_step, finished_student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import student_folder, student_teachers
+from unic_pipe.pipeline.workspace.trainable import start_of
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
@@ -49,6 +50,7 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
         UserError: features or a parent are incomplete, the settings changed in the middle of a training, or the loss needs
             a cache and teachers run in the loop.
     """
+    start = start_of(inventory, name)
     definition = inventory.student_definition(name)
     datasets, shares = inventory.datasets_of(name), inventory.config.students[name].datasets
     assert definition is not None, "indexed before"
@@ -70,7 +72,7 @@ def find_job(inventory: Inventory, name: str, restart: bool, reporter: Reporter)
             for data, (_, blocks), share in zip(datasets, definition.datasets, shares.values(), strict=True)
         ),
         _validation(inventory, teachers),
-        inventory.start(name),
+        start,
         {teacher: inventory.teacher(teacher) for teacher in teachers} if definition.live else None,
         classifier_of(inventory, definition.config.loss),
     )

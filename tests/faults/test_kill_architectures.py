@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 from architectures import FAMILIES, Family
+from safetensors.torch import save_file
 
 from unic_pipe.pipeline.encoders import load_encoder
 
-KILLED = ("test_convnext", "vit_medium_patch16_reg4_gap_256")
+KILLED = ("test_efficientnet", "vit_medium_patch16_reg4_gap_256")
+WARM = {
+    "init": "checkpoint:weights.safetensors",
+    "optimizer": {"epochs": 1, "warmup_epochs": 0, "batch": 8, "lr": 0.003, "layer_decay": 0.5, "frozen_steps": 5},
+}
+"""Of the first: killed while its heads settle."""
 
 
 def settings(family: Family) -> list[str]:
@@ -54,8 +61,14 @@ def test_stopped_resumed_and_probed(family: Family, extracted_template: Any, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KILLED)
 def test_killed_and_resumed_by_the_command(name: str, zygote: Any, extracted_template: Any, tmp_path: Path) -> None:
-    given = [word for one in settings(next(f for f in FAMILIES if f.architecture == name)) for word in ("--set", one)]
+    student = settings(next(f for f in FAMILIES if f.architecture == name))
     once, again = (copy_of(extracted_template, tmp_path / n) for n in ("once", "again"))
+    if name == KILLED[0]:
+        student += [f"students.tiny.{key}={json.dumps(value)}" for key, value in WARM.items()]
+        start = timm.create_model(name).state_dict()
+        for work in (once, again):
+            save_file(start, work.folder / "weights.safetensors")
+    given = [word for one in student for word in ("--set", one)]
     ended = zygote(once.folder, "distill", *given)
     assert ended.status == 0, zygote.output()
     [saved] = [kind for kind in dict.fromkeys(ended.changes) if "step-N.pt" in kind and "remove" not in kind][:1]

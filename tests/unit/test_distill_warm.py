@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import timm
 import torch
-from distill_world import STUDENT, World, assert_same_student, student_folder
+from distill_world import STUDENT, TEACHERS, World, assert_same_student, student_folder
 from safetensors.torch import load_file, save_file
 
 from unic_pipe.pipeline.encoders.resolve import resolve_encoder
 from unic_pipe.pipeline.students.build import build_student
+from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.schemas.config import EncoderConfig, OptimizerConfig
 from unic_pipe.schemas.students import TeacherInput
 from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.model.parent import start_from
 from unic_pipe.stages.distill.model.schedule import make_optimizer, set_rate
 
 FROZEN, STEPS = 5, 12
@@ -89,6 +91,21 @@ def test_stopped_twice_and_resumed(world: World, warm: World, start: Any) -> Non
     world.start = None  # only the first step needs it
     assert world.distill(WARM, validation=True)
     assert_same_student(world, warm)
+
+
+def test_biases_by_relative_position_are_resampled_for_a_second_phase(world: World) -> None:
+    short = {"architecture": "beit_base_patch16_224", "optimizer": STUDENT.optimizer.model_copy(update={"epochs": 1})}
+    beit, name = STUDENT.model_copy(update=short), "blocks.0.attn.relative_position_bias_table"
+    assert world.distill(beit)
+    parent, said = finished_student("main", student_folder(world)), list[str]()
+    assert parent is not None
+    larger = beit.model_copy(update={"image_size": 32})
+    model = Distiller(larger, world.definition(beit).teachers, torch.device("cpu"))
+    start_from(parent, "child", model, tuple(TEACHERS), said.append)
+    taken, theirs = model.student.state()[name], load_file(parent.folder / "export/model.safetensors")[name]
+    assert (len(theirs), len(taken)) == (3**2 + 3, 7**2 + 3)
+    assert torch.equal(taken[-3:], theirs[-3:]), "those of the class token"
+    assert f"resampled: {name}" in said[0]
 
 
 def test_layers_learn_at_their_own_rates() -> None:

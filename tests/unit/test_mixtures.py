@@ -98,20 +98,25 @@ def test_one_dataset_is_a_mixture_with_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("large", "small", "batch", "streams"), [(1000, 30, 64, 8), (100_000, 7, 512, 8), (9, 8, 4, 4)]
+    ("large", "small", "batch", "streams", "fitting"),
+    [(1000, 30, 64, 8, [280, 1]), (100_000, 7, 512, 8, []), (9, 8, 4, 4, [12, 2])],
 )
 def test_a_batch_without_a_place_is_refused_with_numbers_that_work(
-    large: int, small: int, batch: int, streams: int
+    large: int, small: int, batch: int, streams: int, fitting: list[int]
 ) -> None:
+    """Seven rows have no place in eight streams, whatever the batch."""
     rows = {"big": float(large), "little": float(small)}
     error = without_place("main", rows, batch, streams)
     assert error is not None
     assert "little gives" in error.message
     words = (error.hint or "").replace(",", "").split()
-    fitting = int(words[words.index("students.main.optimizer.batch") + 2])
-    assert without_place("main", rows, fitting, streams) is None
-    if "students.main.streams" in words:
-        assert without_place("main", rows, batch, int(words[words.index("students.main.streams") + 2])) is None
+    ways = {"students.main.optimizer.batch": (None, streams), "students.main.streams": (batch, None)}
+    named = [(words[words.index(way) + 2], ways[way]) for way in ways if way in words]
+    assert [int(number) for number, _ in named] == fitting
+    for number, (same_batch, same_streams) in named:
+        chosen = same_batch or int(number), same_streams or int(number)
+        assert without_place("main", rows, *chosen) is None
+        assert epoch_steps(list(rows.values()), *chosen)
 
 
 def test_shares_that_whole_places_change_are_said() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from architectures import FAMILIES, Family, shake
+from architectures import BLOCKS, FAMILIES, Family, shake
 from distill_world import World, assert_same_student, student_folder
 from torch import nn
 from torch.nn import functional as F
@@ -18,13 +18,18 @@ from unic_pipe.pipeline.encoders import export_student, load_encoder
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.pipeline.students.staged import MapResampler
-from unic_pipe.pipeline.students.student import RungOutputs, Student
+from unic_pipe.pipeline.students.student import GivenDropPath, RungOutputs, Student
 from unic_pipe.pipeline.students.vits import ViTStudent
 from unic_pipe.schemas.config import StudentConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.stages.distill.blueprint import build
 
-NAMES = [family.architecture for family in FAMILIES]
+LATE = [
+    Family("cait_xxs24_224", BLOCKS, 32, 2, "vit"),
+    Family("convit_tiny", {"depth": 2, "local_up_to_layer": 1}, 32, 2, "vit"),
+    Family("xcit_nano_12_p16_224", {"depth": 1}, 32, 1, "vit"),
+]
+"""Their class token is not in every block."""
 
 
 def exported(folder: Path, family: Family, student: Student) -> Path:
@@ -41,7 +46,7 @@ def weighted(outputs: RungOutputs) -> torch.Tensor:
     return torch.stack([(x * torch.randn_like(x)).sum() for x in (*outputs.cls_LBD, *outputs.patch_LBPD)]).sum()
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=NAMES)
+@pytest.mark.parametrize("family", [*FAMILIES, *LATE], ids=lambda family: family.architecture)
 def test_what_is_distilled_is_exported_and_read(family: Family, tmp_path: Path) -> None:
     student = build_student(family.config)
     assert (student.depth, student.readout) == (family.rungs, family.readout)
@@ -100,6 +105,14 @@ def test_maps_are_averaged_where_they_shrink_and_interpolated_where_they_grow() 
         torch.testing.assert_close(MapResampler((8, 3), grid)(x_BDHW), expected)
     grown = F.interpolate(x_BDHW, size=(8, 6), mode="bilinear", align_corners=False)
     torch.testing.assert_close(MapResampler((8, 3), (8, 6))(x_BDHW), grown.flatten(2).transpose(1, 2))
+
+
+def test_parts_of_an_image_that_are_rows_of_their_own_share_its_draw() -> None:
+    drop = GivenDropPath(0.5)
+    drop.draw(torch.tensor([0.2, 0.9]))
+    assert drop(torch.ones(6, 1, 1)).flatten().tolist() == [0, 0, 0, 2, 2, 2]
+    tnt = {"architecture": "tnt_s_legacy_patch16_224", "model_args": {"depth": 2}, "image_size": 224}
+    assert len(build(StudentConfig(**tnt)).drop_paths) > 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_siglip_224", "test_efficientnet"])
@@ -180,6 +193,7 @@ def own_drop_path(pretrained: bool = False, **arguments: Any) -> OwnDropPath:
         ),
         ({"architecture": "maxvit_rmlp_pico_rw_256", "image_size": 64}, r"has dropout \(stages\.0", "Choose another"),
         ({"architecture": "own_drop_path"}, "its drop path is its own", "Set students.NAME.drop_path: 0."),
+        ({"architecture": "ghostnet_050"}, "it has dropout", "Set students.NAME.model_args.drop_rate: 0."),
         ({"architecture": "test_vit"}, "of 36 pixels", "Set students.NAME.image_size to 32 or 48."),
         ({"architecture": "hiera_tiny_224"}, "cannot be built", "Set students.NAME.image_size to 32 or 64."),
         (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from unic_pipe.pipeline.encoders import load_encoder
 from unic_pipe.pipeline.storage import LocalStore, sha256
 from unic_pipe.pipeline.students.heads.heads import Heads
 from unic_pipe.pipeline.students.ladder import Projector
@@ -18,6 +19,7 @@ from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.model.warm import some
 
 Projectors = dict[tuple[str, TokenType, int], Projector]
 
@@ -34,7 +36,7 @@ def start_from(
         StageError: the parent's files are damaged.
     """
     refuse_other_architecture(name, model.config, parent.name, parent.manifest.definition.config)
-    remark = _load_encoder(model.student, parent)
+    remark = _load_encoder(model.student, parent, model.config.image_size)
     say(f"{name}: starts from student {parent.name} ({short(parent.export.weights)}){remark}")
     old = _old_model(parent, say)
     if old is None:
@@ -45,7 +47,7 @@ def start_from(
         say(f"{name}: the ladder does not fit {parent.name}'s for {', '.join(fresh)}: it starts afresh there.")
 
 
-def _load_encoder(student: Student, parent: FinishedStudent) -> str:
+def _load_encoder(student: Student, parent: FinishedStudent, image_size: int) -> str:
     """Load the exported weights; a remark on what was resampled."""
     from safetensors.torch import load
 
@@ -53,7 +55,14 @@ def _load_encoder(student: Student, parent: FinishedStudent) -> str:
     raw = file.read_bytes()
     if sha256(raw) != parent.export.weights:
         raise StageError(f"{file} is not what was exported.", "unic-pipe verify says more.")
-    return student.start_from(load(raw))
+    state, remark = student.fitted(load(raw))
+    own = student.state()
+    if others := [name for name, x in state.items() if x.shape != own[name].shape]:
+        # Biases by relative position: as timm resamples them where an encoder is read at another size.
+        state = load_encoder(file.parent, image_size=image_size).model.state_dict()
+        remark = f"; resampled: {some(others)}"
+    student.load(state)
+    return remark
 
 
 def _old_model(parent: FinishedStudent, say: Callable[[str], None]) -> Distiller | None:

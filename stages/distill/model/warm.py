@@ -58,12 +58,13 @@ def fitting(
     if 2 * len(taken) < len(own):
         raise UserError(
             f"Student architecture {config.architecture} cannot start from these weights: {len(fresh)} of its {len(own)} "
-            f"tensors are not in them or have other shapes ({_some(fresh)}).",
+            f"tensors are not in them or have other shapes ({some(fresh)}).",
             "Set students.NAME.architecture and model_args to those of the weights, or choose another students.NAME.init.",
         )
-    remark = f"; {len(fresh)} of its {len(own)} tensors do not come from there: {_some(fresh)}" if fresh else ""
-    return taken, remark + (f"; {len(unused)} of the weights are left out: {_some(unused)}" if unused else "")
+    remark = f"; {len(fresh)} of its {len(own)} tensors do not come from there: {some(fresh)}" if fresh else ""
+    return taken, remark + (f"; {len(unused)} of the weights are left out: {some(unused)}" if unused else "")
 
 
-def _some(keys: Sequence[str]) -> str:
+def some(keys: Sequence[str]) -> str:
+    """The first of these names."""
     return ", ".join(keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
