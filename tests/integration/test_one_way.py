@@ -66,7 +66,7 @@ def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.Mo
     raw.index()
     seen = Recorder(monkeypatch)
     plan(raw.inventory(*settings), PlanOptions(device="cpu"), step_cost, SilentReporter())
-    assert seen.taken() == ({"unic_pipe.stages.plan.measure": {views}}, on_device)
+    assert seen.taken() == ({"unic_pipe.stages.plan.timing": {views}}, on_device)
     without = (*settings, "students={}")
     assert bench(
         raw.inventory(*without), BenchOptions("cpu", repeats=1, quick=True), _parts(), SilentReporter(), Stop()
