@@ -74,8 +74,8 @@ def plain_transform(recipe: Recipe, encoder: EncoderDefinition) -> T.Compose:
 
 
 def plain_extraction(work: ExtractPass, encoders: Sequence[Encoder], device: str, folder: Path, stop: Stop) -> None:
-    """Every view of every teacher of a pass: a DataLoader with a worker a core, autocast as configured, all of torch's
-    threads, features as float16 in an `.npy` file each."""
+    """Every view of every teacher of a pass: a DataLoader with a worker a core, autocast as configured, as many threads as
+    torch takes by itself, features as float16 in an `.npy` file each."""
     rows, cores = [row for b in range(work.blocks) for row in _rows(work.dataset, b)], usable_cores()
     folder.mkdir(exist_ok=True)
     for (need, _), encoder in zip(work.jobs, encoders, strict=True):
@@ -84,7 +84,11 @@ def plain_extraction(work: ExtractPass, encoders: Sequence[Encoder], device: str
         for view in range(max(need.views.values())):
             found: dict[str, list[NDArray[np.float16]]] = {t: [] for t, n in need.views.items() if view < n}
             loader = DataLoader(views, compute.batch, num_workers=cores, pin_memory=device != "cpu")
-            with torch_threads(cores, device), torch.inference_mode(), precision(compute, torch.device(device)):
+            with (
+                torch_threads(torch.get_num_threads(), device),
+                torch.inference_mode(),
+                precision(compute, torch.device(device)),
+            ):
                 for x_B3SS in loader:
                     tokens = encoder(x_B3SS.to(device, non_blocking=True))
                     for token, parts in found.items():
