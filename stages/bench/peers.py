@@ -120,17 +120,17 @@ def many_heads(x_ND: NDArray[np.float32], labels_N: NDArray[np.int64], device: s
     bias_H1C = torch.zeros(heads, 1, classes, device=device, requires_grad=True)
     # A rate for each head is one optimizer with rate 1 on losses that are scaled: SGD is linear in them.
     optimizer = torch.optim.SGD([weight_HDC, bias_H1C], lr=1.0, momentum=0.9)
-    steps = HEADS_EPOCHS * max(1, len(x) // HEADS_BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    each = max(1, len(x) // HEADS_BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, HEADS_EPOCHS * each)
     with torch_threads(usable_cores(), device):
-        for step in range(steps):
-            if step % max(1, len(x) // HEADS_BATCH) == 0:
-                batches = torch.randperm(len(x), device=device).split(HEADS_BATCH)
-            chosen = batches[step % len(batches)]
-            logits_HBC = torch.baddbmm(bias_H1C, x[chosen].expand(heads, -1, -1), weight_HDC)
-            y_HB = y[chosen].expand(heads, -1)
-            loss_HB = F.cross_entropy(logits_HBC.transpose(1, 2), y_HB, reduction="none")
-            optimizer.zero_grad(set_to_none=True)
-            (loss_HB.mean(dim=1) * rate_H).sum().backward()
-            optimizer.step()
-            schedule.step()
+        for _ in range(HEADS_EPOCHS):
+            order_N = torch.randperm(len(x), device=device)
+            for start in range(0, each * HEADS_BATCH, HEADS_BATCH):
+                chosen_B = order_N[start : start + HEADS_BATCH]
+                logits_HBC = torch.baddbmm(bias_H1C, x[chosen_B].expand(heads, -1, -1), weight_HDC)
+                y_HB = y[chosen_B].expand(heads, -1)
+                loss_HB = F.cross_entropy(logits_HBC.transpose(1, 2), y_HB, reduction="none")
+                optimizer.zero_grad(set_to_none=True)
+                (loss_HB.mean(dim=1) * rate_H).sum().backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
