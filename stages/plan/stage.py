@@ -50,7 +50,7 @@ CANDIDATES = (
 """Codecs to choose from, beside the configured one. Centre crops are never calibrated."""
 FEW_ROWS = 64
 """Rows on which the features of a benchmark are measured."""
-BUDGET_S = 5.0
+BUDGET_S = 3.0
 """Forward passes of all encoders together, but for a few images of each: the first answer is to come soon."""
 PATIENCE_S = 2.0
 """An encoder that needs longer for them is measured on one benchmark alone."""
