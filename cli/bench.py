@@ -18,12 +18,16 @@ from unic_pipe.cli.options import (
 from unic_pipe.cli.running import LOOKING
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from unic_pipe.schemas.config import EvaluateConfig
     from unic_pipe.stages.bench.run import Parts
 
 PAGE = "bench.html"
 
 
-EXAMPLES = ("bench --quick", "bench --student main --repeats 9")
+EXAMPLES = ("bench --quick", "bench --against --student main --repeats 9")
 
 
 def bench(
@@ -34,6 +38,9 @@ def bench(
     repeats: Annotated[int, typer.Option(metavar="N", min=1, help="Repetitions; the median is shown.")] = 5,
     quick: Annotated[
         bool, typer.Option("--quick", metavar=NO_VALUE, help="A first look: little work, two repetitions.")
+    ] = False,
+    against: Annotated[
+        bool, typer.Option("--against", metavar=NO_VALUE, help="In turns with the loops that one would write instead.")
     ] = False,
     rows: Annotated[
         str | None,
@@ -48,7 +55,8 @@ def bench(
 
     Extraction and distillation run as they do for you, over the first blocks, in turns with their pieces alone: reading,
     decoding, views, forward passes, codec, disk, student step. The ratio of what the pieces allow to what the stage
-    takes is its efficiency. Nothing is left in features/ or students/; runs/bench.html has the picture.
+    takes is its efficiency. --against adds plain loops over the same images and models, and other probes. Nothing is
+    left in features/ or students/; runs/bench.html has the picture.
     """
     from rich.console import Console
 
@@ -64,7 +72,7 @@ def bench(
     inventory = open_inventory(config, overrides, rows)
     reporter = ConsoleReporter()
     dataset = measured_dataset(inventory, chosen_student(inventory, student))
-    options = BenchOptions(device or inventory.config.compute.device, student, repeats, quick)
+    options = BenchOptions(device or inventory.config.compute.device, student, repeats, quick, against)
     with Stop() as stop:
         reporter.say(LOOKING)
         index_stage(inventory, [dataset], reporter, stop)
@@ -86,5 +94,10 @@ def _parts() -> Parts:
     from unic_pipe.stages.bench.run import Parts
     from unic_pipe.stages.distill.measure.bench import PIECES, StudentBench
     from unic_pipe.stages.evaluate.logistic import Probe
+    from unic_pipe.stages.evaluate.paths import FastProbe
 
-    return Parts(StudentBench, PIECES, lambda x_ND, labels_N: Probe(x_ND, labels_N).fit(1.0))
+    def search(x_ND: NDArray[np.float32], labels_N: NDArray[np.int64], config: EvaluateConfig, device: str) -> None:
+        probe = FastProbe(x_ND, labels_N, device)
+        probe.fit(probe.search(config.validation_fraction, 0, config.c_range, config.c_values).c)
+
+    return Parts(StudentBench, PIECES, lambda x_ND, labels_N: Probe(x_ND, labels_N).fit(1.0), search)

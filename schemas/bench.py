@@ -51,6 +51,23 @@ class Bound(Model):
         return self.bound_seconds / self.wall_seconds
 
 
+class Against(Model):
+    """A stage against what one would write instead, on the same images and models, in turns (`--against`)."""
+
+    part: Part
+    peer: str
+    """What it was compared with."""
+    images: int
+    """Forward passes, images or rows of one turn."""
+    seconds: float
+    """Wall seconds of the stage's turn, the median."""
+    peer_seconds: float
+    ratio: float
+    """How many times as fast the stage is: the median over turns of the peer's wall over the stage's."""
+    low_ratio: float
+    high_ratio: float
+
+
 class BenchReport(Model):
     """`unic-pipe bench --json`."""
 
@@ -74,4 +91,5 @@ class BenchReport(Model):
     """(teachers' forward passes + student step) over student step."""
     bounds: tuple[Bound, ...]
     rows: tuple[BenchRow, ...]
+    against: tuple[Against, ...] = ()
     notes: tuple[str, ...] = ()

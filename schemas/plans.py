@@ -14,6 +14,8 @@ class CodecMeasurement(Model):
 
     row_bytes: float
     """Bytes of a unit's shards per row."""
+    row_spread: float | None = None
+    """How far rows that a codec was fitted to and others are from it, relative; None of codecs that are not fitted."""
     unit_bytes: float
     """Bytes of a unit that its rows do not change: empty shards, record and statistics."""
     plane_bytes: float
@@ -28,6 +30,8 @@ class CodecMeasurement(Model):
     token_files: int = 0
     row_seconds: float
     """Seconds of one core to encode, check and write a row."""
+    calibration_seconds: float = 0.0
+    """Seconds of one core to fit the codec to the rows that were measured."""
 
 
 class Measurement(Document):
@@ -51,6 +55,8 @@ class Measurement(Document):
     """Seconds of a forward pass per image: of one core on a CPU, of the device elsewhere."""
     forward_spread: float | None = None
     """Its standard error over the measured batches, relative; None of a single one."""
+    calibration_rows: int = 0
+    """Rows that calibrated codecs were fitted to."""
     folder_bytes: float
     """Bytes of a feature folder without views: manifest, group metadata, ledger."""
     folder_files: int
@@ -104,6 +110,9 @@ class PlanReport(Model):
     hours: float | None
     hours_spread: float | None = None
     """Standard error of the extraction's hours, relative, as far as the measured batches differ; None where it is not known."""
+    bytes_spread: float | None = None
+    """How far the extraction's bytes may be off, relative, by what fitted codecs take on other images; None where it is not
+    known."""
     free_bytes: int
     fits: bool
     """Whether the disk has room for the bytes and the inodes."""

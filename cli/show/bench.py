@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.schemas.bench import BenchReport, BenchRow
-from unic_pipe.stages.bench.words import TITLES, conditions, headlines
+from unic_pipe.stages.bench.words import TITLES, comparisons, conditions, headlines
 
 
 def bench_lines(report: BenchReport) -> RenderableType:
@@ -24,6 +24,7 @@ def bench_lines(report: BenchReport) -> RenderableType:
             table.add_row(*_cells(row))
     for part, words in headlines(report).items():
         lines.append(Text.assemble((f"{part:<8}", "bold"), words))
+    lines += [Text(line) for line in comparisons(report)]
     lines += [Text(note, style="yellow") for note in report.notes]
     return Group(*lines, Text(conditions(report), style="dim"))
 

@@ -40,9 +40,9 @@ def plan_lines(report: PlanReport) -> RenderableType:
         hours = "" if plan.hours is None else f", {duration(plan.hours * HOUR_S)}"
         if stage == "extract" and plan.hours and report.hours_spread is not None:
             hours += f" ± {max(1, round(100 * report.hours_spread))} %"
-        what = (
-            f"{human_bytes(plan.bytes)} to write in {plan.files:,} files{hours}" if plan.files else "nothing left to do"
-        )
+        off = report.bytes_spread if stage == "extract" else None
+        size = human_bytes(plan.bytes) + ("" if off is None else f" ± {max(1, round(100 * off))} %")
+        what = f"{size} to write in {plan.files:,} files{hours}" if plan.files else "nothing left to do"
         parts.append(Text(f"{stage:<9} {what}"))
     rate = "" if report.mb_per_s is None else f", {report.mb_per_s:,.3g} MB/s"
     slow = "" if report.bottleneck is None else f"; extraction waits for {report.bottleneck} first"

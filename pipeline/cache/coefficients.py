@@ -190,7 +190,7 @@ class Calibrated:
     """`klt` or `scalar` bound to a token type: one array (K, rows) of 16-bit integers, and an escape table."""
 
     def __init__(self, token: TokenType, transform: Transform, block_rows: int, calibration: str | None) -> None:
-        self.transform, self.calibration = transform, calibration
+        self.token, self.transform, self.calibration = token, transform, calibration
         self.row_shape = transform.row_shape
         self.scale_D: Floats | None = transform.scale_D
         size = prod(self.row_shape)

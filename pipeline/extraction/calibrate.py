@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.cache.calibration import Proposal, calibrated_tokens, ensure_calibration, propose
+from unic_pipe.pipeline.cache.codecs import TokenCodec
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.spec import row_shape
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.forward import EncoderRun, Features, features_of_rows, loaded_encoder, pick_device
 from unic_pipe.pipeline.extraction.unusable import broken
-from unic_pipe.pipeline.process.crew import crew_of
+from unic_pipe.pipeline.process.crew import crew_of, results
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
@@ -82,9 +83,13 @@ def calibrate(
 def calibration_rows(dataset: Dataset, digest: str, most: int) -> NDArray[np.int64]:
     """Random rows of a dataset, the same for the same digest."""
     rows_N = dataset.rows()
-    wanted = min(most, max(FEWEST_ROWS, len(rows_N) // FRACTION), len(rows_N))
     generator = np.random.Generator(np.random.Philox(key=int(digest[:32], 16)))
-    return rows_N[generator.permutation(len(rows_N))[:wanted]]
+    return rows_N[generator.permutation(len(rows_N))[: calibration_count(len(rows_N), most)]]
+
+
+def calibration_count(rows: int, most: int) -> int:
+    """How many of a dataset's rows calibrate."""
+    return min(most, max(FEWEST_ROWS, rows // FRACTION), rows)
 
 
 def sample_features(
@@ -148,25 +153,41 @@ def summary(folder: FeatureFolder, token: TokenType) -> str:
 
 
 def calibration_of(
-    need: FeatureNeed, token: TokenType, rows_N: NDArray[np.int64], values: NDArray[np.float32]
+    need: FeatureNeed,
+    token: TokenType,
+    rows_N: NDArray[np.int64],
+    values: NDArray[np.float32],
+    variances: bool = True,
 ) -> Proposal:
-    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows."""
+    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows; `variances`, which only
+    reports show, may be left out. Codecs are fitted side by side."""
     from unic_pipe.pipeline.cache.coefficients import Calibrated
-    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, measure
+    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, finer, measure
 
     definition = need.definition
     assert definition.codec.snr_db is not None
-    snr_db, shape, sample = definition.codec.snr_db, row_shape(definition, token), Sample.of(values)
+    snr_db, shape = definition.codec.snr_db, row_shape(definition, token)
     names = list(CODECS) if definition.codec.name == AUTO else [definition.codec.name]
+    crew = crew_of(usable_cores(), definition.compute.threads, False)
     with torch_threads(definition.compute.threads):
-        codecs = {name: candidate(name, token, sample, shape, definition.block_rows, snr_db) for name in names}
-        trials = []
-        for name, codec in codecs.items():
+        sample = Sample.of(values)
+
+        def tried(name: str, before: TokenCodec | None = None) -> tuple[TokenCodec, CodecTrial]:
+            codec = before or candidate(name, token, sample, shape, definition.block_rows, snr_db)
+            codec = finer(codec, sample, snr_db) if before and isinstance(codec, Calibrated) else codec
             bits, reached, _, _ = measure(codec, sample)
-            trials.append(CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6)))
-        variances_D = sample.principal_variances()
+            return codec, CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6))
+
+        spectrum = crew.start(sample.principal_variances) if variances else None
+        # The last take longest, and begin first.
+        found = results([crew.start(tried, name) for name in reversed(names)])[::-1]
+        if not CODECS[choose([t for _, t in found], snr_db).codec].calibrated:
+            # Those that are fitted missed the ratio, perhaps by a hair, and the others take twice the bytes.
+            found = results([crew.start(tried, t.codec, codec) for codec, t in found])
+        variances_D = np.zeros(0) if spectrum is None else spectrum.result()
+    trials = [t for _, t in found]
     chosen = choose(trials, snr_db).codec
-    codec = codecs[chosen]
+    codec = next(c for c, t in found if t.codec == chosen)
     transform = codec.transform if isinstance(codec, Calibrated) else None
     document = CalibrationDocument(
         definition=need.digest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 from pathlib import Path
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed
@@ -153,6 +153,19 @@ def dataset_work(
     decode_s = max((m.decode_seconds for _, m in needs), default=0.0)
     decoding = min(most, passes * rows) * decode_s
     return total + Work(decoding=decoding, rendering=sum(count * seconds for count, seconds in rendered.values()))
+
+
+def calibration_work(need: FeatureNeed, measured: Measurement, rows: int) -> Work:
+    """The cost of calibrating on `rows` rows: their features, and fitting, of which the axes take as long for few."""
+    label = codec_label(need.definition.codec)
+    fitted = sum(measured.codecs[t][label].calibration_seconds for t, views in need.views.items() if views)
+    return Work(
+        decoding=rows * measured.decode_seconds,
+        rendering=rows * measured.render_seconds,
+        encoders=rows * measured.forward_seconds,
+        encoding=fitted * sqrt(rows / max(1, measured.calibration_rows)),
+        on_device=measured.device != "cpu",
+    )
 
 
 def _row_seconds(measured: Measurement, token: TokenType, label: str) -> float:

@@ -49,7 +49,7 @@ class ExtractBench:
     folder: Path
     device: str
     stop: Stop
-    _encoders: list[Encoder] = field(init=False)
+    encoders: list[Encoder] = field(init=False)
     _runs: int = field(init=False, default=0)
     last: Path = field(init=False)
     """Working folder of the last extraction, with its features."""
@@ -68,7 +68,7 @@ class ExtractBench:
         self.dataset_pass = work = replace(moved(work, self.folder / "prepared"), jobs=jobs)
         nothing = replace(work, blocks=0)
         extract_features(nothing, ExtractOptions(device=self.device, force=True), reporter, self.stop)
-        self._encoders = [load_encoder(encoder, device=self.device) for _, encoder in work.jobs]
+        self.encoders = [load_encoder(encoder, device=self.device) for _, encoder in work.jobs]
         most = min(work.blocks, work.dataset.blocks)
         self.dataset_pass = replace(work, blocks=1)
         self.pieces(watch_for(self.device))
@@ -92,11 +92,15 @@ class ExtractBench:
 
     def lap(self, watch: Stopwatch) -> None:
         """One repetition: the extraction, then every piece alone."""
-        self._extract(self.dataset_pass, watch)
+        self.extraction(watch, "wall")
         if not self.stop.requested:
             self.pieces(watch)
 
-    def _extract(self, work: ExtractPass, watch: Stopwatch) -> None:
+    def extraction(self, watch: Stopwatch, name: str) -> None:
+        """The extraction as a whole, timed under a name."""
+        self._extract(self.dataset_pass, watch, name)
+
+    def _extract(self, work: ExtractPass, watch: Stopwatch, name: str = "wall") -> None:
         run = self._copy(f"run-{self._runs}")
         if self._runs:
             shutil.rmtree(self.folder / f"run-{self._runs - 1}")
@@ -104,7 +108,7 @@ class ExtractBench:
         self.last = run
         options = ExtractOptions(device=self.device, force=True)
         work = moved(work, run)
-        with watch.time("wall"):
+        with watch.time(name):
             extract_features(work, options, SilentReporter(), self.stop)
 
     def pieces(self, watch: Stopwatch) -> None:
@@ -112,7 +116,7 @@ class ExtractBench:
         scratch, jobs = self._copy("pieces"), self.dataset_pass.jobs
         folders = [FeatureFolder(LocalStore(need.folder(scratch))) for need, _ in jobs]
         runs = [
-            EncoderRun.of(e, need.definition, need.planes()) for (need, _), e in zip(jobs, self._encoders, strict=True)
+            EncoderRun.of(e, need.definition, need.planes()) for (need, _), e in zip(jobs, self.encoders, strict=True)
         ]
         try:
             with crew_of_one(jobs[0][0].definition.compute.threads) as crew:

@@ -6,7 +6,7 @@ from markupsafe import Markup, escape
 
 from unic_pipe.pipeline.process.svg import element, fit, nice_ticks, picture, table, text, tick_labels
 from unic_pipe.schemas.bench import BenchReport, BenchRow, Bound
-from unic_pipe.stages.bench.words import TITLES, conditions, headlines
+from unic_pipe.stages.bench.words import TITLES, comparisons, conditions, headlines
 
 WIDTH, LEFT, RIGHT = 760.0, 92.0, 24.0
 BAR, GAP, TOP, BOTTOM = 30.0, 12.0, 10.0, 78.0
@@ -39,7 +39,7 @@ def page(report: BenchReport) -> bytes:
         parts += [element("h2", title), element("p", said.get(name, ""))]
         parts += [bars(report, bound) for bound in report.bounds if bound.part == name]
         parts.append(element("div", _table(rows), class_="scroll"))
-    notes = [element("p", note) for note in report.notes]
+    notes = [element("p", note) for note in (*comparisons(report), *report.notes)]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Bench</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

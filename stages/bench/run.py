@@ -28,8 +28,10 @@ from unic_pipe.pipeline.workspace.classifiers import classifier_of
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import ready_teachers
 from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
-from unic_pipe.schemas.bench import BenchReport, BenchRow, Resource
+from unic_pipe.schemas.bench import Against, BenchReport, BenchRow, Resource
+from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
+from unic_pipe.stages.bench.against import against_extraction, against_probes, compared
 from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
 from unic_pipe.stages.bench.extraction import PIECES, ExtractBench, watch_for
 
@@ -70,6 +72,8 @@ class Parts:
     """Makes a trial; arguments as of `stages.distill.measure.bench.StudentBench`."""
     student_pieces: Mapping[str, Resource]
     fit_probe: Callable[[NDArray[np.float32], NDArray[np.int64]], None]
+    search_probe: Callable[[NDArray[np.float32], NDArray[np.int64], EvaluateConfig, str], None]
+    """Chooses among all C, and fits with the best."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class BenchOptions:
     student: str | None = None
     repeats: int = 5
     quick: bool = False
+    against: bool = False
+    """Also run what one would write instead, in turns."""
 
 
 def chosen_student(inventory: Inventory, name: str | None) -> str | None:
@@ -116,7 +122,9 @@ def bench(
     repeats = min(options.repeats, QUICK_REPEATS) if options.quick else options.repeats
     seconds = QUICK_SECONDS if options.quick else SECONDS
     with exclusive(inventory.folder / "runs" / "bench.lock", "A bench"), _workplace(inventory.folder) as folder:
-        run = _Run(inventory, dataset, student, device, cores, repeats, seconds, folder, reporter, stop)
+        run = _Run(
+            inventory, dataset, student, device, cores, repeats, seconds, folder, reporter, stop, options.against
+        )
         elsewhere = Elsewhere()
         features = run.extraction()
         if student is not None and not stop.requested:
@@ -161,8 +169,10 @@ class _Run:
     folder: Path
     reporter: Reporter
     stop: Stop
+    beside: bool
     rows: list[BenchRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    against: list[Against] = field(default_factory=list)
     threads: dict[str, int] = field(default_factory=dict)
 
     def extraction(self) -> dict[str, Path]:
@@ -195,6 +205,9 @@ class _Run:
         if not self.stop.requested:
             self.rows += rows_of("extract", watch, trial.forwards, PIECES, {"wall": note})
         self.blocks = trial.dataset_pass.blocks
+        if self.beside and not self.stop.requested:
+            self.reporter.say("extract: in turns with a plain loop")
+            self.against += against_extraction(trial, self.repeats, self.stop)
         return {need.encoder: need.folder(trial.last) for need in needs}
 
     def student(self, name: str, features: Mapping[str, Path], parts: Parts) -> None:
@@ -239,6 +252,8 @@ class _Run:
             self.threads["distill"] = config.threads
             rows = rows_of("distill", watch, trial.images, parts.student_pieces)
             self.rows += _sorted_out(rows, f"{trial.steps} steps of {trial.batch} images")
+            if self.beside:
+                self.against += compared("distill", watch, "wall", ["live"], trial.images)
             if trial.batch != config.optimizer.batch:
                 self.notes.append(
                     f"Steps of {trial.batch} images were measured; the student is trained with {config.optimizer.batch}."
@@ -265,6 +280,14 @@ class _Run:
             classes = len(np.unique(chosen_N))
             note = f"logistic regression, {x_ND.shape[1]} dimensions, {classes} classes, C = 1"
             self.rows += rows_of("probe", watch, len(x_ND), {}, {"fit": note})
+        if self.beside and not self.stop.requested:
+            self.reporter.say("probe: in turns with others")
+            settings = self.inventory.config.evaluate
+
+            def search() -> None:
+                parts.search_probe(x_ND, chosen_N, settings, self.device)
+
+            self.against += against_probes(x_ND, chosen_N, search, self.device, self.repeats, self.stop)
 
     def _repeat(self, title: str, watch: Stopwatch, lap: Callable[[Stopwatch], object], images: int) -> None:
         with self.reporter.task(f"bench {title}", self.repeats * images) as task:
@@ -327,5 +350,6 @@ def _report(run: _Run, load: float, busy: float) -> BenchReport:
         live_bound=1 + seconds["live", "teachers"] / step if step is not None else None,
         bounds=tuple(bounds),
         rows=tuple(with_shares(run.rows, on_gpu)),
+        against=tuple(run.against),
         notes=tuple(run.notes),
     )

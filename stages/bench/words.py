@@ -46,6 +46,15 @@ def headlines(report: BenchReport) -> dict[Part, str]:
     return found
 
 
+def comparisons(report: BenchReport) -> list[str]:
+    """How each part fares against what one would write instead."""
+    return [
+        f"{TITLES[a.part].partition(',')[0]} against {a.peer}: {a.ratio:.2f} × as fast ({a.low_ratio:.2f}–{a.high_ratio:.2f}); "
+        f"{a.images / a.seconds:,.1f}/s against {a.images / a.peer_seconds:,.1f}/s"
+        for a in report.against
+    ]
+
+
 def conditions(report: BenchReport) -> str:
     """The machine, and what the figures depend on."""
     threads = ", ".join(f"{count} in {part}" for part, count in report.threads.items())

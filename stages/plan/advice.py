@@ -33,6 +33,11 @@ class Job:
         return self.missing[token] / max(1, views * self.extent.blocks)
 
     @property
+    def untouched(self) -> bool:
+        """Whether nothing of it is there, not even its calibration."""
+        return sum(self.missing.values()) == self.extent.blocks * sum(self.need.views.values())
+
+    @property
     def trains(self) -> bool:
         """Whether `views:` decides how much there is of it."""
         return self.stage == "extract" and self.need.definition.recipe != CENTER

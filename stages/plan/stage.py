@@ -13,8 +13,18 @@ from pathlib import Path
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
+from unic_pipe.pipeline.extraction.calibrate import ROWS, calibration_count
 from unic_pipe.pipeline.extraction.preflight import existing_folder
-from unic_pipe.pipeline.extraction.sizes import Extent, Size, Work, codec_label, dataset_work, shared_size, token_size
+from unic_pipe.pipeline.extraction.sizes import (
+    Extent,
+    Size,
+    Work,
+    calibration_work,
+    codec_label,
+    dataset_work,
+    shared_size,
+    token_size,
+)
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.pipeline.storage import LocalStore, Store
@@ -40,7 +50,7 @@ CANDIDATES = (
 """Codecs to choose from, beside the configured one. Centre crops are never calibrated."""
 FEW_ROWS = 64
 """Rows on which the features of a benchmark are measured."""
-BUDGET_S = 12.0
+BUDGET_S = 3.0
 """Forward passes of all encoders together, but for a few images of each: the first answer is to come soon."""
 PATIENCE_S = 2.0
 """An encoder that needs longer for them is measured on one benchmark alone."""
@@ -90,8 +100,10 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     result.rows += rows
     disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
     report = _report(result, total, disk, features.remote, device, cores)
+    extracted = [j for j in jobs if j.stage == "extract"]
+    report = report.model_copy(update={"bytes_spread": _bytes_spread(extracted)})
     if not options.throughput:
-        report = report.model_copy(update={"hours_spread": _spread([j for j in jobs if j.stage == "extract"])})
+        report = report.model_copy(update={"hours_spread": _spread(extracted)})
     if report.unknown:
         return report.model_copy(update={"fits": False})
     if options.disk or options.deadline:
@@ -199,6 +211,10 @@ def _stage_work(jobs: Sequence[Job], disk_rate: float) -> Work:
         mine = [job for job in jobs if job.need.dataset == dataset]
         forwards = {job.need.digest: job.forwards for job in mine}
         total += dataset_work([(j.need, j.measured) for j in mine], forwards, mine[0].extent.rows, disk_rate)
+        for job in mine:
+            if job.need.definition.codec.calibrated and job.untouched:
+                most = max(ROWS[token] for token in job.need.views)
+                total += calibration_work(job.need, job.measured, calibration_count(job.extent.rows, most))
     return total
 
 
@@ -257,6 +273,19 @@ def _spread(jobs: Sequence[Job]) -> float | None:
     known = [(seconds, spread) for seconds, spread in costs if seconds and spread is not None]
     total = sum(seconds for seconds, _ in known)
     return math.hypot(*(seconds * spread for seconds, spread in known)) / total if total else None
+
+
+def _bytes_spread(jobs: Sequence[Job]) -> float | None:
+    """How far the bytes of all features may be off, relative; None where no codec is fitted."""
+    off, total = list[float](), 0.0
+    for job in jobs:
+        for token, views in job.need.views.items():
+            codec = job.measured.codecs[token][codec_label(job.need.definition.codec)] if views else None
+            if codec is not None:
+                total += (size := _size(job, token).bytes)
+                values = views * job.extent.rows * codec.row_bytes
+                off += [min(size, values) * codec.row_spread] if codec.row_spread is not None else []
+    return math.hypot(*off) / total if off and total else None
 
 
 def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int) -> PlanReport:

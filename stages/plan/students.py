@@ -71,9 +71,10 @@ def student_rows(
             reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
             known[alike] = step_cost(definition, device)
         cost = known[alike]
-        # Rendering runs beside the training device, but on the same cores as training on a CPU.
+        # Rendering runs beside the training device, but on a CPU on the same cores, as far as training leaves none.
         loading = optimizer.batch * render_s / cores
-        seconds = steps * (cost.seconds + loading if device == "cpu" else max(cost.seconds, loading))
+        taken = min(definition.config.threads, cores) / cores if device == "cpu" else 0.0
+        seconds = steps * max(cost.seconds, cost.seconds * taken + loading)
         size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
         total += 0.0 if finished else seconds
         rows.append(

@@ -10,6 +10,7 @@ import pytest
 from unic_pipe.pipeline.process.progress import SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.stages.bench.against import HEADS, LIVE, LOOP, SCIKIT
 
 HOST = {"read", "decode", "render", "encode", "commit"}
 
@@ -23,7 +24,7 @@ def run_cli(work: Any, *arguments: str) -> int:
 
 def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.CaptureFixture[str]) -> None:
     (raw.folder / "bench.tmp" / "of a killed bench").mkdir(parents=True)
-    assert run_cli(raw, "--quick", "--repeats", "1", "--rows", "32", "--json", "--device", "cpu") == 0
+    assert run_cli(raw, "--quick", "--repeats", "1", "--rows", "32", "--json", "--device", "cpu", "--against") == 0
     report = json.loads(capfd.readouterr().out)
     rows = {(row["part"], row["name"]): row for row in report["rows"]}
     assert {name for part, name in rows if part == "extract"} == {"wall", "forward", "disk", *HOST}
@@ -43,6 +44,13 @@ def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.Capt
     assert report["live_bound"] == pytest.approx(1 + teachers / step)
     live, cached = rows["live", "wall"]["seconds"], rows["distill", "wall"]["seconds"]
     assert report["live_speedup"] == pytest.approx(live / cached)
+    assert [(a["part"], a["peer"]) for a in report["against"]] == [
+        ("extract", LOOP), ("distill", LIVE), ("probe", SCIKIT), ("probe", HEADS),
+    ]  # fmt: skip
+    for against in report["against"]:
+        assert 0 < against["low_ratio"] <= against["ratio"] <= against["high_ratio"]
+        assert against["ratio"] == pytest.approx(against["peer_seconds"] / against["seconds"])
+    assert report["against"][1]["ratio"] == pytest.approx(report["live_speedup"])
     assert (report["device"], report["threads"]) == ("cpu", {"extract": 1, "distill": 1})
     assert (raw.folder / "runs" / "bench.html").stat().st_size > 0
     assert sorted(path.name for path in raw.folder.iterdir()) == ["data", "runs", "samples", "unic-pipe.yaml"]

@@ -70,7 +70,7 @@ def test_all_who_need_features_ask_one_function(raw: Any, monkeypatch: pytest.Mo
     seen = Recorder(monkeypatch)
     compute = raw.inventory(*settings).training_needs(("lite0",), "train")[0].definition.compute
     plan(raw.inventory(*settings), PlanOptions(device="cpu"), step_cost, SilentReporter())
-    assert seen.taken() == ({"unic_pipe.stages.plan.measure": {views}}, on_device)
+    assert seen.taken() == ({"unic_pipe.stages.plan.timing": {views}}, on_device)
     without = (*settings, "students={}")
     assert bench(
         raw.inventory(*without), BenchOptions("cpu", repeats=1, quick=True), _parts(), SilentReporter(), Stop()

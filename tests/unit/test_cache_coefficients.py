@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from builders import encoder_definition, feature_definition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,8 +17,10 @@ from unic_pipe.pipeline.cache.arrays import decode_part, encode_part
 from unic_pipe.pipeline.cache.codecs import Float16
 from unic_pipe.pipeline.cache.coefficients import LARGEST, MISSING, Calibrated, Escaped, Transform
 from unic_pipe.pipeline.cache.fitting import Sample, choose, fit, measure
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.extraction.calibrate import calibration_of
 from unic_pipe.schemas.errors import StageError
-from unic_pipe.schemas.features import CodecTrial
+from unic_pipe.schemas.features import CodecDefinition, CodecTrial
 
 P, D, B = 4, 12, 128
 
@@ -159,6 +162,33 @@ def test_rectified_features_keep_their_zeros():
     ]
     assert choose(trials, 20.0).codec == "scalar"
     assert choose(trials, 55.0).codec == "float16"
+
+
+@pytest.mark.parametrize(("loud", "first"), [(1.3, "int8"), (2.0, "int8"), (1.1, "scalar")])
+def test_a_near_miss_is_aimed_at_again_and_a_codec_that_reached_is_what_it_was(loud, first):
+    """The held-out rows of one block are louder than the others, which give the step as well: both fitted codecs miss 15 dB
+    by less than a decibel, but for the last case, where one reaches it."""
+    values, block = tokens(512, 0), np.arange(3, 64, 4)
+    mean_PD = values.mean(axis=0)
+    values[block] = mean_PD + (values[block] - mean_PD) * np.float32(loud)
+    sample = Sample.of(values)
+    encoder, asked = encoder_definition(D, D, (2, 2)), CodecDefinition(name="auto", snr_db=15.0)
+    plain = {
+        name: Calibrated("patch", fit(sample, (P, D), 15.0, name == "klt"), 16, None) for name in ("scalar", "klt")
+    }
+    reached = {name: measure(codec, sample)[1] for name, codec in plain.items()}
+    assert all(14 < ratio < 15.1 for ratio in reached.values())
+    need = FeatureNeed("train", "dino", feature_definition(encoder, 16, asked), {"patch": 1})
+    document = calibration_of(need, "patch", np.arange(512), values).document
+    trials = {trial.codec: trial for trial in document.trials}
+    if first == "int8":
+        assert max(reached.values()) < 14.9
+        assert document.codec == "klt"
+        assert 15 <= trials["klt"].snr_db < 15.3
+        assert trials["klt"].bits_per_value < trials["scalar"].bits_per_value < 0.5 * trials["int8"].bits_per_value
+    else:
+        assert (document.codec, document.step) == ("scalar", plain["scalar"].transform.step)
+        assert trials["klt"].snr_db == pytest.approx(reached["klt"], abs=1e-6)
 
 
 def test_constant_features_are_exact():

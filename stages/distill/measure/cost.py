@@ -22,8 +22,8 @@ from unic_pipe.stages.distill.model.schedule import make_optimizer
 
 STEPS = 2
 """Steps that are measured, after one that prepares."""
-CPU_IMAGES, FIRST_IMAGES = 32, 4
-"""Images of a measured step on a CPU, whose time grows with them: at most, and first."""
+CPU_IMAGES, FIRST_IMAGES, WARMING = 32, 4, 2
+"""Images of a measured step on a CPU, whose time grows with them: at most, first, and of the one that prepares."""
 CPU_SECONDS = 1.0
 """What a measured step on a CPU may take, by the time of the first: it has as many images."""
 
@@ -51,38 +51,42 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
         optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
         watch, found = Stopwatch(device=device), []
 
-        def measured(count: int, size: int) -> float:
+        def measured(count: int, size: int) -> tuple[float, float]:
+            """Seconds of an image's passes, and of the optimizer, which takes as long whatever the batch."""
             batch = _batch(definition, model, count, size).each(methodcaller("to", on))
             watch.begin()
-            with watch.time("step"):
-                _step(model, optimizer, batch)
-            return watch.laps[-1]["step"].wall
+            with watch.time("passes"):
+                _passes(model, optimizer, batch)
+            with watch.time("optimizer"):
+                optimizer.step()
+            lap = watch.laps[-1]
+            return lap["passes"].wall / count, lap["optimizer"].wall
 
         for size in sizes:
             count = config.optimizer.batch
             if on.type == "cpu":
                 first = min(FIRST_IMAGES, count)
-                measured(first, size)
-                seconds = measured(first, size) / first
-                count = min(CPU_IMAGES, count, int(CPU_SECONDS / seconds))
+                measured(min(WARMING, count), size)
+                alone = measured(first, size)
+                count = min(CPU_IMAGES, count, int(CPU_SECONDS / alone[0]))
                 if count <= first:
-                    found.append(seconds)
+                    found.append(alone)
                     continue
             else:
                 measured(count, size)
-            found.append(min(measured(count, size) for _ in range(STEPS)) / count)
-    seconds = config.optimizer.batch * sum(found) / len(found)
+            found.append(min(measured(count, size) for _ in range(STEPS)))
+    image_s, optimizer_s = (sum(column) / len(found) for column in zip(*found, strict=True))
+    seconds = config.optimizer.batch * image_s + optimizer_s
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
     return StepCost(seconds, copies * (student + ladder), student)
 
 
-def _step(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+def _passes(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     total = model(batch)[2]
     optimizer.zero_grad(set_to_none=True)
     total.backward()
-    optimizer.step()
 
 
 def _batch(definition: StudentDefinition, model: Distiller, count: int, size: int) -> Batch:
