@@ -32,7 +32,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.views.probes import write_probes
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
-from unic_pipe.schemas.features import CodecDefinition, ComputeDefinition, FeatureManifest
+from unic_pipe.schemas.features import CodecDefinition, FeatureManifest
 from unic_pipe.schemas.plans import CodecMeasurement, Measurement
 from unic_pipe.stages.plan.timing import timed_features
 

@@ -91,8 +91,9 @@ def _times(
     cores: int,
     share: int,
 ) -> Times:
-    """Of batches (`numbers`: of images, and of what the forward passes had) whose views `width` threads rendered and `cores` cores encoded: how long all took. How long the parts of
-    views take, one to the other, is known of the first batch, which one thread did with `share` cores."""
+    """Of batches whose views `width` threads rendered and `cores` cores encoded: how long all took. How long the parts of
+    views take, one to the other, is known of the first batch, which one thread did with `share` cores. `numbers`: the
+    batches' images, and those that the forward passes had."""
     counts, passed = numbers
     decode, render = (sum(alone.total(p).cpu for p in ("read", "decode")), alone.total("render").wall)
     views, images, forward, passes = decode + render, counts[0], alone.total("forward").wall * share, passed[0]
