@@ -97,7 +97,7 @@ def init(
     from unic_pipe.stages.distill.blueprint import build, shape_of
     from unic_pipe.stages.init.fit import STUDENT as NAME
     from unic_pipe.stages.init.fit import Wishes
-    from unic_pipe.stages.init.stage import fitted, look, missing_weights, write_config, write_preset
+    from unic_pipe.stages.init.stage import fitted, label_remarks, look, missing_weights, write_config, write_preset
 
     if data is None and preset is not None:
         data = ask_data()
@@ -131,12 +131,15 @@ def init(
         path = write_config(Path.cwd(), config, surveys)
         console.print(training_line(config.students[NAME], surveys))
     console.print(f"Wrote [bold]{path.name}[/].")
+    remarks = label_remarks(surveys)
+    for remark in remarks:
+        console.print(remark, style="yellow", markup=False)
     if missing:
         console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")
     console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")
     if as_json:
-        remarks = tuple(f"weights of {name} are not here yet" for name in missing)
-        print_json(WrittenReport(paths=(str(path),), remarks=remarks))
+        remarks += [f"weights of {name} are not here yet" for name in missing]
+        print_json(WrittenReport(paths=(str(path),), remarks=tuple(remarks)))
     return 0
 
 

@@ -50,6 +50,8 @@ class EncoderReading(Model):
     """Other sections of the file that hold such weights."""
     pooling: str = ""
     """What cls is."""
+    untouched_statistics: bool = False
+    """Whether BatchNorm's statistics in the file are those from before any training."""
 
 
 class EncoderCache(Document):

@@ -30,7 +30,7 @@ from unic_pipe.schemas.places import LARGEST_COLOUR
 from unic_pipe.schemas.students import ExportManifest
 
 _CACHE_FILE = "encoders.json"
-_READING = 4
+_READING = 5
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 
