@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,23 +51,23 @@ def completed(
             found[f"{section}.{dotted[name]}"] = found.pop(key)
         elif not value.ndim:
             del found[key]  # counters and decay rates
-    return _with_buffers(found, list(parameters), buffers)
+    return _with_buffers(found, [*parameters], buffers)
 
 
 def _with_buffers(
     found: dict[str, torch.Tensor], parameters: Sequence[str], buffers: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Averages of all parameters of a network, or of the module that is most of it, with the buffers it has beside them."""
-    modules = {buffer[:cut] for buffer in buffers for cut in _starts(buffer)[:_MODULES]}
-    for module in sorted(modules):
-        names = [key.removeprefix(module) for key in parameters if key.startswith(module)]
-        if 2 * len(names) < len(parameters):  # a layer, and others have the same names
-            continue
-        sections = [key.removesuffix(f".{names[0]}") for key in found if key.endswith(f".{names[0]}")]
+    """Averages of most parameters, or of most of those of a module, with the buffers that these have beside them.
+
+    Less than that may be a layer, and others have the same names in it.
+    """
+    most = len(parameters) / 2
+    for module in sorted({buffer[:cut] for buffer in buffers for cut in _starts(buffer)[:_MODULES]}):
+        names = {key.removeprefix(module) for key in parameters if key.startswith(module)}
         inner = {key.removeprefix(module): value for key, value in buffers.items() if key.startswith(module)}
-        for section in sections:
-            if averaged(section, {}) and all(f"{section}.{name}" in found for name in names):
-                found = {f"{section}.{name}": value for name, value in inner.items()} | found
+        counts = Counter(key[: cut - 1] for key in found for cut in _starts(key)[1:] if key[cut:] in names)
+        for section in [section for section, count in counts.items() if count >= most and averaged(section, {})]:
+            found = {f"{section}.{name}": value for name, value in inner.items()} | found
     return found
 
 
