@@ -150,12 +150,18 @@ def summary(folder: FeatureFolder, token: TokenType) -> str:
 def calibration_of(
     need: FeatureNeed, token: TokenType, rows_N: NDArray[np.int64], values: NDArray[np.float32]
 ) -> Proposal:
-    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows."""
+    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows.
+    Raises StageError: of a single image, which says nothing about what others look like."""
     from unic_pipe.pipeline.cache.coefficients import Calibrated
     from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, measure
 
     definition = need.definition
     assert definition.codec.snr_db is not None
+    if len(values) < 2:
+        raise StageError(
+            f"{need.name}: a codec is calibrated with two images at least, and {need.dataset} has {len(values)}.",
+            "Add images, or store features as they are: cache.codec: float16",
+        )
     snr_db, shape, sample = definition.codec.snr_db, row_shape(definition, token), Sample.of(values)
     names = list(CODECS) if definition.codec.name == AUTO else [definition.codec.name]
     with torch_threads(definition.compute.threads):

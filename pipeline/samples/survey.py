@@ -15,13 +15,13 @@ from PIL import Image
 
 from unic_pipe.pipeline.samples.classes import Names, whole_numbers
 from unic_pipe.pipeline.samples.files import CLASSES_ONLY, IMAGE_EXTENSIONS, Layout, class_folders, is_image
-from unic_pipe.pipeline.samples.folders import count_images
+from unic_pipe.pipeline.samples.folders import count_images, list_folders
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
 from unic_pipe.pipeline.samples.patterns import Listings
 from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads
-from unic_pipe.pipeline.samples.shards import class_number, split_name
+from unic_pipe.pipeline.samples.shards import class_number, scan_tar, split_name
 from unic_pipe.pipeline.samples.sources import Source, find_source, split_url
 from unic_pipe.pipeline.samples.splits import folder_splits, tar_splits, usable_names
 from unic_pipe.pipeline.samples.tars import walk
@@ -126,6 +126,9 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
         total = sum(stamp(file).size for file in source.tars.values())
         found = _look_into_tars(list(source.tars.items()), total)
         speed, side = _read_speed(list(source.tars.values())), _middle(found.sides)
+        if not found.rows:
+            shard, file = next(iter(source.tars.items()))
+            scan_tar(file, shard, None)  # says what is in it
         numbers = _numbers(found.labels, config.first_class) if found.exact else ()
         return Survey(
             config, root, "tars", len(source.tars), total, found.rows, len(found.labels) or None, found.exact, speed, side,
@@ -142,6 +145,8 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
         counts.append(count_images(folder, source.layout))
         if time.monotonic() - started > LOOK_S:
             break
+    if 0 in counts:
+        list_folders(source)  # says what is in them
     rows = round(sum(counts) * len(folders) / len(counts))
     sample = _some_images(folders)
     size = round(rows * sum(path.stat().st_size for path in sample) / max(1, len(sample)))

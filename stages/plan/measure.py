@@ -75,7 +75,7 @@ def measure(
     features, clock, counts = _encode(dataset, need, encoder, device, limit * times, tokens, seconds, fewest)
     done = len(features[tokens[0]])
     # Codecs are calibrated on other rows than those that tell what they take.
-    others = {token: values[1::2] for token, values in features.items()} if times > 1 else {}
+    others = {token: values[1::2] if done > 3 else values for token, values in features.items()} if times > 1 else {}
     features = {token: values[::times] for token, values in features.items()}
     images = probe_images(dataset)
     written = [_write(dataset, need, codec, features, others, images) for codec in codecs]

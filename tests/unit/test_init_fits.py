@@ -223,3 +223,20 @@ def test_benchmarks_that_cannot_be_scored_are_told(tmp_path: Path, picture: Any,
         write_tar(tmp_path / f"tars/{split}-0.tar", members)
     (remark,) = label_remarks(survey_splits(tmp_path / "tars"))
     assert "no class in common: 7, 8 there, 0, 1 here" in remark
+
+
+def test_data_without_images_are_refused_in_the_words_of_indexing(tmp_path: Path, picture: Any, write_tar: Any) -> None:
+    for folder, name in (("a/cat", "1.heic"), ("a/dog", "2.avif"), ("b/data", "train.parquet"), ("c/notes", "x.json")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_bytes(b"x")
+    (tmp_path / "c" / "images").mkdir()
+    (tmp_path / "c" / "images" / "a.png").write_bytes(picture(0))
+    write_tar(tmp_path / "d" / "x.tar", [("inner.tar", bytes(1024))])
+    for folder, said in (
+        ("a", r"cat: a class folder without images; 1 file not used: \.heic"),
+        ("b", r"data: a class folder without images; 1 file not used: \.parquet"),
+        ("c", r"notes: a class folder without images; 1 file not used: \.json"),
+        ("d", r"x\.tar: no images among its members \(found \.tar;"),
+    ):
+        with pytest.raises(UserError, match=said):
+            survey_splits(tmp_path / folder)
