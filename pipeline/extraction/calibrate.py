@@ -72,7 +72,7 @@ def calibrate(
                 stop.check()
             features.update(usable_features(parts, need, len(rows_N)))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
-        return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
+        return calibration_of(need, token, rows_N, features[token][: ROWS[token]], stop.check)
 
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
@@ -148,9 +148,14 @@ def summary(folder: FeatureFolder, token: TokenType) -> str:
 
 
 def calibration_of(
-    need: FeatureNeed, token: TokenType, rows_N: NDArray[np.int64], values: NDArray[np.float32]
+    need: FeatureNeed,
+    token: TokenType,
+    rows_N: NDArray[np.int64],
+    values: NDArray[np.float32],
+    check: Callable[[], None] = lambda: None,
 ) -> Proposal:
-    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows.
+    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows. `check` is called between
+    codecs, and may raise.
     Raises StageError: of a single image, which says nothing about what others look like."""
     from unic_pipe.pipeline.cache.coefficients import Calibrated
     from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, measure
@@ -165,9 +170,10 @@ def calibration_of(
     snr_db, shape, sample = definition.codec.snr_db, row_shape(definition, token), Sample.of(values)
     names = list(CODECS) if definition.codec.name == AUTO else [definition.codec.name]
     with torch_threads(definition.compute.threads):
-        codecs = {name: candidate(name, token, sample, shape, definition.block_rows, snr_db) for name in names}
-        trials = []
-        for name, codec in codecs.items():
+        codecs, trials = {}, []
+        for name in names:
+            check()
+            codec = codecs[name] = candidate(name, token, sample, shape, definition.block_rows, snr_db)
             bits, reached, _, _ = measure(codec, sample)
             trials.append(CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6)))
         variances_D = sample.principal_variances()
