@@ -135,10 +135,10 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
             class_numbers=numbers,
         )  # fmt: skip
     assert source.folder is not None
+    names = () if source.layout == "flat-folder" else class_folders(source.folder)
     if source.layout == "flat-folder":
-        folders, classes, names = [source.folder], None, []
+        folders, classes = [source.folder], None
     else:
-        names = class_folders(source.folder)
         folders, classes = [source.folder / name for name in names], len(names) if len(names) > 1 else None
     started, counts = time.monotonic(), []
     for folder in folders:
@@ -155,7 +155,7 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
     whole = whole_numbers(names)
     return Survey(
         config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample), side,
-        class_names=None if whole or classes is None else tuple(names),
+        class_names=None if whole or classes is None else names,
         class_numbers=() if classes is None else tuple(sorted(whole or range(classes))),
     )  # fmt: skip
 
