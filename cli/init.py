@@ -71,7 +71,7 @@ def init(
     from unic_pipe.pipeline.process.progress import messages
     from unic_pipe.stages.init.fit import STUDENT as NAME
     from unic_pipe.stages.init.fit import Wishes
-    from unic_pipe.stages.init.stage import look, missing_weights, preset_for, write_config, write_preset
+    from unic_pipe.stages.init.stage import label_remarks, look, missing_weights, preset_for, write_config, write_preset
 
     if preset is not None:
         _alone(preset, teachers, student, start, image_size, epochs, batch, recipe)
@@ -95,10 +95,11 @@ def init(
         config = _fitting(surveys, names, student or STUDENT, Wishes(image_size, epochs, batch, recipe, views, start))
         path = write_config(folder, _measured(config, missing, console, no_measure), surveys)
         console.print(training_line(config.students[NAME], surveys))
-    _next(path, missing, console)
+    remarks = label_remarks(surveys)
+    _next(path, missing, remarks, console)
     if as_json:
-        remarks = tuple(f"weights of {name} are not here yet" for name in missing)
-        print_json(WrittenReport(paths=(str(path),), remarks=remarks))
+        remarks += [f"weights of {name} are not here yet" for name in missing]
+        print_json(WrittenReport(paths=(str(path),), remarks=tuple(remarks)))
     return 0
 
 
@@ -152,9 +153,11 @@ def _measured(config: Config, missing: Sequence[str], console: Console, no_measu
     return with_dtypes(config, found)
 
 
-def _next(path: Path, missing: Sequence[str], console: Console) -> None:
-    """What to type now."""
+def _next(path: Path, missing: Sequence[str], remarks: Sequence[str], console: Console) -> None:
+    """What there is to know, and what to type now."""
     console.print(f"Wrote [bold]{path.name}[/].")
+    for remark in remarks:
+        console.print(remark, style="yellow", markup=False)
     if missing:
         console.print(f"Weights of {', '.join(missing)} are not here yet: [bold cyan]unic-pipe teachers --fetch[/]")
     console.print("Next: [bold cyan]unic-pipe run[/]   (a pilot first: [cyan]unic-pipe run --rows 1%[/])")

@@ -72,8 +72,10 @@ def look(inventory: Inventory) -> StatusReport:
     """Every artefact as it is now."""
     from unic_pipe.pipeline.workspace.other_students import other_students
     from unic_pipe.pipeline.workspace.status import make_plan
+    from unic_pipe.pipeline.workspace.unmeant import remarks
 
-    return make_plan(inventory).model_copy(update={"others": tuple(other_students(inventory))})
+    found = {"others": tuple(other_students(inventory)), "remarks": remarks(inventory)}
+    return make_plan(inventory).model_copy(update=found)
 
 
 def print_state(wanted: bool, inventory: Inventory, rows: str | None = None) -> None:

@@ -52,6 +52,8 @@ class EncoderReading(Model):
     """What cls is."""
     parameters: int = 0
     """Of the network; 0 where it was read by an earlier version."""
+    untouched_statistics: bool = False
+    """Whether BatchNorm's statistics in the file are those from before any training."""
 
 
 class EncoderCache(Document):

@@ -16,7 +16,9 @@ from unic_pipe.schemas.samples import Background, Decoding
 PositiveInt = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of epochs, trials, images in a batch: more is a slip of the finger, and would be an hour of waiting or no memory."""
-Pixels = Annotated[int, Field(ge=1, le=16_384)]
+LARGEST_SIDE = 16_384
+"""Pixels of the images that an encoder may take."""
+Pixels = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 Threads = Annotated[int, Field(ge=1, le=1_024)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -41,6 +41,8 @@ class StatusReport(Model):
     """Students in the working folder that the configuration does not ask for; `run` leaves them alone."""
     unsealed: tuple[str, ...] = ()
     """Files of an older version, which carry no checksum of themselves: read, and sealed by `verify --seal`."""
+    remarks: tuple[str, ...] = ()
+    """What the configuration says and was probably not meant so, such as one teacher under two names."""
 
 
 class Problem(Model):

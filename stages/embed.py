@@ -17,6 +17,7 @@ from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need
 from unic_pipe.pipeline.cache.outfiles import WRITERS, Rows
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.encoders import ResolvedEncoder
+from unic_pipe.pipeline.encoders.summary import sentence
 from unic_pipe.pipeline.extraction.run import ExtractOptions, ExtractPass, extract_features
 from unic_pipe.pipeline.extraction.unusable import unusable_rows
 from unic_pipe.pipeline.process.progress import Reporter, human_bytes
@@ -95,6 +96,7 @@ def embed(
             max_bad_fraction=1.0,
             title=f"embed {images.text} ({encoder.name})",
         )
+        reporter.say(f"{encoder.name}: {sentence(encoder)}")
         extract_features(work, replace(options, force=True), reporter, stop)
         if stop.requested:
             return None

@@ -9,6 +9,7 @@ from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, ready_teachers
+from unic_pipe.pipeline.workspace.unmeant import same_teachers
 from unic_pipe.schemas.errors import UserError
 
 
@@ -47,6 +48,8 @@ def extract(
     needs = [need for need in needs if inventory.borrowed(need) is None]
     for name in dict.fromkeys(need.encoder for need in needs):
         reporter.say(f"{name}: {sentence(inventory.teacher(name))}")
+    for remark in same_teachers(inventory, chosen):
+        reporter.say(remark)
     passes: dict[str, Extraction] = {}
     for name in dict.fromkeys(need.dataset for need in needs):
         if stop.requested:

@@ -49,7 +49,8 @@ def status_tree(report: StatusReport, title: str) -> RenderableType:
         page = Path(title, artefact.path or "", "report.html")
         if artefact.stage == "evaluate" and page.is_file():
             following.append(f"\nreport: {page}")
-    notes = [unsealed_line(report.unsealed)] if report.unsealed else []
+    notes = [Text(remark, style="yellow") for remark in report.remarks]
+    notes += [unsealed_line(report.unsealed)] if report.unsealed else []
     return Group(tree, Text(), *([matrix, Text()] if matrix is not None else []), *notes, following)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ _AVERAGE = re.compile(r"(^|(?<!exp)_)(ema|swa|avg|averaged?|polyak|shadow)(_|$)"
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Of BatchNorm; they are no parameters."""
+
+_MODULES = 3
+"""Parts of a key that are looked at for the module whose parameters were averaged: `model.`, `net.model.`."""
 
 
 def averaged(section: str, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -31,14 +35,14 @@ def completed(
 ) -> dict[str, torch.Tensor]:
     """All tensors of a file, the averages among them with what they lack: names, where they are a list in the order of the
     parameters; dots in the names; BatchNorm's buffers. `usual` are the weights that were averaged, none where unknown."""
-    parameters = {key: value for key, value in usual.items() if key.rpartition(".")[2] not in _BUFFERS}
-    buffers = {key: value for key, value in usual.items() if key not in parameters}
+    own = {key: value for key, value in usual.items() if not averaged(key.rpartition(".")[0], {})}
+    parameters = {key: value for key, value in own.items() if key.rpartition(".")[2] not in _BUFFERS}
+    buffers = {key: value for key, value in own.items() if key not in parameters}
     found = dict(tensors)
     for section, values in unnamed_averages(content):
         if [value.shape for value in values] == [value.shape for value in parameters.values()]:
             found |= {f"{section}.{key}": value for key, value in zip(parameters, values, strict=True)}
-    named = [key for key in usual if not averaged(key.rpartition(".")[0], {})]
-    dotted = {key[cut:].replace(".", ""): key[cut:] for key in named for cut in _starts(key)}
+    dotted = {key[cut:].replace(".", ""): key[cut:] for key in own for cut in _starts(key)}
     for key, value in tensors.items():
         section, _, name = key.rpartition(".")
         if not averaged(section, {}):
@@ -47,10 +51,23 @@ def completed(
             found[f"{section}.{dotted[name]}"] = found.pop(key)
         elif not value.ndim:
             del found[key]  # counters and decay rates
-    first = next(iter(parameters), None)
-    for section in [key.removesuffix(f".{first}") for key in found if key.endswith(f".{first}")]:
-        if averaged(section, {}) and all(f"{section}.{key}" in found for key in parameters):
-            found = {f"{section}.{key}": value for key, value in buffers.items()} | found
+    return _with_buffers(found, [*parameters], buffers)
+
+
+def _with_buffers(
+    found: dict[str, torch.Tensor], parameters: Sequence[str], buffers: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Averages of most parameters, or of most of those of a module, with the buffers that these have beside them.
+
+    Less than that may be a layer, and others have the same names in it.
+    """
+    most = len(parameters) / 2
+    for module in sorted({buffer[:cut] for buffer in buffers for cut in _starts(buffer)[:_MODULES]}):
+        names = {key.removeprefix(module) for key in parameters if key.startswith(module)}
+        inner = {key.removeprefix(module): value for key, value in buffers.items() if key.startswith(module)}
+        counts = Counter(key[: cut - 1] for key in found for cut in _starts(key)[1:] if key[cut:] in names)
+        for section in [section for section, count in counts.items() if count >= most and averaged(section, {})]:
+            found = {f"{section}.{name}": value for name, value in inner.items()} | found
     return found
 
 

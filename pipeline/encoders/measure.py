@@ -41,6 +41,8 @@ def measured(
     """
     chosen = Chosen(build(draft, None), None, "", ()) if path is None else choose_weights(draft, path, prefix)
     model = chosen.model.eval()
+    if path is not None:
+        _require_statistics(name, model)
     size = draft.image_size
     patch = patch_size(model)
     if size % patch:
@@ -83,8 +85,39 @@ def measured(
         beside=chosen.beside,
         pooling=pooling_of(model, definition.readout),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        untouched_statistics=path is not None and _untouched(model),
     )
     return definition, reading
+
+
+def _require_statistics(name: str, model: nn.Module) -> None:
+    """Single channels may have died; a whole layer whose inputs never varied was not written.
+
+    Raises:
+        UserError: every variance that BatchNorm recorded in a layer is zero.
+    """
+    norms = _norms(model)
+    empty = [layer for layer, (_, variances) in norms.items() if not variances.any()]
+    if empty:
+        raise UserError(
+            f"{name}: the variances that BatchNorm recorded are all zero in {len(empty)} of {len(norms)} layers (first: "
+            f"{empty[0]}): its weights were written by half.",
+            "Download or export the weights again; where the file holds several sets, name the right one with `prefix:`.",
+        )
+
+
+def _untouched(model: nn.Module) -> bool:
+    """Whether a model has BatchNorm whose statistics are those from before any training: mean 0, variance 1."""
+    norms = _norms(model).values()
+    return bool(norms) and not any(means.any() or (variances != 1).any() for means, variances in norms)
+
+
+def _norms(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Running means and variances of all layers that record them, by the layers' names."""
+    found = {
+        name: (getattr(m, "running_mean", None), getattr(m, "running_var", None)) for name, m in model.named_modules()
+    }
+    return {name: (mean, var) for name, (mean, var) in found.items() if mean is not None and var is not None}
 
 
 def _require_alive(name: str, tokens: Tokens) -> None:

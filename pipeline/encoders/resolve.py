@@ -26,11 +26,11 @@ from unic_pipe.schemas.config import EncoderConfig, StudentConfig
 from unic_pipe.schemas.encoders import EncoderCache, EncoderCard, EncoderReading
 from unic_pipe.schemas.errors import NotFinishedError, UnicPipeError, UserError
 from unic_pipe.schemas.features import EncoderDefinition, Readout
-from unic_pipe.schemas.places import LARGEST_COLOUR
+from unic_pipe.schemas.places import LARGEST_COLOUR, LARGEST_SIDE
 from unic_pipe.schemas.students import ExportManifest
 
 _CACHE_FILE = "encoders.json"
-_READING = 4
+_READING = 5
 """Goes up when files or models are read in another way: what was kept before is then worked out again."""
 ASSUMED = "timm's default"
 
@@ -302,13 +302,19 @@ def _folder_card(folder: Path) -> EncoderCard:
                 f"{folder} has {channels} input channel{'s' * (channels != 1)}; images have 3.",
                 "Use weights that were trained on colour images.",
             )
+        size = arguments.get("img_size") or known["input_size"][-1]
+        if not 1 <= size <= LARGEST_SIDE:
+            raise UserError(
+                f"{folder / 'config.json'}: images of {size:,} pixels; an encoder's have 1 to {LARGEST_SIDE:,}.",
+                "Give the encoder's own configuration.",
+            )
         require_arguments(body["architecture"], arguments, f"{folder / 'config.json'}: model_args")
         return EncoderCard(
             name=str(folder),
             architecture=body["architecture"],
             model_args=_without_size(body["architecture"], arguments),
             licence=known.get("license") or "unknown",
-            image_size=arguments.get("img_size") or known["input_size"][-1],
+            image_size=size,
             mean=triple(known["mean"]),
             std=triple(known["std"]),
             readout=body.get("readout")

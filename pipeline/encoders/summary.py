@@ -32,6 +32,8 @@ def sentence(encoder: ResolvedEncoder) -> str:
     if encoder.weights_path is not None:
         beside = f" (beside it: {', '.join(section or 'the file itself' for section in reading.beside)})"
         parts.append(f"weights from {reading.section or 'the whole file'}{beside if reading.beside else ''}")
+    if reading.untouched_statistics:
+        parts.append("BatchNorm statistics as before any training (mean 0, variance 1: were they saved?)")
     parts.append(f"mean {_numbers(d.mean)} and std {_numbers(d.std)}: {encoder.normalisation}")
     return ", ".join(parts)
 

@@ -73,7 +73,7 @@ def calibrate(
                 stop.check()
             features.update(usable_features(parts, need, len(rows_N)))
         rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
-        return calibration_of(need, token, rows_N, features[token][: ROWS[token]])
+        return calibration_of(need, token, rows_N, features[token][: ROWS[token]], check=stop.check)
 
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
@@ -158,14 +158,21 @@ def calibration_of(
     rows_N: NDArray[np.int64],
     values: NDArray[np.float32],
     variances: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> Proposal:
     """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows; `variances`, which only
-    reports show, may be left out. Codecs are fitted side by side."""
+    reports show, may be left out. Codecs are fitted side by side; `check` is called before each, and may raise.
+    Raises StageError: of a single image, which says nothing about what others look like."""
     from unic_pipe.pipeline.cache.coefficients import Calibrated
     from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, finer, measure
 
     definition = need.definition
     assert definition.codec.snr_db is not None
+    if len(values) < 2:
+        raise StageError(
+            f"{need.name}: a codec is calibrated with two images at least, and {need.dataset} has {len(values)}.",
+            "Add images, or store features as they are: cache.codec: float16",
+        )
     snr_db, shape = definition.codec.snr_db, row_shape(definition, token)
     names = list(CODECS) if definition.codec.name == AUTO else [definition.codec.name]
     crew = crew_of(usable_cores(), definition.compute.threads, False)
@@ -173,6 +180,7 @@ def calibration_of(
         sample = Sample.of(values)
 
         def tried(name: str, before: TokenCodec | None = None) -> tuple[TokenCodec, CodecTrial]:
+            check()
             codec = before or candidate(name, token, sample, shape, definition.block_rows, snr_db)
             codec = finer(codec, sample, snr_db) if before and isinstance(codec, Calibrated) else codec
             bits, reached, _, _ = measure(codec, sample)

@@ -190,13 +190,10 @@ def _label(member: Member, tar: Ranged, shard: str, field: str | None, where: st
     data = _content(tar, member, shard)
     value: Any = data
     try:
-        value = data.decode("utf-8-sig") if field is None else json.loads(data)[field]
-        return class_number(value)
-    except KeyError:
-        raise UserError(
-            f"{shard}: {where} has no field {field!r}.",
-            "Set `label_field` to the field that holds the class number, or remove it.",
-        ) from None
+        found = [data.decode("utf-8-sig")] if field is None else _values(data, field)
+        if len(found) == 1:
+            value = found[0]
+            return class_number(value)
     except (ValueError, TypeError, RecursionError):
         shown = repr(value)[:40]
         raise UserError(
@@ -204,6 +201,24 @@ def _label(member: Member, tar: Ranged, shard: str, field: str | None, where: st
             "In tars, labels are whole numbers from 0 (text in KEY.cls, or a field of KEY.json: `label_field`); -1, null and "
             "nothing are no label. Names are read from class folders and labels files.",
         ) from None
+    if found:
+        raise UserError(
+            f"{shard}: {where} has the field {field!r} {len(found)} times: which one is the class?",
+            "Write the tar again with one of them.",
+        )
+    raise UserError(
+        f"{shard}: {where} has no field {field!r}.",
+        "Set `label_field` to the field that holds the class number, or remove it.",
+    )
+
+
+def _values(data: bytes, field: str) -> list[Any]:
+    """All that a JSON object says of a field: a dictionary would keep the last silently.
+    Raises TypeError, ValueError: no JSON object."""
+    pairs = json.loads(data, object_pairs_hook=tuple)
+    if not isinstance(pairs, tuple):
+        raise TypeError(pairs)
+    return [value for key, value in pairs if key == field]
 
 
 def no_label(text: str) -> bool:

@@ -4,7 +4,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import NamedTuple
 import xxhash
 from PIL import Image
 
+from unic_pipe.pipeline.samples.classes import Names, whole_numbers
 from unic_pipe.pipeline.samples.files import CLASSES_ONLY, IMAGE_EXTENSIONS, Layout, class_folders, is_image
-from unic_pipe.pipeline.samples.folders import count_images
+from unic_pipe.pipeline.samples.folders import count_images, list_folders
 from unic_pipe.pipeline.samples.labels import DEVKIT_FILE
 from unic_pipe.pipeline.samples.patterns import Listings
 from unic_pipe.pipeline.samples.places import ObjectFile, Root, Shard, as_root, open_shard, stamp
 from unic_pipe.pipeline.samples.ranges import WINDOW_BYTES
 from unic_pipe.pipeline.samples.scan import threads
-from unic_pipe.pipeline.samples.shards import split_name
+from unic_pipe.pipeline.samples.shards import class_number, scan_tar, split_name
 from unic_pipe.pipeline.samples.sources import Source, find_source, split_url
 from unic_pipe.pipeline.samples.splits import folder_splits, tar_splits, usable_names
 from unic_pipe.pipeline.samples.tars import walk
@@ -57,6 +58,10 @@ class Survey:
     """Measured: reading and hashing on this machine."""
     side: int | None = None
     """Median of the shorter sides of some images, in pixels; None where none could be read."""
+    class_names: Names = None
+    """As an index will have them."""
+    class_numbers: tuple[int, ...] = ()
+    """All class numbers, in order; empty where they are not known without reading everything."""
 
     @property
     def seconds(self) -> float:
@@ -121,38 +126,60 @@ def _measure(source: Source, config: DatasetConfig, root: Root) -> Survey:
         total = sum(stamp(file).size for file in source.tars.values())
         found = _look_into_tars(list(source.tars.items()), total)
         speed, side = _read_speed(list(source.tars.values())), _middle(found.sides)
+        if not found.rows:
+            shard, file = next(iter(source.tars.items()))
+            scan_tar(file, shard, None)  # says what is in it
+        numbers = _numbers(found.labels, config.first_class) if found.exact else ()
         return Survey(
-            config, root, "tars", len(source.tars), total, found.rows, found.classes, found.exact, speed, side
-        )
+            config, root, "tars", len(source.tars), total, found.rows, len(found.labels) or None, found.exact, speed, side,
+            class_numbers=numbers,
+        )  # fmt: skip
     assert source.folder is not None
+    names = () if source.layout == "flat-folder" else class_folders(source.folder)
     if source.layout == "flat-folder":
         folders, classes = [source.folder], None
     else:
-        names = class_folders(source.folder)
         folders, classes = [source.folder / name for name in names], len(names) if len(names) > 1 else None
     started, counts = time.monotonic(), []
     for folder in folders:
         counts.append(count_images(folder, source.layout))
         if time.monotonic() - started > LOOK_S:
             break
+    if 0 in counts:
+        list_folders(source)  # says what is in them
     rows = round(sum(counts) * len(folders) / len(counts))
     sample = _some_images(folders)
     size = round(rows * sum(path.stat().st_size for path in sample) / max(1, len(sample)))
     exact = len(counts) == len(folders)
     side = _middle([_side(path.read_bytes()) for path in sample[:: max(1, len(sample) // SIZED)]])
-    return Survey(config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample), side)
+    whole = whole_numbers(names)
+    return Survey(
+        config, root, source.layout, rows, size, rows, classes, exact, _read_speed(sample), side,
+        class_names=None if whole or classes is None else names,
+        class_numbers=() if classes is None else tuple(sorted(whole or range(classes))),
+    )  # fmt: skip
+
+
+def _numbers(labels: Iterable[bytes], first_class: int) -> tuple[int, ...]:
+    """The class numbers of tars' labels; none where one is no number, which indexing will say."""
+    try:
+        found = {class_number(label.decode()) for label in labels}
+    except ValueError:
+        return ()
+    return tuple(sorted(number - first_class for number in found if number is not None))
 
 
 class _Look(NamedTuple):
     rows: int
-    classes: int | None
+    labels: set[bytes]
     exact: bool
     sides: list[int | None]
 
 
 def _look_into_tars(tars: Sequence[tuple[str, Shard]], total: int) -> _Look:
     """Images and classes, from as many headers as `LOOK_S` allows; damage ends the look, indexing will name it."""
-    started, images, seen_bytes, labels = time.monotonic(), 0, 0, set()
+    started, images, seen_bytes = time.monotonic(), 0, 0
+    labels: set[bytes] = set()
     sides: list[int | None] = []
     for shard, file in tars:
         tar = open_shard(file, shard)
@@ -168,13 +195,13 @@ def _look_into_tars(tars: Sequence[tuple[str, Shard]], total: int) -> _Look:
                 elif parts is not None and parts[1] == "cls" and member.size < 32:
                     labels.add(tar.read(member.size, member.offset))
                 if time.monotonic() - started > LOOK_S:
-                    return _Look(round(images * total / (seen_bytes + reached)), len(labels) or None, False, sides)
+                    return _Look(round(images * total / (seen_bytes + reached)), labels, False, sides)
         except UserError:
-            return _Look(round(images * total / max(1, seen_bytes + reached)), len(labels) or None, False, sides)
+            return _Look(round(images * total / max(1, seen_bytes + reached)), labels, False, sides)
         finally:
             tar.close()
         seen_bytes += tar.size
-    return _Look(images, len(labels) or None, True, sides)
+    return _Look(images, labels, True, sides)
 
 
 def _side(head: bytes) -> int | None:

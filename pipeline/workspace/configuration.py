@@ -126,7 +126,7 @@ def workspace_of(config: Config, folder: Path, file: Path | None = None) -> Work
     """
     config, seeded = with_seeds(config)
     found = Workspace(with_benchmarks(config), folder.absolute(), file or folder.absolute() / CONFIG_NAME, seeded)
-    require_told_apart(found.config, found.file)
+    require_told_apart(found.config, found.file, lambda: found.features)
     return found
 
 

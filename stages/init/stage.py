@@ -4,9 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from unic_pipe.pipeline.encoders.locate import find_weights, repository_folder
 from unic_pipe.pipeline.encoders.registry import parse_choice
 from unic_pipe.pipeline.encoders.resolve import encoder_card, find_file
+from unic_pipe.pipeline.samples.class_checks import Side, comparable
 from unic_pipe.pipeline.samples.places import Root, where
 from unic_pipe.pipeline.samples.splits import split_of
 from unic_pipe.pipeline.samples.survey import Survey, survey_splits
@@ -85,6 +88,23 @@ def fitted(
         parse_choice(teacher)
     rows = block_rows(surveys[training_set(surveys)].rows)
     return fitted_config(_samples(folder, surveys, block_rows=rows), surveys, teachers, shape, wishes, gpu)
+
+
+def label_remarks(surveys: Mapping[str, Survey]) -> list[str]:
+    """Which of the benchmarks that are written cannot be scored, and why, as far as a look at the data shows."""
+    found = []
+    for name, pair in benchmarks(surveys).items():
+        train, test = (
+            Side(side, surveys[side].class_names, np.array(surveys[side].class_numbers, np.int64))
+            for side in (pair.train, pair.test)
+        )
+        if not (train.numbers_C.size and test.numbers_C.size):
+            continue
+        try:
+            comparable(train, test)
+        except UserError as error:
+            found.append(f"benchmark {name} will be skipped as it is: {error.message} {error.hint or ''}".rstrip())
+    return found
 
 
 def write_config(folder: Path, config: Config, surveys: Mapping[str, Survey]) -> Path:

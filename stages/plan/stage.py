@@ -31,6 +31,7 @@ from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans, lacking
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, only_evaluated, used_datasets
+from unic_pipe.pipeline.workspace.unmeant import remarks
 from unic_pipe.schemas.codecs import plain_codecs
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import UnicPipeError
@@ -83,6 +84,8 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     """
     device, cores = pick_device(options.device), usable_cores()
     codecs = CANDIDATES if options.disk or options.deadline else ()
+    for remark in remarks(inventory):
+        reporter.say(remark)
     jobs, notes = _jobs(inventory, device, codecs, reporter)
     features = inventory.workspace.features
     disk_rate = _disk_rate(features)

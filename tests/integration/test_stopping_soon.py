@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
+from builders import encoder_definition, feature_definition
 
+from unic_pipe.pipeline.cache.needs import FeatureNeed
+from unic_pipe.pipeline.extraction.calibrate import calibration_of
 from unic_pipe.pipeline.extraction.run import ExtractOptions
-from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.stopping import Stop, Stopped
+from unic_pipe.schemas.errors import StageError
+from unic_pipe.schemas.features import CodecDefinition
 from unic_pipe.stages.extract import extract
 from unic_pipe.stages.indexing import index
 
@@ -59,6 +65,25 @@ def test_calibration_ends_between_batches(raw: Any) -> None:
     assert not [title for title in reporter.tasks if title.startswith("extract")]
     later = run(raw, Asking("nothing", 1, Stop()), Stop(), "cache.codec=klt")
     assert all(found.complete for found in later.values())
+
+
+def test_fitting_ends_between_codecs_and_wants_two_images() -> None:
+    stop, codec = Stop(), CodecDefinition(name="auto", snr_db=15.0)
+    definition = feature_definition(encoder_definition(8, 8, (2, 2)), 256, codec)
+    need, x_ND = FeatureNeed("train", "a", definition, {"cls": 1}), np.random.default_rng(0).normal(size=(40, 8))
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            stop.request()
+        stop.check()
+
+    with pytest.raises(Stopped):
+        calibration_of(need, "cls", np.arange(40), x_ND.astype(np.float32), check)
+    assert len(asked) == 2
+    with pytest.raises(StageError, match=r"with two images at least, and train has 1\."):
+        calibration_of(need, "cls", np.arange(1), x_ND[:1].astype(np.float32))
 
 
 @pytest.mark.slow

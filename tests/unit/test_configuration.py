@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from builders import feature_manifest, features
 
 from unic_pipe.pipeline.workspace.configuration import load_workspace
 from unic_pipe.pipeline.workspace.inventory import Inventory
+from unic_pipe.pipeline.workspace.unmeant import remarks
 from unic_pipe.schemas.config import StudentConfig, reference_problems
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.stages.demo.config import write_config
@@ -296,3 +298,28 @@ def test_a_pilot_takes_no_student_s_name(load, tmp_path):
 def test_mean_and_std_are_of_colours_from_0_to_1(mistakes, where):
     assert any("divide by 255" in line for line in mistakes(BASE + where + "mean: [124, 116, 104]}}\n"))
     assert any("above 0" in line for line in mistakes(BASE + where + "std: [0.2, 0, 0.2]}}\n"))
+
+
+def test_what_was_probably_not_meant_is_said_once(tmp_path):
+    """Two names for one network; features of an earlier version whose names on disk are one."""
+    (tmp_path / "unic-pipe.yaml").write_text(
+        "samples: {datasets: {a: {source: x}, a-b: {source: x}}}\n"
+        "teachers:\n"
+        "  b-c: {encoder: timm:test_vit, weights: 'random:0', image_size: 64}\n"
+        "  c: {encoder: timm:test_vit, weights: 'random:0', image_size: 64}\n"
+        "  d: {encoder: timm:test_vit, weights: 'random:1', image_size: 64}\n"
+        "  e: {encoder: checkpoint:gone.pth}\n"
+    )
+    for number, (dataset, encoder) in enumerate((("a", "b-c"), ("a-b", "c"))):
+        with pytest.raises(UserError, match="would both be features/a-b-c"):
+            load_workspace(tmp_path)
+        folder = tmp_path / "features" / f"a-b-c-0123456{number}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_bytes(feature_manifest(features(), dataset, encoder).to_bytes())
+    twins, shared = remarks(Inventory(load_workspace(tmp_path)))
+    assert twins.startswith(
+        "Teachers b-c and c are the same weights, read alike: they are extracted, stored and learned 2"
+    )
+    assert shared.startswith(
+        "b-c on a and c on a-b share the name features/a-b-c, under which only the last one is found"
+    )

@@ -155,6 +155,14 @@ def test_averages_of_parameters_alone_have_the_buffers_beside_them(tmp_path: Pat
         resolved = resolve_encoder("a", config, tmp_path, None)
         assert resolved.definition.section == section
         assert holds(resolved, dict(meant.named_parameters()) | {"bn1.running_mean": usual.bn1.running_mean})
+    squeezed = {f"model_ema.{key.replace('.', '')}": value for key, value in meant.named_parameters()}
+    squeezed |= {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(3)}
+    for wrapper in ("model.", "net.model.", ""):
+        content = under(wrapper, dict(usual.state_dict())) | squeezed | {"loss.weight": torch.ones(2)}
+        torch.save({"state_dict": content}, tmp_path / "file.pth")
+        resolved = resolve_encoder("a", config, tmp_path, None)
+        assert resolved.definition.section == "state_dict.model_ema"
+        assert holds(resolved, dict(meant.named_parameters()) | {"bn1.running_mean": usual.bn1.running_mean})
 
 
 def test_a_teacher_of_another_size_is_not_taken_for_the_average_of_its_student(tmp_path: Path) -> None:
@@ -184,6 +192,25 @@ def test_weights_that_say_nothing_are_refused(tmp_path: Path, spoiled: float, re
         resolve(tmp_path, {key: value * spoiled for key, value in MEANT.items()})
     with pytest.raises(UserError, match=reason):
         resolve(tmp_path, MEANT | {"patch_embed.proj.weight": MEANT["patch_embed.proj.weight"] * spoiled})
+
+
+def test_statistics_of_batch_norm_that_were_not_written_are_refused(tmp_path: Path) -> None:
+    """Zeros in a whole layer; a channel that died has a variance of zero, and is one of many."""
+    model = timm.create_model("test_resnet", num_classes=0)
+    config = EncoderConfig(encoder="checkpoint:file.pth", architecture="test_resnet", image_size=64)
+
+    def resolved() -> ResolvedEncoder:
+        torch.save(model.state_dict(), tmp_path / "file.pth")
+        return resolve_encoder("a", config, tmp_path, None)
+
+    assert "BatchNorm statistics as before any training (mean 0, variance 1" in sentence(resolved())
+    model.bn1.running_var[0] = 0
+    assert "before any training" not in sentence(resolved())
+    model.bn1.running_var[:] = 0
+    with pytest.raises(UserError, match=r"^a: the variances .* are all zero in 1 of \d+ layers \(first: bn1\)"):
+        resolved()
+    random = EncoderConfig(encoder="timm:test_resnet", weights="random:0", image_size=64)
+    assert "before any training" not in sentence(resolve_encoder("a", random, tmp_path, None))
 
 
 def test_hub_folder_of_the_older_form(tmp_path: Path) -> None:

@@ -243,6 +243,10 @@ def test_arguments_that_break_a_constructor_are_a_users_mistake(tmp_path: Path, 
             {"architecture": "test_vit", "input_size": [3, 160, 160], "mean": [124, 116, 104], "std": [58, 57, 57]},
             "are not of colours from 0 to 1",
         ),
+        (
+            {"architecture": "test_vit", "input_size": [3, 10**5, 10**5], "mean": [0.5] * 3, "std": [0.5] * 3},
+            "have 1 to 16,384",
+        ),
     ],
 )
 def test_configurations_of_others_say_what_is_wrong(tmp_path: Path, body: dict[str, object], said: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unic_pipe.pipeline.samples.splits import folder_splits, split_of, tar_splits, usable_names
-from unic_pipe.pipeline.samples.survey import Survey
+from unic_pipe.pipeline.samples.survey import Survey, survey_splits
 from unic_pipe.pipeline.workspace.configuration import load_workspace
 from unic_pipe.schemas.base import is_name
 from unic_pipe.schemas.config import Config, DatasetConfig
@@ -16,7 +18,7 @@ from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape
 from unic_pipe.stages.distill.blueprint import shape_of
 from unic_pipe.stages.init.fit import Wishes
-from unic_pipe.stages.init.stage import fitted, write_config
+from unic_pipe.stages.init.stage import fitted, label_remarks, write_config
 
 SMALL = StudentShape(architecture="vit_small_patch16_224", image_size=224, patch=16, width=384)
 
@@ -193,3 +195,48 @@ def test_teachers_get_names_that_nothing_else_has(tmp_path: Path) -> None:
 )
 def test_projectors_are_no_larger_than_the_network_needs(architecture: str, width: int) -> None:
     assert shape_of(architecture, None).width == width
+
+
+def test_benchmarks_that_cannot_be_scored_are_told(tmp_path: Path, picture: Any, write_tar: Any) -> None:
+    """As far as names of folders and labels of tars say; what a look cannot tell is told after indexing."""
+
+    def said(train: Sequence[str], test: Sequence[str]) -> list[str]:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        for split, classes in (("train", train), ("test", test)):
+            for name in classes:
+                (folder / split / name).mkdir(parents=True)
+                (folder / split / name / "a.png").write_bytes(picture(0))
+        return label_remarks(survey_splits(folder))
+
+    assert said(["cat", "dog"], ["dog", "cat", "bird"]) == []
+    assert said(["0", "1"], ["1", "2"]) == []
+    (remark,) = said(["cat", "dog"], ["kat", "dag"])
+    assert remark.startswith(
+        "benchmark test will be skipped as it is: Training set train and test set test have no class"
+    )
+    (remark,) = said(["cat", "dog"], ["0", "1", "2"])
+    assert "which cannot be places among them" in remark or "has 3 classes" in remark
+    for split, labels in (("train", b"01"), ("test", b"78")):
+        members = [
+            (f"{n}.{end}", picture(n) if end == "png" else labels[n : n + 1]) for n in (0, 1) for end in ("png", "cls")
+        ]
+        write_tar(tmp_path / f"tars/{split}-0.tar", members)
+    (remark,) = label_remarks(survey_splits(tmp_path / "tars"))
+    assert "no class in common: 7, 8 there, 0, 1 here" in remark
+
+
+def test_data_without_images_are_refused_in_the_words_of_indexing(tmp_path: Path, picture: Any, write_tar: Any) -> None:
+    for folder, name in (("a/cat", "1.heic"), ("a/dog", "2.avif"), ("b/data", "train.parquet"), ("c/notes", "x.json")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / name).write_bytes(b"x")
+    (tmp_path / "c" / "images").mkdir()
+    (tmp_path / "c" / "images" / "a.png").write_bytes(picture(0))
+    write_tar(tmp_path / "d" / "x.tar", [("inner.tar", bytes(1024))])
+    for folder, said in (
+        ("a", r"cat: a class folder without images; 1 file not used: \.heic"),
+        ("b", r"data: a class folder without images; 1 file not used: \.parquet"),
+        ("c", r"notes: a class folder without images; 1 file not used: \.json"),
+        ("d", r"x\.tar: no images among its members \(found \.tar;"),
+    ):
+        with pytest.raises(UserError, match=said):
+            survey_splits(tmp_path / folder)

@@ -234,3 +234,16 @@ def test_pax_size_and_damaged_pax_fields(tmp_path, picture):
     data[512:515] = b"zzz"
     path.write_bytes(data)
     assert "unreadable pax fields" in refusal(path)
+
+
+def test_a_field_that_is_there_twice_is_named(tmp_path, write_tar, picture):
+    def tar(text):
+        return write_tar(tmp_path / "x.tar", [("a.png", picture(0)), ("a.json", text)])
+
+    assert refusal(tar(b'{"y": 1, "x": 0, "y": 2}'), "y") == (
+        "t/x.tar: 'a.json' at byte 1,024 has the field 'y' 2 times: which one is the class?"
+    )
+    inner = tar(b'{"meta": {"y": 1, "y": 2}, "x": 0, "x": 1, "y": 3}')
+    assert scan_tar(inner, "x.tar", "y")["label"].to_pylist() == [3]
+    for other in (b'[["y", 3]]', b'"y"', b"{}"):
+        refusal(tar(other), "y")
