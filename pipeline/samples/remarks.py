@@ -14,6 +14,8 @@ from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.splits import SPLITS
 from unic_pipe.pipeline.samples.undertaking import NEW_NAME, Work
 
+_AT_ONCE = 1 << 20
+
 
 def say_left(work: Work, left: LeftOut) -> None:
     """One line for each kind of thing that is not used."""
@@ -54,10 +56,10 @@ def say_remarks(work: Work, dataset: Dataset, permuted: bool, unlabelled: int) -
             f"dataset {name}: {one} and {other} are two classes, which differ in capitals, spaces, leading zeros or in "
             "characters that look the same."
         )
-    twice = _in_two_classes(dataset)
+    twice, first_two = _in_two_classes(dataset)
     if twice:
-        some = "1 image is" if len(twice) == 1 else f"{len(twice):,} images are"
-        say(f"dataset {name}: {some} in two classes (first: {' and '.join(map(shown, twice[0]))}).")
+        some = "1 image is" if twice == 1 else f"{twice:,} images are"
+        say(f"dataset {name}: {some} in two classes (first: {' and '.join(map(shown, first_two))}).")
     unused = "labels" if work.source.layout == "tars" else "label_field"
     if getattr(work.config, unused) is not None:
         say(f"dataset {name}: `{unused}` is not used: it is for {'flat folders' if unused == 'labels' else 'tars'}.")
@@ -92,11 +94,22 @@ def _alike(classes: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _in_two_classes(dataset: Dataset) -> list[tuple[str, str]]:
-    """Keys of equal images with unequal labels, two by two."""
-    labels_N, hashes_N2 = dataset.labels(), np.concatenate([table.hashes for table in dataset.segments]).view("<u8")
+def _in_two_classes(dataset: Dataset) -> tuple[int, tuple[str, str]]:
+    """How many pairs of equal images have unequal labels, and the keys of the first."""
+    hashes = [table.hashes.view("<u8") for table in dataset.segments]
+    hashes_N2 = hashes[0] if len(hashes) == 1 else np.concatenate(hashes)
+    labels_N = dataset.labels().astype(np.int32)
     order_N = np.lexsort((labels_N, hashes_N2[:, 0], hashes_N2[:, 1]))
-    equal = (hashes_N2[order_N[1:]] == hashes_N2[order_N[:-1]]).all(1)
-    other = (labels_N[order_N[1:]] != labels_N[order_N[:-1]]) & (labels_N[order_N[:-1]] >= 0)
-    rows_N, found = dataset.rows(), np.flatnonzero(equal & other)
-    return [(dataset.key(int(rows_N[order_N[i]])), dataset.key(int(rows_N[order_N[i + 1]]))) for i in found.tolist()]
+    count, first = 0, ("", "")
+    # A part at a time: of millions of rows each array is as large as the rest of the index.
+    for start in range(0, len(order_N) - 1, _AT_ONCE):
+        part = order_N[start : start + _AT_ONCE + 1]
+        one, other = part[:-1], part[1:]
+        labelled = (labels_N[one] >= 0) & (labels_N[one] != labels_N[other])
+        found = np.flatnonzero((hashes_N2[one] == hashes_N2[other]).all(1) & labelled)
+        if len(found) and not count:
+            rows_N = dataset.rows()
+            pair = (int(rows_N[part[found[0] + step]]) for step in (0, 1))
+            first = dataset.key(next(pair)), dataset.key(next(pair))
+        count += len(found)
+    return count, first
