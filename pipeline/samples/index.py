@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.block_digests import write_block_digests
 from unic_pipe.pipeline.samples.continuing import compared, described, existing, gained
-from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, find_dataset, read_manifest
+from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, SegmentTable, find_dataset, read_manifest
 from unic_pipe.pipeline.samples.files import NAMES
 from unic_pipe.pipeline.samples.folders import with_deleted
 from unic_pipe.pipeline.samples.freshness import Changes, labels_changed, recorded_counts
 from unic_pipe.pipeline.samples.keys import class_sorted, named, random_order, unique_keys
 from unic_pipe.pipeline.samples.labels import label_source
-from unic_pipe.pipeline.samples.left_out import shown
+from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.relabel import SourceLabels, relabelled, source_labels
 from unic_pipe.pipeline.samples.remarks import say_left, say_remarks
 from unic_pipe.pipeline.samples.scan import Piece, entries_of, scan_pieces
@@ -153,23 +154,12 @@ def _build(
         unlabelled = sum(_without_label(table.shards, table.labels, gone) for table in old.segments)
     permuted, prefixed = (old.manifest.permuted, old.manifest.prefixed) if old is not None else (False, False)
     if pieces:
-        scanned = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
-        earlier = [] if old is None else [table.keys for table in old.segments]
-        left.merge(left_out(scanned))
-        names, now_prefixed = unique_keys(scanned, work.source.layout, earlier, prefixed)
-
-        def rows() -> Iterator[pa.Table]:
-            return (found.apply(rows, one_array(rows["label"]), work.name) for rows in named(scanned, names))
-
-        labels_N = np.concatenate([labels_of(one_array(table["label"])) for table in rows()])
-        tables = rows()
-        if work.source.layout in ("class-folders", "listed") or class_sorted(labels_N):
-            tables, permuted = random_order(rows, len(labels_N)), True
-        prefixed = prefixed or now_prefixed
-        file = LocalStore(work.scratch.root.parents[1]).temporary()
-        segments.append(make_segment(tables, segments, work.block_rows, entries_of(pieces, scanned), file))
-        files[len(segments) - 1] = file
-        unlabelled += int(np.count_nonzero(labels_N < 0))
+        new = _new_segment(work, pieces, found, segments, [] if old is None else old.segments, prefixed)
+        left.merge(new.left)
+        prefixed, permuted = new.prefixed, permuted or new.permuted
+        files[len(segments)] = new.file
+        segments.append(new.segment)
+        unlabelled += new.unlabelled
     _expect_rows(work, sum(s.rows for s in segments))
     manifest = DatasetManifest(
         name=work.name,
@@ -190,6 +180,36 @@ def _build(
     say_remarks(work, dataset, permuted and old is None, unlabelled)
     say_left(work, left)
     return dataset
+
+
+class _NewSegment(NamedTuple):
+    segment: Segment
+    file: Path
+    left: LeftOut
+    prefixed: bool
+    permuted: bool
+    unlabelled: int
+
+
+def _new_segment(
+    work: Work, pieces: Sequence[Piece], found: SourceLabels, before: Sequence[Segment], earlier: Sequence[SegmentTable],
+    prefixed: bool,
+) -> _NewSegment:  # fmt: skip
+    """Scan pieces into a segment and its file. Of the rows of millions of images only numbers are ever held unpacked."""
+    scanned = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
+    left = left_out(scanned)
+    names, now_prefixed = unique_keys(scanned, work.source.layout, [table.keys for table in earlier], prefixed)
+
+    def rows() -> Iterator[pa.Table]:
+        return (found.apply(rows, one_array(rows["label"]), work.name) for rows in named(scanned, names))
+
+    labels_N = np.concatenate([labels_of(one_array(table["label"])) for table in rows()])
+    permuted = work.source.layout in ("class-folders", "listed") or class_sorted(labels_N)
+    tables = random_order(rows, len(labels_N)) if permuted else rows()
+    file = LocalStore(work.scratch.root.parents[1]).temporary()
+    segment = make_segment(tables, before, work.block_rows, entries_of(pieces, scanned), file)
+    unlabelled = int(np.count_nonzero(labels_N < 0))
+    return _NewSegment(segment, file, left, prefixed or now_prefixed, permuted, unlabelled)
 
 
 def _expect_rows(work: Work, rows: int) -> None:
@@ -220,6 +240,7 @@ def write_index(work: Work, manifest: DatasetManifest, files: Mapping[int, bytes
             name = f"segment-{number:03d}-{segments[number].file_digest[:8]}.parquet"
             segments[number] = segments[number].model_copy(update={"file": name})
         store.put(name, data)
+        write_block_digests(store, segments[number], content, manifest.block_rows)
         del data  # hundreds of megabytes, maybe
         if isinstance(content, Path):
             content.unlink()

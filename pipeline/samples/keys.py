@@ -102,28 +102,35 @@ def _repeating(scanned: Sequence[Packed], names: Names, earlier: Sequence[pa.Arr
 
     Hashes tell which keys may be; only those are remembered.
     """
-    own = sum(piece.num_rows for piece in scanned)
-    keys = (one_array(table["key"]) for table in named(scanned, names))
-    hashes_N = np.concatenate([_hashes(earlier, sum(map(len, earlier))), _hashes(keys, own)])
-    sorted_N = np.sort(hashes_N)
-    twice = np.unique(sorted_N[1:][sorted_N[1:] == sorted_N[:-1]])
+
+    def keys() -> Iterator[pa.Array]:
+        yield from earlier
+        yield from (one_array(table["key"]) for table in named(scanned, names))
+
+    rows = sum(map(len, earlier)) + sum(piece.num_rows for piece in scanned)
+    sorted_N = _hashes(keys(), rows)
+    sorted_N.sort()
+    twice = sorted_N[1:][sorted_N[1:] == sorted_N[:-1]]
     del sorted_N
     if not len(twice):
         return
     seen: set[str] = set()
-    start = 0
     for known in earlier:
-        here = hashes_N[start : start + len(known)]
-        start += len(known)
-        seen.update(known[row].as_py() for row in np.flatnonzero(np.isin(here, twice)).tolist())
+        seen.update(known[row].as_py() for row in _among(known, twice))
     for table in named(scanned, names):
-        here = hashes_N[start : start + table.num_rows]
-        start += table.num_rows
-        for row in np.flatnonzero(np.isin(here, twice)).tolist():
+        for row in _among(one_array(table["key"]), twice):
             key = table["key"][row].as_py()
             if key in seen:
                 yield table["shard"][row].as_py(), key
             seen.add(key)
+
+
+def _among(keys: pa.Array, sorted_hashes: NDArray[np.uint64]) -> list[int]:
+    """Which keys have one of these hashes."""
+    hashes_N = _hashes([keys], len(keys))
+    place_N = np.minimum(np.searchsorted(sorted_hashes, hashes_N), len(sorted_hashes) - 1)
+    found: list[int] = np.flatnonzero(sorted_hashes[place_N] == hashes_N).tolist()
+    return found
 
 
 def _hashes(keys: Iterable[pa.Array], rows: int, seed: int = 0) -> NDArray[np.uint64]:

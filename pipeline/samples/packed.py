@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 
@@ -13,7 +13,7 @@ class Packed:
 
     def __init__(self, rows: pa.Table) -> None:
         self.num_rows: int = rows.num_rows
-        self.image_bytes: int = pc.sum(rows["size"]).as_py() or 0
+        self.image_bytes: int = int(np.sum(rows["size"].to_numpy()))
         self.metadata: dict[bytes, bytes] | None = rows.schema.metadata
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema.remove_metadata(), options=_OPTIONS) as writer:

@@ -12,6 +12,7 @@ from unic_pipe.pipeline.samples.folders import ImageFolder
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS
 from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.splits import SPLITS
+from unic_pipe.pipeline.samples.table import hashes_of
 from unic_pipe.pipeline.samples.undertaking import NEW_NAME, Work
 
 _AT_ONCE = 1 << 20
@@ -96,17 +97,22 @@ def _alike(classes: Sequence[str]) -> tuple[str, str] | None:
 
 def _in_two_classes(dataset: Dataset) -> tuple[int, tuple[str, str]]:
     """How many pairs of equal images have unequal labels, and the keys of the first."""
-    hashes = [table.hashes.view("<u8") for table in dataset.segments]
-    hashes_N2 = hashes[0] if len(hashes) == 1 else np.concatenate(hashes)
-    labels_N = dataset.labels().astype(np.int32)
-    order_N = np.lexsort((labels_N, hashes_N2[:, 0], hashes_N2[:, 1]))
+    # Two halves of a hash, in one piece each: sorting would copy what is not.
+    low_N, high_N = np.empty((2, dataset.manifest.rows), "<u8")
+    start = 0
+    for part in (part for table in dataset.segments for part in table.parts("xxh3")):
+        end = start + len(part)
+        low_N[start:end], high_N[start:end] = hashes_of(part).view("<u8").T
+        start = end
+    labels_N = np.concatenate([table.labels for table in dataset.segments])
+    order_N = np.lexsort((labels_N, low_N, high_N))
     count, first = 0, ("", "")
     # A part at a time: of millions of rows each array is as large as the rest of the index.
     for start in range(0, len(order_N) - 1, _AT_ONCE):
         part = order_N[start : start + _AT_ONCE + 1]
         one, other = part[:-1], part[1:]
         labelled = (labels_N[one] >= 0) & (labels_N[one] != labels_N[other])
-        found = np.flatnonzero((hashes_N2[one] == hashes_N2[other]).all(1) & labelled)
+        found = np.flatnonzero((low_N[one] == low_N[other]) & (high_N[one] == high_N[other]) & labelled)
         if len(found) and not count:
             rows_N = dataset.rows()
             pair = (int(rows_N[part[found[0] + step]]) for step in (0, 1))

@@ -1,18 +1,18 @@
 """Writing a segment: rows come in tables, and go to a Parquet file a row group at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from unic_pipe.pipeline.samples.packed import regrouped
 from unic_pipe.pipeline.samples.table import (
     GROUP_ROWS,
     ROW_SCHEMA,
+    column_parts,
     digest_of_parts,
     hashes_of,
     labels_digest,
@@ -44,7 +44,9 @@ def make_segment(
         file=f"segment-{len(before):03d}.parquet",
         first_row=first,
         rows=rows,
-        rows_digest=digest_of_parts(rows, lambda: _column(file, "key"), lambda: map(hashes_of, _column(file, "xxh3"))),
+        rows_digest=digest_of_parts(
+            rows, lambda: column_parts(file, "key"), lambda: map(hashes_of, column_parts(file, "xxh3"))
+        ),
         labels_digest=labels_digest(np.concatenate(labels)),
         file_digest=file_digest(file),
         shards=shards,
@@ -58,10 +60,3 @@ def file_digest(file: Path) -> str:
         while piece := handle.read(1 << 20):
             state.update(piece)
     return state.hexdigest()
-
-
-def _column(file: Path, name: str) -> Iterator[pa.Array]:
-    """A column, row group by row group."""
-    with pq.ParquetFile(file) as parquet:
-        for group in range(parquet.num_row_groups):
-            yield one_array(parquet.read_row_group(group, columns=[name])[name])

@@ -4,7 +4,7 @@ Legend: N rows.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +109,10 @@ def parquet_writer(target: Path | pa.NativeFile, schema: pa.Schema) -> pq.Parque
 def from_parquet(data: bytes) -> pa.Table:
     """Read back what `to_parquet` wrote."""
     return pq.read_table(pa.BufferReader(data))
+
+
+def column_parts(source: Path | pa.NativeFile, column: str) -> Iterator[pa.Array]:
+    """A column of such a file, row group by row group."""
+    with pq.ParquetFile(source) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield one_array(parquet.read_row_group(group, columns=[column])[column])
