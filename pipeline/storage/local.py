@@ -137,8 +137,9 @@ class LocalStore:
         top = self.root / prefix
         for folder, folders, files in os.walk(top):
             folders[:] = sorted(f for f in folders if f != _TEMP)
-            within = Path(folder).relative_to(self.root).as_posix()
-            yield from sorted(files) if within == "." else [f"{within}/{name}" for name in sorted(files)]
+            # Not by way of `Path`: a cache has millions of files, and as many folders.
+            within = f"{prefix}/{folder[len(str(top)) :].replace(os.sep, '/')}".strip("/").replace("//", "/")
+            yield from (f"{within}/{name}" if within else name for name in sorted(files))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys below a folder with their bytes; one that vanishes meanwhile is left out."""
