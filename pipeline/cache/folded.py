@@ -7,7 +7,7 @@ bytes and believed one by one, so that a flipped bit costs one unit and not the 
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,20 +80,6 @@ class FoldedTable:
             self.damaged = True
         if self.damaged:
             self._salvaged, _ = salvage_documents(get_or_none(store, key) or b"", view, token)
-
-    def __len__(self) -> int:
-        return len(self._salvaged) if self._core is None else len(self._core)
-
-    def holds(self, definition: str, rows_digests: Sequence[str]) -> bool:
-        """Whether its records are, block by block from the first, of this definition and of blocks with these digests.
-
-        What `planning` would say of most tables, without an object for each of its values.
-        """
-        if self._core is None or len(self._core) > len(rows_digests):
-            return False
-        blocks = range(len(self._core))
-        expected = {"block": blocks, "definition": [definition] * len(blocks), "rows": rows_digests[: len(blocks)]}
-        return all(_is(self._core, name, values) for name, values in expected.items())
 
     def planning(self) -> Iterator[tuple[int, str, str]]:
         """(block, definition digest, rows digest) of every record."""
@@ -218,10 +204,4 @@ def _salvage_statistics(raw: bytes, documents: Mapping[int, bytes]) -> Iterator[
 
 
 def _is_of(table: pa.Table, view: int, token: TokenType) -> bool:
-    return _is(table, "view", [view] * len(table)) and _is(table, "token", [token] * len(table))
-
-
-def _is(table: pa.Table, column: str, values: Sequence[object]) -> bool:
-    kind = _SCHEMA.field(column).type
-    found: bool = table.column(column).equals(pa.chunked_array([pa.array(values, kind)]))
-    return found
+    return set(table.column("view").to_pylist()) <= {view} and set(table.column("token").to_pylist()) <= {token}

@@ -143,6 +143,7 @@ class Dataset:
         self._firsts = [s.first_row for s in manifest.segments]
         self._files = ShardFiles(self.roots)
         self._gone = frozenset(manifest.gone)
+        self._digests: list[str] = []
 
     def __reduce__(self) -> tuple[object, tuple[Store, tuple[Root, ...]]]:
         return open_dataset, (self.store, self.roots)
@@ -177,6 +178,12 @@ class Dataset:
         """SHA-256 (64 hex digits) over keys and content hashes of a block's rows (`table.rows_digest`)."""
         segment, start, count = self._block(block)
         return segment.block_digest(start, count, self.block_rows)
+
+    def block_digests(self, blocks: int) -> Sequence[str]:
+        """`block_digest` of blocks 0 to `blocks` - 1; remembered, because every teacher and view is compared with them."""
+        if len(self._digests) < blocks:
+            self._digests = [self.block_digest(block) for block in range(blocks)]
+        return self._digests[:blocks]
 
     def rows(self) -> npt.NDArray[np.int64]:
         """All row numbers, int64 (N,), increasing."""

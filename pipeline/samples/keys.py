@@ -11,7 +11,6 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
@@ -144,6 +143,8 @@ def _as_scanned(table: pa.Table) -> pa.Array:
 
 
 def _prefixed(table: pa.Table, form: Callable[[str], str]) -> pa.Array:
+    import pyarrow.compute as pc  # a tenth of a second, which only indexing has to wait
+
     codes = one_array(table["shard"]).dictionary_encode()
     stems = pa.array([form(shard) for shard in codes.dictionary.to_pylist()], pa.large_string())
     return pc.binary_join_element_wise(
