@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-SIZE, VIEWS, ROUNDS = 224, 12, 4
+SIZE, VIEWS, ROUNDS = 224, 6, 3
 CHECKOUT = Path(__file__).parents[1]
 CHANCES = {
     "brightness": 0.8,

@@ -46,9 +46,10 @@ def decode_jpeg(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
 def _equal_decoder() -> Decode | None:
     """simplejpeg's decoder, if it is installed and gives Pillow's pixels."""
     try:
-        from simplejpeg import decode_jpeg as decode
+        import simplejpeg
     except ImportError:  # no wheel for this platform
         return None
+    decode: Decode = simplejpeg.decode_jpeg
     noise_HWC = np.random.Generator(np.random.Philox(0)).integers(0, 256, (45, 70, 3), dtype=np.uint8)
     picture = Image.fromarray(noise_HWC).resize((93, 61), Image.Resampling.BICUBIC)
     for number in range(2 * len(_SAMPLINGS)):

@@ -90,10 +90,10 @@ def random_order(tables: Callable[[], Iterable[pa.Table]], rows: int) -> Iterato
         for group, (first, end) in enumerate(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)):
             if end > first:
                 parts[group].append((Packed(table.slice(first, end - first)), places[first:end]))
-    for group in parts:
-        whole = pa.concat_tables([packed.table() for packed, _ in group])
-        yield whole.take(pa.array(np.argsort(np.concatenate([places for _, places in group]))))
-        group.clear()
+    for mine in parts:
+        whole = pa.concat_tables([packed.table() for packed, _ in mine])
+        yield whole.take(pa.array(np.argsort(np.concatenate([places for _, places in mine]))))
+        mine.clear()
 
 
 def _repeating(scanned: Sequence[Packed], names: Names, earlier: Sequence[pa.Array]) -> Iterator[tuple[str, str]]:

@@ -83,4 +83,5 @@ def _summed(padded_CHW: torch.Tensor, places_E: NDArray[np.int64], kernel_K: tor
         torch.from_numpy(pixels_PE), torch.outer(kernel_K, kernel_K).flatten().tolist(), strict=True
     ):
         sum_E.add_(pixel_E, alpha=weight)
-    return np.rint(sum_E.numpy()).astype(np.uint8)
+    bytes_E: NDArray[np.uint8] = np.rint(sum_E.numpy()).astype(np.uint8)
+    return bytes_E

@@ -59,7 +59,8 @@ _ADJUST: dict[JitterOperation, Callable[[torch.Tensor, float], torch.Tensor]] = 
 def _grey(x_CHW: torch.Tensor) -> torch.Tensor:
     """Luma, whole numbers in float32 (1, H, W), with torchvision's weights, each added with one rounding."""
     red_HW, green_HW, blue_HW = x_CHW
-    return red_HW.mul(0.2989).add_(green_HW, alpha=0.587).add_(blue_HW, alpha=0.114).floor_()[None]
+    grey_HW: torch.Tensor = red_HW.mul(0.2989).add_(green_HW, alpha=0.587).add_(blue_HW, alpha=0.114)
+    return grey_HW.floor_()[None]
 
 
 def _whole(x_CHW: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def turn_hue(image_CHW: Bytes, turn: float) -> Bytes:
     sector = h6.astype(np.uint8)
     h6 -= sector
     sector *= sector < 6  # 6 is 0 again
-    return _picked(sector, high, _middle(sector & 1, h6, s, v), low)
+    return _picked(sector, high, _middle(sector & np.uint8(1), h6, s, v), low)
 
 
 def _hue(image_CHW: Bytes, high: Bytes, c: Floats) -> Floats:
@@ -102,4 +102,5 @@ def _mask(where: NDArray[np.bool_]) -> Bytes:
 
 def _signs(bits: Bytes) -> NDArray[np.int8]:
     """1 for 0, and -1 for 1."""
-    return np.subtract(1, bits << 1, dtype=np.int8)
+    signs: NDArray[np.int8] = np.subtract(1, bits << 1, dtype=np.int8)
+    return signs
