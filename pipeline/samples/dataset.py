@@ -179,7 +179,7 @@ class Dataset:
         segment, start, count = self._block(block)
         return segment.block_digest(start, count, self.block_rows)
 
-    def block_digests(self, blocks: int) -> Sequence[str]:
+    def block_digests(self, blocks: int) -> list[str]:
         """`block_digest` of blocks 0 to `blocks` - 1; remembered, because every teacher and view is compared with them."""
         if len(self._digests) < blocks:
             self._digests = [self.block_digest(block) for block in range(blocks)]
