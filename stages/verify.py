@@ -119,9 +119,9 @@ class _Look:
 
     def features(self, reporter: Reporter) -> None:
         """Every file of the caches; records have to be of the rows of a dataset whose index is sound."""
-        folders = self._artefacts("features")
-        with reporter.task("verify", total=sum(map(_count_files, folders)), unit="files") as task:
-            for folder in folders:
+        folders = [(folder, _count_files(folder)) for folder in self._artefacts("features")]
+        with reporter.task("verify", total=sum(files for _, files in folders), unit="files") as task:
+            for folder, files in folders:
                 counted = 0
 
                 def advance() -> None:
@@ -137,7 +137,7 @@ class _Look:
                     found, count = [_problem("manifest.json", "unreadable")], 1
                 self.problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
                 self.checked += count
-                task.advance(max(0, _count_files(folder) - counted))
+                task.advance(max(0, files - counted))
 
     def folders(self) -> None:
         """Students, and checkpoints that were brought in."""

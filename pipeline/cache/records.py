@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -133,10 +133,19 @@ class FeatureFolder:
 
     def records(self, view: int, token: TokenType) -> dict[int, UnitRecord]:
         """Every record in force, by block in ascending order."""
+        return {record.block: record for record in self._in_force(view, token)}
+
+    def last_record(self, view: int, token: TokenType) -> UnitRecord | None:
+        """The record in force of the last finished block, without parsing those before it."""
+        return next(self._in_force(view, token, backwards=True), None)
+
+    def _in_force(self, view: int, token: TokenType, backwards: bool = False) -> Iterator[UnitRecord]:
         documents = self._table(view, token).documents() | self.loose(view, token)
         definition = self.required_manifest().digest
-        parsed = ((b, parse_record(documents[b], record_key(view, token, b))) for b in sorted(documents))
-        return {b: r for b, r in parsed if r is not None and r.definition == definition}
+        for block in sorted(documents, reverse=backwards):
+            record = parse_record(documents[block], record_key(view, token, block))
+            if record is not None and record.definition == definition:
+                yield record
 
     def batches(self, view: int, token: TokenType) -> set[int]:
         """Batch sizes with which the units were made; more than one after a smaller batch was forced."""

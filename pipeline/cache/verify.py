@@ -94,8 +94,8 @@ class _Verification:
     def run(self) -> tuple[list[Problem], int]:
         self._check_manifest()
         self._check_calibrations()
-        units = [unit for plane in self.folder.planes() for unit in self._plane_records(plane)]
-        self._check_units(units)
+        for plane in self.folder.planes():
+            self._check_units(self._plane_records(plane))
         self._check_metadata()
         self._check_statistics()
         self._check_summaries()
@@ -192,8 +192,8 @@ class _Verification:
         """Size and hash of every shard, and of every sidecar: loose, or folded in the sealed table."""
         files = [(unit, entry) for unit in units for entry in unit.files]
         with ThreadPoolExecutor(THREADS) as pool:
-            kinds = pool.map(self._file_damage, (entry for _, entry in files))
-            for (unit, entry), kind in zip(files, kinds, strict=True):
+            damage = map if self.quick else pool.map
+            for (unit, entry), kind in zip(files, damage(self._file_damage, (e for _, e in files)), strict=True):
                 self.advance()
                 plane = (unit.view, unit.token)
                 folded = self.folded[plane].get(unit.block) if entry is unit.files[-1] else None
@@ -255,9 +255,8 @@ class _Verification:
     def _end_of(self, plane: Plane) -> int:
         """One past the last row of a plane's last finished unit."""
         assert self.manifest is not None
-        records = self.folder.records(*plane)
-        block = max(records, default=None)
-        return 0 if block is None else block * self.manifest.definition.block_rows + records[block].count
+        last = self.folder.last_record(*plane)
+        return 0 if last is None else last.block * self.manifest.definition.block_rows + last.count
 
     def _check_statistics(self) -> None:
         for key in self._keys("statistics"):

@@ -276,7 +276,7 @@ def probe_images(dataset: Dataset) -> list[tuple[str, np.ndarray]]:
 
 def _missing(work: ExtractPass, folders: Sequence[FeatureFolder]) -> tuple[list[BlockTask], int, int]:
     """Tasks for the blocks that miss something, the number of units that are there, and of all."""
-    wanted = [work.dataset.block_digest(block) for block in range(work.blocks)]
+    wanted = work.dataset.block_digests(work.blocks)
     planes: list[list[tuple[Plane, np.ndarray]]] = []
     for folder, (need, _) in zip(folders, work.jobs, strict=True):
         planes.append([(plane, folder.covered(*plane, wanted)) for plane in need.planes()])

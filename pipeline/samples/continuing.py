@@ -60,7 +60,7 @@ def compared(work: Work, old: Dataset, rewritten: Sequence[str]) -> tuple[Datase
     }
     relabelled = False
     for shard, table in zip(rewritten, tables, strict=True):
-        rows = table.select(["offset", "xxh3", "label"]).to_pylist()
+        rows = table.table().select(["offset", "xxh3", "label"]).to_pylist()
         found = {(shard, row["offset"]): (row["xxh3"], row["label"]) for row in rows}
         before = {place: row for place, row in known.items() if place[0] == shard}
         if {place: row[0] for place, row in found.items()} != {place: row[0] for place, row in before.items()}:

@@ -6,7 +6,7 @@ Legend: N rows. A row is found by its number; numbers have gaps where a segment 
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from unic_pipe.pipeline.samples.ahead import ReadAhead
+from unic_pipe.pipeline.samples.block_digests import kept_block_digests
 from unic_pipe.pipeline.samples.descriptors import ShardFiles
 from unic_pipe.pipeline.samples.places import Root, as_root, where
-from unic_pipe.pipeline.samples.table import hashes_of, labels_of, one_array, rows_digest
+from unic_pipe.pipeline.samples.table import column_parts, hashes_of, labels_of, one_array, rows_digest
 from unic_pipe.pipeline.samples.undecodable import DELETED, UndecodableImage
 from unic_pipe.pipeline.storage import LocalStore, Store, open_store
 from unic_pipe.pipeline.storage.pointers import pointed
@@ -43,6 +44,7 @@ class SegmentTable:
         self._store, self._layout = store, layout
         self._lock = threading.RLock()
         self._content: Path | bytes | None = None
+        self._digests: dict[int, str] | None = None
 
     def check(self) -> None:
         """Compare the file with the manifest. Raises StageError."""
@@ -74,10 +76,29 @@ class SegmentTable:
 
     def _column(self, name: str) -> pa.Array:
         with self._lock:
+            return one_array(pq.read_table(self._source(), columns=[name])[name])
+
+    def parts(self, name: str) -> Iterator[pa.Array]:
+        """A column, row group by row group; nothing is kept."""
+        return column_parts(self._source(), name)
+
+    def _source(self) -> Path | pa.BufferReader:
+        with self._lock:
             if self._content is None:
                 self._content = self._checked()
-            source = self._content if isinstance(self._content, Path) else pa.BufferReader(self._content)
-            return one_array(pq.read_table(source, columns=[name])[name])
+            return self._content if isinstance(self._content, Path) else pa.BufferReader(self._content)
+
+    def block_digest(self, start: int, count: int, block_rows: int) -> str:
+        """`rows_digest` of the block of so many rows from `start` on: as kept beside the file, or computed once."""
+        number = start // block_rows
+        with self._lock:
+            if self._digests is None:
+                self._source()
+                self._digests = kept_block_digests(self._store, self.segment, block_rows)
+            if number not in self._digests:
+                rows = slice(start, start + count)
+                self._digests[number] = rows_digest(self.keys.slice(start, count), self.hashes[rows])
+            return self._digests[number]
 
     @cached_property
     def keys(self) -> pa.Array:
@@ -122,6 +143,7 @@ class Dataset:
         self._firsts = [s.first_row for s in manifest.segments]
         self._files = ShardFiles(self.roots)
         self._gone = frozenset(manifest.gone)
+        self._digests: list[str] = []
 
     def __reduce__(self) -> tuple[object, tuple[Store, tuple[Root, ...]]]:
         return open_dataset, (self.store, self.roots)
@@ -155,7 +177,13 @@ class Dataset:
     def block_digest(self, block: int) -> str:
         """SHA-256 (64 hex digits) over keys and content hashes of a block's rows (`table.rows_digest`)."""
         segment, start, count = self._block(block)
-        return rows_digest(segment.keys.slice(start, count), segment.hashes[start : start + count])
+        return segment.block_digest(start, count, self.block_rows)
+
+    def block_digests(self, blocks: int) -> list[str]:
+        """`block_digest` of blocks 0 to `blocks` - 1; remembered, because every teacher and view is compared with them."""
+        if len(self._digests) < blocks:
+            self._digests = [self.block_digest(block) for block in range(blocks)]
+        return self._digests[:blocks]
 
     def rows(self) -> npt.NDArray[np.int64]:
         """All row numbers, int64 (N,), increasing."""

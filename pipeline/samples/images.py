@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from unic_pipe.pipeline.samples.jpegs import decode_jpeg, is_plain_jpeg
 from unic_pipe.pipeline.samples.undecodable import UndecodableImage as UndecodableImage
 from unic_pipe.schemas.samples import Decoding
 
@@ -51,6 +52,8 @@ def decode_image(data: bytes, decoding: Decoding = AS_STORED) -> npt.NDArray[np.
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, limit)
+            if is_plain_jpeg(image) and _turn(image) is None and (pixels_HWC := decode_jpeg(data, image)) is not None:
+                return pixels_HWC
             image.load()
             rgb, turn = _to_rgb(image, _GROUNDS.get(decoding.background)), _turn(image)
             return np.array(rgb if turn is None else rgb.transpose(turn))

@@ -5,10 +5,10 @@ the new one. What a segment holds never changes, so rows keep their numbers and 
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,27 +16,29 @@ from numpy.typing import NDArray
 
 from unic_pipe.pipeline.process.progress import Reporter, SilentReporter
 from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.samples.block_digests import write_block_digests
 from unic_pipe.pipeline.samples.continuing import compared, described, existing, gained
-from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, find_dataset, read_manifest
+from unic_pipe.pipeline.samples.dataset import FOLDER, Dataset, SegmentTable, find_dataset, read_manifest
 from unic_pipe.pipeline.samples.files import NAMES
 from unic_pipe.pipeline.samples.folders import with_deleted
 from unic_pipe.pipeline.samples.freshness import Changes, labels_changed, recorded_counts
-from unic_pipe.pipeline.samples.keys import class_sorted, random_order, unique_keys
+from unic_pipe.pipeline.samples.keys import class_sorted, named, random_order, unique_keys
 from unic_pipe.pipeline.samples.labels import label_source
-from unic_pipe.pipeline.samples.left_out import shown
+from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.relabel import SourceLabels, relabelled, source_labels
 from unic_pipe.pipeline.samples.remarks import say_left, say_remarks
 from unic_pipe.pipeline.samples.scan import Piece, entries_of, scan_pieces
+from unic_pipe.pipeline.samples.segments import make_segment
 from unic_pipe.pipeline.samples.shards import left_out
 from unic_pipe.pipeline.samples.sources import data_roots, find_source
-from unic_pipe.pipeline.samples.table import hashes_of, labels_digest, labels_of, one_array, rows_digest, to_parquet
+from unic_pipe.pipeline.samples.table import labels_of, one_array
 from unic_pipe.pipeline.samples.undertaking import Work
-from unic_pipe.pipeline.storage import LocalStore, Store, fast_hash
+from unic_pipe.pipeline.storage import LocalStore, Store
 from unic_pipe.pipeline.storage.pointers import point
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.config import DatasetConfig, SamplesConfig
 from unic_pipe.schemas.errors import UserError
-from unic_pipe.schemas.samples import INDEX_COLUMNS, DatasetManifest, Segment, ShardEntry
+from unic_pipe.schemas.samples import DatasetManifest, Segment
 
 
 def index_dataset(
@@ -113,15 +115,15 @@ def _continue(work: Work, old: Dataset, changes: Changes, compare: bool) -> Data
 
 def _relabelled(
     work: Work, old: Dataset, found: SourceLabels
-) -> tuple[list[Segment], dict[int, bytes], list[pa.Table]]:
+) -> tuple[list[Segment], dict[int, bytes | Path], list[pa.Table]]:
     """The recorded segments with the labels that the source gives now, their files, and their rows."""
     scanned = None
     if work.source.layout == "tars":
         pieces = work.tar_pieces([entry.path for s in old.manifest.segments for entry in s.shards])
-        tables = scan_pieces(pieces, work.scratch, work.progress, f"labels of {work.name}", work.stop)
-        scanned = pa.concat_tables(tables)
+        pieces_rows = scan_pieces(pieces, work.scratch, work.progress, f"labels of {work.name}", work.stop)
+        scanned = pa.concat_tables([rows.table() for rows in pieces_rows])
     parts = relabelled(old, found, scanned)
-    files = {number: data for number, (_, data, _) in enumerate(parts)}
+    files: dict[int, bytes | Path] = {number: data for number, (_, data, _) in enumerate(parts)}
     return [segment for segment, _, _ in parts], files, [rows for _, _, rows in parts]
 
 
@@ -143,7 +145,7 @@ def _build(
     for remark in found.remarks:
         work.progress.say(remark)
     segments: list[Segment] = [] if old is None else list(old.manifest.segments)
-    files: dict[int, bytes] = {}
+    files: dict[int, bytes | Path] = {}
     unlabelled = 0
     if old is not None and relabel:
         segments, files, tables = _relabelled(work, old, found)
@@ -152,18 +154,12 @@ def _build(
         unlabelled = sum(_without_label(table.shards, table.labels, gone) for table in old.segments)
     permuted, prefixed = (old.manifest.permuted, old.manifest.prefixed) if old is not None else (False, False)
     if pieces:
-        tables = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
-        earlier = [] if old is None else [table.keys for table in old.segments]
-        left.merge(left_out(tables))
-        rows = pa.concat_tables(tables).replace_schema_metadata()
-        table, now_prefixed = unique_keys(rows, work.source.layout, earlier, prefixed)
-        table = found.apply(table, one_array(table["label"]), work.name)
-        if work.source.layout in ("class-folders", "listed") or class_sorted(table):
-            table, permuted = random_order(table), True
-        prefixed = prefixed or now_prefixed
-        segment, files[len(segments)] = make_segment(table, segments, work.block_rows, entries_of(pieces, tables))
-        segments.append(segment)
-        unlabelled += table["label"].null_count
+        new = _new_segment(work, pieces, found, segments, [] if old is None else old.segments, prefixed)
+        left.merge(new.left)
+        prefixed, permuted = new.prefixed, permuted or new.permuted
+        files[len(segments)] = new.file
+        segments.append(new.segment)
+        unlabelled += new.unlabelled
     _expect_rows(work, sum(s.rows for s in segments))
     manifest = DatasetManifest(
         name=work.name,
@@ -186,6 +182,36 @@ def _build(
     return dataset
 
 
+class _NewSegment(NamedTuple):
+    segment: Segment
+    file: Path
+    left: LeftOut
+    prefixed: bool
+    permuted: bool
+    unlabelled: int
+
+
+def _new_segment(
+    work: Work, pieces: Sequence[Piece], found: SourceLabels, before: Sequence[Segment], earlier: Sequence[SegmentTable],
+    prefixed: bool,
+) -> _NewSegment:  # fmt: skip
+    """Scan pieces into a segment and its file. Of the rows of millions of images only numbers are ever held unpacked."""
+    scanned = scan_pieces(pieces, work.scratch, work.progress, f"indexing {work.name}", work.stop)
+    left = left_out(scanned)
+    names, now_prefixed = unique_keys(scanned, work.source.layout, [table.keys for table in earlier], prefixed)
+
+    def rows() -> Iterator[pa.Table]:
+        return (found.apply(rows, one_array(rows["label"]), work.name) for rows in named(scanned, names))
+
+    labels_N = np.concatenate([labels_of(one_array(table["label"])) for table in rows()])
+    permuted = work.source.layout in ("class-folders", "listed") or class_sorted(labels_N)
+    tables = random_order(rows, len(labels_N)) if permuted else rows()
+    file = LocalStore(work.scratch.root.parents[1]).temporary()
+    segment = make_segment(tables, before, work.block_rows, entries_of(pieces, scanned), file)
+    unlabelled = int(np.count_nonzero(labels_N < 0))
+    return _NewSegment(segment, file, left, prefixed or now_prefixed, permuted, unlabelled)
+
+
 def _expect_rows(work: Work, rows: int) -> None:
     if not rows:
         raise UserError(
@@ -199,41 +225,25 @@ def _expect_rows(work: Work, rows: int) -> None:
         )
 
 
-def make_segment(
-    table: pa.Table, before: Sequence[Segment], block_rows: int, shards: tuple[ShardEntry, ...]
-) -> tuple[Segment, bytes]:
-    """A segment that begins at the next block after those before it, and its Parquet file."""
-    end = before[-1].first_row + before[-1].rows if before else 0
-    first = -(-end // block_rows) * block_rows
-    numbers = pa.array(np.arange(first, first + table.num_rows, dtype=np.int64))
-    data = to_parquet(table.add_column(0, pa.field("row", pa.int64(), nullable=False), numbers).select(INDEX_COLUMNS))
-    segment = Segment(
-        file=f"segment-{len(before):03d}.parquet",
-        first_row=first,
-        rows=table.num_rows,
-        rows_digest=rows_digest(one_array(table["key"]), hashes_of(one_array(table["xxh3"]))),
-        labels_digest=labels_digest(labels_of(one_array(table["label"]))),
-        file_digest=fast_hash(data),
-        shards=shards,
-    )
-    return segment, data
-
-
-def write_index(work: Work, manifest: DatasetManifest, files: Mapping[int, bytes]) -> Dataset:
-    """Write segment files (by number), then the manifest, then the pointer.
+def write_index(work: Work, manifest: DatasetManifest, files: Mapping[int, bytes | Path]) -> Dataset:
+    """Write segment files (by number; bytes, or where they lie), then the manifest, then the pointer.
     Raises UserError: there is such an index with other block rows."""
     folder = f"{work.name}-{short(manifest.digest)}"
     store = work.place.child(folder)
     if store.size("manifest.json") is not None:
         work.expect_same_settings(read_manifest(store))
     segments = list(manifest.segments)
-    for number, data in files.items():
-        name = segments[number].file
+    for number, content in files.items():
+        name, data = segments[number].file, content.read_bytes() if isinstance(content, Path) else content
         if store.size("manifest.json") is not None and store.size(name) is not None and store.get(name) != data:
             # The same rows with other labels or in another place: readers of the old manifest keep their file.
             name = f"segment-{number:03d}-{segments[number].file_digest[:8]}.parquet"
             segments[number] = segments[number].model_copy(update={"file": name})
         store.put(name, data)
+        write_block_digests(store, segments[number], content, manifest.block_rows)
+        del data  # hundreds of megabytes, maybe
+        if isinstance(content, Path):
+            content.unlink()
     manifest = manifest.model_copy(update={"segments": tuple(segments)})
     store.put("manifest.json", manifest.to_bytes())
     point(work.place, work.name, folder)

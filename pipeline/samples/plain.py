@@ -14,12 +14,12 @@ from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.files import IMAGE_EXTENSIONS, NAMES, is_image, list_images
 from unic_pipe.pipeline.samples.folders import ImageFolder
-from unic_pipe.pipeline.samples.index import make_segment
-from unic_pipe.pipeline.samples.keys import unique_keys
+from unic_pipe.pipeline.samples.keys import named, unique_keys
 from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.lists import read_text
 from unic_pipe.pipeline.samples.places import Root
 from unic_pipe.pipeline.samples.scan import Piece, TarPiece, entries_of, folder_pieces, scan_pieces
+from unic_pipe.pipeline.samples.segments import make_segment
 from unic_pipe.pipeline.samples.shards import left_out
 from unic_pipe.pipeline.samples.sources import data_roots, find_source
 from unic_pipe.pipeline.samples.table import one_array
@@ -93,19 +93,16 @@ def index_images(found: Plain, place: LocalStore, block_rows: int, reporter: Rep
         UserError: an image or tar that cannot be read.
         IndexingStopped: `stop` was requested.
     """
-    tables = scan_pieces(found.pieces, place.child("scan"), reporter, f"reading {found.text}", stop)
+    scanned = scan_pieces(found.pieces, place.child("scan"), reporter, f"reading {found.text}", stop)
     left = found.left
-    left.merge(left_out(tables))
+    left.merge(left_out(scanned))
     for line in left.lines():
         reporter.say(f"{found.text}: {line}.")
-    rows = pa.concat_tables(tables).replace_schema_metadata()
-    if found.tars:
-        rows, prefixed = unique_keys(rows, "tars", [], False)
-    else:
-        rows, prefixed = rows.set_column(0, rows.schema.field("key"), one_array(rows["shard"])), False
-    if not rows.num_rows:
+    names, prefixed = unique_keys(scanned, "tars", [], False) if found.tars else (_paths, False)
+    if not sum(piece.num_rows for piece in scanned):
         raise UserError(f"{found.text} holds no image.", _KINDS)
-    segment, data = make_segment(rows, [], block_rows, entries_of(found.pieces, tables))
+    file = place.temporary()
+    segment = make_segment(named(scanned, names), [], block_rows, entries_of(found.pieces, scanned), file)
     manifest = DatasetManifest(
         name=NAME,
         source=found.text,
@@ -119,9 +116,15 @@ def index_images(found: Plain, place: LocalStore, block_rows: int, reporter: Rep
         segments=(segment,),
     )
     store = place.child(f"{NAME}-{short(manifest.digest)}-{block_rows}")
-    store.put(segment.file, data)
+    store.put(segment.file, file.read_bytes())
+    file.unlink()
     store.put("manifest.json", manifest.to_bytes())
     return Dataset(store, found.roots, manifest)
+
+
+def _paths(rows: pa.Table) -> pa.Array:
+    """Keys of images that are named by their paths."""
+    return one_array(rows["shard"])
 
 
 def _files(text: str, folder: Path, names: Sequence[str], left: LeftOut | None = None) -> Plain:

@@ -12,7 +12,10 @@ from unic_pipe.pipeline.samples.folders import ImageFolder
 from unic_pipe.pipeline.samples.labels import OLD_FOLDERS
 from unic_pipe.pipeline.samples.left_out import LeftOut, shown
 from unic_pipe.pipeline.samples.splits import SPLITS
+from unic_pipe.pipeline.samples.table import hashes_of
 from unic_pipe.pipeline.samples.undertaking import NEW_NAME, Work
+
+_AT_ONCE = 1 << 20
 
 
 def say_left(work: Work, left: LeftOut) -> None:
@@ -54,10 +57,10 @@ def say_remarks(work: Work, dataset: Dataset, permuted: bool, unlabelled: int) -
             f"dataset {name}: {one} and {other} are two classes, which differ in capitals, spaces, leading zeros or in "
             "characters that look the same."
         )
-    twice = _in_two_classes(dataset)
+    twice, first_two = _in_two_classes(dataset)
     if twice:
-        some = "1 image is" if len(twice) == 1 else f"{len(twice):,} images are"
-        say(f"dataset {name}: {some} in two classes (first: {' and '.join(map(shown, twice[0]))}).")
+        some = "1 image is" if twice == 1 else f"{twice:,} images are"
+        say(f"dataset {name}: {some} in two classes (first: {' and '.join(map(shown, first_two))}).")
     unused = "labels" if work.source.layout == "tars" else "label_field"
     if getattr(work.config, unused) is not None:
         say(f"dataset {name}: `{unused}` is not used: it is for {'flat folders' if unused == 'labels' else 'tars'}.")
@@ -92,11 +95,27 @@ def _alike(classes: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def _in_two_classes(dataset: Dataset) -> list[tuple[str, str]]:
-    """Keys of equal images with unequal labels, two by two."""
-    labels_N, hashes_N2 = dataset.labels(), np.concatenate([table.hashes for table in dataset.segments]).view("<u8")
-    order_N = np.lexsort((labels_N, hashes_N2[:, 0], hashes_N2[:, 1]))
-    equal = (hashes_N2[order_N[1:]] == hashes_N2[order_N[:-1]]).all(1)
-    other = (labels_N[order_N[1:]] != labels_N[order_N[:-1]]) & (labels_N[order_N[:-1]] >= 0)
-    rows_N, found = dataset.rows(), np.flatnonzero(equal & other)
-    return [(dataset.key(int(rows_N[order_N[i]])), dataset.key(int(rows_N[order_N[i + 1]]))) for i in found.tolist()]
+def _in_two_classes(dataset: Dataset) -> tuple[int, tuple[str, str]]:
+    """How many pairs of equal images have unequal labels, and the keys of the first."""
+    # Two halves of a hash, in one piece each: sorting would copy what is not.
+    low_N, high_N = np.empty((2, dataset.manifest.rows), "<u8")
+    start = 0
+    for part in (part for table in dataset.segments for part in table.parts("xxh3")):
+        end = start + len(part)
+        low_N[start:end], high_N[start:end] = hashes_of(part).view("<u8").T
+        start = end
+    labels_N = np.concatenate([table.labels for table in dataset.segments])
+    order_N = np.lexsort((labels_N, low_N, high_N))
+    count, first = 0, ("", "")
+    # A part at a time: of millions of rows each array is as large as the rest of the index.
+    for start in range(0, len(order_N) - 1, _AT_ONCE):
+        part = order_N[start : start + _AT_ONCE + 1]
+        one, other = part[:-1], part[1:]
+        labelled = (labels_N[one] >= 0) & (labels_N[one] != labels_N[other])
+        found = np.flatnonzero((low_N[one] == low_N[other]) & (high_N[one] == high_N[other]) & labelled)
+        if len(found) and not count:
+            rows_N = dataset.rows()
+            pair = (int(rows_N[part[found[0] + step]]) for step in (0, 1))
+            first = dataset.key(next(pair)), dataset.key(next(pair))
+        count += len(found)
+    return count, first

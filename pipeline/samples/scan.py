@@ -15,6 +15,7 @@ import xxhash
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples.folders import ImageFolder, scan_folder
+from unic_pipe.pipeline.samples.packed import Packed
 from unic_pipe.pipeline.samples.places import Shard, Stamp, stamp, stamp_now
 from unic_pipe.pipeline.samples.shards import scan_tar
 from unic_pipe.pipeline.samples.table import ROW_SCHEMA, from_parquet, to_parquet
@@ -58,7 +59,7 @@ class TarPiece:
             raise UserError(f"{self.shard}: changed while it was indexed.", "Wait until it is written, then run again.")
         return rows
 
-    def entry(self, rows: pa.Table) -> ShardEntry:
+    def entry(self, rows: Packed) -> ShardEntry:
         """Path, size, mtime and ETag now."""
         now = stamp(self.file)
         return ShardEntry(path=self.shard, size=now.size, mtime_ns=now.mtime_ns, etag=now.etag)
@@ -94,13 +95,12 @@ class FolderPiece:
         """Rows in the order of the names."""
         return scan_folder(self.folder, self.names, self.rule)
 
-    def entry(self, rows: pa.Table) -> ShardEntry:
+    def entry(self, rows: Packed) -> ShardEntry:
         """The folder, with the bytes and number of these images."""
-        size = sum(rows["size"].to_pylist())
         # A folder's mtime does not say what happens in the folders below it.
         below = any(map(os.path.isdir, os.scandir(self.folder.folder)))
         mtime = 0 if below else self.folder.folder.stat().st_mtime_ns
-        return ShardEntry(path=self.folder.path, size=size, mtime_ns=mtime, files=rows.num_rows)
+        return ShardEntry(path=self.folder.path, size=rows.image_bytes, mtime_ns=mtime, files=rows.num_rows)
 
 
 Piece = TarPiece | FolderPiece
@@ -116,7 +116,7 @@ def folder_pieces(folders: Sequence[ImageFolder], rule: ImageNames) -> list[Piec
     ]
 
 
-def entries_of(pieces: Sequence[Piece], tables: Sequence[pa.Table]) -> tuple[ShardEntry, ...]:
+def entries_of(pieces: Sequence[Piece], tables: Sequence[Packed]) -> tuple[ShardEntry, ...]:
     """Manifest entries of scanned pieces; pieces of one folder are added up."""
     merged: dict[str, ShardEntry] = {}
     for piece, table in zip(pieces, tables, strict=True):
@@ -130,8 +130,8 @@ def entries_of(pieces: Sequence[Piece], tables: Sequence[pa.Table]) -> tuple[Sha
 
 def scan_pieces(
     pieces: Sequence[Piece], scratch: LocalStore, progress: Reporter, title: str, stop: Stop | None = None
-) -> list[pa.Table]:
-    """Scan all pieces with threads; tables in the order of the pieces.
+) -> list[Packed]:
+    """Scan all pieces with threads; their rows in the order of the pieces.
 
     Raises:
         UserError: damage, that of several pieces at once (finished pieces are kept for the next run).
@@ -140,7 +140,7 @@ def scan_pieces(
     weights = [piece.weight for piece in pieces]
     tars = bool(pieces) and isinstance(pieces[0], TarPiece)
     scale, unit = (1 << 20, "MiB") if tars else (1, "img")
-    tables: list[pa.Table] = [ROW_SCHEMA.empty_table()] * len(pieces)
+    tables = [Packed(ROW_SCHEMA.empty_table())] * len(pieces)
     problems: dict[int, UserError] = {}
     pool = ThreadPoolExecutor(threads(len(pieces)))
     try:
@@ -169,18 +169,19 @@ def threads(pieces: int) -> int:
     return min(16, 4 * (os.cpu_count() or 1), max(1, pieces))
 
 
-def _scan(piece: Piece, scratch: LocalStore) -> pa.Table:
+def _scan(piece: Piece, scratch: LocalStore) -> Packed:
     name = fast_hash(f"{_VERSION}\0{piece.identity()}".encode()) + ".rows"
     kept = scratch.path(name)
     if kept.exists():
         data = kept.read_bytes()
         if xxhash.xxh3_128_digest(data[16:]) == data[:16]:
-            return from_parquet(data[16:])
+            return Packed(from_parquet(data[16:]))
     rows = piece.scan()
-    if sum(rows["size"].to_pylist()) >= _KEEP_FROM_BYTES:
+    packed = Packed(rows)
+    if packed.image_bytes >= _KEEP_FROM_BYTES:
         data = to_parquet(rows)
         scratch.put(name, xxhash.xxh3_128_digest(data) + data)
-    return rows
+    return packed
 
 
 def _together(problems: list[UserError]) -> UserError:

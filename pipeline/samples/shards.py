@@ -11,6 +11,7 @@ import xxhash
 
 from unic_pipe.pipeline.samples.files import NAMES, image_ending, image_endings
 from unic_pipe.pipeline.samples.left_out import LeftOut
+from unic_pipe.pipeline.samples.packed import Packed
 from unic_pipe.pipeline.samples.places import Shard, open_shard
 from unic_pipe.pipeline.samples.ranges import Ranged
 from unic_pipe.pipeline.samples.table import make_rows
@@ -79,9 +80,9 @@ def scan_tar(file: Shard, shard: str, label_field: str | None, rule: ImageNames 
     return _rows(images, labels, others, shard, rule)
 
 
-def left_out(tables: Iterable[pa.Table]) -> LeftOut:
+def left_out(tables: Iterable[Packed]) -> LeftOut:
     """What the tars of scanned tables hold beside their rows."""
-    return LeftOut.from_json(table.schema.metadata[_LEFT_OUT] for table in tables if table.schema.metadata)
+    return LeftOut.from_json(table.metadata[_LEFT_OUT] for table in tables if table.metadata)
 
 
 def _owner(key: str, images: Mapping[str, _Image]) -> str | None:

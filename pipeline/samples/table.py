@@ -4,7 +4,8 @@ Legend: N rows.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 """What scanning gives; `INDEX_COLUMNS` of schemas.samples without the row number."""
+GROUP_ROWS = 1 << 17
+"""Rows of a row group."""
 
 
 def make_rows(
@@ -60,13 +63,29 @@ def rows_digest(keys: pa.Array, hashes_N16: npt.NDArray[np.uint8]) -> str:
     The bytes: `unic-pipe rows 1\\0`, N as uint64, the N key lengths in bytes as uint32 (both little-endian), the keys
     in UTF-8 one after the other, the N hashes of 16 bytes.
     """
-    digest = hashlib.sha256(b"unic-pipe rows 1\0" + len(keys).to_bytes(8, "little"))
-    if len(keys):
-        offsets = np.frombuffer(keys.buffers()[1], np.int64)[keys.offset : keys.offset + len(keys) + 1]
-        digest.update(np.diff(offsets).astype("<u4").tobytes())
-        digest.update(memoryview(keys.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])])
+    return digest_of_parts(len(keys), lambda: [keys], lambda: [hashes_N16])
+
+
+def digest_of_parts(
+    rows: int, keys: Callable[[], Iterable[pa.Array]], hashes: Callable[[], Iterable[npt.NDArray[np.uint8]]]
+) -> str:
+    """`rows_digest` of rows that come in parts; their keys are asked for twice."""
+    digest = hashlib.sha256(b"unic-pipe rows 1\0" + rows.to_bytes(8, "little"))
+    for part in keys():
+        digest.update(np.diff(_offsets(part)).astype("<u4").tobytes())
+    for part in keys():
+        offsets = _offsets(part)
+        digest.update(memoryview(part.buffers()[2] or b"")[int(offsets[0]) : int(offsets[-1])])
+    for hashes_N16 in hashes():
         digest.update(hashes_N16.tobytes())
     return digest.hexdigest()
+
+
+def _offsets(keys: pa.Array) -> npt.NDArray[np.int64]:
+    """Where each key begins, and where the last ends, in the array's bytes: int64 (N + 1,)."""
+    if not len(keys):
+        return np.zeros(1, np.int64)
+    return np.frombuffer(keys.buffers()[1], np.int64)[keys.offset : keys.offset + len(keys) + 1]
 
 
 def labels_digest(labels_N: npt.NDArray[np.int32]) -> str:
@@ -77,17 +96,23 @@ def labels_digest(labels_N: npt.NDArray[np.int32]) -> str:
 def to_parquet(table: pa.Table) -> bytes:
     """A Parquet file; equal tables give equal bytes (with one version of pyarrow)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        use_dictionary=["shard"],
-        write_statistics=False,
-        row_group_size=1 << 17,
-    )
+    with parquet_writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group_size=GROUP_ROWS)
     return bytes(sink.getvalue())
+
+
+def parquet_writer(target: Path | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
+    """Writes what `to_parquet` writes, if it is given tables of `GROUP_ROWS` rows, one after the other."""
+    return pq.ParquetWriter(target, schema, compression="zstd", use_dictionary=["shard"], write_statistics=False)
 
 
 def from_parquet(data: bytes) -> pa.Table:
     """Read back what `to_parquet` wrote."""
     return pq.read_table(pa.BufferReader(data))
+
+
+def column_parts(source: Path | pa.NativeFile, column: str) -> Iterator[pa.Array]:
+    """A column of such a file, row group by row group."""
+    with pq.ParquetFile(source) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield one_array(parquet.read_row_group(group, columns=[column])[column])

@@ -137,12 +137,17 @@ class LocalStore:
         top = self.root / prefix
         for folder, folders, files in os.walk(top):
             folders[:] = sorted(f for f in folders if f != _TEMP)
-            for name in sorted(files):
-                yield Path(folder, name).relative_to(self.root).as_posix()
+            # Not by way of `Path`: a cache has millions of files, and as many folders.
+            within = f"{prefix}/{folder[len(str(top)) :].replace(os.sep, '/')}".strip("/").replace("//", "/")
+            yield from (f"{within}/{name}" if within else name for name in sorted(files))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys below a folder with their bytes; one that vanishes meanwhile is left out."""
-        return {key: size for key in self.keys(prefix) if (size := self.size(key)) is not None}
+        found: dict[str, int] = {}
+        for key in self.keys(prefix):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found[key] = os.stat(f"{self.root}/{key}").st_size
+        return found
 
     def listing(self, prefix: str = "", deep: bool = True) -> dict[str, tuple[int, Hashable] | None]:
         """Keys below a folder with (bytes, version); not `deep`: immediate children, with None for folders."""
@@ -217,10 +222,14 @@ class LocalStore:
             finally:
                 os.close(descriptor)
 
-    def _write_temporary(self, data: bytes) -> Path:
+    def temporary(self) -> Path:
+        """Where a temporary file may be written, which `sweep` removes once this process is gone."""
         folder = self.root / _TEMP
         self._make_folder(folder)
-        path = folder / f"{socket.gethostname()}@{os.getpid()}-{next(_counter)}"
+        return folder / f"{socket.gethostname()}@{os.getpid()}-{next(_counter)}"
+
+    def _write_temporary(self, data: bytes) -> Path:
+        path = self.temporary()
         try:
             with path.open("xb") as handle:
                 handle.write(data)

@@ -1,12 +1,13 @@
 """Turning the hue of uint8 images: torchvision v2's arithmetic to the last bit, in a fraction of its time.
 
-torchvision goes RGB -> HSV -> RGB in float32 and picks among v, p, q, t by index and gather, which take most of the
-whole recipe's time. Here the same IEEE operations run in the same order, in NumPy, and the picking is done on bytes with
-masks: every intermediate that is rounded is rounded as there (the tests compare all colours).
+torchvision goes RGB -> HSV -> RGB in float32 on all three channels. What it computes for the largest and the smallest of
+a pixel's channels is known beforehand: their distances to the largest are 0 and 1 spans, and the turned pixel has the
+same two bytes again, wherever they go. So only the middle channel is computed, by the same IEEE operations in the same
+order, and what is picked is picked on bytes (the tests compare all kinds of colours and ties).
 
 Formulas: A. R. Smith, Color gamut transform pairs, SIGGRAPH 1978.
 
-Shapes: H, W pixels; C = 3 channels (RGB).
+Shapes: H, W pixels; C = 3 channels (RGB); all arrays without a suffix are (H, W).
 """
 
 import numpy as np
@@ -17,61 +18,89 @@ _TO_FLOAT = _F(1.0 / 255.0)
 _TO_BYTE = _F(255.0 + 1.0 - 1e-3)
 """torchvision's factor: the largest float below 1 must not become 256."""
 _ONE, _ZERO = _F(1), _F(0)
+_TINY = _F(1e-9)
+"""Stands for a divisor of 0: what is divided is 0 then, and a grey pixel's saturation too. Every other divisor is larger."""
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
-def turn_hue(image_CHW: NDArray[np.uint8], turn: float) -> NDArray[np.uint8]:
+def turn_hue(image_CHW: Bytes, turn: float) -> Bytes:
     """The image with every pixel's hue moved by `turn`, in -.5 to .5 of the colour circle; uint8 (3, H, W)."""
-    x_CHW = np.multiply(image_CHW, _TO_FLOAT, dtype=_F)
-    r, g, b = x_CHW
-    v = np.maximum(np.maximum(r, g), b)
-    span = v - np.minimum(np.minimum(r, g), b)
-    # 1 where a pixel is grey: there the span is 0, and hue and saturation come out as 0 whatever they are divided by.
-    grey = (span == _ZERO).astype(_F)
-    s = span / (v + grey)
-    np.subtract(v, x_CHW, out=x_CHW)
-    np.divide(x_CHW, span + grey, out=x_CHW)
-    h6 = _hue(x_CHW, turn)
-    sector = np.floor(h6)
-    np.subtract(h6, sector, out=h6)
-    return _picked(sector.astype(np.uint8), h6, s, v)
+    r, g, b = image_CHW
+    high = np.maximum(np.maximum(r, g), b)
+    low = np.minimum(np.minimum(r, g), b)
+    middle = r ^ g ^ b ^ high ^ low
+    v, c, span = (np.multiply(x, _TO_FLOAT, dtype=_F) for x in (high, middle, low))
+    np.subtract(v, span, out=span)
+    s = span / np.maximum(v, _TINY)
+    # How far the middle channel is below the largest, in spans.
+    np.subtract(v, c, out=c)
+    np.divide(c, np.maximum(span, _TINY, out=span), out=c)
+    h6 = _turned(_hue(image_CHW, high, c), turn)
+    sector = h6.astype(np.uint8)
+    h6 -= sector
+    sector *= sector < 6  # 6 is 0 again
+    return _picked(sector, high, _middle(sector & np.uint8(1), h6, s, v), low)
 
 
-def _hue(distance_CHW: NDArray[np.float32], turn: float) -> NDArray[np.float32]:
-    """Six times the turned hue, in 0 to 6; `distance_CHW` is how far each channel is below the largest, over the span."""
-    rc, gc, bc = distance_CHW
-    red = (rc == _ZERO).astype(_F)
-    green = (gc == _ZERO).astype(_F) * (_ONE - red)
-    blue = (_ONE - red) - green
-    h: NDArray[np.float32] = (bc - gc) * red
-    h += (rc + _F(2) - bc) * green
-    h += (gc + _F(4) - rc) * blue
-    h *= _F(1.0 / 6.0)
-    h += _ONE
-    h -= np.floor(h)
-    h += _F(turn)
-    h -= np.floor(h)
-    h *= _F(6)
-    return h
+def _hue(image_CHW: Bytes, high: Bytes, c: Floats) -> Floats:
+    """Six times the hue, in -1 to 5, as torchvision adds it up; `c` is used up.
+
+    With the distances 0 of the largest and 1 of the smallest channel its three sums are c - 1 or 1 - c where red is the
+    largest, (c + 2) - 1 or 3 - c where green is, and (c + 4) - 1 or 5 - c where blue is.
+    """
+    r, g, b = image_CHW
+    red = r == high
+    green = (g == high) > red
+    blue = ~(red | green)
+    minus = ((red & (g >= b)) | (green & (r < b)) | (blue & (g < r))).view(np.uint8)
+    c *= _signs(minus)
+    c += (blue.view(np.uint8) << 2) | (green.view(np.uint8) << 1) | minus
+    c -= minus ^ 1
+    return c
 
 
-def _picked(
-    sector: NDArray[np.uint8], f: NDArray[np.float32], s: NDArray[np.float32], v: NDArray[np.float32]
-) -> NDArray[np.uint8]:
-    """RGB bytes of hue sector 0 to 6 (6 is 0 again) and position f in it, saturation s and value v."""
-    sf, rest = s * f, _ONE - s
-    q = _bytes((_ONE - sf) * v)
-    sf += rest
-    t, p, v8 = _bytes(sf * v), _bytes(rest * v), _bytes(v)
-    in0, in1, in2, in3, in4, in5 = (np.negative((sector == k).view(np.uint8)) for k in range(6))
-    in0 |= np.negative((sector == 6).view(np.uint8))
-    out_CHW = np.empty((3, *v.shape), np.uint8)
-    np.bitwise_or(v8 & (in0 | in5) | q & in1, p & (in2 | in3) | t & in4, out=out_CHW[0])
-    np.bitwise_or(v8 & (in1 | in2) | t & in0, q & in3 | p & (in4 | in5), out=out_CHW[1])
-    np.bitwise_or(v8 & (in3 | in4) | p & (in0 | in1), t & in2 | q & in5, out=out_CHW[2])
+def _turned(h6: Floats, turn: float) -> Floats:
+    """Six times the hue moved by `turn`, in 0 to 6; in place."""
+    h6 *= _F(1.0 / 6.0)
+    h6 += _ONE
+    h6 -= np.floor(h6)
+    h6 += _F(turn)
+    h6 -= np.floor(h6)
+    h6 *= _F(6)
+    return h6
+
+
+def _middle(odd: Bytes, f: Floats, s: Floats, v: Floats) -> Bytes:
+    """The middle channel: (1 - s f) v in an odd sector, (s f + (1 - s)) v in an even one; `f` and `s` are used up."""
+    s *= _signs(odd)
+    f *= s
+    f += np.subtract(_ONE, np.maximum(s, _ZERO, out=s), out=s)
+    f *= v
+    f *= _TO_BYTE
+    return f.astype(np.uint8)
+
+
+def _picked(sector: Bytes, high: Bytes, middle: Bytes, low: Bytes) -> Bytes:
+    """RGB of hue sector 0 to 5: each channel is the largest in two sectors, the smallest in two, the middle else."""
+    third = sector - (sector > 2).view(np.uint8) * np.uint8(3)
+    high, middle = high ^ low, middle ^ low
+    out_CHW = np.empty((3, *low.shape), np.uint8)
+    largest = (sector - np.uint8(1) > 3, sector - np.uint8(1) < 2, sector - np.uint8(3) < 2)
+    for channel, (is_high, third_of_middle) in enumerate(zip(largest, (1, 0, 2), strict=True)):
+        out = np.bitwise_and(_mask(is_high), high, out=out_CHW[channel])
+        out ^= _mask(third == third_of_middle) & middle
+        out ^= low
     return out_CHW
 
 
-def _bytes(x: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values in 0 to 1 as bytes, clamped; `x` is used up."""
-    np.minimum(np.maximum(x, _ZERO, out=x), _ONE, out=x)
-    return np.multiply(x, _TO_BYTE, out=x).astype(np.uint8)
+def _mask(where: NDArray[np.bool_]) -> Bytes:
+    """255 where true."""
+    return np.negative(where.view(np.uint8))
+
+
+def _signs(bits: Bytes) -> NDArray[np.int8]:
+    """1 for 0, and -1 for 1."""
+    signs: NDArray[np.int8] = np.subtract(1, bits << 1, dtype=np.int8)
+    return signs

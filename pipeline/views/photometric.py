@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from unic_pipe.pipeline.views.render import blur_of
+from unic_pipe.pipeline.views.blur import blur_of, gaussian_kernel
 from unic_pipe.schemas.recipes import Recipe
 from unic_pipe.schemas.views import JitterOperation, ViewParameters
 
@@ -94,13 +94,14 @@ def plan_of(parameters: Sequence[ViewParameters], recipe: Recipe, size: int) -> 
     blurs = [(i, half, sigma) for i, half, sigma in blurs if half]
     add("blur", [(i, 0.0) for i, _, _ in blurs])
     add("solarize", [(i, 0.0) for i, p in numbered if p.solarize])
+    kernels = [gaussian_kernel(sigma, half) for _, half, sigma in blurs]
     factors_E = torch.tensor([factor for _, factor in entries], dtype=torch.float64)
     return Plan(
         steps=tuple(steps),
         rows_E=torch.tensor([i for i, _ in entries], dtype=torch.int64),
         # 1 - factor is rounded once, from float64, as torchvision does.
         factors_E2=torch.stack([factors_E, 1 - factors_E], dim=1).to(torch.float32),
-        kernels_FK=_kernels([sigma for _, _, sigma in blurs], blurs[0][1] if blurs else 0),
+        kernels_FK=torch.stack(kernels) if kernels else torch.empty((0, 1)),
         threshold=recipe.solarize_threshold * 255,
     )
 
@@ -196,15 +197,6 @@ def _turned(x_S3HW: torch.Tensor, turn_S111: torch.Tensor) -> torch.Tensor:
 def _unit_bytes(x: torch.Tensor) -> torch.Tensor:
     """Values in 0 to 1 as bytes, as torchvision converts floats."""
     return x.clamp(0, 1).mul_(255.0 + 1.0 - 1e-3).to(torch.uint8)
-
-
-def _kernels(sigmas: Sequence[float], half: int) -> torch.Tensor:
-    """Gaussian kernels, float32 (F, 2 half + 1), as torchvision makes them."""
-    width = 2 * half + 1
-    limit = (width - 1) / (2 * 2**0.5)
-    x_K = torch.linspace(-limit, limit, steps=width)
-    kernels = [x_K.div(sigma).square().neg().softmax(dim=0) for sigma in sigmas]
-    return torch.stack(kernels) if kernels else torch.empty((0, width))
 
 
 def _blurred(x_S3HW: torch.Tensor, kernels_SK: torch.Tensor) -> torch.Tensor:

@@ -1,35 +1,23 @@
-"""Rendering: decoded image + parameters -> uint8 view, with torchvision v2's functional operations on the CPU (and `hue`, its
-equal).
+"""Rendering: decoded image + parameters -> uint8 view, with torchvision v2's functional operations on the CPU (and `colours`,
+their equal).
 
 Shapes: H, W height and width in pixels; C = 3 channels (RGB); B batch.
 
 A pure function of its arguments: it draws nothing, and neither reads nor changes torch's modes. Safe in threads.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from unic_pipe.pipeline.views.hue import turn_hue
+from unic_pipe.pipeline.views.colours import coloured
 from unic_pipe.pipeline.views.parameters import view_parameters
 from unic_pipe.schemas.recipes import Recipe
-from unic_pipe.schemas.views import JitterOperation, ViewParameters
-
-_ADJUST: dict[JitterOperation, Callable[[torch.Tensor, float], Any]] = {
-    "brightness": F.adjust_brightness,
-    "contrast": F.adjust_contrast,
-    "saturation": F.adjust_saturation,
-    "hue": lambda x_CHW, turn: torch.from_numpy(turn_hue(x_CHW.numpy(), turn)),
-}
-
-_LEAST_SIGMA = 0.2
-"""Pixels. Below it a neighbour weighs less than exp(-1 / (2 * 0.2^2)) = 4e-6: no uint8 value changes."""
+from unic_pipe.schemas.views import ViewParameters
 
 
 def render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int) -> torch.Tensor:
@@ -39,11 +27,9 @@ def render(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, si
     they were drawn from, gives what is not drawn (kernel, threshold, centre fraction).
     Raises ValueError: not such an image, or the box does not lie inside it.
     """
-    # The blur is a float convolution: a caller's autocast must not reach it.
+    # A caller's autocast must not reach float arithmetic.
     with torch.autocast("cpu", enabled=False):
-        x_CHW = _coloured(render_geometry(image_HWC, parameters, recipe, size), parameters, recipe)
-    # Grayscale may return one channel seen three times.
-    return x_CHW.contiguous()
+        return coloured(render_geometry(image_HWC, parameters, recipe, size), parameters, recipe)
 
 
 def render_geometry(image_HWC: np.ndarray, parameters: ViewParameters, recipe: Recipe, size: int) -> torch.Tensor:
@@ -98,36 +84,3 @@ def _resized(x_CHW: torch.Tensor, recipe: Recipe, size: int) -> torch.Tensor:
     target = [size, size] if recipe.crop == "random" else [round(size / recipe.center_fraction)]
     resized: torch.Tensor = F.resize(x_CHW, target, interpolation=InterpolationMode.BICUBIC, antialias=True)
     return resized if recipe.crop == "random" else F.center_crop(resized, [size, size])
-
-
-def _coloured(x_CHW: torch.Tensor, p: ViewParameters, recipe: Recipe) -> torch.Tensor:
-    for operation, factor in p.jitter:
-        x_CHW = _ADJUST[operation](x_CHW, factor)
-    if p.grayscale:
-        x_CHW = F.rgb_to_grayscale(x_CHW, num_output_channels=3)
-    if p.blur_sigma is not None:
-        x_CHW = _blurred(x_CHW, p.blur_sigma, recipe)
-    if p.solarize:
-        x_CHW = F.solarize(x_CHW, threshold=recipe.solarize_threshold * 255)
-    return x_CHW
-
-
-def _blurred(x_CHW: torch.Tensor, sigma_reference: float, recipe: Recipe) -> torch.Tensor:
-    half, sigma = blur_of(sigma_reference, recipe, x_CHW.shape[-1])
-    if half < 1:
-        return x_CHW
-    side = 2 * half + 1
-    blurred: torch.Tensor = F.gaussian_blur(x_CHW, [side, side], [sigma, sigma])
-    return blurred
-
-
-def blur_of(sigma_reference: float, recipe: Recipe, size: int) -> tuple[int, float]:
-    """Half width of the Gaussian kernel and its sigma in pixels of a view: the reference size's in proportion.
-
-    A half width of 0 means that nothing is to be done. Whenever it is not 0, it is the same for all sigmas.
-    """
-    scale = size / recipe.reference_size
-    # Reflected borders cannot be wider than the view.
-    half = min(math.floor((recipe.blur_kernel * scale - 1) / 2 + 0.5), size - 1)
-    sigma = sigma_reference * scale
-    return (0 if half < 1 or sigma < _LEAST_SIGMA else half), sigma

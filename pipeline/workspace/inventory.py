@@ -214,7 +214,7 @@ class Inventory:
         if dataset is None or manifest is None or manifest.digest != need.digest:
             return {plane: np.zeros(blocks, bool) for plane in planes}
         folder = FeatureFolder(store, frozen=store.remote)
-        rows = [dataset.block_digest(block) for block in range(blocks)]
+        rows = dataset.block_digests(blocks)
         return {(view, token): folder.covered(view, token, rows) for view, token in planes}
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:

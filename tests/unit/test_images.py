@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from unic_pipe.pipeline.samples import jpegs
 from unic_pipe.pipeline.samples.images import UndecodableImage, decode_image
 from unic_pipe.schemas.samples import Decoding
 
@@ -51,6 +52,25 @@ def test_lossless_formats_are_exact(rgb, kind):
 def test_jpeg_is_what_pillow_decodes(rgb):
     data = encode(Image.fromarray(rgb), "JPEG", quality=90)
     np.testing.assert_array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"optimize": True}])
+@pytest.mark.parametrize("sampling", [0, 1, 2])
+def test_ordinary_jpegs_have_pillows_pixels_and_its_faults(rgb, sampling, options):
+    """Whole, with bytes that make no sense, and with an end that is missing."""
+    noise = np.random.default_rng(sampling).integers(0, 256, (45, 61, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(noise), "JPEG", quality=90, subsampling=sampling, **options)
+    middle = len(data) // 2
+    for content in (data, data[:middle] + b"\x55\xaa" + data[middle:], data + b"more"):
+        out = decode_image(content)
+        np.testing.assert_array_equal(out, np.asarray(Image.open(io.BytesIO(content))))
+        assert out.flags.writeable
+    assert reason(data[:-200]) == "truncated"
+
+
+def test_jpegs_are_decoded_by_the_quicker_library_where_it_gives_the_same():
+    pytest.importorskip("simplejpeg")
+    assert jpegs._equal_decoder() is not None
 
 
 def test_grey_one_bit_and_palette(rgb):

@@ -4,14 +4,20 @@ import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from indexing import Told, index, refused, state, tree
 
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.samples import find_dataset, open_dataset
 from unic_pipe.pipeline.samples import scan as scan_module
-from unic_pipe.pipeline.storage import LocalStore, pointers
+from unic_pipe.pipeline.samples.keys import ORDER_SEED, named, random_order
+from unic_pipe.pipeline.samples.packed import Packed
+from unic_pipe.pipeline.samples.segments import make_segment
+from unic_pipe.pipeline.samples.table import hashes_of, make_rows, one_array, rows_digest, to_parquet
+from unic_pipe.pipeline.storage import LocalStore, fast_hash, pointers
 from unic_pipe.pipeline.storage import local as local_store
 from unic_pipe.schemas.samples import INDEX_COLUMNS
 
@@ -273,3 +279,49 @@ def test_rows_join_by_number_after_growth(shards, picture):
             assert labels[first + offset] == (i * 7 + n) % 3
         assert count == len(dataset.block_keys(block))
     assert np.all(np.diff(dataset.rows()) > 0)
+
+
+def test_rows_that_are_written_a_group_at_a_time_give_the_whole_tables_bytes(tmp_path, monkeypatch):
+    """In the order of their tars, and in a random order, which is that of the keys' hashes."""
+    monkeypatch.setattr("unic_pipe.pipeline.samples.keys.GROUP_ROWS", 7)
+    monkeypatch.setattr("unic_pipe.pipeline.samples.segments.GROUP_ROWS", 7)
+    monkeypatch.setattr("unic_pipe.pipeline.samples.table.GROUP_ROWS", 7)
+    tables = [
+        make_rows(
+            [f"{n}-{k}" for k in range(n)],
+            [f"{n}.tar"] * n,
+            range(n),
+            range(n),
+            [bytes([n, *range(15)])] * n,
+            [n % 3] * n,
+        )
+        for n in (5, 1, 11, 3)
+    ]
+    whole = pa.concat_tables(tables)
+    hashes = [xxhash.xxh3_64_intdigest(key.encode(), seed=ORDER_SEED) for key in whole["key"].to_pylist()]
+    mixed = whole.take(np.argsort(np.array(hashes, np.uint64), kind="stable"))
+    in_order = named(map(Packed, tables), lambda table: one_array(table["key"]))
+    for expected, rows in ((whole, in_order), (mixed, random_order(lambda: tables, 20))):
+        segment = make_segment(rows, [], 4, (), tmp_path / "segment")
+        numbered = expected.add_column(0, pa.field("row", pa.int64(), nullable=False), pa.array(range(20), pa.int64()))
+        assert (tmp_path / "segment").read_bytes() == to_parquet(numbered.select(INDEX_COLUMNS))
+        assert segment.file_digest == fast_hash((tmp_path / "segment").read_bytes())
+        assert segment.rows_digest == rows_digest(one_array(expected["key"]), hashes_of(one_array(expected["xxh3"])))
+
+
+def test_kept_digests_of_blocks_are_those_of_the_rows_or_not_used(shards):
+    dataset = index(shards("t", [0, 1]))
+    kept = dataset.store.root / f"{dataset.manifest.segments[0].file}.blocks"
+    content = kept.read_bytes()
+
+    def digests():
+        again = open_dataset(dataset.store, dataset.roots)
+        return [again.block_digest(block) for block in range(again.blocks)]
+
+    known = digests()
+    assert bytes.fromhex("".join(known)) == content[48:]
+    for other in (content[:-1], content[:60] + bytes([content[60] ^ 1]) + content[61:], b""):
+        kept.write_bytes(other)
+        assert digests() == known
+    kept.unlink()
+    assert digests() == known

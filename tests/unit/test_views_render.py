@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from unic_pipe.pipeline.views.blur import blurred
+from unic_pipe.pipeline.views.colours import coloured
 from unic_pipe.pipeline.views.hue import turn_hue
 from unic_pipe.pipeline.views.parameters import view_parameters
 from unic_pipe.pipeline.views.render import normalize, render, render_view
@@ -60,6 +62,26 @@ def test_hue_is_torchvisions_to_the_last_bit(turn):
     for red in (0, 1, 2, 127, 128, 253, 254, 255, *range(3, 250, 41)):
         x = torch.stack([torch.full_like(green, red), green, blue])
         assert np.array_equal(turn_hue(x.numpy(), turn), F.adjust_hue(x, turn).numpy())
+
+
+@pytest.mark.parametrize(("half", "sigma"), [(1, 0.4), (2, 3.0), (4, 1.7), (4, 5.0), (10, 8.0)])
+@pytest.mark.parametrize("kind", ["noise", "photo", "stripes"])
+def test_blur_is_torchvisions_to_the_last_bit(kind, half, sigma):
+    """Of noise some sums lie near the middle between two bytes; of stripes of two neighbouring bytes, most of them."""
+    noise = np.random.default_rng(half).integers(0, 256, (96, 120, 3), dtype=np.uint8)
+    stripes = np.broadcast_to(np.arange(120)[:, None] % 2 + 7, (96, 120, 3)).astype(np.uint8)
+    x = as_tensor({"noise": noise, "photo": photo(96, 120), "stripes": stripes}[kind])
+    side = [2 * half + 1] * 2
+    assert torch.equal(blurred(x, half, sigma), F.gaussian_blur(x, side, [sigma, sigma]))
+
+
+@pytest.mark.parametrize("operation", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("factor", [0.0, 0.3721, 1.0, 1.4, 2.5])
+def test_colours_are_torchvisions_to_the_last_bit(operation, factor):
+    x = as_tensor(np.random.default_rng(0).integers(0, 256, (61, 67, 3), dtype=np.uint8))
+    p = replace(WHOLE, jitter=((operation, factor),), solarize=True)
+    expected = F.solarize(getattr(F, f"adjust_{operation}")(x, factor), 127.5)
+    assert torch.equal(coloured(x, p, UNIC), expected)
 
 
 def test_grayscale_has_three_equal_channels():

@@ -78,7 +78,7 @@ def usable_rows(
     """
     ranges = [dataset.block_range(block) for block in range(blocks)]
     valid = [dataset.kept(block) for block in range(blocks)]
-    digests = [dataset.block_digest(block) for block in range(blocks)]
+    digests = dataset.block_digests(blocks)
     for teacher, cache in caches.items():
         for view in range(views):
             for token in tokens:
