@@ -57,7 +57,7 @@ def _load_encoder(student: Student, parent: FinishedStudent, image_size: int) ->
         raise StageError(f"{file} is not what was exported.", "unic-pipe verify says more.")
     state, remark = student.fitted(load(raw))
     own = student.state()
-    if others := [name for name, x in state.items() if x.shape != own[name].shape]:
+    if others := [name for name, x in own.items() if name in state and x.shape != state[name].shape]:
         # Biases by relative position: as timm resamples them where an encoder is read at another size.
         state = load_encoder(file.parent, image_size=image_size).model.state_dict()
         remark = f"; resampled: {some(others)}"
