@@ -45,6 +45,7 @@ def uneven(raw_template: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return work
 
 
+@pytest.mark.slow
 def test_a_student_of_uneven_views_resumes_with_the_same_bits(uneven: Any) -> None:
     import shutil
 

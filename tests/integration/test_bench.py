@@ -22,6 +22,7 @@ def run_cli(work: Any, *arguments: str) -> int:
     return code
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.CaptureFixture[str]) -> None:
     (raw.folder / "bench.tmp" / "of a killed bench").mkdir(parents=True)
     assert run_cli(raw, "--quick", "--repeats", "1", "--rows", "32", "--json", "--device", "cpu", "--against") == 0

@@ -72,6 +72,7 @@ def head(card: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_page_runs(typed: Type, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/export.md: every format is written, loaded as it says, and gives what the student gives."""
     blocks = [block for block in all_blocks() if block.page == "export.md" and not block.not_run]

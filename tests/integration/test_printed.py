@@ -51,6 +51,7 @@ def test_one_object_of_the_documented_kind(line: str, extracted: Any) -> None:
     assert model.model_dump(mode="json", exclude_unset=True).keys() == json.loads(ended.stdout).keys()
 
 
+@pytest.mark.slow
 def test_what_was_written_and_quietly(raw: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ended = CliRunner().invoke(app, ["init", "--data", str(raw.folder / "data"), "--teachers", "lite0", "--json"])

@@ -54,6 +54,7 @@ def run(work: Any, reporter: Any, stop: Stop, *overrides: str) -> dict[str, Any]
     return dict(extract(inventory, (), ExtractOptions(device="cpu"), reporter, stop))
 
 
+@pytest.mark.slow
 def test_calibration_ends_between_batches(raw: Any) -> None:
     stop = Stop()
     reporter = Asking("calibrate", 8, stop)

@@ -326,6 +326,7 @@ def test_ablation_stands_in_one_table_in_the_papers_order(extracted: Any) -> Non
     assert any(named[i : i + 4] == variants for i in range(len(named))), named
 
 
+@pytest.mark.slow
 def test_recipes_side_by_side_from_one_cache(extracted: Any) -> None:
     """What cannot be had is refused before anything is trained; then all stand in one report, and `gc` wants them."""
     from typer.testing import CliRunner

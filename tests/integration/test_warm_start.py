@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ LITE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_lite0_goes_on_from_its_imagenet_weights(extracted: Any) -> None:
     yaml, file = YAML(), extracted.folder / "unic-pipe.yaml"
     yaml.dump({**yaml.load(file), "students": {"lite": LITE, "same": LITE}}, file)
