@@ -71,15 +71,25 @@ def init(
     from unic_pipe.pipeline.process.progress import messages
     from unic_pipe.stages.init.fit import STUDENT as NAME
     from unic_pipe.stages.init.fit import Wishes
-    from unic_pipe.stages.init.stage import label_remarks, look, missing_weights, preset_for, write_config, write_preset
+    from unic_pipe.stages.init.stage import (
+        label_remarks,
+        look,
+        missing_weights,
+        preset_for,
+        refuse_existing,
+        write_config,
+        write_preset,
+    )
 
+    folder = Path.cwd()
+    refuse_existing(folder)
     if preset is not None:
         _alone(preset, teachers, student, start, image_size, epochs, batch, recipe)
         data = data or ask_data()
     elif data is None:
         asked = ask(Answers(teachers=teachers or TEACHERS, student=student or STUDENT, start=start))
         data, teachers, student, start = asked.data, asked.teachers, asked.student, asked.start
-    folder, surveys = Path.cwd(), look(data)
+    surveys = look(data)
     console = messages() if as_json else Console(highlight=False)
     console.soft_wrap = True
     for name, found in surveys.items():

@@ -11,6 +11,7 @@ from torch import nn
 from unic_pipe.pipeline.storage import Store, sha256
 from unic_pipe.schemas.config import Scalar
 from unic_pipe.schemas.features import Readout
+from unic_pipe.schemas.recipes import CENTER
 
 
 class ExportDigests(NamedTuple):
@@ -54,7 +55,7 @@ def export_student(
             "input_size": [3, image_size, image_size],
             "fixed_input_size": "img_size" in model_args,
             "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            "crop_pct": CENTER.center_fraction,
             "crop_mode": "center",
             "mean": list(mean),
             "std": list(std),

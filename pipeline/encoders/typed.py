@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from unic_pipe.pipeline.encoders.locate import WEIGHTS_SUFFIXES
-from unic_pipe.pipeline.encoders.registry import parse_choice
+from unic_pipe.pipeline.encoders.registry import REGISTRY, parse_choice
 from unic_pipe.schemas.base import is_name
 from unic_pipe.schemas.errors import UserError
 
@@ -22,6 +22,8 @@ def typed_choice(target: str, workdir: Path, option: str = "") -> str:
             return f"checkpoint:{place.absolute()}"
     if not target.startswith(("timm:", "student:", "hf-hub:")) and ("/" in target or path.suffix in WEIGHTS_SUFFIXES):
         raise UserError(f"{option}{target}: there is no such file or folder.", "Give its path from here.")
+    if is_name(target) and (workdir / "students" / target).exists() and target not in REGISTRY:
+        raise UserError(f"{option}No encoder is named {target!r}, but a student is.", f"Type student:{target}")
     parse_choice(target)
     return target
 

@@ -17,6 +17,7 @@ from unic_pipe.schemas.config import (
     ComputeConfig,
     Config,
     DistillConfig,
+    EncoderConfig,
     EvaluateConfig,
     LadderConfig,
     LossConfig,
@@ -29,6 +30,7 @@ from unic_pipe.schemas.config import (
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.recipes import recipe_named
 from unic_pipe.schemas.references import VALIDATION
+from unic_pipe.schemas.starts import PRETRAINED
 from unic_pipe.schemas.students import StudentShape
 
 
@@ -67,8 +69,8 @@ def _of(surveys: Mapping[str, Survey], split: Split) -> list[str]:
     return [name for name in surveys if split_of(name) == split]
 
 
-STUDENT = "main"
-_OTHERS = {STUDENT, f"{STUDENT}{BASELINE}", VALIDATION}
+STUDENT, START = "main", "start"
+_OTHERS = {STUDENT, START, f"{STUDENT}{BASELINE}", VALIDATION}
 """Names that no teacher can have."""
 WEIGHTS = "weights"
 MEASURED = "the fastest on this machine that stays 20 dB above snr_db (unic-pipe teachers --measure)"
@@ -88,6 +90,8 @@ SHORTER = 4
 WARM_LR, LAYER_DECAY, FROZEN_STEPS = 1e-4, 0.8, 100
 """Its learning rate per 256 images, the decay of that by layer, and the steps (half an epoch at most) in which its heads
 settle: in the range of what fine-tuning uses, and not tuned."""
+RATE_BATCH = 256
+"""Below it the peak rate stays that of this batch: with a sixteenth of the rate, a few hundred steps learn nothing."""
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 16
 """Blocks are what work is shared out and taken up again by."""
 FEWEST_PATCHES = 4
@@ -125,7 +129,11 @@ def fitted_config(
     found: dict[str, object] = {}
     if validation is not None:
         found["distill"] = DistillConfig(validation=validation)
-    if pairs:
+    student = _student(train, surveys[train], len(set(teachers)), shape, wishes, gpu)
+    if pairs and wishes.start == PRETRAINED:
+        start = EncoderConfig(encoder=f"timm:{shape.architecture}", image_size=student.image_size)
+        found["evaluate"] = EvaluateConfig(benchmarks=pairs, baseline=False, encoders={START: start})
+    elif pairs:
         found["evaluate"] = EvaluateConfig(benchmarks=pairs)
     config = Config(
         samples=samples,
@@ -134,7 +142,7 @@ def fitted_config(
         teachers=_teachers(teachers),
         cache=CacheConfig(codec="auto"),
         compute=on_gpu if gpu else ComputeConfig(device="auto", dtype="float32"),
-        students={STUDENT: _student(train, surveys[train], len(set(teachers)), shape, wishes, gpu)},
+        students={STUDENT: student},
     )
     return config.model_copy(update=found)
 
@@ -176,6 +184,10 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("students", "*", "streams"): "of samples, side by side; divides the batch",
         ("distill", "validation"): _validation_words(next(iter(config.distill.validations), None)),
         ("evaluate",): "any labelled pair of datasets is a benchmark",
+        (
+            "evaluate",
+            "baseline",
+        ): "the student at random initialisation; it starts from weights, which are judged instead",
     }
 
 
@@ -198,7 +210,7 @@ def _student(train: str, found: Survey, teachers: int, shape: StudentShape, wish
         ladder=LadderConfig(hidden=shape.width, last_hidden=4 * shape.width),
         loss=LossConfig(drop_probability=PAPER_DROP.get(teachers, 0.5)),
         optimizer=OptimizerConfig(
-            epochs=epochs, warmup_epochs=min(epochs, max(1, epochs // WARMUP)), batch=batch, lr=3e-4
+            epochs=epochs, warmup_epochs=min(epochs, max(1, epochs // WARMUP)), batch=batch, lr=3e-4 * _raised(batch)
         ),
         dtype="bfloat16" if gpu else "float32",
         streams=streams,
@@ -209,11 +221,19 @@ def _student(train: str, found: Survey, teachers: int, shape: StudentShape, wish
 def _from_weights(student: StudentConfig, start: str, steps: int, shape: StudentShape) -> StudentConfig:
     """The settings of a student of `steps` steps an epoch that starts from weights: gentler, with the weights' own
     statistics, and only what is set is given, so that mean and std are those of the weights."""
-    gentle = student.optimizer.model_copy(
-        update={"lr": WARM_LR, "layer_decay": LAYER_DECAY, "frozen_steps": min(FROZEN_STEPS, steps // 2)}
-    )
+    changes = {
+        "lr": WARM_LR * _raised(student.optimizer.batch),
+        "layer_decay": LAYER_DECAY,
+        "frozen_steps": min(FROZEN_STEPS, steps // 2),
+    }
+    gentle = student.optimizer.model_copy(update=changes)
     statistics = {"batch_norm": "frozen"} if shape.batch_norm else {}
     return student.model_copy(update={"init": start, "optimizer": gentle, **statistics})
+
+
+def _raised(batch: int) -> float:
+    """What a rate per 256 images is multiplied by."""
+    return max(1.0, RATE_BATCH / batch)
 
 
 def _image_size(side: int | None, shape: StudentShape) -> int:

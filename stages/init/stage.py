@@ -48,6 +48,14 @@ def look(path: str | Path) -> dict[str, Survey]:
     return survey_splits(path)
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raises UserError: the working folder has a configuration already."""
+    if (folder / CONFIG_NAME).exists():
+        raise UserError(
+            f"{folder / CONFIG_NAME} exists already.", "Edit it, or move it away first; init never overwrites."
+        )
+
+
 def missing_weights(folder: Path, teachers: Sequence[str]) -> list[str]:
     """Those teachers whose weights are not on this machine yet.
     Raises UserError: a teacher is not known, or its file is nowhere."""
@@ -91,8 +99,14 @@ def fitted(
 
 
 def label_remarks(surveys: Mapping[str, Survey]) -> list[str]:
-    """Which of the benchmarks that are written cannot be scored, and why, as far as a look at the data shows."""
+    """That nothing will be scored; or which of the benchmarks that are written cannot be, and why, as far as a look at the
+    data shows."""
     found = []
+    if not benchmarks(surveys):
+        found.append(
+            "Nothing will be scored: no labelled test set was found. Put some images of each class into test/CLASS, the others "
+            "into train/CLASS, and init again; or name two labelled datasets under evaluate.benchmarks."
+        )
     for name, pair in benchmarks(surveys).items():
         train, test = (
             Side(side, surveys[side].class_names, np.array(surveys[side].class_numbers, np.int64))
@@ -166,10 +180,9 @@ def _samples(folder: Path, surveys: Mapping[str, Survey], block_rows: int | None
 
 
 def _create(folder: Path, text: str) -> Path:
-    path = folder / CONFIG_NAME
     if not write_configuration(folder, text):
-        raise UserError(f"{path} exists already.", "Edit it, or move it away first; init never overwrites.")
-    return path
+        refuse_existing(folder)
+    return folder / CONFIG_NAME
 
 
 def _from(folder: Path, root: Root) -> str:

@@ -66,7 +66,10 @@ def advise(config: Config, jobs: Sequence[Job], report: PlanReport, disk: float 
     if least is None:
         return "# Nothing to choose: no teacher's features can be planned yet."
     what = f"{human_bytes(least[0])} and {duration(least[1] * HOUR_S)}"
-    return f"# Nothing fits: the least is {what}. Use fewer rows (--rows 10%), or fewer teachers."
+    return (
+        f"# Nothing fits: by codec and views the least is {what}. Use smaller images (image_size of the student, and of each"
+        " teacher), fewer epochs, fewer rows (--rows 10%), or fewer teachers."
+    )
 
 
 def _settings(config: Config, jobs: Sequence[Job]) -> Iterator[Setting]:

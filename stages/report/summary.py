@@ -70,8 +70,8 @@ def headline(data: ReportData) -> str:
         text = f"{subject} matches or beats the best teacher on {share} {len(compared)} benchmarks{mean_text(compared)}"
         text += _above_every_teacher(view, student.name, gain is None)
     if gain is not None:
-        verb = "gains" if round(gain, 1) >= 0 else "loses"
-        text += f" and {verb} {abs(gain):.1f} points over random initialisation"
+        verb, than = ("gains", "over") if round(gain, 1) >= 0 else ("is", "below")
+        text += f" and {verb} {abs(gain):.1f} points {than} random initialisation"
     return text + "."
 
 
@@ -114,6 +114,8 @@ def _single_sentence(compared: Comparison) -> str:
     relation = "level with" if compared.better == 0 else f"{distance} {'above' if compared.better > 0 else 'below'}"
     if not metric.higher and compared.better:
         relation = f"{distance} {'better' if compared.better > 0 else 'worse'} than"
+    if compared.reached and compared.better < 0:
+        relation, against = "matching", f"{against} ({distance} below, within the error of the test set)"
     return f"scores {metric.show(compared.value)} {metric.unit} on `{compared.benchmark}`, {relation} {against}"
 
 

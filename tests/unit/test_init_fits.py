@@ -240,3 +240,19 @@ def test_data_without_images_are_refused_in_the_words_of_indexing(tmp_path: Path
     ):
         with pytest.raises(UserError, match=said):
             survey_splits(tmp_path / folder)
+
+
+def test_a_start_from_weights_is_judged_and_few_images_keep_a_rate_that_learns(tmp_path: Path) -> None:
+    config = written(tmp_path, {"train": seen(200), "test": seen(80)}, start="pretrained")
+    student, evaluate = config.students["main"], config.evaluate
+    assert student.optimizer.lr * student.optimizer.batch / 256 == pytest.approx(1e-4)
+    assert (evaluate.baseline, set(evaluate.benchmarks)) == (False, {"test"})
+    assert (evaluate.encoders["start"].encoder, evaluate.encoders["start"].image_size) == (
+        f"timm:{student.architecture}",
+        student.image_size,
+    )
+    (remark,) = label_remarks({"photos": seen(200)})
+    assert remark.startswith(
+        "Nothing will be scored: no labelled test set was found. Put some images of each class into"
+    )
+    assert label_remarks({"train": seen(200), "test": seen(80)}) == []

@@ -209,7 +209,7 @@ def test_headline_says_when_no_single_teacher_is_as_good_everywhere() -> None:
     ("benchmarks", "encoders", "said"),
     [
         (3, ("lite0", "lite1"), "No student has been evaluated yet; the best teacher is `lite0` on 3 of 3 benchmarks."),
-        (1, ("main", "lite0"), "Student `main` scores 93.9 % on `digits`, 1.1 points below the best teacher `lite0`."),
+        (1, ("main", "lite0"), "Student `main` scores 93.9 % on `digits`, matching the best teacher `lite0` (1.1 points below, "),
         (3, ("main",), "Student `main` scores 93.2 % on average over 3 benchmarks; no teacher has a result to compare"),
         (1, (), "No benchmark has a result yet."),
     ],
