@@ -105,7 +105,7 @@ def label_remarks(surveys: Mapping[str, Survey]) -> list[str]:
     if not benchmarks(surveys):
         found.append(
             "Nothing will be scored: no labelled test set was found. Put some images of each class into test/CLASS, the others "
-            "into train/CLASS, and init again; or name two labelled datasets under evaluate.benchmarks."
+            "into train/CLASS, remove unic-pipe.yaml and init again; or name two labelled datasets under evaluate.benchmarks."
         )
     for name, pair in benchmarks(surveys).items():
         train, test = (
