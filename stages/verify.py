@@ -112,7 +112,7 @@ class _Look:
                 continue
             damaged = dataset.damaged()
             self.checked += len(dataset.segments)
-            for name in damaged:
+            for name in (*damaged, *dataset.spoiled()):
                 self._add(f"samples/{folder.name}/{name}", "content")
             if not damaged:
                 self._sound[dataset.digest] = dataset
@@ -255,6 +255,8 @@ def _next(problems: list[Problem], inventory: Inventory) -> str | None:
     """The command that repairs what can be repaired."""
     if problems and all(p.kind == "live" for p in problems):
         return "unic-pipe teachers   (a teacher's weights, or this machine's arithmetic, are not those of its features)"
+    if problems and all(p.path.startswith("samples/") and p.path.endswith(".blocks") for p in problems):
+        return "unic-pipe verify   (after removing the named files: what they hold follows from the rows)"
     repairs: list[tuple[str, str]] = [
         ("samples/", "unic-pipe index   (after moving the damaged folder away)"),
         ("features/", f"{_extraction(problems, inventory)}   (makes again only what is damaged)"),

@@ -36,11 +36,21 @@ def write_block_digests(store: Store, segment: Segment, content: Path | bytes, b
 def kept_block_digests(store: Store, segment: Segment, block_rows: int) -> dict[int, str]:
     """The digests by number of the block in its segment; none where they are not kept."""
     raw = get_or_none(store, _name(segment)) or b""
-    blocks = -(-segment.rows // block_rows)
-    sound = raw[:_HASH] == xxhash.xxh3_128_digest(raw[_HASH:]) and raw[_HASH:_HEAD] == segment.file_digest.encode()
-    if not sound or len(raw) != _HEAD + _DIGEST * blocks:
+    if not _sound(raw, segment, block_rows):
         return {}
-    return {n: raw[_HEAD + _DIGEST * n : _HEAD + _DIGEST * (n + 1)].hex() for n in range(blocks)}
+    return {n: raw[at : at + _DIGEST].hex() for n, at in enumerate(range(_HEAD, len(raw), _DIGEST))}
+
+
+def spoiled_block_digests(store: Store, segment: Segment, block_rows: int) -> str | None:
+    """The name of the file that keeps a segment's digests, if it is there and is not what was written."""
+    raw = get_or_none(store, _name(segment))
+    return None if raw is None or _sound(raw, segment, block_rows) else _name(segment)
+
+
+def _sound(raw: bytes, segment: Segment, block_rows: int) -> bool:
+    whole = len(raw) == _HEAD + _DIGEST * -(-segment.rows // block_rows)
+    own = raw[_HASH:_HEAD] == segment.file_digest.encode()
+    return whole and own and raw[:_HASH] == xxhash.xxh3_128_digest(raw[_HASH:])
 
 
 def _name(segment: Segment) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from unic_pipe.pipeline.samples.ahead import ReadAhead
-from unic_pipe.pipeline.samples.block_digests import kept_block_digests
+from unic_pipe.pipeline.samples.block_digests import kept_block_digests, spoiled_block_digests
 from unic_pipe.pipeline.samples.descriptors import ShardFiles
 from unic_pipe.pipeline.samples.places import Root, as_root, where
 from unic_pipe.pipeline.samples.table import column_parts, hashes_of, labels_of, one_array, rows_digest
@@ -99,6 +99,10 @@ class SegmentTable:
                 rows = slice(start, start + count)
                 self._digests[number] = rows_digest(self.keys.slice(start, count), self.hashes[rows])
             return self._digests[number]
+
+    def spoiled(self, block_rows: int) -> str | None:
+        """The file of its blocks' digests, if that is not what was written."""
+        return spoiled_block_digests(self._store, self.segment, block_rows)
 
     @cached_property
     def keys(self) -> pa.Array:
@@ -293,6 +297,11 @@ class Dataset:
         """Compare all segment files with the manifest. Raises StageError."""
         for table in self.segments:
             table.check()
+
+    def spoiled(self) -> tuple[str, ...]:
+        """Files beside the segments' that are not what was written; nothing is read from them."""
+        found = (t.spoiled(self.block_rows) for t in self.segments)
+        return tuple(name for name in found if name is not None)
 
     def damaged(self) -> tuple[str, ...]:
         """Segment files that are missing or changed; hashes all of them."""

@@ -45,7 +45,7 @@ _FILES = {
     "evaluations": (
         r"report\.(html|md)|(results|classes)\.parquet|results\.csv|results/[0-9a-f]{8}\.json|(probes|runs|damaged|logged)/.+"
     ),
-    "samples": r"manifest\.json|segment-\d+\.parquet",
+    "samples": r"manifest\.json|segment-\d+(-[0-9a-f]{8})?\.parquet(\.blocks)?",
 }
 
 
