@@ -141,3 +141,15 @@ def test_teachers_that_cannot_be_resolved_keep_everything(extracted: Any) -> Non
     lost = ("views.seed=9", "teachers.lite0.weights=gone.pth")
     assert paths(extracted, *lost) == {}
     assert paths(extracted, "views.seed=9") != {}
+
+
+def test_an_index_that_was_replaced_goes_whole(trained: Any) -> None:
+    other = "samples.datasets.test.source=data/val-*.tar"
+    trained.index()
+    old = (trained.folder / "samples/test").resolve()
+    assert any(old.glob("segment-*.parquet.blocks"))
+    trained.index(other)
+    assert paths(trained, other) == {f"samples/{old.name}": "samples"}
+    assert find(trained.inventory(other)).unknown == ()
+    assert collect(trained.inventory(other), find(trained.inventory(other)), SilentReporter()).removed
+    assert not old.exists()
