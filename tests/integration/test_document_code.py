@@ -38,7 +38,7 @@ SMALLER = {
     "recipe: unic": "recipe: gentle",
     "hidden: 1280": "hidden: 16",
     "hidden: 5120": "hidden: 32",
-    "  benchmarks:\n    test:": "  baseline: false\n  c_values: [0.1, 1.0]\n  k_values: [5]\n  benchmarks:\n    test:",
+    "  benchmarks:\n    test:": "  c_values: [0.1, 1.0]\n  k_values: [5]\n  benchmarks:\n    test:",
 }
 """What tutorials and `init` say, and what is enough for a test."""
 

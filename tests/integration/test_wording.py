@@ -168,6 +168,8 @@ class TestData:
             tar.rename(tar.with_suffix(".tar.gz"))
         typed(raw.folder, "index", "val").refuses("compressed", "gunzip")
         (raw.folder / "nothing").mkdir()
+        typed(raw.folder, "init", "--data", "nothing").refuses("exists already", "move it away first")
+        (raw.folder / "unic-pipe.yaml").unlink()
         typed(raw.folder, "init", "--data", "nothing").refuses("nothing", "no samples")
         typed(raw.folder, "init", "--data", "gone").refuses("gone: no such file or folder", "--data")
 
