@@ -28,7 +28,12 @@ def against_extraction(trial: ExtractBench, repeats: int, stop: Stop) -> list[Ag
     folder = trial.folder / "plain"
 
     def plain() -> None:
-        plain_extraction(trial.dataset_pass, trial.encoders, trial.device, folder, stop)
+        try:
+            plain_extraction(trial.dataset_pass, trial.encoders, trial.device, folder, stop)
+        except RuntimeError:
+            # A signal to all processes ends the workers too, which the DataLoader takes for a failure.
+            if not stop.requested:
+                raise
 
     try:
         plain()

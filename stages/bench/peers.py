@@ -28,6 +28,7 @@ from unic_pipe.pipeline.extraction.run import ExtractPass
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
+from unic_pipe.pipeline.samples.undecodable import UndecodableImage
 from unic_pipe.schemas.features import EncoderDefinition
 from unic_pipe.schemas.recipes import Recipe
 
@@ -50,7 +51,10 @@ class Views(Samples[Tensor]):
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Tensor:
-        image = Image.open(io.BytesIO(self.dataset.read(self.rows[i]))).convert("RGB")
+        try:
+            image = Image.open(io.BytesIO(self.dataset.read(self.rows[i]))).convert("RGB")
+        except (OSError, SyntaxError, ValueError, UndecodableImage, Image.DecompressionBombError):
+            image = Image.new("RGB", (256, 256))  # one that extraction leaves out as well
         view_3SS: Tensor = self.transform(image)
         return view_3SS
 
