@@ -145,17 +145,16 @@ def _measured(config: Config, missing: Sequence[str], console: Console, no_measu
     """The configuration with the floating-point type that each teacher is worth, where the device has several."""
     from unic_pipe.cli.show.precision import precision_lines, worth
     from unic_pipe.pipeline.process.progress import ConsoleReporter
-    from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME, workspace_of
+    from unic_pipe.pipeline.workspace.configuration import workspace_of
     from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.stages.precision import measure_teachers, with_dtypes, worth_measuring
 
-    folder = Path.cwd()
-    if no_measure or (folder / CONFIG_NAME).exists() or not worth_measuring(config.compute.device):
+    if no_measure or not worth_measuring(config.compute.device):
         return config
     if missing:
         console.print("Not measured yet which floating-point types are worth it: unic-pipe teachers --measure --write")
         return config
-    inventory = Inventory(workspace_of(config, folder))
+    inventory = Inventory(workspace_of(config, Path.cwd()))
     found = measure_teachers(inventory, ConsoleReporter(), settings=False, budget=MEASURED_S)
     console.print(precision_lines(found))
     for line in worth(found, config.cache.snr_db, calibrated=True):

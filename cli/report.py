@@ -43,7 +43,7 @@ def about() -> None:
 
 
 def html(config: ConfigOption = None, overrides: SetOption = None) -> int:
-    """Write the report of the evaluation again, from the results that are there; nothing is computed.
+    """Write the report of the evaluation again, from the results that are there; nothing is probed.
 
     evaluate and run do this by themselves. It writes report.html, report.md and results.csv beside results.parquet.
     """

@@ -52,12 +52,19 @@ def patch_pictures(inventory: Inventory) -> Pictures | None:
         shown = _shown(inventory, dataset) if dataset is not None else []
         if dataset is None or all(one.live for one in shown):
             continue
-        made_of = [IMAGES, dataset.block_digest(0), [[s.need.encoder, s.need.digest] for s in shown]]
-        try:
-            return Pictures(name, kept_rows(inventory, made_of, lambda: _draw(inventory, dataset, shown)))  # noqa: B023
-        except UnicPipeError:
-            return None  # a picture is no reason to have no report; verify names what is damaged
+        rows = _rows(inventory, dataset, shown) or _rows(inventory, dataset, [one for one in shown if not one.live])
+        return Pictures(name, rows) if rows else None
     return None
+
+
+def _rows(inventory: Inventory, dataset: Dataset, shown: Sequence[_Shown]) -> tuple[PictureRow, ...]:
+    """None where something cannot be read, or a student cannot be run here: a picture is no reason to have no report, and
+    verify names what is damaged."""
+    made_of = [IMAGES, dataset.block_digest(0), [[s.need.encoder, s.need.digest] for s in shown]]
+    try:
+        return kept_rows(inventory, made_of, lambda: _draw(inventory, dataset, shown))
+    except (UnicPipeError, OSError):
+        return ()
 
 
 def principal_colours(patch_NPD: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.uint8]:

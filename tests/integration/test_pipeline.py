@@ -362,3 +362,7 @@ def test_the_report_shows_what_the_student_sees_and_gets_wrong(evaluated: Any, t
     (work.folder / "students/tiny/export/model.safetensors").rename(tmp_path / "away")
     again = report(inventory, records)[0].read_text()
     assert re.findall("png;base64[^>]+", again) == re.findall("png;base64[^>]+", page)
+    # A student that cannot be run here leaves the others' pictures.
+    shutil.rmtree(work.folder / "runs" / "pictures")
+    again = report(inventory, records)[0].read_text()
+    assert (again.count('alt="tiny, patches of '), again.count('alt="lite0, patches of ')) == (0, 6)

@@ -205,5 +205,3 @@ def test_init_measures_where_something_can_win(raw: Any, tmp_path: Path, monkeyp
     found = _measured(config, [], console, False)
     assert [teacher.dtype for teacher in found.teachers.values()] == ["bfloat16"]
     assert "vit: bfloat16 (bfloat16 is" in console.export_text()
-    (tmp_path / "unic-pipe.yaml").touch()
-    assert _measured(config, [], console, False) is config, "it will not be written"

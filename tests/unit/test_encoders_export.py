@@ -9,9 +9,11 @@ import timm
 import torch
 
 from unic_pipe.pipeline.encoders import export_student, load_encoder, resolve_encoder
+from unic_pipe.pipeline.encoders.typed import typed_choice
 from unic_pipe.pipeline.storage import LocalStore, sha256_of_file
 from unic_pipe.schemas.config import EncoderConfig
 from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.recipes import CENTER
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 ARGS = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "reg_tokens": 2}
@@ -77,6 +79,12 @@ def test_an_export_at_another_size_is_another_encoder(tmp_path: Path, student: t
     assert load_encoder(resolve_encoder("s", config, tmp_path, None)).definition.grid == (8, 8)
 
 
+def test_timms_transform_crops_what_probes_read(tmp_path: Path, student: torch.nn.Module) -> None:
+    export(tmp_path, student)
+    model = timm.create_model(f"local-dir:{tmp_path}/export", pretrained=True, num_classes=0)
+    assert timm.data.resolve_model_data_config(model)["crop_pct"] == CENTER.center_fraction < 1
+
+
 def test_random_baseline_of_an_export_has_its_architecture(tmp_path: Path, student: torch.nn.Module) -> None:
     export(tmp_path, student)
     config = EncoderConfig(encoder=f"checkpoint:{tmp_path}/export", weights="random:0")
@@ -99,3 +107,10 @@ def test_a_config_that_is_not_timms_is_refused(tmp_path: Path, student: torch.nn
     (tmp_path / "export" / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UserError, match="names no architecture of timm"):
         load_encoder(str(tmp_path / "export"))
+
+
+def test_a_students_bare_name_says_how_to_write_it(tmp_path: Path) -> None:
+    (tmp_path / "students/main").mkdir(parents=True)
+    with pytest.raises(UserError, match="No encoder is named 'main', but a student is") as error:
+        typed_choice("main", tmp_path)
+    assert error.value.hint == "Type student:main"
