@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -42,11 +43,15 @@ def plan_lines(report: PlanReport) -> RenderableType:
             hours += f" ± {max(1, round(100 * report.hours_spread))} %"
         off = report.bytes_spread if stage == "extract" else None
         size = human_bytes(plan.bytes) + ("" if off is None else f" ± {max(1, round(100 * off))} %")
-        what = f"{size} to write in {plan.files:,} files{hours}" if plan.files else "nothing left to do"
-        parts.append(Text(f"{stage:<9} {what}"))
+        what = [f"{size} to write in {plan.files:,} files{hours}"] if plan.files else []
+        what += [f"{plan.probes:,} probe{'s'[: plan.probes > 1]}, whose time is not known"] if plan.probes else []
+        parts.append(Text(f"{stage:<9} {'; '.join(what) or 'nothing left to do'}"))
     rate = "" if report.mb_per_s is None else f", {report.mb_per_s:,.3g} MB/s"
     slow = "" if report.bottleneck is None else f"; extraction waits for {report.bottleneck} first"
     parts.append(Text(f"on {report.device}, {report.cores} cores{rate}{slow}", style="dim"))
+    if report.measured is not None:
+        when = datetime.fromisoformat(report.measured).astimezone()
+        parts.append(Text(f"measured on {when:%d %B %Y at %H:%M}; to measure again: unic-pipe plan --anew", "dim"))
     total = f"{human_bytes(report.bytes)} and {report.inodes:,} inodes; {human_bytes(report.free_bytes)} free"
     fits = (
         Text(f"✔ fits: {total}", style="green") if report.fits else Text(f"✘ does not fit: {total}", style="bold red")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from unic_pipe.pipeline.process.progress import duration
+from unic_pipe.pipeline.process.progress import duration, pace
 from unic_pipe.pipeline.workspace.run_log import QUIET_S, silent_for
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.runs import RunDocument
@@ -114,7 +114,7 @@ def running_table(runs: Sequence[RunDocument]) -> RenderableType:
             f"{run.host}:{run.pid}",
             run.title,
             f"{run.done:,}/{run.total:,}",
-            f"{run.rate:,.0f} {run.unit}/s" if run.rate else "",
+            pace(run.rate, run.unit) if run.rate > 0 else "",
             duration(run.eta_s) if run.eta_s is not None else "",
             f"silent for {duration(quiet)}" if quiet > QUIET_S else run.note,
         )

@@ -78,7 +78,10 @@ def test_slow_work_has_a_rate_and_no_work_says_nothing(reporter, clock):
         task.advance(5)
     with reporter.task("nothing", total=10):
         clock.now += 100
-    assert said(reporter) == ["train: 5/10 step · 0.1 step/s · 1 min 40 s left", "train: 5 step in 1 min 40 s"]
+    assert said(reporter) == [
+        "train: 5/10 step · 20 s each · 1 min 40 s left",
+        "train: 5 step in 1 min 40 s · 20 s each",
+    ]
 
 
 def test_lines_are_printed_as_they_are(reporter):
@@ -92,7 +95,7 @@ def test_a_failure_still_says_what_was_done(reporter, clock):
         clock.now += 2
         task.advance(2)
         raise StageError("no")
-    assert said(reporter) == ["x: 2 img in 2.0 s · 1 img/s"]
+    assert said(reporter) == ["x: 2 img in 2.0 s · 1.0 img/s"]
 
 
 def test_on_a_terminal_there_is_a_bar_and_then_a_summary():
