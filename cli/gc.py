@@ -52,16 +52,17 @@ def garbage_lines(report: GarbageReport, yes: bool) -> RenderableType:
     from rich.text import Text
 
     from unic_pipe.pipeline.process.progress import human_bytes
+    from unic_pipe.pipeline.process.wrapping import Wrapped
 
     parts: list[RenderableType] = []
     if report.items:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("path", overflow="fold")
+        table.add_column("path")
         table.add_column("size", justify="right", no_wrap=True)
         table.add_column("files", justify="right", no_wrap=True)
-        table.add_column("why", overflow="fold")
+        table.add_column("why")
         for item in report.items:
-            table.add_row(item.path, human_bytes(item.bytes), f"{item.files:,}", item.why)
+            table.add_row(Wrapped(item.path), human_bytes(item.bytes), f"{item.files:,}", Wrapped(item.why))
         parts.append(table)
     total = f"{human_bytes(report.bytes)} in {len(report.items):,} places"
     if not report.items:

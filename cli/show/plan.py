@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.pipeline.process.progress import duration, human_bytes
+from unic_pipe.pipeline.process.wrapping import Wrapped
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.plans import PlanReport, PlanRow
 
@@ -22,7 +23,7 @@ _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "days": 86_400, 
 def plan_lines(report: PlanReport) -> RenderableType:
     """The rows, the totals of each stage, and whether it fits; within 80 columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("artefact", overflow="fold", min_width=16)
+    table.add_column("artefact")
     for name in ("images", "views", "tokens", "codec", "bits", "size", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     notes = []
@@ -44,7 +45,7 @@ def plan_lines(report: PlanReport) -> RenderableType:
         off = report.bytes_spread if stage == "extract" else None
         size = human_bytes(plan.bytes) + ("" if off is None else f" ± {max(1, round(100 * off))} %")
         what = [f"{size} to write in {plan.files:,} files{hours}"] if plan.files else []
-        what += [f"{plan.probes:,} probe{'s'[: plan.probes > 1]}, whose time is not known"] if plan.probes else []
+        what += [f"{plan.probes:,} probe{'s'[: plan.probes > 1]} (not timed)"] if plan.probes else []
         parts.append(Text(f"{stage:<9} {'; '.join(what) or 'nothing left to do'}"))
     rate = "" if report.mb_per_s is None else f", {report.mb_per_s:,.3g} MB/s"
     slow = "" if report.bottleneck is None else f"; extraction waits for {report.bottleneck} first"
@@ -59,10 +60,9 @@ def plan_lines(report: PlanReport) -> RenderableType:
     return Group(*parts, fits)
 
 
-def _cells(row: PlanRow) -> tuple[str, ...]:
-    name = row.name.removeprefix("features/")
+def _cells(row: PlanRow) -> tuple[RenderableType, ...]:
     return (
-        name,
+        Wrapped(row.name.removeprefix("features/")),
         f"{row.images:,}",
         str(row.views),
         "" if row.token is None else row.token if row.token == "cls" else f"{row.tokens}×patch",

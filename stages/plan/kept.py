@@ -19,6 +19,7 @@ class Kept:
     def __init__(self, workdir: Path, anew: bool = False) -> None:
         """`anew`: nothing of before counts."""
         self._store, self._anew = LocalStore(workdir / "runs"), anew
+        self._now: set[str] = set()
         self.since: float | None = None
         """When the oldest one that was used was made, in seconds since 1970; None: none was."""
 
@@ -29,11 +30,13 @@ class Kept:
             found, made = kind.from_bytes(path.read_bytes(), str(path)), path.stat().st_mtime
         except (OSError, UserError):
             return None
-        if self._anew or not enough(found):
+        if not enough(found) or (self._anew and key not in self._now):
             return None
-        self.since = min(made, self.since or made)
+        if key not in self._now:
+            self.since = min(made, self.since or made)
         return found
 
     def put(self, key: str, document: Document) -> None:
         """Keep a measurement."""
         self._store.put(key, document.to_bytes())
+        self._now.add(key)
