@@ -61,7 +61,7 @@ def embed(
     overwrite: Annotated[bool, typer.Option("--overwrite", metavar=NO_VALUE, help="Replace the file.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Features of any images by any encoder, in one file, with the images' names.
+    """Write features of any images by any encoder into one file, with the images' names.
 
     Of each image the centre crop, as evaluations see it. Images that cannot be read are listed and left out. Killed, the
     same command goes on from what was finished; the file appears whole or not at all.

@@ -70,13 +70,14 @@ def export(
     push: Annotated[
         str | None, typer.Option(metavar="hf:USER/NAME", help="Upload timm's folder to the Hugging Face hub.")
     ] = None,
-    adaptors: Annotated[
+    no_adaptors: Annotated[
         bool,
         typer.Option(
-            "--adaptors/--no-adaptors",
-            help="With timm, also adaptors.safetensors: the heads that predict the teachers' features, for `adapt`.",
+            "--no-adaptors",
+            metavar=NO_VALUE,
+            help="Leave out adaptors.safetensors, the heads that predict the teachers' features.",
         ),
-    ] = True,
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", metavar=NO_VALUE, help="Replace what is there.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -94,7 +95,7 @@ def export(
 
     alone = config is None and not Path(CONFIG_NAME).is_file() and (Path(student) / "config.json").is_file()
     inventory = None if alone else open_inventory(config, overrides)
-    written = export_step(student, target, to, push, overwrite, inventory, ConsoleReporter(), adaptors)
+    written = export_step(student, target, to, push, overwrite, inventory, ConsoleReporter(), not no_adaptors)
     if as_json:
         paths = [str(written.path.absolute())] if written.path is not None else []
         paths += [written.address] if written.address is not None else []

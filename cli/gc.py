@@ -24,7 +24,9 @@ def gc(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Show what no manifest, pointer or configuration names any more, with sizes; --yes removes it.
+    """Show files that nothing refers to any more, with sizes; --yes removes them.
+
+    Such as features, students and results of changed settings, what killed runs left, and what verify set aside.
 
     Never under a live run, and never anything that unic-pipe did not write.
     """

@@ -36,7 +36,7 @@ def plan(
     ] = None,
     throughput: Annotated[
         float | None,
-        typer.Option(metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring."),
+        typer.Option(metavar="IMG/S", min=0.001, help="Images × views per second, instead of measuring."),
     ] = None,
     anew: Annotated[
         bool, typer.Option("--anew", metavar=NO_VALUE, help="Measure again what was measured before.")
@@ -51,8 +51,8 @@ def plan(
 
     Datasets have to be indexed, and weights to be here: what is not known yet is named, and the exit code is 1.
 
-    A short measurement of each encoder and student on your own images is kept in runs/, so that the next plan comes soon, and
-    makes the disk check of extract exact; --anew measures again.
+    What a short measurement of each encoder and student on your own images says is kept in runs/: the next plan comes sooner,
+    and extract checks the disk by it.
     --disk and --deadline print the lines of unic-pipe.yaml that fit.
     """
     from rich.console import Console
