@@ -278,8 +278,13 @@ def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDe
 
 def _licence(found: _Located, config: EncoderConfig) -> str:
     """What the encoder's card says, or the `config.json` of its folder; of other weights nobody knows."""
-    card = found.card or (_folder_card(found.folder) if found.folder is not None else None)
-    return card.licence if card is not None and config.weights is None else UNKNOWN
+    if found.card is not None:
+        return found.card.licence if config.weights is None else UNKNOWN
+    try:  # without the card of the folder, which imports timm
+        body = json.loads((found.folder / "config.json").read_bytes()) if found.folder is not None else {}
+        return str(body.get("pretrained_cfg", body).get("license") or UNKNOWN)
+    except (OSError, ValueError, AttributeError):
+        return UNKNOWN
 
 
 def _random_seed(config: EncoderConfig) -> int | None:

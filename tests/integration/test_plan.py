@@ -20,6 +20,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.status import extraction_needs
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.plans import PlanReport
+from unic_pipe.stages.report.speeds import measured_speeds
 
 
 def plan(work: Any, *overrides: str, **options: Any) -> PlanReport:
@@ -82,7 +83,12 @@ def test_predicted_within_five_percent(planned: tuple[Any, PlanReport], codec: s
 
 
 def test_every_stage_is_planned_before_anything_runs(planned: tuple[Any, PlanReport]) -> None:
-    _, report = planned
+    work, report = planned
+    speeds = measured_speeds(work.inventory("views.count=3", "views.patch=2"))
+    assert (speeds.device, set(speeds.by_name)) == ("cpu", {"lite0", "lite1", "tiny-random"}), (
+        "as the report shows them"
+    )
+    assert min(speeds.by_name.values()) > 0
     students = [row for row in report.rows if row.name == "students/tiny"]
     assert [row.stage for row in students] == ["distill"]
     assert students[0].note.startswith("33 steps of ")
