@@ -280,8 +280,10 @@ def _licence(found: _Located, config: EncoderConfig) -> str:
     """What the encoder's card says, or the `config.json` of its folder; of other weights nobody knows."""
     if found.card is not None:
         return found.card.licence if config.weights is None else UNKNOWN
-    try:  # without the card of the folder, which imports timm
-        body = json.loads((found.folder / "config.json").read_bytes()) if found.folder is not None else {}
+    if found.folder is None:
+        return UNKNOWN
+    try:  # without the folder's card, which imports timm
+        body = json.loads((found.folder / "config.json").read_bytes())
         return str(body.get("pretrained_cfg", body).get("license") or UNKNOWN)
     except (OSError, ValueError, AttributeError):
         return UNKNOWN

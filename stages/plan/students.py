@@ -1,6 +1,7 @@
 """What students will take: steps that were measured, and what of their images waits for the same cores."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from unic_pipe.pipeline.process.progress import Reporter
@@ -72,7 +73,7 @@ def student_rows(
         alike = _cost_key(definition)
         if alike not in known:
             title = f"measure students/{label}{'' if words is None else f' ({words})'}"
-            known[alike] = _cost(definition, device, alike, step_cost, kept, lambda title=title: reporter.say(title))
+            known[alike] = _cost(definition, device, alike, step_cost, kept, partial(reporter.say, title))
         cost = known[alike]
         # Rendering runs beside the training device, but on a CPU on the same cores, as far as training leaves none.
         loading = optimizer.batch * render_s / cores
