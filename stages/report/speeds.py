@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.documents import usable_document
 from unic_pipe.pipeline.workspace.evaluation_plans import evaluated_encoders
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.labels import setting_of
+from unic_pipe.pipeline.workspace.names import BASELINE
 from unic_pipe.schemas.plans import Measurement
 
 
@@ -21,8 +23,8 @@ class Speeds(NamedTuple):
 
 
 def measured_speeds(inventory: Inventory) -> Speeds:
-    """On the kind of device on which most encoders were measured. A student's are also those of its architecture with random
-    weights, which `plan` takes for one that is still to come."""
+    """On the kind of device on which most encoders were measured: the median of all measurements. A student and its
+    architecture with random weights, which `plan` takes for one that is still to come, are one network."""
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     store = LocalStore(inventory.folder / "runs")
     for path in sorted(store.root.glob("measurements/????????.json")):
@@ -31,19 +33,26 @@ def measured_speeds(inventory: Inventory) -> Speeds:
             seconds[found.device.partition(":")[0]][found.encoder].append(found.forward_seconds)
     if not seconds:
         return Speeds()
-    students = inventory.config.students
-    digests: dict[str, tuple[str, ...]] = {}
+    students, same = inventory.config.students, defaultdict[str, set[str]](set)
+    networks: dict[str, str] = {}
     for encoder, role in evaluated_encoders(inventory)[0]:
-        like = students.get(setting_of(encoder.name)) if role == "student" else None
-        stand_in = (inventory.baseline(setting_of(encoder.name), like).digest,) if like is not None else ()
-        digests[encoder.name] = (encoder.digest, *stand_in)
-    by_device = {
-        device: {
-            name: 1 / statistics.median(known[digest])
-            for name, either in digests.items()
-            if (digest := next((d for d in either if d in known), None)) is not None
+        setting = setting_of(encoder.name).removesuffix(BASELINE)
+        student = students.get(setting) if role in ("student", "baseline") else None
+        alike = inventory.baseline(setting, student) if student is not None else encoder
+        # A student of before may be another network than the one that is configured now.
+        network = alike.digest if _shape(alike) == _shape(encoder) else encoder.digest
+        networks[encoder.name] = network
+        same[network] |= {network, encoder.digest}
+    by_device: dict[str, dict[str, float]] = {}
+    for device, known in sorted(seconds.items()):
+        found_of = {
+            name: [s for digest in same[network] for s in known.get(digest, ())] for name, network in networks.items()
         }
-        for device, known in sorted(seconds.items())
-    }
+        by_device[device] = {name: 1 / statistics.median(values) for name, values in found_of.items() if values}
     device = max(by_device, key=lambda d: len(by_device[d]))
     return Speeds(device, by_device[device])
+
+
+def _shape(encoder: ResolvedEncoder) -> tuple[object, ...]:
+    made_of = encoder.definition
+    return made_of.architecture, made_of.model_args, made_of.image_size
