@@ -61,7 +61,7 @@ def export(
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(ENDINGS),
+            metavar="FORMAT",
             help="timm: a folder with a model card; onnx, torch-export: a graph with cls and patch tokens; unic: for the"
             " authors' code.",
             show_default="unic where a file is named, timm with --push",

@@ -76,6 +76,6 @@ NoMeasureOption = Annotated[
     typer.Option(
         "--no-measure",
         metavar=NO_VALUE,
-        help="Do not measure, where the device has several floating-point types, which are worth it (20 s).",
+        help="Do not measure which floating-point types are worth it, where the device has several (20 s).",
     ),
 ]
