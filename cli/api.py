@@ -194,13 +194,14 @@ class Pipeline:
         *,
         to: Format = "timm",
         push: str | None = None,
+        adaptors: bool = True,
         overwrite: bool = False,
     ) -> Written:
         """Write a finished student for other programs, as the command does: `target` is seen from the current folder.
-        With `push` ("hf:USER/NAME") timm's folder is uploaded, and only written where there is a `target`."""
-        return export_step(
-            student, Path(target) if target is not None else None, to, push, overwrite, self._inventory()
-        )
+        With `push` ("hf:USER/NAME") timm's folder is uploaded, and only written where there is a `target`; `adaptors`: with
+        the heads that predict its teachers' features."""
+        file, reporter = Path(target) if target is not None else None, _reporter(self._progress)
+        return export_step(student, file, to, push, overwrite, self._inventory(), reporter, adaptors)
 
     def run(
         self,

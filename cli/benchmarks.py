@@ -33,7 +33,7 @@ def benchmarks(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Show the benchmarks that have a name: sizes, metric, probe, licence, and what of each is here.
+    """List the benchmarks that unic-pipe knows: sizes, metric, probe, and what of each is here; of named ones all else.
 
     To use them, name them under evaluate.benchmarks in unic-pipe.yaml. Nothing is downloaded unless you ask for it.
     """

@@ -88,7 +88,9 @@ DevicesOption = Annotated[
 ]
 LiveCheckOption = Annotated[
     bool,
-    typer.Option("--live-check/--no-live-check", help="First run each teacher again on a few cached samples."),
+    typer.Option(
+        "--live-check/--no-live-check", metavar=NO_VALUE, help="First compare a few cached features with a fresh pass."
+    ),
 ]
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unic_pipe.cli.options import NO_VALUE, JsonOption, print_json
+from unic_pipe.cli.options import NO_VALUE, JsonOption, open_inventory, print_json
 from unic_pipe.schemas.config import TokenType
-from unic_pipe.schemas.errors import UserError
+from unic_pipe.schemas.errors import UnicPipeError, UserError
 from unic_pipe.schemas.printed import WrittenReport
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def embed(
     overwrite: Annotated[bool, typer.Option("--overwrite", metavar=NO_VALUE, help="Replace the file.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Features of any images by any encoder, in one file, with the images' names.
+    """Write features of any images by any encoder into one file, with the images' names.
 
     Of each image the centre crop, as evaluations see it. Images that cannot be read are listed and left out. Killed, the
     same command goes on from what was finished; the file appears whole or not at all.
@@ -103,6 +104,7 @@ def embed_step(
     overwrite: bool = False,
 ) -> Embedded | None:
     """Find the encoder, seen from the current folder, and write its features; None after a stop."""
+    from unic_pipe.pipeline.encoders.licences import UNKNOWN
     from unic_pipe.pipeline.samples.plain import find_images
     from unic_pipe.pipeline.workspace.any_encoder import any_encoder
 
@@ -116,5 +118,23 @@ def embed_step(
     check_target(output, overwrite)
     found = find_images(images)
     resolved = any_encoder(encoder, Path.cwd(), image_size, architecture, reporter.say if fetch else None)
+    if resolved.licence == UNKNOWN:
+        resolved = replace(resolved, licence=_students_licence(encoder, Path.cwd()))
     options = ExtractOptions(device=device or "auto", batch=batch)
     return embed_stage(resolved, found, output, TOKENS[tokens], options, reporter, stop, overwrite)
+
+
+def _students_licence(text: str, folder: Path) -> str:
+    """What follows from the teachers of a student of this working folder; unknown for any other encoder."""
+    from unic_pipe.pipeline.encoders.licences import UNKNOWN
+    from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
+    from unic_pipe.stages.export.facts import licence_of
+    from unic_pipe.stages.export.subject import find, subject
+
+    if not (folder / CONFIG_NAME).is_file():
+        return UNKNOWN
+    inventory = open_inventory(folder, None)
+    try:
+        return licence_of(subject(find(text.removeprefix("student:"), inventory), inventory))
+    except UnicPipeError:
+        return UNKNOWN

@@ -14,6 +14,7 @@ from unic_pipe.schemas.errors import UserError, did_you_mean
 from unic_pipe.schemas.printed import WrittenReport
 
 if TYPE_CHECKING:
+    from unic_pipe.pipeline.process.progress import Reporter
     from unic_pipe.pipeline.workspace.inventory import Inventory
 
 EXAMPLES = (
@@ -25,6 +26,12 @@ EXAMPLES = (
 Format = Literal["timm", "onnx", "torch-export", "unic"]
 ENDINGS: dict[Format, str] = {"timm": "-timm", "onnx": ".onnx", "torch-export": ".pt2", "unic": ".pth"}
 """The formats, and how the names end that targets have by default."""
+_TRACE = "making a graph of the network, and comparing its values with PyTorch's; this may take a minute"
+_ABOUT: dict[Format, str] = {
+    "timm": "reading the student, and writing its folder with a model card",
+    "onnx": _TRACE,
+    "torch-export": _TRACE,
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def export(
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(ENDINGS),
+            metavar="FORMAT",
             help="timm: a folder with a model card; onnx, torch-export: a graph with cls and patch tokens; unic: for the"
             " authors' code.",
             show_default="unic where a file is named, timm with --push",
@@ -63,6 +70,14 @@ def export(
     push: Annotated[
         str | None, typer.Option(metavar="hf:USER/NAME", help="Upload timm's folder to the Hugging Face hub.")
     ] = None,
+    no_adaptors: Annotated[
+        bool,
+        typer.Option(
+            "--no-adaptors",
+            metavar=NO_VALUE,
+            help="Leave out adaptors.safetensors, the heads that predict the teachers' features.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", metavar=NO_VALUE, help="Replace what is there.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -75,11 +90,12 @@ def export(
     """
     from rich.console import Console
 
+    from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.workspace.configuration import CONFIG_NAME
 
     alone = config is None and not Path(CONFIG_NAME).is_file() and (Path(student) / "config.json").is_file()
     inventory = None if alone else open_inventory(config, overrides)
-    written = export_step(student, target, to, push, overwrite, inventory)
+    written = export_step(student, target, to, push, overwrite, inventory, ConsoleReporter(), not no_adaptors)
     if as_json:
         paths = [str(written.path.absolute())] if written.path is not None else []
         paths += [written.address] if written.address is not None else []
@@ -102,6 +118,8 @@ def export_step(
     push: str | None,
     overwrite: bool,
     inventory: Inventory | None,
+    reporter: Reporter,
+    adaptors: bool = True,
 ) -> Written:
     """Find the student and write it; what was made. `inventory`: where names of students are looked up."""
     form = _format(student, target, to, push)
@@ -118,6 +136,7 @@ def export_step(
             else export_official(found, file, overwrite)
         )
         return Written(official.path, None, official.remarks)
+    reporter.say(f"{form}: {_ABOUT[form]}")
     from unic_pipe.stages.export.stage import check, export_folder, export_graph
     from unic_pipe.stages.export.subject import subject
 
@@ -125,7 +144,7 @@ def export_step(
         check(form, file, overwrite)
         it = subject(found, inventory)
         if form == "timm":
-            return Written(file, None, _about_licence(export_folder(it, file, overwrite)))
+            return Written(file, None, _about_folder(export_folder(it, file, overwrite, adaptors), file))
         difference = export_graph(it, form, file, overwrite)
         remark = f"differ from PyTorch's by at most {difference:.1e}" if difference else "are PyTorch's"
         return Written(file, None, (f"its values {remark}",))
@@ -137,12 +156,22 @@ def export_step(
     hub = Hub(
         name, f"unic-pipe export {student} {file} --to timm; then, where there is a network: hf upload {name} {file}"
     )
-    address, licence = push_folder(hub, subject(found, inventory), target and file, overwrite)
-    return Written(target and file, address, _about_licence(licence))
+    reporter.say(f"uploading to {push}")
+    address, licence = push_folder(hub, subject(found, inventory), target and file, overwrite, adaptors)
+    return Written(target and file, address, _about_folder(licence, target and file))
 
 
-def _about_licence(licence: str) -> tuple[str, ...]:
-    return ("its licence is unknown; README.md says why",) if licence == "unknown" else ()
+def _about_folder(licence: str, folder: Path | None) -> tuple[str, ...]:
+    """What to know of timm's folder: the size of what timm does not read, and whether there is no licence."""
+    from unic_pipe.pipeline.process.progress import human_bytes
+    from unic_pipe.pipeline.students.adaptors import FILE
+
+    found = ("its licence is unknown; README.md says why",) if licence == "unknown" else ()
+    heads = folder / FILE if folder is not None else None
+    if heads is None or not heads.is_file():
+        return found
+    what = f"{human_bytes(heads.stat().st_size)} of it are {FILE}, which only adapt() reads; without: --no-adaptors"
+    return (what, *found)
 
 
 def _format(student: str, target: Path | None, to: str | None, push: str | None) -> Format:

@@ -24,7 +24,9 @@ def gc(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Show what no manifest, pointer or configuration names any more, with sizes; --yes removes it.
+    """Show files that nothing refers to any more, with sizes; --yes removes them.
+
+    Such as features, students and results of changed settings, what killed runs left, and what verify set aside.
 
     Never under a live run, and never anything that unic-pipe did not write.
     """
@@ -52,16 +54,17 @@ def garbage_lines(report: GarbageReport, yes: bool) -> RenderableType:
     from rich.text import Text
 
     from unic_pipe.pipeline.process.progress import human_bytes
+    from unic_pipe.pipeline.process.wrapping import Wrapped
 
     parts: list[RenderableType] = []
     if report.items:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("path", overflow="fold")
+        table.add_column("path")
         table.add_column("size", justify="right", no_wrap=True)
         table.add_column("files", justify="right", no_wrap=True)
-        table.add_column("why", overflow="fold")
+        table.add_column("why")
         for item in report.items:
-            table.add_row(item.path, human_bytes(item.bytes), f"{item.files:,}", item.why)
+            table.add_row(Wrapped(item.path), human_bytes(item.bytes), f"{item.files:,}", Wrapped(item.why))
         parts.append(table)
     total = f"{human_bytes(report.bytes)} in {len(report.items):,} places"
     if not report.items:

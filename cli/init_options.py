@@ -10,6 +10,7 @@ from unic_pipe.cli.options import NO_VALUE
 
 TEACHERS, STUDENT = "dino,ibot,deit3,dbot-ft", "vit_small_patch16_224"
 """What `init` writes unless it is told otherwise."""
+_FITS = "what fits the data"
 
 DataOption = Annotated[
     str | None,
@@ -52,13 +53,22 @@ StartOption = Annotated[
 ]
 ImageSizeOption = Annotated[
     int | None,
-    typer.Option("--image-size", metavar="N", min=1, help="The student's, in pixels.", show_default="fits"),
+    typer.Option("--image-size", metavar="N", min=1, help="The student's, in pixels.", show_default=_FITS),
 ]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, show_default="fits")]
-BatchOption = Annotated[int | None, typer.Option("--batch", metavar="N", min=1, show_default="fits")]
+EpochsOption = Annotated[
+    int | None, typer.Option("--epochs", metavar="N", min=1, help="Passes over the training set.", show_default=_FITS)
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", metavar="N", min=1, help="Images of a training step.", show_default=_FITS)
+]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="NAME", help="Views: unic, gentle or center.", show_default="fits"),
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="Augmentation of the views: unic, gentle (tiny images) or center (none).",
+        show_default=_FITS,
+    ),
 ]
 ViewsOption = Annotated[int, typer.Option("--views", metavar="N", min=1, help="Cached views of every training sample.")]
 NoMeasureOption = Annotated[
@@ -66,6 +76,6 @@ NoMeasureOption = Annotated[
     typer.Option(
         "--no-measure",
         metavar=NO_VALUE,
-        help="Do not measure, where the device has several floating-point types, which are worth it (20 s).",
+        help="Do not measure which floating-point types are worth it, where the device has several (20 s).",
     ),
 ]

@@ -46,7 +46,7 @@ With any command, --quiet leaves only results and errors, --debug shows tracebac
 )
 PANELS = {
     "Beginning": (demo.demo, init.init, pack.pack),
-    "Stages": (run.run, extract.extract, distill.distill, evaluate.evaluate, index.index),
+    "Stages": (run.run, index.index, extract.extract, distill.distill, evaluate.evaluate),
     "Looking": (
         status.status, config.config, plan.plan, verify.verify, gc.gc, teachers.teachers, doctor.doctor,
         benchmarks.benchmarks, bench.bench,

@@ -31,7 +31,9 @@ SetOption = Annotated[
 RowsOption = Annotated[
     str | None,
     typer.Option(
-        "--rows", metavar="N|N%", help="Pilot on the first blocks, for instance 1% or 5000; a full run reuses them."
+        "--rows",
+        metavar="N|N%",
+        help="Pilot on the first rows only (whole blocks), as 1% or 5000; a full run reuses them.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", metavar=NO_VALUE, help="Print one JSON object on stdout.")]

@@ -1,10 +1,13 @@
 """The command `plan`."""
 
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unic_pipe.cli.options import (
+    NO_VALUE,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -14,6 +17,10 @@ from unic_pipe.cli.options import (
     print_json,
 )
 from unic_pipe.cli.running import LOOKING, check_students
+
+if TYPE_CHECKING:
+    from unic_pipe.schemas.students import StudentDefinition
+    from unic_pipe.stages.distill.measure.cost import StepCost
 
 EXAMPLES = ("plan", "plan --disk 1TB --deadline 48h")
 
@@ -29,8 +36,11 @@ def plan(
     ] = None,
     throughput: Annotated[
         float | None,
-        typer.Option(metavar="IMG/S", min=1e-9, help="Images × views per second, instead of measuring."),
+        typer.Option(metavar="IMG/S", min=0.001, help="Images × views per second, instead of measuring."),
     ] = None,
+    anew: Annotated[
+        bool, typer.Option("--anew", metavar=NO_VALUE, help="Measure again what was measured before.")
+    ] = False,
     rows: RowsOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -41,7 +51,8 @@ def plan(
 
     Datasets have to be indexed, and weights to be here: what is not known yet is named, and the exit code is 1.
 
-    A short measurement of each encoder on your own images is kept in runs/, and makes the disk check of extract exact.
+    What a short measurement of each encoder and student on your own images says is kept in runs/: the next plan comes sooner,
+    and extract checks the disk by it.
     --disk and --deadline print the lines of unic-pipe.yaml that fit.
     """
     from rich.console import Console
@@ -51,7 +62,6 @@ def plan(
 
     inventory, reporter = open_inventory(config, overrides, rows), ConsoleReporter()
     reporter.say(LOOKING)
-    from unic_pipe.stages.distill.measure.cost import step_cost
     from unic_pipe.stages.plan.stage import PlanOptions
     from unic_pipe.stages.plan.stage import plan as plan_stage
 
@@ -60,9 +70,10 @@ def plan(
         throughput=throughput,
         disk=parse_bytes(disk) if disk is not None else None,
         deadline=parse_seconds(deadline) if deadline is not None else None,
+        anew=anew,
     )
     check_students(inventory)
-    report = plan_stage(inventory, options, step_cost, reporter)
+    report = plan_stage(inventory, options, _step_cost, reporter)
     if as_json:
         print_json(report)
     else:
@@ -70,3 +81,10 @@ def plan(
         if report.advice is not None:
             print(report.advice)
     return 1 if report.unknown else 0
+
+
+def _step_cost(definition: StudentDefinition, device: str) -> StepCost:
+    """Measure; what builds networks is only imported where one has to be measured."""
+    from unic_pipe.stages.distill.measure.cost import step_cost
+
+    return step_cost(definition, device)

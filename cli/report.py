@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def about() -> None:
-    """Reports: an evaluation again, several runs side by side, what caches cost."""
+    """Write the report again, put several runs side by side, or show what caches cost."""
 
 
 def html(config: ConfigOption = None, overrides: SetOption = None) -> int:
@@ -115,14 +115,16 @@ def compare(
 
 def cache(
     as_json: JsonOption = False,
-    plot: Annotated[bool, typer.Option("--plot/--no-plot", help="Also measure all codecs, and draw them.")] = True,
+    plot: Annotated[
+        bool, typer.Option("--plot/--no-plot", metavar=NO_VALUE, help="Also measure all codecs, and draw them.")
+    ] = True,
     device: DeviceOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
     """Show what compression cost: bits per value, size, signal-to-noise ratio and cosine, per teacher and token type.
 
-    Read back from the cache and compared with the teacher, which runs again on 512 rows. The last column is what Gaussian
+    Read back from the cache and compared with the teacher, which runs again on 512 rows. R(D) is what Gaussian
     features would need for the same ratio.
     """
     from rich.console import Console

@@ -46,7 +46,11 @@ def run(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Index, extract, distill, evaluate, report: whatever is not fresh, in order."""
+    """Index, extract, distill, evaluate, report: whatever is not fresh, in order.
+
+    What is finished as unic-pipe.yaml says now is left alone, what was begun goes on, and what belongs to changed settings is
+    made anew beside the old. A training that was begun with other settings is only given up with --restart.
+    """
     from unic_pipe.pipeline.workspace.inventory import Inventory
 
     first = open_inventory(config, overrides, rows)

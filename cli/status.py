@@ -26,7 +26,11 @@ def status(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Show every artefact: fresh, partial, stale (and why) or missing; and the next command."""
+    """Show every artefact: fresh, partial, stale (and why) or missing; and the next command.
+
+    Artefacts are indexes of samples, caches of features, students and evaluations. Fresh: finished as unic-pipe.yaml says now.
+    Partial: begun. Stale: there, but made from something else than is configured now.
+    """
     from rich.console import Console, Group
     from rich.live import Live
     from rich.text import Text

@@ -167,7 +167,8 @@ def _print(rows: list[CatalogueRow], weights_dir: Path) -> None:
         for row in some:
             mark = ("✔ ", "green") if row.problem is None else ("· ", "dim")
             what = f"  {row.architecture:<{kind_width}}  {row.licence}"
-            console.print(Text.assemble(mark, (f"{row.name:<{name_width}}", "bold"), what), soft_wrap=True)
+            line = Text.assemble(mark, (f"{row.name:<{name_width}}", "bold"), what)
+            console.print(line, soft_wrap=not console.is_terminal)
             console.print(Padding(_where(row), (0, 0, 0, 4), expand=False))
             if row.resolved is not None:
                 console.print(Padding(Text(sentence(row.resolved), "dim"), (0, 0, 0, 4), expand=False))

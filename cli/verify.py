@@ -24,7 +24,8 @@ def verify(
         typer.Option("--read-only", metavar=NO_VALUE, help="Only report; set nothing aside for repair."),
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", metavar=NO_VALUE, help="Documents and sizes only; shards are not read.")
+        bool,
+        typer.Option("--quick", metavar=NO_VALUE, help="Documents and sizes only; features and weights are not read."),
     ] = False,
     live: Annotated[
         int, typer.Option(metavar="N", min=0, help="Also run every teacher again on N random samples and compare.")
@@ -41,7 +42,7 @@ def verify(
     config: ConfigOption = None,
     overrides: SetOption = None,
 ) -> int:
-    """Hash every file of every artefact and compare with what was recorded.
+    """Check that every file is what was written: indexes, features, students, results.
 
     --live finds what no hash can: a cache that was made by other weights or pixels than it says.
 

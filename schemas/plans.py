@@ -67,6 +67,22 @@ class Measurement(Document):
     """By token type and codec."""
 
 
+class StepMeasurement(Document):
+    """`runs/measurements/student-<8 digits>.json`: what a training step of one student costs, on one kind of device."""
+
+    KIND: ClassVar[str] = "step-measurement"
+
+    student: Digest
+    """Of everything of it that makes a step cost more or less."""
+    device: str
+    versions: str
+    """Of the programs with which it was measured."""
+    seconds: float
+    """Seconds of a step."""
+    checkpoint_bytes: int
+    export_bytes: int
+
+
 class PlanRow(Model):
     """One token type of one encoder's features, one student, or what cannot be planned yet."""
 
@@ -97,6 +113,8 @@ class StagePlan(Model):
     bytes: int
     files: int
     hours: float | None
+    probes: int = 0
+    """Probes without a result; their time is not in `hours`."""
 
 
 class PlanReport(Model):
@@ -124,6 +142,8 @@ class PlanReport(Model):
     """What the extraction waits for most: `decoding`, `rendering`, `encoders`, `encoding` (the codec) or `disk`."""
     stages: dict[Stage, StagePlan]
     rows: tuple[PlanRow, ...]
+    measured: str | None = None
+    """When the oldest measurement that was used again was made (UTC, ISO 8601); None: all are of now."""
     advice: str | None = None
     """The lines of unic-pipe.yaml that fit `--disk` and `--deadline`."""
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.pipeline.process.progress import duration, human_bytes
+from unic_pipe.pipeline.process.wrapping import Wrapped
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.plans import PlanReport, PlanRow
 
@@ -21,7 +23,7 @@ _SECONDS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86_400, "days": 86_400, 
 def plan_lines(report: PlanReport) -> RenderableType:
     """The rows, the totals of each stage, and whether it fits; within 80 columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("artefact", overflow="fold", min_width=16)
+    table.add_column("artefact")
     for name in ("images", "views", "tokens", "codec", "bits", "size", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     notes = []
@@ -42,11 +44,15 @@ def plan_lines(report: PlanReport) -> RenderableType:
             hours += f" ± {max(1, round(100 * report.hours_spread))} %"
         off = report.bytes_spread if stage == "extract" else None
         size = human_bytes(plan.bytes) + ("" if off is None else f" ± {max(1, round(100 * off))} %")
-        what = f"{size} to write in {plan.files:,} files{hours}" if plan.files else "nothing left to do"
-        parts.append(Text(f"{stage:<9} {what}"))
+        what = [f"{size} to write in {plan.files:,} files{hours}"] if plan.files else []
+        what += [f"{plan.probes:,} probe{'s'[: plan.probes > 1]} (not timed)"] if plan.probes else []
+        parts.append(Text(f"{stage:<9} {'; '.join(what) or 'nothing left to do'}"))
     rate = "" if report.mb_per_s is None else f", {report.mb_per_s:,.3g} MB/s"
     slow = "" if report.bottleneck is None else f"; extraction waits for {report.bottleneck} first"
     parts.append(Text(f"on {report.device}, {report.cores} cores{rate}{slow}", style="dim"))
+    if report.measured is not None:
+        when = datetime.fromisoformat(report.measured).astimezone()
+        parts.append(Text(f"measured on {when:%d %B %Y at %H:%M}; to measure again: unic-pipe plan --anew", "dim"))
     total = f"{human_bytes(report.bytes)} and {report.inodes:,} inodes; {human_bytes(report.free_bytes)} free"
     fits = (
         Text(f"✔ fits: {total}", style="green") if report.fits else Text(f"✘ does not fit: {total}", style="bold red")
@@ -54,10 +60,9 @@ def plan_lines(report: PlanReport) -> RenderableType:
     return Group(*parts, fits)
 
 
-def _cells(row: PlanRow) -> tuple[str, ...]:
-    name = row.name.removeprefix("features/")
+def _cells(row: PlanRow) -> tuple[RenderableType, ...]:
     return (
-        name,
+        Wrapped(row.name.removeprefix("features/")),
         f"{row.images:,}",
         str(row.views),
         "" if row.token is None else row.token if row.token == "cls" else f"{row.tokens}×patch",

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unic_pipe.pipeline.extraction.dtypes import HEADROOM_DB, THREADS, WORTH
+from unic_pipe.pipeline.process.wrapping import Wrapped
 from unic_pipe.schemas.precision import PrecisionTrial, TeacherPrecision
 
 _EQUAL_DB = 200.0
@@ -17,7 +18,7 @@ _EQUAL_DB = 200.0
 def precision_lines(found: Sequence[TeacherPrecision]) -> RenderableType:
     """A row a teacher and type; within 80 columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("teacher", overflow="fold", min_width=12)
+    table.add_column("teacher")
     table.add_column("computed", no_wrap=True)
     for name in ("images/s", "× float32", "cls dB", "patch dB"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -26,7 +27,7 @@ def precision_lines(found: Sequence[TeacherPrecision]) -> RenderableType:
         for number, trial in enumerate(each.trials):
             cells = f"{trial.images_per_second:,.3g}", f"{trial.speedup:.2f}", _db(trial, "cls"), _db(trial, "patch")
             style = "green" if trial.name == each.chosen else ""
-            table.add_row("" if number else each.teacher, trial.name, *cells, style=style)
+            table.add_row(Wrapped("" if number else each.teacher), trial.name, *cells, style=style)
         if each.remark:
             notes.append(Text(f"{each.teacher}: not measured: {each.remark}", "yellow"))
     return Group(*([table] if table.row_count else []), *notes)

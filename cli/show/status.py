@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from unic_pipe.pipeline.process.progress import duration
+from unic_pipe.pipeline.process.progress import duration, pace
+from unic_pipe.pipeline.process.wrapping import Wrapped
 from unic_pipe.pipeline.workspace.run_log import QUIET_S, silent_for
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.runs import RunDocument
@@ -70,14 +71,14 @@ def coverage_table(report: StatusReport) -> RenderableType | None:
         return None
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("coverage", "token", "views 0, 1, …", "blocks"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
+        table.add_column(column, no_wrap=column != "coverage")
     for artefact in shown:
         blocks = artefact.total // max(1, sum(map(len, artefact.coverage.values())))
         name = artefact.name.removeprefix("features/")
         for token, counts in artefact.coverage.items():
             signs = Text("".join("█" if n == blocks else "▒" if n else "·" for n in counts[:COVERAGE_WIDTH]))
             signs.append("" if len(counts) <= COVERAGE_WIDTH else f" +{len(counts) - COVERAGE_WIDTH}", style="dim")
-            table.add_row(name, token, signs, f"{sum(counts):,} of {blocks * len(counts):,}")
+            table.add_row(Wrapped(name), token, signs, f"{sum(counts):,} of {blocks * len(counts):,}")
             name = ""
     return table
 
@@ -105,17 +106,16 @@ def running_table(runs: Sequence[RunDocument]) -> RenderableType:
     if not runs:
         return Text("Nothing is running.", style="dim")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "where", "doing", "progress", "rate", "left", ""):
-        table.add_column(column)
+    for column in ("stage", "progress", "rate", "left", "doing"):
+        table.add_column(column, no_wrap=column != "doing")
     for run in runs:
         quiet = silent_for(run)
+        said = f"silent for {duration(quiet)}" if quiet > QUIET_S else run.note
         table.add_row(
             run.stage,
-            f"{run.host}:{run.pid}",
-            run.title,
             f"{run.done:,}/{run.total:,}",
-            f"{run.rate:,.0f} {run.unit}/s" if run.rate else "",
+            pace(run.rate, run.unit) if run.rate > 0 else "",
             duration(run.eta_s) if run.eta_s is not None else "",
-            f"silent for {duration(quiet)}" if quiet > QUIET_S else run.note,
+            Wrapped("\n".join(filter(None, (run.title, said, f"on {run.host}:{run.pid}")))),
         )
     return table

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from unic_pipe.pipeline.encoders.licences import UNKNOWN
 from unic_pipe.pipeline.encoders.locate import (
     find_path,
     here_or_packaged,
@@ -155,7 +156,7 @@ class _Resolver:
             definition=definition,
             weights_path=path.absolute() if path else None,
             source=card.source if card and config.weights is None else config.weights or found.target,
-            licence=card.licence if card and config.weights is None else "unknown",
+            licence=_licence(found, config),
             reading=reading,
             normalisation=_normalisation(found, config, definition),
         )
@@ -273,6 +274,19 @@ def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDe
     if found.card is not None and (found.path is None or config.weights is None or found.card.conversion != "timm"):
         return f"of {found.card.name}"
     return f"{ASSUMED} for {definition.architecture}; give mean and std if your weights were trained otherwise"
+
+
+def _licence(found: _Located, config: EncoderConfig) -> str:
+    """What the encoder's card says, or the `config.json` of its folder; of other weights nobody knows."""
+    if found.card is not None:
+        return found.card.licence if config.weights is None else UNKNOWN
+    if found.folder is None:
+        return UNKNOWN
+    try:  # without the folder's card, which imports timm
+        body = json.loads((found.folder / "config.json").read_bytes())
+        return str(body.get("pretrained_cfg", body).get("license") or UNKNOWN)
+    except (OSError, ValueError, AttributeError):
+        return UNKNOWN
 
 
 def _random_seed(config: EncoderConfig) -> int | None:

@@ -64,7 +64,7 @@ class _Meter:
         left = (self.total - self.done) / rate if rate > 0 else None
         parts = [f"{self.done:,}/{self.total:,} {self.unit}"]
         if rate > 0:
-            parts.append(f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.1f} {self.unit}/s")
+            parts.append(pace(rate, self.unit))
         if left is not None and self.done < self.total:
             parts.append(f"{duration(left)} left")
         if self.remark:
@@ -74,9 +74,8 @@ class _Meter:
     def summary(self) -> str:
         """What was done since the start, in how long."""
         fresh, elapsed = self.done - self.before, max(time.monotonic() - self.started, 1e-9)
-        rate = fresh / elapsed
         parts = [f"{fresh:,} {self.unit} in {duration(elapsed)}"]
-        parts += [f"{rate:,.0f} {self.unit}/s"] if rate >= 1 else []
+        parts += [pace(fresh / elapsed, self.unit)] if fresh > 1 else []
         return " · ".join([*parts, self.remark] if self.remark else parts)
 
 
@@ -192,6 +191,13 @@ def duration(seconds: float) -> str:
     if whole >= 60:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+
+
+def pace(rate: float, unit: str) -> str:
+    """A rate above 0 in units per second; of what takes longer than a second, how long each takes."""
+    if rate < 1:
+        return f"{duration(1 / rate)} each"
+    return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
 
 
 def human_bytes(size: float) -> str:

@@ -202,7 +202,7 @@ def read_adaptors(folder: Path) -> Adaptors:
         path = folder / LADDER_FILE
     again = f"Export the student again from its last checkpoint: mv {folder} {folder}.old; unic-pipe distill"
     if not path.is_file():
-        why = "gone" if digest is not None else "not there (earlier versions did not write it)"
+        why = "gone" if digest is not None else "not there (left out, or exported by an earlier version)"
         raise UserError(f"{path}, which holds the ladder, is {why}.", again)
     raw = path.read_bytes()
     if digest not in (None, sha256(raw)):

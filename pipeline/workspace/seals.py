@@ -20,7 +20,7 @@ from unic_pipe.schemas.base import Document
 from unic_pipe.schemas.encoders import EncoderCache
 from unic_pipe.schemas.evaluations import ResultRecord
 from unic_pipe.schemas.loggers import LoggedRun
-from unic_pipe.schemas.plans import Measurement
+from unic_pipe.schemas.plans import Measurement, StepMeasurement
 from unic_pipe.schemas.runs import RunDocument
 from unic_pipe.schemas.samples import DatasetManifest
 from unic_pipe.schemas.students import CheckpointEntry, ExportManifest, ImportManifest, StudentManifest, StudentVerdicts
@@ -40,7 +40,8 @@ _FILES: dict[str, type[Document] | None] = {
     "runs/encoders.json": EncoderCache,
     "runs/students.json": StudentVerdicts,
     "runs/*-*.json": RunDocument,
-    "runs/measurements/*.json": Measurement,
+    "runs/measurements/????????.json": Measurement,
+    "runs/measurements/student-????????.json": StepMeasurement,
 }
 """Tables come before the documents beside them: where those are sealed, a table without a seal is damaged."""
 IMPORTED = "encoders"

@@ -291,7 +291,7 @@ def _evaluation(inventory: Inventory) -> Iterator[Artefact]:
     try:
         found = evaluation_plans(inventory)
         folder = evaluation_path(inventory)
-        todo = found.plans if folder is None else _todo(folder, found.plans)
+        todo = found.plans if folder is None else unfinished(folder, found.plans)
     except UnicPipeError as error:
         yield _blocked(name, "evaluate", error, command)
         return
@@ -360,8 +360,8 @@ def evaluates(inventory: Inventory) -> bool:
     return bool(inventory.config.evaluate.benchmarks or other_datasets(inventory))
 
 
-def _todo(folder: Path, plans: Iterable[Plan]) -> list[Plan]:
-    """Those without a finished result. Raises DamagedError."""
+def unfinished(folder: Path, plans: Iterable[Plan]) -> list[Plan]:
+    """Those without a finished result in an evaluation's folder. Raises DamagedError."""
     found = [(p, current_record(folder, p.benchmark, p.encoder.name, p.definition, p.kept)) for p in plans]
     return [plan for plan, record in found if record is None or record.status != "done"]
 

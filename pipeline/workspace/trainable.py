@@ -158,12 +158,12 @@ def shape_digest(student: StudentConfig, start: EncoderDefinition | None = None)
 def read_verdicts(workdir: Path) -> Mapping[str, StudentVerdict]:
     """The verdicts that the installed programs gave in this working folder, by `shape_digest`."""
     found = usable_document(LocalStore(workdir), FILE, StudentVerdicts)
-    return found.verdicts if found is not None and found.versions == _versions() else {}
+    return found.verdicts if found is not None and found.versions == program_versions() else {}
 
 
 def keep_verdicts(workdir: Path, verdicts: Mapping[str, StudentVerdict]) -> None:
     """Add verdicts to those of the working folder, if it may be written to."""
-    document = StudentVerdicts(versions=_versions(), verdicts={**read_verdicts(workdir), **verdicts})
+    document = StudentVerdicts(versions=program_versions(), verdicts={**read_verdicts(workdir), **verdicts})
     try:
         LocalStore(workdir).put(FILE, document.to_bytes())
     except (OSError, UnicPipeError):
@@ -181,5 +181,6 @@ def _finished(inventory: Inventory, name: str) -> bool:
     )
 
 
-def _versions() -> str:
+def program_versions() -> str:
+    """The programs whose versions decide what a network is, and how fast."""
     return f"unic-pipe {PROGRAM_VERSION} timm {version('timm')} torch {version('torch')}"

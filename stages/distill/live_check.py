@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.live_check import live_check
+from unic_pipe.pipeline.extraction.sizes import codec_label
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.workspace.documents import finished_student
@@ -13,6 +15,7 @@ from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError, UserError
+from unic_pipe.schemas.status import LiveFinding
 from unic_pipe.stages.distill.data.rows import Source, trained_tokens
 from unic_pipe.stages.distill.jobs import StudentJob
 
@@ -50,10 +53,22 @@ def check_teachers(
         for finding in found:
             if not finding.ok:
                 raise StageError(
-                    f"Teacher {label} no longer gives the {finding.token} features of its cache: error "
-                    f"{finding.mean_error:.3g} on {finding.samples} samples, {finding.mean_allowed:.2g} are allowed.",
+                    f"Teacher {label} no longer gives the {finding.token} features of its cache: {_compared(finding, cache)}.",
                     "Look closer with unic-pipe verify --live 64; --no-live-check trains all the same.",
                 )
         if found:
             worst = max(found, key=lambda f: f.mean_error)
-            reporter.say(f"live check of {label}: error {worst.mean_error:.2g}, {worst.mean_allowed:.2g} allowed")
+            reporter.say(f"live check of {label}: {_compared(worst, cache)}")
+
+
+def _compared(finding: LiveFinding, cache: FeatureCache) -> str:
+    """What was compared, and how far it may be apart: in parts of the features' standard deviation."""
+    codec = codec_label(cache.definition.codec)
+    return (
+        f"cached features differ by {_percent(finding.mean_error)} of their spread from a fresh pass over "
+        f"{finding.samples} views; rounding and codec {codec} may make {_percent(finding.mean_allowed)}"
+    )
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"

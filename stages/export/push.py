@@ -71,14 +71,14 @@ class Hub:
             ) from error
 
 
-def push_folder(hub: Hub, it: Subject, target: Path | None, overwrite: bool) -> tuple[str, str]:
+def push_folder(hub: Hub, it: Subject, target: Path | None, overwrite: bool, adaptors: bool = True) -> tuple[str, str]:
     """Upload timm's folder, which is also written if a target is named; the repository's address, and the licence."""
     address = f"hf-hub:{hub.name}"
     if target is not None:
-        licence = export_folder(it, target, overwrite, address)
+        licence = export_folder(it, target, overwrite, adaptors, address)
         return hub.upload(target), licence
     with TemporaryDirectory(prefix="unic-pipe-") as folder:
-        licence = write_folder(it, Path(folder), address)
+        licence = write_folder(it, Path(folder), address, adaptors)
         return hub.upload(Path(folder)), licence
 
 

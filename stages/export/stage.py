@@ -42,16 +42,16 @@ def check(to: str, target: Path, overwrite: bool) -> None:
     require_target(target, overwrite)
 
 
-def export_folder(it: Subject, target: Path, overwrite: bool, address: str | None = None) -> str:
-    """Write the folder that timm loads, with a model card; the student's licence. `address`: by what the card says that it is
-    loaded.
+def export_folder(it: Subject, target: Path, overwrite: bool, adaptors: bool = True, address: str | None = None) -> str:
+    """Write the folder that timm loads, with a model card; the student's licence. `adaptors`: with the heads to its teachers;
+    `address`: by what the card says that it is loaded.
     Raises StageError: the disk is full, or what was written is not what should have been."""
     with _appearing(target, overwrite, FOLDER_FILES) as folder:
         folder.mkdir()
-        return write_folder(it, folder, address or target.name)
+        return write_folder(it, folder, address or target.name, adaptors)
 
 
-def write_folder(it: Subject, folder: Path, address: str) -> str:
+def write_folder(it: Subject, folder: Path, address: str, adaptors: bool = True) -> str:
     """Fill an empty folder, and read it back; the student's licence."""
     weights = it.encoder.weights_path
     if weights is None or weights.suffix != ".safetensors":
@@ -61,7 +61,7 @@ def write_folder(it: Subject, folder: Path, address: str) -> str:
     encoder = load_encoder(it.encoder)
     facts = facts_of(it)
     shutil.copyfile(weights, folder / WEIGHTS)
-    for name in (ADAPTORS, LADDER_FILE):
+    for name in (ADAPTORS, LADDER_FILE) if adaptors else ():
         if (it.folder / name).is_file():
             shutil.copyfile(it.folder / name, folder / name)
     (folder / CARD).write_text(model_card(it, encoder, facts, address), encoding="utf-8")

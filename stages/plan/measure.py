@@ -25,7 +25,7 @@ from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.calibrate import calibration_of
 from unic_pipe.pipeline.extraction.run import probe_images
-from unic_pipe.pipeline.extraction.sizes import codec_label, measurement_key, read_measurement
+from unic_pipe.pipeline.extraction.sizes import codec_label, measurement_key
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
@@ -34,6 +34,7 @@ from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.features import CodecDefinition, FeatureManifest
 from unic_pipe.schemas.plans import CodecMeasurement, Measurement
+from unic_pipe.stages.plan.kept import Kept
 from unic_pipe.stages.plan.timing import timed_features
 
 MEMORY_BYTES = 256 << 20
@@ -50,7 +51,7 @@ tokens of EfficientNet-Lite0, fitted to 16, 32 and 64 rows against 256, it was .
 
 
 def measure(
-    workdir: Path,
+    kept: Kept,
     dataset: Dataset,
     need: FeatureNeed,
     encoder: ResolvedEncoder,
@@ -59,18 +60,17 @@ def measure(
     limit: int,
     seconds: float = SECONDS,
 ) -> Measurement:
-    """Measure at most `limit` rows of a dataset under a need's recipe; kept in `runs/measurements/` for this device.
+    """Measure at most `limit` rows of a dataset under a need's recipe; kept for this kind of device.
 
     `seconds`: how long forward passes may go on, where not for more than a few images.
 
     A measurement that is there and has these codecs is returned as it is.
     Raises StageError: samples cannot be read, or features not be stored by a codec.
     """
-    store, key = LocalStore(workdir / "runs"), measurement_key(need, device)
+    key, labels = measurement_key(need, device), {codec_label(codec) for codec in codecs}
     tokens = [token for token, views in need.views.items() if views]
-    known = read_measurement(workdir, need, device)
-    labels = {codec_label(codec) for codec in codecs}
-    if known is not None and all(labels <= known.codecs.get(token, {}).keys() for token in tokens):
+    known = kept.find(key, Measurement, lambda m: all(labels <= m.codecs.get(token, {}).keys() for token in tokens))
+    if known is not None:
         return known
     limit = min(limit, _row_limit(need, tokens))
     times = 2 if any(codec.calibrated for codec in codecs) else 1
@@ -100,7 +100,7 @@ def measure(
         view_files=written[0].view[1],
         codecs={token: {w.label: w.tokens[token] for w in written} for token in tokens},
     )
-    store.put(key, found.to_bytes())
+    kept.put(key, found)
     return found
 
 

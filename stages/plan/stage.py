@@ -8,9 +8,10 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
-from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
+from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.calibrate import ROWS, calibration_count
@@ -28,7 +29,7 @@ from unic_pipe.pipeline.extraction.sizes import (
 from unic_pipe.pipeline.process.progress import Reporter
 from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.pipeline.storage import LocalStore, Store
-from unic_pipe.pipeline.workspace.evaluation_plans import evaluation_plans, lacking
+from unic_pipe.pipeline.workspace.evaluation_plans import lacking
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import extraction_needs, only_evaluated, used_datasets
 from unic_pipe.pipeline.workspace.unmeant import remarks
@@ -40,7 +41,9 @@ from unic_pipe.schemas.plans import Measurement, PlanReport, PlanRow, StagePlan
 from unic_pipe.schemas.recipes import CENTER
 from unic_pipe.schemas.status import Stage
 from unic_pipe.stages.plan.advice import HOUR_S, Job, advise
+from unic_pipe.stages.plan.kept import Kept
 from unic_pipe.stages.plan.measure import SECONDS, measure
+from unic_pipe.stages.plan.probes import probe_work
 from unic_pipe.stages.plan.students import StepCost, student_rows
 
 DISK_PROBE_BYTES = 32_000_000
@@ -66,6 +69,8 @@ class PlanOptions:
     """Image-forwards per second, instead of the measured ones."""
     disk: float | None = None
     deadline: float | None = None
+    anew: bool = False
+    """Measure also what was measured before."""
 
 
 @dataclass
@@ -73,6 +78,7 @@ class _Plan:
     rows: list[PlanRow] = field(default_factory=list)
     work: dict[Stage, float] = field(default_factory=dict)
     folders: int = 0
+    probes: int = 0
 
 
 def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, reporter: Reporter) -> PlanReport:
@@ -86,11 +92,10 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
     codecs = CANDIDATES if options.disk or options.deadline else ()
     for remark in remarks(inventory):
         reporter.say(remark)
-    jobs, notes = _jobs(inventory, device, codecs, reporter)
+    kept, result, total = Kept(inventory.folder, options.anew), _Plan(), Work()
+    jobs = _jobs(inventory, device, codecs, kept, result, reporter)
     features = inventory.workspace.features
-    disk_rate = _disk_rate(features)
-    result = _Plan(rows=list(notes))
-    total = Work()
+    disk_rate = _disk_rate(features) if any(job.forwards for job in jobs) else None
     for stage in ("extract", "evaluate"):
         work = _stage_work([j for j in jobs if j.stage == stage], disk_rate)
         forwards = sum(job.forwards for job in jobs if job.stage == stage)
@@ -99,10 +104,10 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
         result.rows += _feature_rows([j for j in jobs if j.stage == stage], seconds)
         result.folders += sum(_left(job).folders for job in jobs if job.stage == stage)
         total += work if stage == "extract" else Work()
-    rows, result.work["distill"] = student_rows(inventory, device, step_cost, jobs, cores, reporter)
+    rows, result.work["distill"] = student_rows(inventory, device, step_cost, jobs, cores, kept, reporter)
     result.rows += rows
     disk = existing_folder(features) if isinstance(features, LocalStore) else inventory.folder
-    report = _report(result, total, disk, features.remote, device, cores)
+    report = _report(result, total, disk, features.remote, device, cores, kept.since)
     extracted = [j for j in jobs if j.stage == "extract"]
     report = report.model_copy(update={"bytes_spread": _bytes_spread(extracted)})
     if not options.throughput:
@@ -116,11 +121,18 @@ def plan(inventory: Inventory, options: PlanOptions, step_cost: StepCost, report
 
 
 def _jobs(
-    inventory: Inventory, device: str, codecs: Sequence[CodecDefinition], reporter: Reporter
-) -> tuple[list[Job], list[PlanRow]]:
-    """Every feature folder of extract and evaluate, measured; and what cannot be planned."""
+    inventory: Inventory,
+    device: str,
+    codecs: Sequence[CodecDefinition],
+    kept: Kept,
+    result: _Plan,
+    reporter: Reporter,
+) -> list[Job]:
+    """Every feature folder of extract and evaluate, measured; what cannot be planned goes into `result`, with the number
+    of probes."""
     only_scored = set(only_evaluated(inventory))  # a benchmark that is not here is skipped
-    notes = [
+    notes = result.rows
+    notes += [
         PlanRow(
             name=f"samples/{n}",
             stage="evaluate" if n in only_scored else "index",
@@ -137,7 +149,8 @@ def _jobs(
         except UnicPipeError as error:
             notes.append(PlanRow(name=f"features/{teacher}", stage="extract", note=error.message))
     try:
-        wanted += [("evaluate", need, encoder) for need, encoder in _probe_needs(inventory)]
+        needs, result.probes = probe_work(inventory)
+        wanted += [("evaluate", need, encoder) for need, encoder in needs]
         left_out = lacking(inventory).items()
         notes += [
             PlanRow(name=f"benchmark {n}", stage="evaluate", note=f"will be skipped: {why}") for n, why in left_out
@@ -149,30 +162,14 @@ def _jobs(
     with reporter.task("measure", total=len(wanted), unit="encoders") as task:
         for stage, need, encoder in wanted:
             task.note(need.name)
-            jobs.append(_job(inventory, stage, need, encoder, device, codecs, seen, BUDGET_S / len(wanted)))
+            jobs.append(_job(inventory, kept, stage, need, encoder, device, codecs, seen, BUDGET_S / len(wanted)))
             task.advance()
-    return jobs, notes
-
-
-def _probe_needs(inventory: Inventory) -> list[tuple[FeatureNeed, ResolvedEncoder]]:
-    """Features of the probes; a student that is not finished yet is planned as its architecture with random weights."""
-    planned = evaluation_plans(inventory)
-    needs = [(need, p.encoder) for p in planned.plans for need, _ in p.needs]
-    for name, student in inventory.config.students.items():
-        if f"students/{inventory.student_name(name)}" not in planned.waiting:
-            continue
-        stand_in = inventory.baseline(name, student)
-        for dataset in {n for b in inventory.config.evaluate.benchmarks.values() for n in (b.train, b.test)}:
-            found = inventory.dataset(dataset).dataset
-            if found is not None:
-                need = inventory.probe_need(found, stand_in)
-                needs.append((FeatureNeed(need.dataset, name, need.definition, need.views), stand_in))
-    encoders = {need.encoder: encoder for need, encoder in needs}
-    return [(need, encoders[need.encoder]) for need in merge_needs([need for need, _ in needs])]
+    return jobs
 
 
 def _job(
     inventory: Inventory,
+    kept: Kept,
     stage: Stage,
     need: FeatureNeed,
     encoder: ResolvedEncoder,
@@ -192,7 +189,7 @@ def _job(
     measured = seen.get(same) if stage == "evaluate" else None
     if measured is None or measured.forward_seconds * FEW_ROWS < PATIENCE_S:
         limit = FEW_ROWS if stage == "evaluate" else dataset.block_rows
-        measured = measure(inventory.folder, dataset, need, encoder, device, definitions, limit, min(SECONDS, seconds))
+        measured = measure(kept, dataset, need, encoder, device, definitions, limit, min(SECONDS, seconds))
     if stage == "evaluate":
         seen[same] = measured
     counts = [dataset.block_range(block)[1] for block in range(blocks)]
@@ -207,7 +204,7 @@ def _job(
     )
 
 
-def _stage_work(jobs: Sequence[Job], disk_rate: float) -> Work:
+def _stage_work(jobs: Sequence[Job], disk_rate: float | None) -> Work:
     """Datasets are extracted one after the other, all encoders of one together."""
     total = Work()
     for dataset in dict.fromkeys(job.need.dataset for job in jobs):
@@ -291,8 +288,11 @@ def _bytes_spread(jobs: Sequence[Job]) -> float | None:
     return math.hypot(*off) / total if off and total else None
 
 
-def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int) -> PlanReport:
-    """The sums. `disk`: a folder on the disk that is asked for room; `remote`: features do not go there."""
+def _report(
+    result: _Plan, work: Work, disk: Path, remote: bool, device: str, cores: int, since: float | None
+) -> PlanReport:
+    """The sums. `disk`: a folder on the disk that is asked for room; `remote`: features do not go there; `since`: when the
+    oldest measurement of before was made."""
     order: tuple[Stage, ...] = ("index", "extract", "distill", "evaluate")
     rows = sorted(result.rows, key=lambda row: order.index(row.stage))
     stages: dict[Stage, StagePlan] = {}
@@ -300,7 +300,10 @@ def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, co
         mine = [row for row in rows if row.stage == stage]
         hours = result.work.get(stage, 0.0) / HOUR_S
         stages[stage] = StagePlan(
-            bytes=sum(r.bytes_left for r in mine), files=sum(r.files for r in mine), hours=hours if mine else 0.0
+            bytes=sum(r.bytes_left for r in mine),
+            files=sum(r.files for r in mine),
+            hours=hours if mine else 0.0,
+            probes=result.probes if stage == "evaluate" else 0,
         )
     total = sum(s.bytes for s in stages.values())
     files = sum(s.files for s in stages.values())
@@ -321,6 +324,7 @@ def _report(result: _Plan, work: Work, disk: Path, remote: bool, device: str, co
         bottleneck=work.bottleneck(cores),
         stages=stages,
         rows=tuple(rows),
+        measured=None if since is None else datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
     )
 
 

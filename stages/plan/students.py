@@ -1,6 +1,7 @@
 """What students will take: steps that were measured, and what of their images waits for the same cores."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from unic_pipe.pipeline.process.progress import Reporter
@@ -8,11 +9,13 @@ from unic_pipe.pipeline.samples.mixtures import dealt, epoch_steps
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import begun_now, student_folder
-from unic_pipe.schemas.base import digest_of
+from unic_pipe.pipeline.workspace.trainable import program_versions
+from unic_pipe.schemas.base import digest_of, json_digest, short
 from unic_pipe.schemas.errors import UnicPipeError
-from unic_pipe.schemas.plans import PlanRow
+from unic_pipe.schemas.plans import PlanRow, StepMeasurement
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.plan.advice import HOUR_S, Job
+from unic_pipe.stages.plan.kept import Kept
 
 
 class Cost(Protocol):
@@ -40,6 +43,7 @@ def student_rows(
     step_cost: StepCost,
     jobs: Sequence[Job],
     cores: int,
+    kept: Kept,
     reporter: Reporter,
 ) -> tuple[list[PlanRow], float]:
     """A row for every student, and the seconds of all that are not finished."""
@@ -68,8 +72,8 @@ def student_rows(
         definition = definition.model_copy(update={"config": config})
         alike = _cost_key(definition)
         if alike not in known:
-            reporter.say(f"measure students/{label}{'' if words is None else f' ({words})'}")
-            known[alike] = step_cost(definition, device)
+            title = f"measure students/{label}{'' if words is None else f' ({words})'}"
+            known[alike] = _cost(definition, device, alike, step_cost, kept, partial(reporter.say, title))
         cost = known[alike]
         # Rendering runs beside the training device, but on a CPU on the same cores, as far as training leaves none.
         loading = optimizer.batch * render_s / cores
@@ -91,6 +95,28 @@ def student_rows(
             )
         )
     return rows, total
+
+
+def _cost(
+    definition: StudentDefinition, device: str, key: str, step_cost: StepCost, kept: Kept, say: Callable[[], None]
+) -> Cost:
+    """What was measured before on this kind of device with these programs, or, after `say`, is measured now."""
+    kind, versions = device.partition(":")[0], program_versions()
+    file = f"measurements/student-{short(json_digest([key, kind, versions]))}.json"
+    found = kept.find(file, StepMeasurement)
+    if found is None:
+        say()
+        cost = step_cost(definition, device)
+        found = StepMeasurement(
+            student=key,
+            device=kind,
+            versions=versions,
+            seconds=cost.seconds,
+            checkpoint_bytes=cost.checkpoint_bytes,
+            export_bytes=cost.export_bytes,
+        )
+        kept.put(file, found)
+    return found
 
 
 def _cost_key(definition: StudentDefinition) -> str:

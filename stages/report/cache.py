@@ -32,6 +32,7 @@ from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.extraction.calibrate import sample_features
 from unic_pipe.pipeline.process.progress import Reporter, human_bytes
 from unic_pipe.pipeline.process.threads import torch_threads
+from unic_pipe.pipeline.process.wrapping import Wrapped
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.inventory import Inventory
@@ -209,12 +210,12 @@ def loss_table(rows: Sequence[CacheLoss]) -> Table:
     """The rows for a terminal."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in ("teacher", "token", "codec"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for column in ("bits", "size", "SNR dB", "cosine", "worst", "R(D)", "enc M/s", "dec M/s"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.teacher, row.token, row.codec, f"{row.bits_per_value:.3f}", human_bytes(row.bytes),
+            Wrapped(row.teacher), row.token, Wrapped(row.codec), f"{row.bits_per_value:.3f}", human_bytes(row.bytes),
             f"{row.snr_db:.1f}", f"{row.cosine_mean:.4f}", f"{row.cosine_min:.4f}", f"{row.gaussian_rd_bits:.3f}",
             f"{row.encode_values_s / 1e6:,.0f}", f"{row.decode_values_s / 1e6:,.0f}",
         )  # fmt: skip

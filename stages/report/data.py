@@ -33,6 +33,8 @@ class EncoderEntry:
     baseline: str | None = None
     parameters: int = 0
     """Of its network; 0 where that is not known."""
+    speed: float = 0.0
+    """Images a second of forward passes; 0 where that was not measured."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,8 @@ class ReportData:
     """Students that differ in their training seed alone."""
     pictures: Pictures | None = None
     """Patch tokens as colours, where there are any."""
+    speed_device: str = ""
+    """Where speeds were measured: `cpu` (one core), `cuda` …; empty where none was."""
     mistakes: tuple[PictureRow, ...] = ()
     """By benchmark, test images that the first student's linear probe takes for another class."""
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from unic_pipe.pipeline.process.wrapping import Wrapped, fit_abreast
 from unic_pipe.pipeline.workspace.results import dataset_digest
 from unic_pipe.schemas.base import short
 from unic_pipe.schemas.benchmarks import cards
@@ -143,7 +145,7 @@ def scores_table(records: Iterable[ResultRecord]) -> pa.Table:
 
 COLOURS = {"up": "green", "down": "yellow", "even": "dim"}
 WIDE = 6
-"""More encoders than this stand one below the other: their names would not fit side by side."""
+"""More encoders than this stand one below the other, and those whose names do not fit side by side."""
 
 
 def results_table(data: ReportData) -> Table:
@@ -159,24 +161,25 @@ def filled(table: Table, shown: ScoreTable) -> Table:
     rows = [*shown.rows, *shown.means]
     failed = "yellow" if shown.of_runs else "red"
     groups = shown.group_names
-    if len(shown.columns) <= WIDE:
-        table.add_column("benchmark", overflow="fold")
-        for group, column in zip(groups, shown.columns, strict=True):
-            head = f"{group}\n{column.name}" if shown.of_runs else column.name
-            table.add_column(Text(head), justify="right", overflow="fold", style=_style(shown, column))
+    heads = [f"{g}\n{c.name}" if shown.of_runs else c.name for g, c in zip(groups, shown.columns, strict=True)]
+    # A border and a space on both sides of each.
+    if len(heads) <= WIDE and fit_abreast([max(("benchmark", *(r.name for r in rows)), key=len), *heads], border=3):
+        table.add_column("benchmark")
+        for head, column in zip(heads, shown.columns, strict=True):
+            table.add_column(Wrapped(head), justify="right", style=_style(shown, column))
         for row in rows:
             cells = (_cell_text(cell, "\n", failed) for cell in row.cells)
             table.add_row(_row_name(row), *cells, end_section=row is shown.rows[-1])
         return table
     for head in ("run", "encoder") if shown.of_runs else ("encoder",):
-        table.add_column(head, overflow="fold")
+        table.add_column(head)
     for row in rows:
-        table.add_column(Text(row.name), justify="right", overflow="fold")
+        table.add_column(Wrapped(row.name), justify="right")
     for place, (group, column) in enumerate(zip(groups, shown.columns, strict=True)):
-        run = [Text("" if group in groups[place - 1 : place] else group)] if shown.of_runs else []
+        run = [Wrapped("" if group in groups[place - 1 : place] else group)] if shown.of_runs else []
         cells = (_cell_text(row.cells[place], " ", failed) for row in rows)
         last = groups[place + 1 : place + 2] != (group,)
-        table.add_row(*run, Text(column.name), *cells, end_section=last, style=_style(shown, column))
+        table.add_row(*run, Wrapped(column.name), *cells, end_section=last, style=_style(shown, column))
     return table
 
 
@@ -184,13 +187,10 @@ def _style(shown: ScoreTable, column: Column) -> str:
     return "" if shown.of_runs or column.role == "student" else "dim"
 
 
-def _row_name(row: Row) -> Text:
+def _row_name(row: Row) -> Group:
     """A benchmark, and below it what has to be known about its scores."""
-    name = Text(row.name)
-    for line in (row.note, *(part for part in row.detail.split("; ") if "better" in part)):
-        if line:
-            name.append(f"\n{line}", "dim")
-    return name
+    notes = (row.note, *(part for part in row.detail.split("; ") if "better" in part))
+    return Group(Wrapped(row.name), *(Wrapped(note, "dim") for note in notes if note))
 
 
 def _cell_text(cell: Cell, gap: str, failed: str) -> Text:

@@ -19,6 +19,7 @@ from unic_pipe.stages.report.gather import gather
 from unic_pipe.stages.report.mistakes import mistake_pictures
 from unic_pipe.stages.report.pictures import patch_pictures, sheet
 from unic_pipe.stages.report.render import write_report
+from unic_pipe.stages.report.speeds import measured_speeds
 
 COMMANDS = ("unic-pipe run", "unic-pipe verify")
 """What makes the results again from the configuration, and what checks them."""
@@ -76,6 +77,9 @@ def report(inventory: Inventory, records: Sequence[ResultRecord]) -> tuple[Path,
         pictures=patch_pictures(inventory),
         parameters={encoder.name: encoder.reading.parameters for encoder, _ in evaluated_encoders(inventory)[0]},
     )
-    data = replace(data, mistakes=mistake_pictures(inventory, data, records))
+    speeds = measured_speeds(inventory)
+    encoders = tuple(replace(e, speed=speeds.by_name.get(e.name, 0.0)) for e in data.encoders)
+    mistakes = mistake_pictures(inventory, data, records)
+    data = replace(data, encoders=encoders, speed_device=speeds.device, mistakes=mistakes)
     write_text(folder, data, records)
     return write_report(folder, data), results_table(data)

@@ -51,7 +51,7 @@ class Column:
     name: str
     role: str = ""
     size: str = ""
-    """Its parameters, `4.7 M`, where they are known."""
+    """Its parameters and speed, `4.7 M, 33 images/s`, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,14 @@ def score_table(data: ReportData, probe: str) -> ScoreTable:
     )
     means = _mean_rows(view, columns) if len(view.accuracies) > 1 else ()
     mixed = any(view.metric(b.name) is not METRICS["top1"] for b in view.benchmarks)
-    heads = tuple(Column(encoder.name, encoder.role, millions(encoder.parameters)) for encoder in columns)
+    heads = tuple(Column(encoder.name, encoder.role, _size(encoder)) for encoder in columns)
     return ScoreTable(probe_title(view), heads, sections, means, tuple(groups.items()), mixed=mixed)
+
+
+def _size(encoder: EncoderEntry) -> str:
+    return ", ".join(
+        filter(None, (millions(encoder.parameters), f"{encoder.speed:,.3g} images/s" * bool(encoder.speed)))
+    )
 
 
 def millions(parameters: int) -> str:

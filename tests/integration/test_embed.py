@@ -106,7 +106,8 @@ def test_names_of_the_working_folder_and_the_features_of_its_cache(typed: Type, 
     student = load_student(trained.folder / "students/tiny")
     images = [Image.open(io.BytesIO(data.read(row))) for row in range(12)]
     own = dict(zip(data.block_keys(0), student(torch.stack([student.transform(i) for i in images])).cls, strict=True))
-    keys, tokens, _ = read(trained.folder / "student:tiny.npz")
+    keys, tokens, about = read(trained.folder / "student:tiny.npz")
+    assert about["licence"] == "Apache-2.0", "what follows from its teachers"
     np.testing.assert_allclose(tokens["cls"], np.stack([own[key] for key in keys]), rtol=2e-3, atol=2e-3)
     typed(trained.folder, "embed", "student:tinny", "data", "-o", "t.npz").refuses("'tinny'", "tiny")
 

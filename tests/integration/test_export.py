@@ -181,6 +181,7 @@ def test_a_convolutional_student_leaves_in_every_form(typed: Type, cnn: Path, tm
     for form, name in (("timm", "net"), ("onnx", "net.onnx"), ("torch-export", "net.pt2")):
         said = typed(place, "export", str(cnn), name, "--to", form)
         assert said.code == 0, said.err
+        assert said.err.startswith(f"{form}: ")
     assert sorted(path.name for path in place.iterdir()) == ["net", "net.onnx", "net.pt2"]
     images = torch.randn(4, 3, 50, 50)
     cls, patch = load_encoder(str(cnn))(images)
@@ -303,6 +304,11 @@ def test_from_python(work: Work, tmp_path: Path) -> None:
     pipeline = Pipeline(work.folder, progress=False)
     written = pipeline.export("tiny", tmp_path / "tiny.pt2", to="torch-export")
     assert (written.path, written.remarks) == (tmp_path / "tiny.pt2", ("its values are PyTorch's",))
-    assert pipeline.export("tiny", tmp_path / "out").path == tmp_path / "out"
+    written = pipeline.export("tiny", tmp_path / "out")
+    assert written.path == tmp_path / "out"
+    assert re.fullmatch(r"[\d.]+ [kM]B of it are adaptors.safetensors, .* without: --no-adaptors", *written.remarks)
+    assert pipeline.export("tiny", tmp_path / "light", adaptors=False).remarks == ()
+    assert not (tmp_path / "light/adaptors.safetensors").exists()
+    assert subject(find(str(tmp_path / "light"), None), None).encoder.licence == "Apache-2.0", "as it states"
     with pytest.raises(UserError, match="exists"):
         pipeline.export("tiny", tmp_path / "out")

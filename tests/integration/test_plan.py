@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from unic_pipe.cli.show.plan import plan_lines
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.extraction import preflight
 from unic_pipe.pipeline.extraction.preflight import check_disk
@@ -17,6 +20,7 @@ from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.workspace.status import extraction_needs
 from unic_pipe.schemas.errors import StageError, UserError
 from unic_pipe.schemas.plans import PlanReport
+from unic_pipe.stages.report.speeds import measured_speeds
 
 
 def plan(work: Any, *overrides: str, **options: Any) -> PlanReport:
@@ -24,7 +28,8 @@ def plan(work: Any, *overrides: str, **options: Any) -> PlanReport:
     from unic_pipe.stages.plan.stage import PlanOptions
     from unic_pipe.stages.plan.stage import plan as plan_stage
 
-    return plan_stage(work.inventory(*overrides), PlanOptions(device="cpu", **options), step_cost, SilentReporter())
+    settings = PlanOptions(device="cpu", **options)
+    return plan_stage(work.inventory(*overrides), settings, step_cost, SilentReporter())
 
 
 def taken(folder: Path) -> tuple[int, int, int]:
@@ -78,7 +83,12 @@ def test_predicted_within_five_percent(planned: tuple[Any, PlanReport], codec: s
 
 
 def test_every_stage_is_planned_before_anything_runs(planned: tuple[Any, PlanReport]) -> None:
-    _, report = planned
+    work, report = planned
+    speeds = measured_speeds(work.inventory("views.count=3", "views.patch=2"))
+    assert (speeds.device, set(speeds.by_name)) == ("cpu", {"lite0", "lite1", "tiny-random"}), (
+        "as the report shows them"
+    )
+    assert min(speeds.by_name.values()) > 0
     students = [row for row in report.rows if row.name == "students/tiny"]
     assert [row.stage for row in students] == ["distill"]
     assert students[0].note.startswith("33 steps of ")
@@ -89,6 +99,27 @@ def test_every_stage_is_planned_before_anything_runs(planned: tuple[Any, PlanRep
     assert report.fits
     assert report.bytes == sum(s.bytes for s in report.stages.values()) == sum(r.bytes_left for r in report.rows)
     assert report.inodes > report.files > 0
+
+
+def test_a_second_plan_uses_what_the_first_has_measured(planned: tuple[Any, PlanReport]) -> None:
+    work, first = planned
+    settings, files = ("views.count=3", "views.patch=2"), list((work.folder / "runs" / "measurements").iterdir())
+    assert first.measured is None
+    assert first.stages["evaluate"].probes > 0
+    for path in files:
+        os.utime(path, (1.5e9, 1.5e9))
+    again = plan(work, *settings)
+    assert again.measured == "2017-07-14T02:40:00+00:00"
+    steps = [row for report in (first, again) for row in report.rows if row.stage == "distill"]
+    assert steps[0] == steps[1], "a step takes exactly as long"
+    assert {path.stat().st_mtime for path in files} == {1.5e9}
+    anew = plan(work, *settings, anew=True)
+    assert anew.measured is None
+    assert 1.5e9 not in {path.stat().st_mtime for path in files}
+    lines = io.StringIO()
+    Console(file=lines, width=80).print(plan_lines(again))
+    assert "measured on 14 July 2017" in lines.getvalue()
+    assert f"{again.stages['evaluate'].probes} probes" in lines.getvalue()
 
 
 def test_throughput_replaces_the_measurement(planned: tuple[Any, PlanReport]) -> None:

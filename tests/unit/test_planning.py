@@ -24,6 +24,7 @@ from unic_pipe.pipeline.workspace.status import (
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.features import UnitRecord
 from unic_pipe.schemas.students import ExportManifest
+from unic_pipe.stages.plan.probes import probe_work
 
 HEX = "ab" * 32
 
@@ -91,6 +92,25 @@ def test_from_indexed_to_finished_step_by_step(here):
     report = make_plan(here.look())
     assert {a.state for a in report.artefacts} == {"fresh"}
     assert report.next is None
+
+
+def test_probes_of_a_student_that_is_to_come_are_still_to_be_made(here):
+    here.index()
+    here.extract()
+
+    def left(*overrides):
+        needs, probes = probe_work(here.look(*overrides))
+        mine = {need.definition.encoder.weights for need, _ in needs if need.encoder == "main"}
+        return mine, probes
+
+    stand_in, probes = left()
+    assert (len(stand_in), probes) == (1, 3)
+    here.finish_student()
+    here.evaluate("dino", "ibot", "main")
+    trained, probes = left()
+    assert (len(trained), probes) == (1, 0)
+    assert trained != stand_in
+    assert left("students.main.optimizer.lr=0.5") == (stand_in, 1), "the one of before counts for nothing"
 
 
 def test_planning_writes_nothing(here):

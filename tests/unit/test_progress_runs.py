@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 import unic_pipe.pipeline.process.progress
 import unic_pipe.pipeline.workspace.run_log
@@ -17,6 +18,7 @@ from unic_pipe.cli.show.status import running_table, status_tree
 from unic_pipe.cli.show.verify import verify_lines
 from unic_pipe.pipeline.process.progress import ConsoleReporter, SilentReporter, duration
 from unic_pipe.pipeline.process.stopping import Stop
+from unic_pipe.pipeline.process.wrapping import Wrapped, fit_abreast
 from unic_pipe.pipeline.workspace.run_log import RunLog, running, silent_for
 from unic_pipe.schemas.errors import StageError
 from unic_pipe.schemas.runs import RunDocument
@@ -78,7 +80,10 @@ def test_slow_work_has_a_rate_and_no_work_says_nothing(reporter, clock):
         task.advance(5)
     with reporter.task("nothing", total=10):
         clock.now += 100
-    assert said(reporter) == ["train: 5/10 step · 0.1 step/s · 1 min 40 s left", "train: 5 step in 1 min 40 s"]
+    assert said(reporter) == [
+        "train: 5/10 step · 20 s each · 1 min 40 s left",
+        "train: 5 step in 1 min 40 s · 20 s each",
+    ]
 
 
 def test_lines_are_printed_as_they_are(reporter):
@@ -92,7 +97,7 @@ def test_a_failure_still_says_what_was_done(reporter, clock):
         clock.now += 2
         task.advance(2)
         raise StageError("no")
-    assert said(reporter) == ["x: 2 img in 2.0 s · 1 img/s"]
+    assert said(reporter) == ["x: 2 img in 2.0 s · 1.0 img/s"]
 
 
 def test_on_a_terminal_there_is_a_bar_and_then_a_summary():
@@ -221,6 +226,25 @@ def test_running_stages_are_shown_with_rate_time_left_and_silence(tmp_path):
     for words in ("extract train", "1,200/5,000", "115 img/s", "1 h 01 min", "loss 1", "silent for"):
         assert words in text
     assert "Nothing is running." in shown(running_table([]))
+
+
+@pytest.mark.parametrize("width", [80, 24])
+def test_names_in_tables_are_wrapped_between_their_parts(width):
+    name = "imagenet-train/vit_small_patch14_dinov2.lvd142m"
+    table = Table(box=None)
+    table.add_column("name")
+    table.add_column("what", no_wrap=True)
+    table.add_row(Wrapped(name, "bold"), "a" * 8)
+    text = shown(table, width)
+    assert "".join(text.replace("a" * 8, "").split()).removeprefix("namewhat") == name
+    for part in ("imagenet-", "train/", "vit_", "small_", "patch14_", "dinov2.", "lvd142m"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_columns_that_do_not_fit_side_by_side_are_known():
+    assert fit_abreast(["benchmark", "main", "efficientnet-lite0", "efficientnet-lite1", "main-random"], 3)
+    assert not fit_abreast(["benchmark", *(f"convolutional{n}" for n in range(5))], 3)
 
 
 def artefact(name, state, done=0, total=10, reason="", stage="extract"):

@@ -307,6 +307,14 @@ def test_equal_data_give_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "report.html").read_bytes() == first
 
 
+def test_sizes_and_measured_speeds_stand_below_the_names() -> None:
+    known = tuple(replace(e, parameters=5_700_000, speed=33.333 if e.role != "teacher" else 0.0) for e in ENCODERS)
+    text = " ".join(Page(render(replace(report_data(), encoders=known, speed_device="cpu"))).text.split())
+    assert text.count("5.7 M, 33.3 images/s") >= 2
+    assert "forward passes on one core of a CPU, as unic-pipe plan measured them" in text
+    assert "images/s" not in Page(render(report_data())).text
+
+
 def test_terminal_table_has_the_same_numbers() -> None:
     out = io.StringIO()
     Console(file=out, width=120).print(results_table(report_data()))

@@ -59,7 +59,7 @@ def test_verdicts_are_kept_for_the_programs_that_gave_them(tmp_path: Path, monke
     (tmp_path / "runs/students.json").write_bytes(raw.replace(b"wrong", b"right"))
     assert read_verdicts(tmp_path) == {}, "an edited verdict is none"
     (tmp_path / "runs/students.json").write_bytes(raw)
-    monkeypatch.setattr("unic_pipe.pipeline.workspace.trainable._versions", lambda: "another timm")
+    monkeypatch.setattr("unic_pipe.pipeline.workspace.trainable.program_versions", lambda: "another timm")
     assert read_verdicts(tmp_path) == {}
 
 
