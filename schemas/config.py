@@ -117,6 +117,9 @@ class CacheConfig(Model):
     snr_db: Annotated[float, Field(ge=3, le=60)] = 15.0
     """Signal-to-noise ratio that `klt` and `auto` aim for, in dB. Below 15, students' validation loss rose in our table
     (README); at 15 and above it was that of float16 targets within the spread of seeds."""
+    calibration_rows: Annotated[int, Field(ge=256, le=65_536)] | None = None
+    """Most images by which `klt` and `auto` are calibrated for cls tokens; each costs a forward pass. null: 2048, and of a small
+    dataset a quarter, but 256. Eight for every dimension of cls take 7 to 8 % fewer bits than three (docs/codecs.md)."""
 
 
 class ComputeConfig(Model):

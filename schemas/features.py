@@ -55,6 +55,9 @@ class CodecDefinition(Model):
     version: int = 1
     snr_db: float | None = None
     """Signal-to-noise ratio that `klt` and `auto` aim for, in dB, of features standardized per dimension."""
+    rows: int | None = None
+    """Most rows that calibrate cls; the axes are then those of all of them. None: `extraction.calibrate.ROWS` and
+    `FRACTION`, and the axes are those of three quarters."""
 
     @property
     def calibrated(self) -> bool:

@@ -170,6 +170,16 @@ def finer(codec: Calibrated, sample: Sample, snr_db: float) -> Calibrated:
     return found
 
 
+def with_all_rows(transform: Transform, sample: Sample) -> Transform:
+    """The same step and rounding on the axes of all rows, also of those that gave the step.
+
+    Axes of more rows fit other rows better, so that these take fewer bits at the same ratio (within .1 dB)."""
+    if transform.codec == "scalar":
+        return transform
+    places = axes_of(replace(sample, held_N=np.ones_like(sample.held_N)), transform.row_shape, True)
+    return replace(places, step=transform.step, rounding=transform.rounding, gain_D=transform.gain_D)
+
+
 def choose(trials: list[CodecTrial], snr_db: float) -> CodecTrial:
     """The fewest bits among those that reach the ratio; if none does, the best ratio."""
     reached = [t for t in trials if t.snr_db >= snr_db - TOLERANCE_DB]

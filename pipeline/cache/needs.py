@@ -70,9 +70,9 @@ def codec_definition(cache: CacheConfig, recipe: Recipe) -> CodecDefinition:
     """How features under a recipe are stored: those of centre crops are measured with, so they are never `klt`."""
     if not is_calibrated(cache.codec):
         return CodecDefinition(name=cache.codec)
-    return (
-        CodecDefinition(name="float16") if recipe == CENTER else CodecDefinition(name=cache.codec, snr_db=cache.snr_db)
-    )
+    if recipe == CENTER:
+        return CodecDefinition(name="float16")
+    return CodecDefinition(name=cache.codec, snr_db=cache.snr_db, rows=cache.calibration_rows)
 
 
 def feature_definition(

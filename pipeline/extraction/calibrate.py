@@ -27,7 +27,8 @@ from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.schemas.codecs import AUTO, CODECS
 from unic_pipe.schemas.config import TokenType
 from unic_pipe.schemas.errors import StageError
-from unic_pipe.schemas.features import CalibrationDocument, CodecTrial
+from unic_pipe.schemas.features import CalibrationDocument, CodecDefinition, CodecTrial
+from unic_pipe.schemas.losses import TOKENS
 
 ROWS: dict[TokenType, int] = {"cls": 2048, "patch": 256}
 """Most rows: a few for every dimension of `cls`; patch tokens are many per row."""
@@ -62,34 +63,37 @@ def calibrate(
     together = batch * usable_cores()
 
     def make(token: TokenType) -> Proposal:
+        chosen_N = calibration_rows(dataset, need)
         if not features:
-            rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))
-            with reporter.task(f"calibrate {need.name}", total=len(rows_N)) as task:
+            with reporter.task(f"calibrate {need.name}", total=len(chosen_N)) as task:
                 parts: list[Features] = []
-                for some_N in np.split(rows_N, range(together, len(rows_N), together)):
+                for start in range(0, len(chosen_N), together):
                     stop.check()
-                    parts += call(sample_batches, dataset, some_N, need, encoder, device, batch)
+                    some_N = chosen_N[start : start + together]
+                    # Patches of all rows that calibrate cls would fill the memory.
+                    tokens = TOKENS if start < ROWS["cls"] else TOKENS[:1]
+                    parts += call(sample_batches, dataset, some_N, need, encoder, device, batch, tokens)
                     task.advance(len(some_N))
                 stop.check()
-            features.update(usable_features(parts, need, len(rows_N)))
-        rows_N = calibration_rows(dataset, need.digest, max(ROWS[t] for t in need.views))[: ROWS[token]]
-        return calibration_of(need, token, rows_N, features[token][: ROWS[token]], check=stop.check)
+            features.update(usable_features(parts, need, len(chosen_N)))
+        most = len(chosen_N) if token == "cls" else ROWS["patch"]
+        return calibration_of(need, token, chosen_N[:most], features[token][:most], check=stop.check)
 
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
             reporter.say(f"{need.name}: {summary(folder, token)}")
 
 
-def calibration_rows(dataset: Dataset, digest: str, most: int) -> NDArray[np.int64]:
-    """Random rows of a dataset, the same for the same digest."""
+def calibration_rows(dataset: Dataset, need: FeatureNeed) -> NDArray[np.int64]:
+    """Random rows of a dataset, the same for the same definition."""
     rows_N = dataset.rows()
-    generator = np.random.Generator(np.random.Philox(key=int(digest[:32], 16)))
-    return rows_N[generator.permutation(len(rows_N))[: calibration_count(len(rows_N), most)]]
+    generator = np.random.Generator(np.random.Philox(key=int(need.digest[:32], 16)))
+    return rows_N[generator.permutation(len(rows_N))[: calibration_count(len(rows_N), need.definition.codec)]]
 
 
-def calibration_count(rows: int, most: int) -> int:
+def calibration_count(rows: int, codec: CodecDefinition) -> int:
     """How many of a dataset's rows calibrate."""
-    return min(most, max(FEWEST_ROWS, rows // FRACTION), rows)
+    return min(codec.rows or min(ROWS["cls"], max(FEWEST_ROWS, rows // FRACTION)), rows)
 
 
 def sample_features(
@@ -113,11 +117,12 @@ def sample_batches(
     encoder: ResolvedEncoder,
     device: str,
     batch: int,
+    tokens: Sequence[TokenType] = TOKENS,
 ) -> list[Features]:
     """Features of view 0 of these rows, batch by batch, non-finite ones included."""
     compute, rows, device = need.definition.compute, np.asarray(rows_N).tolist(), pick_device(device)
     loaded = loaded_encoder(encoder, device, compute.channels_last)
-    run = EncoderRun.of(loaded, need.definition, [(0, "cls"), (0, "patch")])
+    run = EncoderRun.of(loaded, need.definition, [(0, token) for token in tokens])
     crew = crew_of(usable_cores(), compute.threads, device != "cpu")
 
     def encode(start: int) -> Features:
@@ -129,16 +134,18 @@ def sample_batches(
 
 
 def usable_features(parts: Sequence[Features], need: FeatureNeed, rows: int) -> dict[TokenType, NDArray[np.float32]]:
-    """The parts of each token type, one behind the other, of `rows` rows, without those not finite in all of them.
+    """The parts of each token type, one behind the other, of `rows` rows, without those not finite in all they have.
     Raises StageError: nothing is left, because of the encoder or of the images."""
-    whole = {token: np.concatenate([part[token] for part in parts]) for token in parts[0]} if parts else {}
-    finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in whole.values()]
-    usable = np.logical_and.reduce(finite) if finite else np.zeros(0, bool)
-    if len(usable) and not usable.any():
+    finite = [[np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in part.values()] for part in parts]
+    usable = [np.logical_and.reduce(found) for found in finite]
+    if any(map(len, usable)) and not any(map(np.any, usable)):
         raise broken(need.encoder)
-    if not usable.any():
+    if not any(map(np.any, usable)):
         raise StageError(f"{need.name}: none of {rows} sample rows can be used.", "Check the images.")
-    return {token: x[usable] for token, x in whole.items()}
+    return {
+        token: np.concatenate([part[token][n] for part, n in zip(parts, usable, strict=True) if token in part])
+        for token in parts[0]
+    }
 
 
 def summary(folder: FeatureFolder, token: TokenType) -> str:
@@ -164,7 +171,7 @@ def calibration_of(
     reports show, may be left out. Codecs are fitted side by side; `check` is called before each, and may raise.
     Raises StageError: of a single image, which says nothing about what others look like."""
     from unic_pipe.pipeline.cache.coefficients import Calibrated
-    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, finer, measure
+    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, finer, measure, with_all_rows
 
     definition = need.definition
     assert definition.codec.snr_db is not None
@@ -197,6 +204,9 @@ def calibration_of(
     chosen = choose(trials, snr_db).codec
     codec = next(c for c, t in found if t.codec == chosen)
     transform = codec.transform if isinstance(codec, Calibrated) else None
+    if transform is not None and definition.codec.rows:
+        with torch_threads(definition.compute.threads):
+            transform = with_all_rows(transform, sample)
     document = CalibrationDocument(
         definition=need.digest,
         token=token,

@@ -94,6 +94,8 @@ RATE_BATCH = 256
 """Below it the peak rate stays that of this batch: with a sixteenth of the rate, a few hundred steps learn nothing."""
 FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 16
 """Blocks are what work is shared out and taken up again by."""
+CALIBRATION_ROWS, CALIBRATION_SHARE = 8192, 64
+"""Images that calibrate the cache of a dataset with at least so many times more."""
 FEWEST_PATCHES = 4
 """Patches along a side, at least: fewer hold nothing that patch tokens could tell apart."""
 TINY_SIDE = 64
@@ -122,7 +124,7 @@ def fitted_config(
     if wishes.recipe is not None:
         recipe_named(wishes.recipe)
     train = training_set(surveys)
-    side = surveys[train].side
+    side, large = surveys[train].side, surveys[train].rows >= CALIBRATION_SHARE * CALIBRATION_ROWS
     recipe = wishes.recipe or ("gentle" if side is not None and side < TINY_SIDE else "unic")
     validation, pairs = validation_set(surveys), benchmarks(surveys)
     on_gpu = ComputeConfig(device="auto", dtype="bfloat16", compile=True, views="device")
@@ -140,7 +142,7 @@ def fitted_config(
         views=ViewsConfig(recipe=recipe, count=wishes.views),
         weights_dir=WEIGHTS,
         teachers=_teachers(teachers),
-        cache=CacheConfig(codec="auto"),
+        cache=CacheConfig(codec="auto", calibration_rows=CALIBRATION_ROWS if large else None),
         compute=on_gpu if gpu else ComputeConfig(device="auto", dtype="float32"),
         students={STUDENT: student},
     )
@@ -168,6 +170,7 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("weights_dir",): "searched first for teachers' weights (unic-pipe teachers)",
         ("teachers",): "frozen; also NAME: {encoder: timm:NAME} or {encoder: checkpoint:PATH}",
         ("cache", "codec"): "the fewest bits that reach snr_db (15 dB), per teacher; float16 keeps everything",
+        ("cache", "calibration_rows"): "images that the codec is fitted to; null: 2,048",
         ("compute", "device"): "auto: cuda when there is one; outside every identity",
         ("teachers", "*", "dtype"): MEASURED,
         ("compute", "dtype"): "of the teachers' forward pass",

@@ -14,7 +14,7 @@ from pathlib import Path
 from unic_pipe.pipeline.cache.needs import FeatureNeed
 from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
-from unic_pipe.pipeline.extraction.calibrate import ROWS, calibration_count
+from unic_pipe.pipeline.extraction.calibrate import calibration_count
 from unic_pipe.pipeline.extraction.preflight import existing_folder
 from unic_pipe.pipeline.extraction.sizes import (
     Extent,
@@ -213,8 +213,8 @@ def _stage_work(jobs: Sequence[Job], disk_rate: float | None) -> Work:
         total += dataset_work([(j.need, j.measured) for j in mine], forwards, mine[0].extent.rows, disk_rate)
         for job in mine:
             if job.need.definition.codec.calibrated and job.untouched:
-                most = max(ROWS[token] for token in job.need.views)
-                total += calibration_work(job.need, job.measured, calibration_count(job.extent.rows, most))
+                rows = calibration_count(job.extent.rows, job.need.definition.codec)
+                total += calibration_work(job.need, job.measured, rows)
     return total
 
 

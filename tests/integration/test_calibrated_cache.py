@@ -159,6 +159,27 @@ def test_a_worker_process_writes_the_same_bytes(raw: Any, klt_template: Any) -> 
     assert mine.items() <= theirs.items()
 
 
+def test_more_rows_calibrate_cls_than_patches_and_again_to_the_same_bytes(
+    raw: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patches are kept of the first batches only."""
+    monkeypatch.setattr("unic_pipe.pipeline.extraction.calibrate.ROWS", {"cls": 8, "patch": 8})
+    more = (*KLT, "cache.calibration_rows=256", "compute.batch=8", "views.count=1", "distill.validation=null")
+    shutil.copytree(raw.folder, tmp_path / "again", symlinks=True)
+    again = type(raw)(tmp_path / "again")
+    for work in (raw, again):
+        work.extract(*more, teachers=["lite1"])
+    assert raw.content("features") == again.content("features")
+    cache = FeatureCache.open(raw.features("train-lite1"))
+    assert cache.definition.codec.rows == 256
+    documents = [read_document(cache.folder, token) for token in ("cls", "patch")]
+    usable = sum(record.count - len(record.bad) for record in cache.records(0, "cls").values())
+    assert [document.rows for document in documents if document] == [usable, 8]
+    losses = read_losses(cache.folder)
+    assert losses is not None
+    assert losses.tokens[0].snr_db > 14.5
+
+
 def test_auto_says_what_it_chose_and_takes_the_fewest_bits(raw: Any) -> None:
     raw.extract(*AUTO, "distill.validation=null", teachers=["lite1"])
     cache = FeatureCache.open(raw.features("train-lite1"))

@@ -64,6 +64,13 @@ def test_training_fits_the_number_of_images(
     assert (student.ladder.hidden, student.ladder.last_hidden) == (384, 1536)
 
 
+@pytest.mark.parametrize(("rows", "calibrating"), [(5000, None), (1_281_167, 8192)])
+def test_a_large_dataset_calibrates_with_more_images(rows: int, calibrating: int | None, tmp_path: Path) -> None:
+    assert written(tmp_path, {"train": seen(rows)}, True).cache.calibration_rows == calibrating
+    yaml = (tmp_path / "unic-pipe.yaml").read_text()
+    assert ("calibration_rows: 8192" in yaml) == (calibrating is not None)
+
+
 @pytest.mark.parametrize(("side", "size", "recipe"), [(500, 224, "unic"), (100, 112, "unic"), (28, 64, "gentle")])
 def test_student_is_as_large_as_the_images(side: int, size: int, recipe: str, tmp_path: Path) -> None:
     config = written(tmp_path, {"train": seen(600, side=side)})
