@@ -39,7 +39,7 @@ class Bound(Model):
     """The piece or resource that limits most."""
     device_seconds: float
     host_seconds: float
-    """CPU seconds of the host's pieces over the number of cores."""
+    """CPU seconds of the host's pieces over the number of cores; of all pieces where the device is the CPU."""
     disk_seconds: float
     cpu_ratio: float
     """CPU seconds of the pieces over those of the whole: what is missing from 1 is work outside the pieces, the rest of

@@ -1,7 +1,8 @@
 """The arithmetic of `bench`: from the times of pieces to the least wall time that they allow.
 
 On a GPU the device, the host's cores and the disk work beside each other, so the bound is the slowest of the three. On
-a CPU that does everything itself it is all CPU seconds of the pieces over the cores.
+a CPU that does everything itself it is all CPU seconds of the pieces over the cores, but no less than a training's steps
+take, which come one behind the other, with the threads that they have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,13 @@ WALL = "wall"
 """The piece that is the part itself, as the command runs it."""
 
 
-def bound_of(part: Part, rows: Sequence[BenchRow], cores: int, on_gpu: bool) -> Bound | None:
-    """A part's bound from its rows; None when the part or its pieces were not measured."""
+def bound_of(
+    part: Part, rows: Sequence[BenchRow], cores: int, on_gpu: bool, threads: int | None = None
+) -> Bound | None:
+    """A part's bound from its rows; None when the part or its pieces were not measured.
+
+    `threads`: of the pieces that are a CPU's as a device, where one waits for the other; None: they keep all cores busy.
+    """
     pieces = [row for row in rows if row.part == part and row.resource is not None]
     walls = [row for row in rows if row.part == part and row.name == WALL]
     if not pieces or not walls:
@@ -22,9 +28,11 @@ def bound_of(part: Part, rows: Sequence[BenchRow], cores: int, on_gpu: bool) -> 
     host = sum(row.cpu_seconds for row in pieces if row.resource == "host") / cores
     disk = sum(row.seconds for row in pieces if row.resource == "disk")
     device = sum(row.seconds if on_gpu else row.cpu_seconds for row in pieces if row.resource == "device")
+    seconds = max(device, host, disk)
     if not on_gpu:
+        steps = device / min(threads or cores, cores)
         host, device = host + device / cores, 0.0
-    seconds = max(device, host, disk) if on_gpu else host
+        seconds = max(host, steps)
     return Bound(
         part=part,
         wall_seconds=walls[0].seconds,

@@ -28,7 +28,7 @@ from unic_pipe.pipeline.workspace.classifiers import classifier_of
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import ready_teachers
 from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
-from unic_pipe.schemas.bench import Against, BenchReport, BenchRow, Resource
+from unic_pipe.schemas.bench import Against, BenchReport, BenchRow, Part, Resource
 from unic_pipe.schemas.config import EvaluateConfig
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
 from unic_pipe.stages.bench.against import against_extraction, against_probes, compared
@@ -332,7 +332,10 @@ def _sorted_out(rows: Sequence[BenchRow], note: str) -> list[BenchRow]:
 
 def _report(run: _Run, load: float, busy: float) -> BenchReport:
     on_gpu = run.device != "cpu"
-    bounds = [b for part in ("extract", "distill") if (b := bound_of(part, run.rows, run.cores, on_gpu)) is not None]
+    # Extraction works on several blocks at once; a training's steps come one behind the other.
+    threads: dict[Part, int | None] = {"extract": None, "distill": run.threads.get("distill")}
+    found = (bound_of(part, run.rows, run.cores, on_gpu, few) for part, few in threads.items())
+    bounds = [bound for bound in found if bound is not None]
     ratio: dict[str, float] = {bound.part: bound.ratio for bound in bounds}
     seconds = {(row.part, row.name): row.seconds for row in run.rows}
     live, step = seconds.get(("live", "wall")), seconds.get(("distill", "student step"))

@@ -24,6 +24,10 @@ def headlines(report: BenchReport) -> dict[Part, str]:
             f"{bound.ratio:.2f} of what its pieces allow (target {target:.2f}); {rate:,.1f} {unit}/s; "
             f"most of the bound is {bound.limit}; they make up {bound.cpu_ratio:.2f} of its CPU time"
         )
+        if report.device == "cpu" and bound.bound_seconds > bound.host_seconds:
+            found[bound.part] += (
+                f"; a step takes {report.threads[bound.part]} of {report.cores} cores (distill.threads)"
+            )
     if report.live_speedup is not None and report.live_bound is not None:
         share = report.live_speedup / report.live_bound
         found["live"] = (

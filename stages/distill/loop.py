@@ -152,8 +152,10 @@ def validate(students: Sequence[Training], feed: Feed, world: World) -> None:
 
 
 def export(student: Training) -> None:
-    """Export a student that has done all its steps; all processes call this, and the first one writes."""
-    student.checkpoints.settle()
+    """Export a student that has done all its steps; all processes call this, and the first one writes.
+
+    Its last checkpoint may still be written meanwhile; a finished student has one, so the manifest waits for it.
+    """
     store, config = student.store, student.config
     fresh, adaptors = build_student(config), b""
     with student.measuring():
@@ -184,6 +186,7 @@ def export(student: Training) -> None:
         adaptors=sha256(adaptors),
         machine=machine_name(str(student.model.device)),
     )
+    student.checkpoints.settle()
     store.put(f"{EXPORT}manifest.json", manifest.to_bytes())
     point(store.root.parent, student.name, store.root.name)
 

@@ -38,6 +38,16 @@ def test_on_a_cpu_the_bound_is_all_cpu_seconds_over_the_cores() -> None:
     assert bound.cpu_ratio == 12 / 14
 
 
+@pytest.mark.parametrize(("threads", "seconds"), [(1, 9.0), (2, 6.0), (16, 6.0), (None, 6.0)])
+def test_steps_that_come_one_behind_the_other_are_not_asked_for_more_than_their_threads(
+    threads: int | None, seconds: float
+) -> None:
+    rows = [row("wall", 10.0, 13.0), row("render", 3.0, 3.0, "host"), row("student step", 9.0, 9.0, "device")]
+    bound = bound_of("extract", rows, 2, on_gpu=False, threads=threads)
+    assert bound is not None
+    assert (bound.bound_seconds, bound.limit, bound.host_seconds) == (seconds, "student step", 6.0)
+
+
 @pytest.mark.parametrize(("cores", "seconds", "limit"), [(1, 8.0, "render"), (2, 6.0, "device"), (16, 6.0, "device")])
 def test_on_a_gpu_the_slowest_of_device_host_and_disk_limits(cores: int, seconds: float, limit: str) -> None:
     bound = bound_of("extract", ROWS, cores, on_gpu=True)

@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def test_what_the_metrics_tell_changes_no_bit(world: World, whole: World) -> Non
     for name in ("model", "adaptors"):
         files = [student_folder(w) / f"export/{name}.safetensors" for w in (world, whole)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_last_checkpoint_is_written_beside_the_export(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The student is finished when both are there."""
+    put, exported, keys = LocalStore.put, threading.Event(), list[str]()
+
+    def watched(store: LocalStore, key: str, data: bytes) -> None:
+        assert key != "checkpoints/step-00000012.pt" or exported.wait(30), "the export waits for the checkpoint"
+        put(store, key, data)
+        keys.append(key)
+        if key == "export/adaptors.safetensors":
+            exported.set()
+
+    monkeypatch.setattr(LocalStore, "put", watched)
+    assert world.distill()
+    assert keys[-2:] == ["latest.json", "export/manifest.json"]
 
 
 def test_a_finished_student_is_left_alone(whole: World) -> None:
