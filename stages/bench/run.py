@@ -242,6 +242,7 @@ class _Run:
             folder=self.folder / "students",
             stop=self.stop,
             classifier=classifier_of(self.inventory, definition.config.loss),
+            settings=self.inventory.config.distill,
         )
         with closing(trial):
             trial.prepare(self.seconds)

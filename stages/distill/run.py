@@ -14,6 +14,7 @@ import torch
 from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.extraction.blocks import pick_device
 from unic_pipe.pipeline.loggers import send
+from unic_pipe.pipeline.process.memory import freed_memory_kept
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.mixtures import dealt
 from unic_pipe.pipeline.storage import LocalStore
@@ -164,6 +165,7 @@ def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfi
     with ExitStack() as stack:
         stack.enter_context(memory_words(names))
         stack.enter_context(torch_threads(group[0].threads, device))
+        stack.enter_context(freed_memory_kept(device.type))
         pool = stack.enter_context(ThreadPoolExecutor(readers(world)))
         students = [_build(b, device, settings, context) for b in group]
         feed = _feed(group, pool, device, world, settings.micro_batch)

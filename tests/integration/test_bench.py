@@ -41,6 +41,10 @@ def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.Capt
     cpu = sum(row["cpu_seconds"] for row in pieces)
     assert sum(row["bound_share"] for row in pieces) == pytest.approx(1)
     assert report["extract_ratio"] == pytest.approx(cpu / report["cores"] / rows["extract", "wall"]["seconds"])
+    trained = [row for row in report["rows"] if row["part"] == "distill" and row["resource"] is not None]
+    steps = sum(row["cpu_seconds"] for row in trained if row["resource"] == "device")
+    allowed = max(sum(row["cpu_seconds"] for row in trained) / report["cores"], steps)  # they have one thread
+    assert report["distill_ratio"] == pytest.approx(allowed / rows["distill", "wall"]["seconds"])
     step, teachers = rows["distill", "student step"]["seconds"], rows["live", "teachers"]["seconds"]
     assert report["live_bound"] == pytest.approx(1 + teachers / step)
     live, cached = rows["live", "wall"]["seconds"], rows["distill", "wall"]["seconds"]
@@ -58,11 +62,21 @@ def test_everything_is_measured_and_nothing_is_left(raw: Any, capfd: pytest.Capt
 
 
 @pytest.mark.slow
-def test_finished_artefacts_stay_as_they_are(trained: Any) -> None:
+def test_finished_artefacts_stay_as_they_are(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unic_pipe.stages.distill.model.distiller import Distiller
+
+    compile_parts, compiled = Distiller.compile_parts, list[Distiller]()
+
+    def traced(model: Distiller) -> None:
+        compiled.append(model)
+        compile_parts(model, backend="eager")  # what a C++ compiler would make of the graphs takes minutes
+
+    monkeypatch.setattr(Distiller, "compile_parts", traced)
     before = trained.content(), trained.times()
-    settings = "--rows", "32", "--set", "cache.codec=klt", "--set", "views.patch=1"
+    settings = "--rows", "32", "--set", "cache.codec=klt", "--set", "views.patch=1", "--set", "distill.compile=true"
     assert run_cli(trained, "--quick", "--repeats", "1", *settings) == 0
     assert (trained.content(), trained.times()) == before
+    assert len(compiled) == 1, "what is measured is what trains"
 
 
 @pytest.mark.parametrize("moment", [pytest.param("extract: ", marks=pytest.mark.slow), "distill: "])

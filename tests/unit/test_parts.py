@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ from unic_pipe.pipeline.extraction.executors import Threads
 from unic_pipe.pipeline.extraction.forward import STAGES
 from unic_pipe.pipeline.extraction.parts import Part, parse_part, part_of, parts_missing
 from unic_pipe.pipeline.process.crew import blocks_in_flight, crew_of, crew_of_one, results
+from unic_pipe.pipeline.process.memory import freed_memory_kept
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
 from unic_pipe.schemas.errors import StageError, UserError
@@ -98,6 +100,27 @@ def test_a_crew_of_one_works_in_the_callers_thread_and_leaves_torch_as_it_was():
     assert torch.get_num_threads() == before
     with torch_threads(before + 1, "cuda"):
         assert torch.get_num_threads() == before, "another device does the work"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc")
+def test_a_step_finds_the_memory_of_the_one_before_and_gives_it_back_at_the_end():
+    torch = pytest.importorskip("torch")
+    resource = pytest.importorskip("resource")
+
+    def new_pages():
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        kept = [torch.ones(megabytes << 18) for megabytes in (1, 2, 60, 30, 7)]
+        assert len(kept) == 5
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    pages = (100 << 20) // resource.getpagesize()
+    with freed_memory_kept():
+        new_pages()
+        assert new_pages() < pages / 10
+    assert new_pages() > pages / 2
+    with freed_memory_kept("cuda"):
+        new_pages()
+        assert new_pages() > pages / 2, "another device does the work"
 
 
 def test_a_stopwatch_times_what_it_is_asked_to():

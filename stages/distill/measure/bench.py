@@ -21,6 +21,7 @@ from unic_pipe.pipeline.cache.moments import Doubles
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.encoders import ResolvedEncoder, load_encoder
 from unic_pipe.pipeline.process.crew import Crew, crew_of_one
+from unic_pipe.pipeline.process.memory import freed_memory_kept
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
@@ -31,7 +32,7 @@ from unic_pipe.pipeline.views.render import normalize
 from unic_pipe.pipeline.views.rows import Rendering, finished_views
 from unic_pipe.pipeline.workspace.students import student_folder
 from unic_pipe.schemas.bench import Resource
-from unic_pipe.schemas.config import TokenType
+from unic_pipe.schemas.config import DistillConfig, TokenType
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.checkpoints import Checkpoints
 from unic_pipe.stages.distill.data.batches import Batch
@@ -89,6 +90,7 @@ class StudentBench:
         folder: Path,
         stop: Stop,
         classifier: Callable[[str], Doubles] | None = None,
+        settings: DistillConfig | None = None,
     ) -> None:
         """Args:
         label: the student's name.
@@ -100,6 +102,7 @@ class StudentBench:
         folder: a working folder for what training writes.
         stop: polled between steps; a repetition then ends early.
         classifier: gives a teacher's, for a loss about logits.
+        settings: how it trains: compiled or not.
 
         Raises:
             UserError: the student cannot be built, or there are too few rows for a batch.
@@ -115,13 +118,14 @@ class StudentBench:
         model = Distiller(self.config, definition.teachers, self.device, frozen.statistics, frozen.targets)
         checkpoints = Checkpoints(store, frozen.manifest.digest, rows_digest(rows_N), 1, print)
         self.epoch_steps = self.steps = len(rows_N) // self.batch
-        self.training = Training(label, definition, model, self.epoch_steps, checkpoints=checkpoints)
+        self.training = Training(label, definition, model, self.epoch_steps, checkpoints=checkpoints, settings=settings)
         self.live = {
             name: LiveTeacher(load_encoder(encoder, device=device), caches[name].definition.compute)
             for name, encoder in teachers.items()
         }
         self._resources = ExitStack()
         self._resources.enter_context(torch_threads(self.config.threads, self.device))
+        self._resources.enter_context(freed_memory_kept(self.device.type))
         self._pool = self._resources.enter_context(ThreadPoolExecutor(min(usable_cores(), MAX_READERS)))
         self.training.begin()
         self._resources.callback(self.training.close)

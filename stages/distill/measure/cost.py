@@ -11,6 +11,7 @@ from operator import methodcaller
 import numpy as np
 import torch
 
+from unic_pipe.pipeline.process.memory import freed_memory_kept
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
 from unic_pipe.schemas.students import StudentDefinition
@@ -46,7 +47,7 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     sizes = definition.config.image_sizes or (definition.config.image_size,)
     # Steps of every size are of a student of one size, whose images are of another.
     config, on = definition.config.model_copy(update={"image_sizes": None}), torch.device(device)
-    with torch_threads(config.threads, on):
+    with torch_threads(config.threads, on), freed_memory_kept(on.type):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
         watch, found = Stopwatch(device=device), []
