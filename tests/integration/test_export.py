@@ -85,7 +85,8 @@ def test_the_page_runs(typed: Type, work: Work, monkeypatch: pytest.MonkeyPatch)
         for line in code.splitlines():
             said = typed(work.folder, *line.split()[1:])
             assert said.code == 0, said.err
-            assert said.err == ""
+            told = ("timm: ", "onnx: ", "torch-export: ")
+            assert all(line.startswith(told) for line in said.err.splitlines()), said.err
     monkeypatch.chdir(work.folder)
     cls, patch = load_student(work.student())(names["images"])
     assert torch.equal(names["cls"], cls)

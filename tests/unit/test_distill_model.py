@@ -206,6 +206,7 @@ def test_compiled_blocks_share_their_code_and_give_the_same() -> None:
     # The tracing is torch.compile's; what a C++ compiler would make of the graphs takes minutes.
     compiled.compile_parts(backend="aot_eager")
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     x, draws = torch.randn(3, 3, 16, 16), torch.rand(3, 12)
     for uniforms in (draws, None):
         results = []
