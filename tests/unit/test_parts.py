@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
