@@ -133,8 +133,8 @@ def _students_licence(text: str, folder: Path) -> str:
 
     if not (folder / CONFIG_NAME).is_file():
         return UNKNOWN
-    inventory = open_inventory(folder, None)
     try:
+        inventory = open_inventory(folder, None)
         return licence_of(subject(find(text.removeprefix("student:"), inventory), inventory))
     except UnicPipeError:
         return UNKNOWN

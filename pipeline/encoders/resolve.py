@@ -278,9 +278,9 @@ def _normalisation(found: _Located, config: EncoderConfig, definition: EncoderDe
 
 def _licence(found: _Located, config: EncoderConfig) -> str:
     """What the encoder's card says, or the `config.json` of its folder; of other weights nobody knows."""
-    if found.card is not None:
-        return found.card.licence if config.weights is None else UNKNOWN
-    if found.folder is None:
+    if found.card is not None and config.weights is None:
+        return found.card.licence
+    if found.folder is None or config.weights is not None:
         return UNKNOWN
     try:  # without the folder's card, which imports timm
         body = json.loads((found.folder / "config.json").read_bytes())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from unic_pipe.pipeline.encoders.licences import MEANING, derived_licence, hub_licence, licence_named
+from unic_pipe.cli.embed import _students_licence
+from unic_pipe.pipeline.encoders.licences import MEANING, UNKNOWN, derived_licence, hub_licence, licence_named
 from unic_pipe.pipeline.encoders.registry import REGISTRY
 
 
@@ -49,3 +52,9 @@ def test_every_teacher_with_a_name_has_a_licence_that_is_judged() -> None:
 )
 def test_the_hubs_words(licence: str, fields: dict[str, str]) -> None:
     assert hub_licence(licence) == fields
+
+
+def test_a_folder_whose_settings_cannot_be_read_says_nothing_of_a_licence(tmp_path: Path) -> None:
+    """`embed` of weights that have none goes on in it."""
+    (tmp_path / "unic-pipe.yaml").write_text("teachers: [")
+    assert _students_licence("checkpoint:mine.safetensors", tmp_path) == UNKNOWN
