@@ -30,6 +30,7 @@ def staged(
 
     `reporter`: by default the console's; `call`: what was typed, by default the command line.
     """
+    from unic_pipe.pipeline.process.memory import give_freed_memory_back
     from unic_pipe.pipeline.process.progress import ConsoleReporter
     from unic_pipe.pipeline.process.stopping import Stop
     from unic_pipe.pipeline.workspace.run_log import RunLog
@@ -42,6 +43,8 @@ def staged(
         except UnicPipeError as error:
             as_written(error, inventory.workspace.seeded)
             raise
+        finally:
+            give_freed_memory_back()
         log.stopped(stop)
     if stop.requested:
         log.say(f"Stopped; finished work is kept. To go on: {typed}")

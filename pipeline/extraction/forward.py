@@ -24,6 +24,7 @@ from unic_pipe.pipeline.encoders import ResolvedEncoder
 from unic_pipe.pipeline.extraction.device_loop import View, loop_of
 from unic_pipe.pipeline.extraction.sizes import VIEWS_AT_ONCE
 from unic_pipe.pipeline.process.crew import Crew, results
+from unic_pipe.pipeline.process.memory import keep_freed_memory
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.stopwatch import UNTIMED, Lap, Stopwatch
 from unic_pipe.pipeline.samples.dataset import Dataset
@@ -106,6 +107,8 @@ def features_of_rows(
         Stopped: somebody asked for the end; looked at before every batch.
         StageError: samples that are not what was indexed, or the device ran out of memory.
     """
+    for kind in {run.encoder.device.type for run in runs}:
+        keep_freed_memory(kind)
     views = sorted({view for run in runs for view, _ in run.planes})
     for start in range(0, len(views), VIEWS_AT_ONCE):
         group = views[start : start + VIEWS_AT_ONCE]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,6 +124,41 @@ def test_a_step_finds_the_memory_of_the_one_before_and_gives_it_back_at_the_end(
         # Where a heap is in pieces, a few rounds pass until there is room for all of them.
         assert min(new_pages() for _ in range(8)) < few
     assert new_pages() > few, "they were given back"
+
+
+THREADS = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from unic_pipe.pipeline.process.memory import keep_freed_memory, share_one_heap
+if sys.argv[1] == "one":
+    share_one_heap()
+keep_freed_memory()
+import numpy as np
+together = Barrier(3)
+def work(_):
+    together.wait()
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(20):
+        kept = [np.ones(3 << 20) for _ in range(3)]
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+with ThreadPoolExecutor(3) as pool:
+    list(pool.map(work, range(3)))
+    print(sum(pool.map(work, range(3))))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc")
+def test_threads_with_one_heap_find_what_others_have_freed():
+    pytest.importorskip("resource")
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if huge.exists() and "[always]" in huge.read_text():
+        pytest.skip("a fault is of many pages")
+    faults = {
+        heaps: int(subprocess.run([sys.executable, "-c", THREADS, heaps], check=True, stdout=subprocess.PIPE).stdout)
+        for heaps in ("one", "own")
+    }
+    assert faults["one"] < faults["own"] / 4
 
 
 def test_a_stopwatch_times_what_it_is_asked_to():
