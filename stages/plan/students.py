@@ -4,8 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+
+from unic_pipe.pipeline.process.crew import crew_of_one
 from unic_pipe.pipeline.process.progress import Reporter
+from unic_pipe.pipeline.process.stopwatch import UNTIMED, Stopwatch
+from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.pipeline.samples.mixtures import dealt, epoch_steps
+from unic_pipe.pipeline.views.rows import Rendering, views_of_rows
 from unic_pipe.pipeline.workspace.documents import finished_student
 from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.students import begun_now, student_folder
@@ -16,6 +22,9 @@ from unic_pipe.schemas.plans import PlanRow, StepMeasurement
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.plan.advice import HOUR_S, Job
 from unic_pipe.stages.plan.kept import Kept
+
+LOADED = 16
+"""Images that are read, decoded and rendered to know what that takes."""
 
 
 class Cost(Protocol):
@@ -48,9 +57,7 @@ def student_rows(
 ) -> tuple[list[PlanRow], float]:
     """A row for every student, and the seconds of all that are not finished."""
     rows, total, known = [], 0.0, dict[str, Cost]()
-    render_s = max(
-        (j.measured.decode_seconds + j.measured.render_seconds for j in jobs if j.stage == "extract"), default=0
-    )
+    loaded = dict[int, float]()
     for name in inventory.config.students:
         label = inventory.student_name(name)
         try:
@@ -76,7 +83,9 @@ def student_rows(
             known[alike] = _cost(definition, device, alike, step_cost, kept, partial(reporter.say, title))
         cost = known[alike]
         # Rendering runs beside the training device, but on a CPU on the same cores, as far as training leaves none.
-        loading = optimizer.batch * render_s / cores
+        if config.image_size not in loaded:
+            loaded[config.image_size] = _loading_seconds(datasets[0], jobs, config.image_size)
+        loading = optimizer.batch * loaded[config.image_size] / cores
         taken = min(definition.config.threads, cores) / cores if device == "cpu" else 0.0
         seconds = steps * max(cost.seconds, cost.seconds * taken + loading)
         size = cost.checkpoint_bytes * inventory.config.distill.keep_checkpoints + cost.export_bytes
@@ -95,6 +104,23 @@ def student_rows(
             )
         )
     return rows, total
+
+
+def _loading_seconds(dataset: Dataset, jobs: Sequence[Job], size: int) -> float:
+    """Seconds of one core that a view takes from its file until a network can have it at this size; zero as long as no
+    teacher says which views."""
+    definition = next((j.need.definition for j in jobs if j.trains), None)
+    if definition is None:
+        return 0.0
+    rows, clock = dataset.rows(), Stopwatch(("read", "decode", "render"))
+    chosen = np.sort(np.random.default_rng(0).choice(rows, min(LOADED, len(rows)), replace=False)).tolist()
+    rendering = Rendering.of(definition, 0, size)
+    with crew_of_one(1) as crew:
+        # The first image finds nothing ready.
+        views_of_rows(dataset, chosen[:1], [rendering], crew, UNTIMED)
+        clock.begin()
+        views_of_rows(dataset, chosen, [rendering], crew, clock)
+    return sum(clock.total(piece).cpu for piece in clock.pieces()) / len(chosen)
 
 
 def _cost(

@@ -5,7 +5,9 @@ Shapes: B images, S image side in pixels, T teachers, U residual branches, P pat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from operator import methodcaller
 
 import numpy as np
@@ -21,8 +23,9 @@ from unic_pipe.stages.distill.data.targets import Affine, RawTargets
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.schedule import make_optimizer
 
-STEPS = 2
-"""Steps that are measured, after one that prepares."""
+STEPS, MOST_STEPS, SETTLED = 2, 6, 0.95
+"""Steps that are measured, after one that prepares: at least; at most; and the part of the least time until then that the
+last one must have taken for another to be measured. The first few find neither kernels nor memory ready."""
 CPU_IMAGES, FIRST_IMAGES, WARMING = 32, 4, 2
 """Images of a measured step on a CPU, whose time grows with them: at most, first, and of the one that prepares."""
 CPU_SECONDS = 1.0
@@ -75,13 +78,21 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
                     continue
             else:
                 measured(count, size)
-            found.append(min(measured(count, size) for _ in range(STEPS)))
+            found.append(_least(partial(measured, count, size)))
     image_s, optimizer_s = (sum(column) / len(found) for column in zip(*found, strict=True))
     seconds = config.optimizer.batch * image_s + optimizer_s
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
     return StepCost(seconds, copies * (student + ladder), student)
+
+
+def _least(measured: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    """The least of steps, of which there are more while they become faster."""
+    found = [measured() for _ in range(STEPS)]
+    while len(found) < MOST_STEPS and found[-1][0] < SETTLED * min(found[:-1])[0]:
+        found.append(measured())
+    return min(found)
 
 
 def _passes(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
