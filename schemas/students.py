@@ -124,6 +124,8 @@ class CheckpointEntry(Document):
     student: Digest
     threads: int | None = None
     """CPU threads of the training, with which it goes on; None: those of the student's definition."""
+    compiled: bool | None = None
+    """Whether its steps are compiled, by which `distill.compile: auto` goes on; None: not recorded."""
 
 
 class StudentShape(Model):

@@ -14,6 +14,7 @@ are of 64 MiB, and given back when they are empty."""
 OWN_MMAP, OWN_MMAP_MAX = 32 << 20, 65536
 """The largest size to which glibc raises the second by itself (it then lets twice as much lie free), and its own third."""
 UNLIMITED = 2**31 - 1
+_kept = False
 
 
 @cache
@@ -36,16 +37,20 @@ def keep_freed_memory(device_type: str = "cpu") -> None:
     EfficientNet-Lite0's training steps, and four tenths of its extraction. In threads with heaps of their own little is
     kept (`share_one_heap`). Without glibc, or on another device, nothing changes.
     """
+    global _kept
     libc = _libc()
     if device_type == "cpu" and libc is not None:
+        _kept = True
         libc.mallopt(MMAP_MAX, 0)
         libc.mallopt(TRIM_THRESHOLD, UNLIMITED)
 
 
 def give_freed_memory_back() -> None:
     """Back to glibc's ways, with what lies free given to the system."""
+    global _kept
     libc = _libc()
-    if libc is not None:
+    if _kept and libc is not None:
+        _kept = False
         libc.mallopt(MMAP_MAX, OWN_MMAP_MAX)
         libc.mallopt(MMAP_THRESHOLD, OWN_MMAP)
         libc.mallopt(TRIM_THRESHOLD, 2 * OWN_MMAP)
@@ -54,10 +59,11 @@ def give_freed_memory_back() -> None:
 
 @contextmanager
 def freed_memory_kept(device_type: str = "cpu") -> Iterator[None]:
-    """Freed memory is kept inside the block, and given back at its end."""
+    """Freed memory is kept inside the block, and given back at its end, unless it was kept before it."""
+    before = _kept
     keep_freed_memory(device_type)
     try:
         yield
     finally:
-        if device_type == "cpu":
+        if not before:
             give_freed_memory_back()

@@ -49,9 +49,14 @@ def checkpoint_step(folder: Path) -> int | None:
     return entry.step if entry is not None and (folder / entry.file).is_file() else None
 
 
+def last_checkpoint(folder: Path) -> CheckpointEntry | None:
+    """What `latest.json` of a student's folder says; None where there is none that can be read."""
+    return usable_document(LocalStore(folder), "latest.json", CheckpointEntry)
+
+
 def step_threads(folder: Path, config: StudentConfig, settings: DistillConfig) -> int:
     """CPU threads of a training's steps: as its checkpoints recorded, or as configured while there is none."""
-    entry = usable_document(LocalStore(folder), "latest.json", CheckpointEntry)
+    entry = last_checkpoint(folder)
     return (entry.threads if entry is not None else settings.threads) or config.threads
 
 

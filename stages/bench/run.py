@@ -215,6 +215,10 @@ class _Run:
         definition = self.inventory.student_definition(name)
         assert definition is not None, "the dataset is indexed"
         config = begun_now(definition.config, self.inventory.config.distill)
+        settings = self.inventory.config.distill
+        if settings.compile == "auto":
+            settings = settings.model_copy(update={"compile": False})
+            self.notes.append("distill.compile: auto is decided when a training begins; plain steps were measured.")
         if config.image_sizes is not None:
             config = config.model_copy(update={"image_sizes": None})
             self.notes.append(f"Student {name} is trained at several image sizes; {config.image_size} was measured.")
@@ -242,7 +246,7 @@ class _Run:
             folder=self.folder / "students",
             stop=self.stop,
             classifier=classifier_of(self.inventory, definition.config.loss),
-            settings=self.inventory.config.distill,
+            settings=settings,
         )
         with closing(trial):
             trial.prepare(self.seconds)

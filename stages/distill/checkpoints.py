@@ -42,6 +42,8 @@ class Checkpoints:
         self.store, self.student, self.rows, self.keep, self.warn = store, student, rows, keep, warn
         self.threads: int | None = None
         """CPU threads of the training, which every checkpoint records."""
+        self.compiled: bool | None = None
+        """Whether its steps are compiled; recorded, too."""
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -87,7 +89,13 @@ class Checkpoints:
         data = buffer.getvalue()
         file = f"{FOLDER}/step-{step:08d}.pt"
         entry = CheckpointEntry(
-            file=file, step=step, size=len(data), digest=sha256(data), student=self.student, threads=self.threads
+            file=file,
+            step=step,
+            size=len(data),
+            digest=sha256(data),
+            student=self.student,
+            threads=self.threads,
+            compiled=self.compiled,
         )
         self.store.put(file, data)
         self.store.put(_entry_key(file), entry.to_bytes())

@@ -20,8 +20,8 @@ from unic_pipe.pipeline.samples.mixtures import dealt
 from unic_pipe.pipeline.storage import LocalStore
 from unic_pipe.pipeline.storage.locks import exclusive
 from unic_pipe.pipeline.storage.pointers import point
-from unic_pipe.pipeline.workspace.documents import finished_student, step_threads
-from unic_pipe.pipeline.workspace.students import student_folder
+from unic_pipe.pipeline.workspace.documents import finished_student, last_checkpoint, step_threads
+from unic_pipe.pipeline.workspace.students import begun_now, student_folder
 from unic_pipe.schemas.base import digest_of
 from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.stages.distill.checkpoints import Checkpoints
@@ -34,6 +34,7 @@ from unic_pipe.stages.distill.data.live import LiveTeacher
 from unic_pipe.stages.distill.data.rows import Rows, rows_digest, trained_tokens, training_rows, usable_rows
 from unic_pipe.stages.distill.jobs import StudentJob
 from unic_pipe.stages.distill.loop import train
+from unic_pipe.stages.distill.measure.compiling import compiling_pays
 from unic_pipe.stages.distill.metrics import read_metrics, student_run
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.parent import start_from
@@ -191,6 +192,8 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         names = tuple(teacher.name for teacher in definition.teachers)
         prepare = partial(start_from, job.start, job.name, teachers=names, say=context.reporter.say)
     config = definition.config
+    settings = settings.model_copy(update={"compile": _compiled(begun, device, settings, context)})
+    begun.checkpoints.compiled = settings.compile is True
     model = Distiller(config, definition.teachers, device, begun.frozen.statistics, begun.frozen.targets)
     if config.drop_path and not model.student.drop_paths:
         context.reporter.say(f"{job.name}: {config.architecture} has no drop path, so it is trained with 0.")
@@ -206,6 +209,19 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         loggers=context.loggers,
         say=context.reporter.say,
     )
+
+
+def _compiled(begun: _Begun, device: torch.device, settings: DistillConfig, context: Context) -> bool:
+    """Whether a student's steps are compiled: as asked for, as its checkpoints recorded, or as is found to pay now."""
+    if settings.compile != "auto":
+        return settings.compile
+    entry, world, pays = last_checkpoint(begun.checkpoints.store.root), context.world, False
+    if entry is not None:
+        return entry.compiled is True
+    if world.first:
+        begins = begun.job.definition.model_copy(update={"config": begun_now(begun.job.definition.config, settings)})
+        pays = compiling_pays(begun.job.name, begins, begun.frozen.manifest.steps, device, context.reporter.say)
+    return world.highest(int(pays)) > 0
 
 
 def _feed(

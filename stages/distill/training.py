@@ -72,7 +72,7 @@ class Training:
         checkpoints: of this student; its store is the student's folder.
         prepare: gives a training that starts from another student its first weights.
         world: the processes that train together; only the first writes.
-        settings: how.
+        settings: how; whether steps are compiled is decided by then.
         loggers: of other programs that get the metrics.
         say: told once what goes wrong with them.
         """
@@ -125,7 +125,7 @@ class Training:
             self.model.ladder.load_state_dict(found[1]["ladder"])
         elif self.prepare is not None:
             self.prepare(self.model)
-        if self.settings.compile:
+        if self.settings.compile is True:
             self.model.compile_parts()
         self.parallel = Parallel(self.model, self.model.parts, self.world, self.settings.shard)
         self.optimizer = make_optimizer(self.model.student, self.model.ladder, self.config.optimizer)
@@ -180,7 +180,7 @@ class Training:
             count = None if whole_step else float(self.config.optimizer.batch)
             losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen, balance=self.balance)
             # What is compiled lets nobody go through it twice.
-            if self.balance is not None and not self.settings.compile:
+            if self.balance is not None and self.settings.compile is not True:
                 with self.parallel.reading(batch.plan.last):
                     self.balance.read_gradients(losses, keep_BT)
             total.backward()

@@ -100,7 +100,9 @@ def student_rows(
                 bytes_left=0 if finished else size,
                 files=0 if finished else 8 + len(definition.teachers) + 2 * inventory.config.distill.keep_checkpoints,
                 hours=0.0 if finished else seconds / HOUR_S,
-                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms" + ("" if words is None else f"; {words}"),
+                note=f"{steps:,} steps of {cost.seconds * 1000:,.0f} ms"
+                + (", not compiled" if inventory.config.distill.compile else "")
+                + ("" if words is None else f"; {words}"),
             )
         )
     return rows, total

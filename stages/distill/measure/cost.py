@@ -5,6 +5,7 @@ Shapes: B images, S image side in pixels, T teachers, U residual branches, P pat
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,15 +35,20 @@ CPU_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a training step, and bytes of a checkpoint and of the exported encoder."""
+    """What a student takes."""
 
     seconds: float
+    """Of a training step."""
+    first_seconds: float
+    """Of the first steps, one of every image size, where whole batches were measured."""
     checkpoint_bytes: int
     export_bytes: int
 
 
-def step_cost(definition: StudentDefinition, device: str) -> StepCost:
+def step_cost(definition: StudentDefinition, device: str, compiled: bool = False) -> StepCost:
     """Measure the student of a definition; the optimizer's step and the loss are the real ones.
+
+    What is compiled is measured on whole batches, since another number of images is compiled anew.
 
     Raises:
         UserError: the configuration does not make a student or a ladder.
@@ -53,7 +59,9 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
     with torch_threads(config.threads, on), freed_memory_kept(on.type):
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
-        watch, found = Stopwatch(device=device), []
+        if compiled:
+            model.compile_parts()
+        watch, found, firsts = Stopwatch(device=device), [], []
 
         def measured(count: int, size: int) -> tuple[float, float]:
             """Seconds of an image's passes, and of the optimizer, which takes as long whatever the batch."""
@@ -67,8 +75,8 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
             return lap["passes"].wall / count, lap["optimizer"].wall
 
         for size in sizes:
-            count = config.optimizer.batch
-            if on.type == "cpu":
+            count, began = config.optimizer.batch, time.perf_counter()
+            if on.type == "cpu" and not compiled:
                 first = min(FIRST_IMAGES, count)
                 measured(min(WARMING, count), size)
                 alone = measured(first, size)
@@ -78,13 +86,14 @@ def step_cost(definition: StudentDefinition, device: str) -> StepCost:
                     continue
             else:
                 measured(count, size)
+                firsts.append(time.perf_counter() - began)
             found.append(_least(partial(measured, count, size)))
     image_s, optimizer_s = (sum(column) / len(found) for column in zip(*found, strict=True))
     seconds = config.optimizer.batch * image_s + optimizer_s
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
     copies = 3 if config.ema is None else 4
-    return StepCost(seconds, copies * (student + ladder), student)
+    return StepCost(seconds, sum(firsts), copies * (student + ladder), student)
 
 
 def _least(measured: Callable[[], tuple[float, float]]) -> tuple[float, float]:
