@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from unic_pipe.pipeline.cache.arrays import encode_part
-from unic_pipe.pipeline.cache.calibration import bound_codec
+from unic_pipe.pipeline.cache.calibration import bound_codec, calibrated_tokens, read_document
 from unic_pipe.pipeline.cache.codecs import TokenCodec, plain_codec
 from unic_pipe.pipeline.cache.coefficients import Calibrated
 from unic_pipe.pipeline.cache.fitting import Sample, axes_of, fit_step, measure
@@ -111,7 +111,7 @@ def loss_of(found: Compared, token: TokenType) -> CacheLoss:
         snr_db=snr_db,
         cosine_mean=float(cosine.mean()),
         cosine_min=float(cosine.min()),
-        gaussian_rd_bits=gaussian_bits(sample.principal_variances(), snr_db),
+        gaussian_rd_bits=gaussian_bits(_principal_variances(cache, token, sample), snr_db),
         encode_values_s=encoded,
         decode_values_s=decoded,
     )
@@ -131,9 +131,18 @@ def curves(found: Compared, token: TokenType) -> Iterator[RatePoint]:
             codec = Calibrated(token, fit_step(places, sample, target), block_rows, None)
             bits, snr_db, _, _ = measure(codec, sample)
             yield RatePoint(codec=name, bits_per_value=bits, snr_db=snr_db)
-    variance_D = sample.principal_variances()
+    variance_D = _principal_variances(found.cache, token, sample)
     for target in TARGETS_DB:
         yield RatePoint(codec="Gaussian R(D)", bits_per_value=gaussian_bits(variance_D, target), snr_db=target)
+
+
+def _principal_variances(cache: FeatureCache, token: TokenType, sample: Sample) -> NDArray[np.float64]:
+    """Those of the calibration's rows where they are more than the sample's: of few rows the axes of many dimensions are
+    known badly, which makes R(D) too high."""
+    calibration = read_document(cache.folder, token) if token in calibrated_tokens(cache.folder) else None
+    if calibration is not None and calibration.variances and calibration.rows > len(sample.values_NPD):
+        return np.array(calibration.variances)
+    return sample.principal_variances()
 
 
 def _speeds(cache: FeatureCache, codec: TokenCodec, token: TokenType, block: int, stored: Block) -> tuple[float, float]:

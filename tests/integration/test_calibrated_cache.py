@@ -17,10 +17,12 @@ from PIL import Image
 from unic_pipe.pipeline.cache.calibration import read_document
 from unic_pipe.pipeline.cache.coefficients import Calibrated
 from unic_pipe.pipeline.cache.fitting import Sample, axes_of, fit_step
-from unic_pipe.pipeline.cache.losses import read_losses
+from unic_pipe.pipeline.cache.losses import gaussian_bits, read_losses
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.verify import verify_folder
+from unic_pipe.pipeline.workspace.status import extraction_needs
 from unic_pipe.schemas.features import ComputeDefinition
+from unic_pipe.stages.report import cache as report
 
 KLT = ("cache.codec=klt", "cache.snr_db=15")
 AUTO = ("cache.codec=auto", "cache.snr_db=15")
@@ -115,6 +117,22 @@ def test_the_losses_beside_the_manifest_are_those_of_all_rows(
         assert row.bytes == sum(f.stat().st_size for f in shards)
         assert row.cosine_min < row.cosine_mean < 1
         assert 0 < row.gaussian_rd_bits < 16
+
+
+def test_a_few_rows_take_the_variances_of_the_calibration(klt_template: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The axes of four rows would leave nothing to the others, and R(D) would be that of so many components."""
+    monkeypatch.setattr(report, "BLOCKS", 1)
+    monkeypatch.setattr(report, "ROWS_OF_BLOCK", 4)
+    inventory = klt_template.inventory(*KLT)
+    cache = FeatureCache.open(klt_template.features("train-lite0"))
+    [need] = [n for n in extraction_needs(inventory, ("lite0",)) if n.digest == cache.digest]
+    dataset = inventory.dataset(need.dataset).dataset
+    assert dataset is not None
+    found = report.compare(dataset, cache, need, inventory.teacher("lite0"), "cpu")
+    assert found is not None
+    row, calibration = report.loss_of(found, "cls"), read_document(cache.folder, "cls")
+    assert calibration is not None
+    assert row.gaussian_rd_bits == pytest.approx(gaussian_bits(calibration.variances, row.snr_db))
 
 
 def test_lost_or_damaged_losses_are_derived_again(klt: Any) -> None:
