@@ -219,6 +219,8 @@ class _Run:
         if settings.compile == "auto":
             settings = settings.model_copy(update={"compile": False})
             self.notes.append("distill.compile: auto is decided when a training begins; plain steps were measured.")
+        if settings.micro_batch is not None and settings.micro_batch < config.optimizer.batch:
+            self.notes.append(f"Steps of whole batches were measured, not in parts of {settings.micro_batch} images.")
         if config.image_sizes is not None:
             config = config.model_copy(update={"image_sizes": None})
             self.notes.append(f"Student {name} is trained at several image sizes; {config.image_size} was measured.")
