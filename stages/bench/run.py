@@ -29,8 +29,9 @@ from unic_pipe.pipeline.workspace.inventory import Inventory
 from unic_pipe.pipeline.workspace.status import ready_teachers
 from unic_pipe.pipeline.workspace.students import begun_now, student_teachers
 from unic_pipe.schemas.bench import Against, BenchReport, BenchRow, Part, Resource
-from unic_pipe.schemas.config import EvaluateConfig
+from unic_pipe.schemas.config import DistillConfig, EvaluateConfig, StudentConfig
 from unic_pipe.schemas.errors import StageError, UserError, did_you_mean
+from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.bench.against import against_extraction, against_probes, compared
 from unic_pipe.stages.bench.bounds import bound_of, rows_of, with_shares
 from unic_pipe.stages.bench.extraction import PIECES, ExtractBench, watch_for
@@ -214,20 +215,7 @@ class _Run:
         """Measure a student's steps from the features that were just extracted, and with live teachers."""
         definition = self.inventory.student_definition(name)
         assert definition is not None, "the dataset is indexed"
-        config = begun_now(definition.config, self.inventory.config.distill)
-        settings = self.inventory.config.distill
-        if settings.compile == "auto":
-            settings = settings.model_copy(update={"compile": False})
-            self.notes.append("distill.compile: auto is decided when a training begins; plain steps were measured.")
-        if settings.micro_batch is not None and settings.micro_batch < config.optimizer.batch:
-            self.notes.append(f"Steps of whole batches were measured, not in parts of {settings.micro_batch} images.")
-        if config.image_sizes is not None:
-            config = config.model_copy(update={"image_sizes": None})
-            self.notes.append(f"Student {name} is trained at several image sizes; {config.image_size} was measured.")
-        if definition.mixed:
-            first = self.dataset.manifest.name
-            config = config.model_copy(update={"dataset": first})
-            self.notes.append(f"Student {name} is trained on a mixture; steps of {first} alone were measured.")
+        config, settings = self._as_measured(name, definition)
         one_view = {
             "config": config,
             "mixed": (),
@@ -265,6 +253,24 @@ class _Run:
                 self.notes.append(
                     f"Steps of {trial.batch} images were measured; the student is trained with {config.optimizer.batch}."
                 )
+
+    def _as_measured(self, name: str, definition: StudentDefinition) -> tuple[StudentConfig, DistillConfig]:
+        """A student and how it trains, as far as its steps are measured; what is left out is noted."""
+        config = begun_now(definition.config, self.inventory.config.distill)
+        settings = self.inventory.config.distill
+        if settings.compile == "auto":
+            settings = settings.model_copy(update={"compile": False})
+            self.notes.append("distill.compile: auto is decided when a training begins; plain steps were measured.")
+        if settings.micro_batch is not None and settings.micro_batch < config.optimizer.batch:
+            self.notes.append(f"Steps of whole batches were measured, not in parts of {settings.micro_batch} images.")
+        if config.image_sizes is not None:
+            config = config.model_copy(update={"image_sizes": None})
+            self.notes.append(f"Student {name} is trained at several image sizes; {config.image_size} was measured.")
+        if definition.mixed:
+            first = self.dataset.manifest.name
+            config = config.model_copy(update={"dataset": first})
+            self.notes.append(f"Student {name} is trained on a mixture; steps of {first} alone were measured.")
+        return config, settings
 
     def probe(self, features: Mapping[str, Path], parts: Parts) -> None:
         """Measure one fit of a linear probe on the first teacher's features."""
