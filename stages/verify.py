@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unic_pipe.pipeline.cache.layout import MANIFEST
 from unic_pipe.pipeline.cache.reader import FeatureCache
 from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.cache.verify import verify_folder
@@ -119,7 +120,7 @@ class _Look:
 
     def features(self, reporter: Reporter) -> None:
         """Every file of the caches; records have to be of the rows of a dataset whose index is sound."""
-        folders = [(folder, _count_files(folder)) for folder in self._artefacts("features")]
+        folders = [(folder, self._files(folder)) for folder in self._artefacts("features")]
         with reporter.task("verify", total=sum(files for _, files in folders), unit="files") as task:
             for folder, files in folders:
                 counted = 0
@@ -130,7 +131,7 @@ class _Look:
                     task.advance()
 
                 try:
-                    manifest = usable_document(folder, "manifest.json", FeatureManifest)
+                    manifest = usable_document(folder, MANIFEST, FeatureManifest)
                     dataset = self._sound.get(manifest.definition.dataset) if manifest is not None else None
                     found, count = verify_folder(folder, dataset, self.options.read_only, advance, self.options.quick)
                 except (UnicPipeError, OSError):
@@ -138,6 +139,12 @@ class _Look:
                 self.problems += [p.model_copy(update={"path": f"features/{folder.name}/{p.path}"}) for p in found]
                 self.checked += count
                 task.advance(max(0, files - counted))
+
+    def _files(self, folder: Store) -> int:
+        """About how many files the units of a feature folder have once it is finished; to list them takes long."""
+        manifest = usable_document(folder, MANIFEST, FeatureManifest)
+        dataset = self._sound.get(manifest.definition.dataset) if manifest is not None else None
+        return 2 * dataset.blocks * len(FeatureFolder(folder).planes()) if dataset is not None else 0
 
     def folders(self) -> None:
         """Students, and checkpoints that were brought in."""
@@ -217,10 +224,6 @@ def run_live(inventory: Inventory, options: VerifyOptions, reporter: Reporter) -
                 skipped.append(f"{name}: {error.message}")
             task.advance()
     return findings, skipped
-
-
-def _count_files(folder: Store) -> int:
-    return sum(1 for _ in folder.keys())  # noqa: SIM118
 
 
 def _unreadable(files: Sequence[Sealed], read_only: bool) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ The tars hold tiny JPEGs, and all but the last are hard links to one file, so th
 empty. Features are records (with shards of a few bytes) of units that were never extracted: planning reads records only.
 Every step is a process of its own, as a person would start it; its memory is the most that the process ever held.
 
-    .venv/bin/python tests/scale.py 1281167 12811670
+    .venv/bin/python tests/scale.py 1281167 12811670 [--teachers 50 --views 20]
 
 Legend: N rows.
 """
@@ -50,24 +50,36 @@ SIZE = 16
 ARCHITECTURE = "vit_tiny_patch16_224"
 MODEL: dict[str, int] = {"embed_dim": 8, "depth": 1, "num_heads": 1, "patch_size": 8}
 CONFIG = f"""\
-samples: {{datasets: {{train: {{source: "data/train-*.tar"}}}}}}
-views: {{count: 2}}
-teachers: {{tiny: {{encoder: "checkpoint:weights/tiny", image_size: {SIZE}}}}}
+samples: {{{{datasets: {{{{train: {{{{source: "data/train-*.tar"}}}}}}}}}}}}
+views: {{{{count: {{views}}}}}}
+teachers:
+{{teachers}}
 students:
   main:
     architecture: {ARCHITECTURE}
-    model_args: {{embed_dim: 8, depth: 1, num_heads: 1, patch_size: 8}}
+    model_args: {{{{embed_dim: 8, depth: 1, num_heads: 1, patch_size: 8}}}}
     image_size: {SIZE}
     dataset: train
-    ladder: {{hidden: 8, last_hidden: 8}}
-cache: {{codec: float16}}
+    ladder: {{{{hidden: 8, last_hidden: 8}}}}
+cache: {{{{codec: float16}}}}
 """
+TEACHER = f'  {{name}}: {{{{encoder: "checkpoint:weights/{{name}}", image_size: {SIZE}}}}}'
 ORDER = """
 import sys, numpy as np
 from unic_pipe.pipeline.samples.order import epoch_order
 rows = int(sys.argv[1])
 epoch_order(np.arange(rows), 256, seed=0, epoch=0, batch=512, streams=8, window=8)
 """
+
+
+TABLES = """
+import sys
+from pathlib import Path
+import pyarrow.parquet as pq
+for file in sorted(Path("features").glob("*/records/*/*.parquet")):
+    pq.read_table(file)
+"""
+"""What commands that look at every unit cannot be quicker than."""
 
 
 class ScaleRow(NamedTuple):
@@ -80,13 +92,14 @@ class ScaleRow(NamedTuple):
     """The most memory that it held; 0 where the system does not say."""
 
 
-def simulate(folder: Path, rows: int, reporter: Reporter) -> list[ScaleRow]:
+def simulate(folder: Path, rows: int, reporter: Reporter, teachers: int = 1, views: int = 2) -> list[ScaleRow]:
     """Build a working folder of `rows` samples in an empty folder, and measure what commands cost there.
 
     Raises:
         StageError: a command failed.
     """
-    _write_samples(folder, rows)
+    names = [f"tiny{number}" for number in range(teachers)]
+    _write_samples(folder, rows, names, views)
     commands: list[tuple[str, list[str]]] = [
         ("status", ["status"]),
         ("extract, nothing to do", ["extract", "--force"]),
@@ -100,8 +113,9 @@ def simulate(folder: Path, rows: int, reporter: Reporter) -> list[ScaleRow]:
         found.append(_measured(folder, rows, "index", _program("index")))
         task.advance()
         task.note("writing records")
-        _write_features(folder)
+        _write_features(folder, names)
         task.advance()
+        found.append(_measured(folder, rows, "to read the records' tables", [sys.executable, "-c", TABLES]))
         for name, arguments in commands:
             task.note(name)
             found.append(_measured(folder, rows, name, _program(*arguments)))
@@ -146,21 +160,23 @@ def _peak_bytes(pid: int) -> int:
     return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
-def _write_samples(folder: Path, rows: int) -> None:
-    """Configuration, weights of a tiny encoder, and the tars."""
+def _write_samples(folder: Path, rows: int, teachers: Sequence[str], views: int) -> None:
+    """Configuration, weights of tiny encoders, and the tars."""
     import timm
     import torch
 
     from unic_pipe.pipeline.encoders.export import export_student
 
     torch.manual_seed(0)
-    model = timm.create_model(ARCHITECTURE, num_classes=0, img_size=SIZE, **MODEL)
     half = (0.5, 0.5, 0.5)
-    export_student(
-        LocalStore(folder), model, architecture=ARCHITECTURE, model_args={**MODEL, "img_size": SIZE}, image_size=SIZE, mean=half,
-        std=half, prefix="weights/tiny/",
-    )  # fmt: skip
-    (folder / CONFIG_NAME).write_text(CONFIG)
+    for teacher in teachers:
+        model = timm.create_model(ARCHITECTURE, num_classes=0, img_size=SIZE, **MODEL)
+        export_student(
+            LocalStore(folder), model, architecture=ARCHITECTURE, model_args={**MODEL, "img_size": SIZE}, image_size=SIZE,
+            mean=half, std=half, prefix=f"weights/{teacher}/",
+        )  # fmt: skip
+    described = "\n".join(TEACHER.format(name=teacher) for teacher in teachers)
+    (folder / CONFIG_NAME).write_text(CONFIG.format(views=views, teachers=described))
     data = folder / "data"
     data.mkdir()
     whole, rest = divmod(rows, TAR_ROWS)
@@ -196,14 +212,14 @@ def _tar(rows: int) -> bytes:
     return buffer.getvalue()
 
 
-def _write_features(folder: Path) -> None:
+def _write_features(folder: Path, teachers: Sequence[str]) -> None:
     """Records of every unit that the configuration asks for."""
     from unic_pipe.pipeline.workspace.configuration import load_workspace
 
     inventory = Inventory(load_workspace(folder / CONFIG_NAME))
     dataset = inventory.dataset("train").dataset
     assert dataset is not None, "indexed before"
-    for need in inventory.training_needs(("tiny",), "train"):
+    for need in inventory.training_needs(tuple(teachers), "train"):
         features = inventory.workspace.features
         target = FeatureFolder(features.child(need.folder_name))
         target.create(
@@ -257,11 +273,14 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", type=int)
-    sizes = parser.parse_args().rows
+    parser.add_argument("--teachers", type=int, default=1)
+    parser.add_argument("--views", type=int, default=2)
+    asked = parser.parse_args()
+    sizes = asked.rows
     found: dict[str, list[ScaleRow]] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="unic-pipe-scale-", dir=".") as folder:
-            for row in simulate(Path(folder).absolute(), size, ConsoleReporter()):
+            for row in simulate(Path(folder).absolute(), size, ConsoleReporter(), asked.teachers, asked.views):
                 found.setdefault(row.name, []).append(row)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("command", *(name for size in sizes for name in (f"{size:,} rows", "memory"))):

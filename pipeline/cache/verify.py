@@ -309,7 +309,7 @@ class _Verification:
             r"view-\d{3,}/\w+/(zarr\.json|c(/\d+)+)|view-\d{3,}/zarr\.json|zarr\.json|calibration/\w+-[0-9a-f]{8}/.+"
         )
         sidecar = re.compile(r"records/view-\d{3,}/(cls|patch)/\d+\.stats")
-        for key in self._keys(""):
+        for key in self.sizes if self.quick else self._keys(""):
             known = (
                 key in self.seen or key.startswith(f"{DAMAGED}/") or unfinished.fullmatch(key) or sidecar.fullmatch(key)
             )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,13 @@ _TEMP = ".tmp"
 _DAY_S = 86_400
 ATTEMPTS = 3
 """Writes of a temporary file that somebody else removes before it has its name."""
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 @dataclass(unsafe_hash=True)
@@ -134,20 +142,37 @@ class LocalStore:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """All keys below a folder, in sorted order, without temporary files."""
-        top = self.root / prefix
-        for folder, folders, files in os.walk(top):
-            folders[:] = sorted(f for f in folders if f != _TEMP)
-            # Not by way of `Path`: a cache has millions of files, and as many folders.
-            within = f"{prefix}/{folder[len(str(top)) :].replace(os.sep, '/')}".strip("/").replace("//", "/")
-            yield from (f"{within}/{name}" if within else name for name in sorted(files))
+        return (key for key, _ in self._entries(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """All keys below a folder with their bytes; one that vanishes meanwhile is left out."""
         found: dict[str, int] = {}
-        for key in self.keys(prefix):
+        for key, entry in self._entries(prefix):
             with suppress(FileNotFoundError, NotADirectoryError):
-                found[key] = os.stat(f"{self.root}/{key}").st_size
+                found[key] = entry.stat().st_size
         return found
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """All keys below a folder with what the system said of them: those of a folder, then those of its folders.
+
+        Neither by way of `Path` nor of `os.walk`, which asks of every folder whether it is a link: a cache has millions
+        of files, and more folders. Folders that cannot be listed, and links to folders, have no keys."""
+        left = [prefix.strip("/")]
+        while left:
+            within = left.pop()
+            try:
+                with os.scandir(f"{self.root}/{within}") as scanned:
+                    entries = sorted(scanned, key=attrgetter("name"))
+            except OSError:
+                continue
+            folders = []
+            for entry in entries:
+                key = f"{within}/{entry.name}" if within else entry.name
+                if not _is_folder(entry):
+                    yield key, entry
+                elif entry.name != _TEMP and not entry.is_symlink():
+                    folders.append(key)
+            left += reversed(folders)
 
     def listing(self, prefix: str = "", deep: bool = True) -> dict[str, tuple[int, Hashable] | None]:
         """Keys below a folder with (bytes, version); not `deep`: immediate children, with None for folders."""
