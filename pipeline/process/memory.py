@@ -1,8 +1,9 @@
-"""Whether malloc gives freed memory back to the system."""
+"""Whether malloc gives freed memory back to the system. Only glibc is told anything."""
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,8 +20,10 @@ _kept = False
 
 @cache
 def _libc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
     found = ctypes.CDLL(None)
-    return found if hasattr(found, "mallopt") else None
+    return found if hasattr(found, "mallopt") else None  # musl has none
 
 
 def share_one_heap() -> None:

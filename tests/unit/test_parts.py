@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from unic_pipe.pipeline.extraction.executors import Threads
 from unic_pipe.pipeline.extraction.forward import STAGES
 from unic_pipe.pipeline.extraction.parts import Part, parse_part, part_of, parts_missing
 from unic_pipe.pipeline.process.crew import blocks_in_flight, crew_of, crew_of_one, results
-from unic_pipe.pipeline.process.memory import freed_memory_kept, give_freed_memory_back
+from unic_pipe.pipeline.process.memory import _libc, freed_memory_kept, give_freed_memory_back
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
 from unic_pipe.schemas.errors import StageError, UserError
@@ -105,7 +104,7 @@ def test_a_crew_of_one_works_in_the_callers_thread_and_leaves_torch_as_it_was():
         assert torch.get_num_threads() == before, "another device does the work"
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc")
+@pytest.mark.skipif(_libc() is None, reason="glibc's malloc")
 def test_a_step_finds_the_memory_of_the_one_before_and_gives_it_back_at_the_end():
     torch = pytest.importorskip("torch")
     resource = pytest.importorskip("resource")
@@ -151,7 +150,7 @@ with ThreadPoolExecutor(3) as pool:
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's malloc")
+@pytest.mark.skipif(_libc() is None, reason="glibc's malloc")
 def test_threads_with_one_heap_find_what_others_have_freed():
     pytest.importorskip("resource")
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
