@@ -193,6 +193,8 @@ class Processes(DaskExecutor):
             "distributed.worker.daemon": True,
             # A worker that computes for minutes without a word is not dead.
             "distributed.scheduler.worker-ttl": "30 minutes",
+            # One heap, which keeps what a block has freed (`process.memory`); threads begin before our code runs there.
+            "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
         }
         try:
             # The dashboard is off: it would listen on every interface, and need a further package.
