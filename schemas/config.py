@@ -287,8 +287,7 @@ class DistillConfig(Model):
     """At most so many images at a time and process: what a larger share of the batch adds up to is the same step."""
     compile: bool | Literal["auto"] = False
     """Compile the student's blocks and its ladder (`torch.compile`; on a CPU this needs a C++ compiler). `auto`: measured
-    before the first step, and done where the time that it saves is longer than compiling takes; the training goes on as it
-    began."""
+    before the first step, and done where it saves more time than compiling takes; the training goes on as it began."""
     shard: Literal["auto", "always", "never"] = "auto"
     """Whether several processes share out weights and moments (FSDP2) instead of holding copies (DDP); `auto`: above a
     billion parameters, student and ladder together."""
