@@ -1,6 +1,7 @@
 """`verify`: every file of every artefact against what was recorded (R11)."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,9 +143,13 @@ class _Look:
 
     def _files(self, folder: Store) -> int:
         """About how many files the units of a feature folder have once it is finished; to list them takes long."""
-        manifest = usable_document(folder, MANIFEST, FeatureManifest)
-        dataset = self._sound.get(manifest.definition.dataset) if manifest is not None else None
-        return 2 * dataset.blocks * len(FeatureFolder(folder).planes()) if dataset is not None else 0
+        # What is wrong with a folder that cannot be read is said when it is looked at.
+        with suppress(UnicPipeError, OSError):
+            manifest = usable_document(folder, MANIFEST, FeatureManifest)
+            dataset = self._sound.get(manifest.definition.dataset) if manifest is not None else None
+            if dataset is not None:
+                return 2 * dataset.blocks * len(FeatureFolder(folder).planes())
+        return 0
 
     def folders(self) -> None:
         """Students, and checkpoints that were brought in."""

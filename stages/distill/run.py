@@ -215,13 +215,17 @@ def _compiled(begun: _Begun, device: torch.device, settings: DistillConfig, cont
     """Whether a student's steps are compiled: as asked for, as its checkpoints recorded, or as is found to pay now."""
     if settings.compile != "auto":
         return settings.compile
-    entry, world, pays = last_checkpoint(begun.checkpoints.store.root), context.world, False
-    if entry is not None:
-        return entry.compiled is True
+    definition, world, wanted = begun.job.definition, context.world, False
     if world.first:
-        begins = begun.job.definition.model_copy(update={"config": begun_now(begun.job.definition.config, settings)})
-        pays = compiling_pays(begun.job.name, begins, begun.frozen.manifest.steps, device, context.reporter.say)
-    return world.highest(int(pays)) > 0
+        entry = last_checkpoint(begun.checkpoints.store.root)
+        if entry is not None:
+            wanted = entry.compiled is True
+        else:
+            begins = definition.model_copy(update={"config": begun_now(definition.config, settings)})
+            steps = begun.frozen.manifest.steps
+            wanted = compiling_pays(begun.job.name, begins, steps, device, context.reporter.say)
+    # All processes do what the first one found.
+    return world.highest(int(wanted)) > 0
 
 
 def _feed(

@@ -15,15 +15,15 @@ from unic_pipe.stages.distill.measure.cost import StepCost, step_cost
 from unic_pipe.stages.distill.model.distiller import Distiller
 
 
-def said_by(definition: Any, steps: int, plain: float, compiled: float | None, first: float = 60.0) -> tuple[bool, str]:
-    """What is decided of such steps, and the last that is said; None: there is no compiler."""
+def said_by(definition: Any, steps: int, plain: float, faster: float | None) -> tuple[bool, str]:
+    """What is decided of such steps, which take a minute to compile, and the last that is said; None: no compiler."""
 
-    def cost(_definition: Any, _device: str, compiled_too: bool = False, **given: bool) -> StepCost:
-        if not given.get("compiled", compiled_too):
+    def cost(_definition: Any, _device: str, compiled: bool = False) -> StepCost:
+        if not compiled:
             return StepCost(plain, 2 * plain, 0, 0)
-        if compiled is None:
+        if faster is None:
             raise RuntimeError("no C++ compiler\nand much more")
-        return StepCost(compiled, first, 0, 0)
+        return StepCost(faster, 60.0, 0, 0)
 
     said: list[str] = []
     return compiling_pays("main", definition, steps, torch.device("cpu"), said.append, cost=cost), said[-1]
