@@ -120,6 +120,8 @@ class CodecTrial(Model):
     """Bytes of the shards that would be written, in bits per feature value."""
     snr_db: float
     """10 log10(variance / mean squared error) of the features standardized per dimension."""
+    shared_bits: float = 0.0
+    """Bytes of the arrays that all rows share, in bits per feature value of one view of the dataset."""
 
 
 class CalibrationDocument(Document):

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unic_pipe import Pipeline
+from unic_pipe.pipeline.process.memory import share_one_heap
 
 SAMPLES = "samples: {block_rows: 32, datasets: {train: {source: photos}}}\ncompute: {device: cpu}\n"
 LITES = ("lite0", "lite1", "lite2")
@@ -114,4 +115,5 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    share_one_heap()  # as the commands do
     main()

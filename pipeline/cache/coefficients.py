@@ -79,6 +79,12 @@ class Transform:
     """Rows are components; None: no transform, or a single token."""
 
     @property
+    def shared_bytes(self) -> int:
+        """Of the arrays, which every row needs."""
+        arrays = (self.mean_PD, self.scale_D, self.gain_D, self.order_K, self.basis_DD, self.spatial_PP)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    @property
     def codec(self) -> str:
         """`klt` or `scalar`."""
         return "scalar" if self.basis_DD is None else "klt"

@@ -181,9 +181,16 @@ def with_all_rows(transform: Transform, sample: Sample) -> Transform:
 
 
 def choose(trials: list[CodecTrial], snr_db: float) -> CodecTrial:
-    """The fewest bits among those that reach the ratio; if none does, the best ratio."""
-    reached = [t for t in trials if t.snr_db >= snr_db - TOLERANCE_DB]
-    return min(reached, key=lambda t: t.bits_per_value) if reached else max(trials, key=lambda t: t.snr_db)
+    """The fewest bits among those that reach the ratio, with what all rows share; if none does, the best ratio."""
+    enough = [t for t in trials if reached(t.snr_db, snr_db)]
+    if not enough:
+        return max(trials, key=lambda t: t.snr_db)
+    return min(enough, key=lambda t: t.bits_per_value + t.shared_bits)
+
+
+def reached(ratio_db: float, snr_db: float) -> bool:
+    """Whether a ratio is the wanted one, within `TOLERANCE_DB`."""
+    return ratio_db >= snr_db - TOLERANCE_DB
 
 
 def _axes(sample: Sample, row_shape: tuple[int, ...]) -> Transform:

@@ -4,6 +4,7 @@ Legend: N rows, P patch tokens, D dimensions.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -59,7 +60,8 @@ def calibrate(
     """
     features: dict[TokenType, NDArray[np.float32]] = {}
 
-    # Batches stay as they would be cut from all rows at once.
+    # As in a block, which may be smaller than a batch; and as they would be cut from all rows at once.
+    batch = min(batch, need.definition.block_rows)
     together = batch * usable_cores()
 
     def make(token: TokenType) -> Proposal:
@@ -77,7 +79,8 @@ def calibrate(
                 stop.check()
             features.update(usable_features(parts, need, len(chosen_N)))
         most = len(chosen_N) if token == "cls" else ROWS["patch"]
-        return calibration_of(need, token, chosen_N[:most], features[token][:most], check=stop.check)
+        rows = len(dataset.rows())
+        return calibration_of(need, token, chosen_N[:most], features[token][:most], rows, check=stop.check)
 
     for token in calibrated_tokens(folder):
         if need.views.get(token, 0) and ensure_calibration(folder, token, lambda token=token: make(token)):  # type: ignore[misc]
@@ -155,7 +158,11 @@ def summary(folder: FeatureFolder, token: TokenType) -> str:
     document = read_document(folder, token)
     assert document is not None
     snr_db = folder.required_manifest().definition.codec.snr_db
-    trials = ", ".join(f"{t.codec} {t.bits_per_value:.2f} bits at {t.snr_db:.1f} dB" for t in document.trials)
+    trials = ", ".join(
+        f"{t.codec} {t.bits_per_value:.2f} bits{f' + {t.shared_bits:.2f} shared' if t.shared_bits >= 0.1 else ''}"
+        f" at {t.snr_db:.1f} dB"
+        for t in document.trials
+    )
     return f"{token} is stored by {document.codec} for {snr_db:g} dB ({trials})"
 
 
@@ -164,14 +171,14 @@ def calibration_of(
     token: TokenType,
     rows_N: NDArray[np.int64],
     values: NDArray[np.float32],
-    variances: bool = True,
+    rows: int,
     check: Callable[[], None] = lambda: None,
 ) -> Proposal:
-    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows; `variances`, which only
-    reports show, may be left out. Codecs are fitted side by side; `check` is called before each, and may raise.
+    """The calibration of a token type from sample features, (N, D) or (N, P, D), of these rows of a dataset's `rows`.
+    Codecs are fitted side by side; `check` is called before each, and may raise.
     Raises StageError: of a single image, which says nothing about what others look like."""
     from unic_pipe.pipeline.cache.coefficients import Calibrated
-    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, finer, measure, with_all_rows
+    from unic_pipe.pipeline.cache.fitting import Sample, candidate, choose, finer, measure, reached, with_all_rows
 
     definition = need.definition
     assert definition.codec.snr_db is not None
@@ -186,20 +193,23 @@ def calibration_of(
     with torch_threads(definition.compute.threads):
         sample = Sample.of(values)
 
-        def tried(name: str, before: TokenCodec | None = None) -> tuple[TokenCodec, CodecTrial]:
+        def tried(name: str) -> tuple[TokenCodec, CodecTrial]:
             check()
-            codec = before or candidate(name, token, sample, shape, definition.block_rows, snr_db)
-            codec = finer(codec, sample, snr_db) if before and isinstance(codec, Calibrated) else codec
-            bits, reached, _, _ = measure(codec, sample)
-            return codec, CodecTrial(codec=name, bits_per_value=round(bits, 6), snr_db=round(reached, 6))
+            codec, shared = candidate(name, token, sample, shape, definition.block_rows, snr_db), 0.0
+            bits, ratio, _, _ = measure(codec, sample)
+            if isinstance(codec, Calibrated):
+                if not reached(ratio, snr_db):
+                    check()
+                    codec = finer(codec, sample, snr_db)
+                    bits, ratio, _, _ = measure(codec, sample)
+                shared = 8 * codec.transform.shared_bytes / (rows * math.prod(shape))
+            found = {"bits_per_value": bits, "snr_db": ratio, "shared_bits": shared}
+            return codec, CodecTrial(codec=name, **{field: round(value, 6) for field, value in found.items()})
 
-        spectrum = crew.start(sample.principal_variances) if variances else None
+        spectrum = crew.start(sample.principal_variances)
         # The last take longest, and begin first.
         found = results([crew.start(tried, name) for name in reversed(names)])[::-1]
-        if not CODECS[choose([t for _, t in found], snr_db).codec].calibrated:
-            # Those that are fitted missed the ratio, perhaps by a hair, and the others take twice the bytes.
-            found = results([crew.start(tried, t.codec, codec) for codec, t in found])
-        variances_D = np.zeros(0) if spectrum is None else spectrum.result()
+        variances_D = spectrum.result()
     trials = [t for _, t in found]
     chosen = choose(trials, snr_db).codec
     codec = next(c for c, t in found if t.codec == chosen)

@@ -25,6 +25,7 @@ from torchvision import transforms as T
 
 from unic_pipe.pipeline.encoders.encoder import precision
 from unic_pipe.pipeline.extraction.run import ExtractPass
+from unic_pipe.pipeline.process.memory import give_freed_memory_back
 from unic_pipe.pipeline.process.stopping import Stop
 from unic_pipe.pipeline.process.threads import torch_threads, usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
@@ -82,6 +83,7 @@ def plain_extraction(work: ExtractPass, encoders: Sequence[Encoder], device: str
     torch takes by itself, features as float16 in an `.npy` file each."""
     rows, cores = [row for b in range(work.blocks) for row in _rows(work.dataset, b)], usable_cores()
     folder.mkdir(exist_ok=True)
+    give_freed_memory_back()  # the stage keeps it; such a loop would not
     for (need, _), encoder in zip(work.jobs, encoders, strict=True):
         definition, compute = need.definition, need.definition.compute
         views = Views(work.dataset, rows, definition.recipe, definition.encoder)

@@ -149,7 +149,9 @@ def _write(
                 ensure_calibration(
                     folder,
                     token,
-                    lambda c=chosen, t=token, r=places, x=own: calibration_of(c, t, r, x, variances=False),  # type: ignore[misc]
+                    lambda c=chosen, t=token, r=places, x=own: calibration_of(  # type: ignore[misc]
+                        c, t, r, x, len(dataset.rows())
+                    ),
                 )
             fitted = time.process_time() - started
             found.tokens[token] = _write_token(folder, store, token, values, own, dataset, fitted)

@@ -81,10 +81,10 @@ def test_fitting_ends_between_codecs_and_wants_two_images() -> None:
         stop.check()
 
     with pytest.raises(Stopped):
-        calibration_of(need, "cls", np.arange(40), x_ND.astype(np.float32), check=check)
+        calibration_of(need, "cls", np.arange(40), x_ND.astype(np.float32), 40, check=check)
     assert len(asked) >= 2
     with pytest.raises(StageError, match=r"with two images at least, and train has 1\."):
-        calibration_of(need, "cls", np.arange(1), x_ND[:1].astype(np.float32))
+        calibration_of(need, "cls", np.arange(1), x_ND[:1].astype(np.float32), 1)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_the_axes_are_those_of_all_rows_and_the_trials_those_of_rows_that_did_no
     for rows, wanted in ((None, fitted), (256, with_all_rows(fitted, sample))):
         asked = CodecDefinition(name="klt", snr_db=15.0, rows=rows)
         need = FeatureNeed("train", "dino", feature_definition(encoder_definition(D, D, (1, 1)), 64, asked), {"cls": 1})
-        proposal = calibration_of(need, "cls", np.arange(256), values)
+        proposal = calibration_of(need, "cls", np.arange(256), values, 256)
         [basis] = [raw for key, raw in proposal.contents.items() if key.endswith("basis/c/0/0")]
         assert wanted.basis_DD is not None
         assert basis[:-4] == wanted.basis_DD.tobytes()  # a checksum follows

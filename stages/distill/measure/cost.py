@@ -28,9 +28,10 @@ STEPS, MOST_STEPS, SETTLED = 2, 6, 0.95
 """Steps that are measured, after one that prepares: at least; at most; and the part of the least time until then that the
 last one must have taken for another to be measured. The first few find neither kernels nor memory ready."""
 CPU_IMAGES, FIRST_IMAGES, WARMING = 32, 4, 2
-"""Images of a measured step on a CPU, whose time grows with them: at most, first, and of the one that prepares."""
+"""Images of a measured step on a CPU: at most, first, and of the one that prepares."""
 CPU_SECONDS = 1.0
-"""What a measured step on a CPU may take, by the time of the first: it has as many images."""
+"""What a measured step on a CPU may take. Its images are doubled as long as they would not take longer: few images of a
+small network take twice as long each as many."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ def step_cost(definition: StudentDefinition, device: str, compiled: bool = False
         for size in sizes:
             count, began = config.optimizer.batch, time.perf_counter()
             if on.type == "cpu" and not compiled:
-                first = min(FIRST_IMAGES, count)
+                most, count = min(CPU_IMAGES, count), min(FIRST_IMAGES, count)
                 measured(min(WARMING, count), size)
-                alone = measured(first, size)
-                count = min(CPU_IMAGES, count, int(CPU_SECONDS / alone[0]))
-                if count <= first:
+                alone = measured(count, size)
+                while 2 * count <= most and 2 * count * alone[0] <= CPU_SECONDS:
+                    count *= 2
+                    alone = measured(count, size)
+                if count * alone[0] > CPU_SECONDS:
                     found.append(alone)
                     continue
             else:
