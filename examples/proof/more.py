@@ -4,7 +4,7 @@ Each is made from finished folders where those are there, so that a run that was
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,6 @@ VIEWS, VIEWS_EPOCHS, NOISE = (1, 2, 4, 8), 8, 0.4
 BITS = {"float16": ("float16", 15.0), **{f"{db:g} dB": ("klt", db) for db in (25.0, 15.0, 9.0, 5.0, 3.0)}}
 """Codec and asked signal-to-noise ratio."""
 Settings = dict[str, int]
-
-
-def more(root: Path, seeds: tuple[int, ...], settings: Settings) -> Iterator[tuple[str, str]]:
-    """Each table as soon as it is made, by its name in docs/proof.md."""
-    for name, make in (("bits", bits), ("views", views), ("number", number), ("cost", cost)):
-        yield name, make(root, seeds, settings)
 
 
 def views(root: Path, seeds: tuple[int, ...], settings: Settings) -> str:
@@ -120,3 +114,12 @@ def size_of(folder: Path, teacher: str) -> Stored:
             size += sum(file.size for file in record.files)
             values += int(valid_rows(record).sum()) * math.prod(cache.shapes[token])
     return Stored(size, values)
+
+
+MORE: dict[str, Callable[[Path, tuple[int, ...], Settings], str]] = {
+    "bits": bits,
+    "views": views,
+    "number": number,
+    "cost": cost,
+}
+"""What makes each table, by its name in docs/proof.md."""

@@ -3,7 +3,7 @@
     make proof        the main table, a student of each teacher alone, and the paper's variants: 24 trainings
     make proof-more   views, bits per value, the number of teachers and the cache's cost; stopped, it goes on
 
-usage: python examples/proof/run.py [FOLDER] [--more] [--gpu] [--epochs N] [--seeds N] [--no-docs]
+usage: python examples/proof/run.py [FOLDER] [--more] [--only TABLE ...] [--gpu] [--epochs N] [--seeds N] [--no-docs]
 
 Everything of one setting comes from one cache below FOLDER (`proof`). `--gpu` uses larger images and more epochs.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from images import write_images
-from more import more
+from more import MORE
 from settings import BENCHMARKS, SEEDS, STEPS, TEACHERS, students, text
 from specialists import write_specialists
 from tables import Line, best_of, line, mean_of, read_scores, table, write_between
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("proof"))
     parser.add_argument("--more", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=MORE, help="these of the other tables, and nothing else")
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
@@ -70,13 +71,14 @@ def main() -> None:
     settings = (GPU if given.gpu else {}) | ({"epochs": given.epochs} if given.epochs else {})
     write_images(root / "images")
     write_specialists(root / "images", root / "weights")
-    whole = not (root / "main/students").exists()
-    took = work(root / "main", text(students(), seeds=seeds, **settings))
-    rows, variants = main_lines(root / "main", seeds)
-    write("main", table(rows, BENCHMARKS) + _from(took, whole), not given.no_docs)
-    write("variants", table(variants, BENCHMARKS), not given.no_docs)
-    for name, made in more(root, seeds, settings) if given.more else ():
-        write(name, made, not given.no_docs)
+    if not given.only:
+        whole = not (root / "main/students").exists()
+        took = work(root / "main", text(students(), seeds=seeds, **settings))
+        rows, variants = main_lines(root / "main", seeds)
+        write("main", table(rows, BENCHMARKS) + _from(took, whole), not given.no_docs)
+        write("variants", table(variants, BENCHMARKS), not given.no_docs)
+    for name in given.only or (MORE if given.more else ()):
+        write(name, MORE[name](root, seeds, settings), not given.no_docs)
 
 
 def write(name: str, text: str, into_docs: bool) -> None:
