@@ -91,6 +91,8 @@ class Checks:
             found = run()
         except (Failed, subprocess.TimeoutExpired) as error:
             verdict, found, self.failed = "FAIL", str(error), self.failed + 1
+        except Exception as error:  # the others are still worth their time
+            verdict, found, self.failed = "FAIL", f"{type(error).__name__}: {error}", self.failed + 1
         print(f"{verdict} {title}: {found} ({time.monotonic() - begin:.0f} s)", flush=True)
 
     def folder(self, name: str) -> Path:
@@ -200,7 +202,7 @@ class Checks:
 
     def bf16_training(self) -> str:
         """A student in bf16 follows the one in float32."""
-        folder = self.copy("bf16-train")
+        folder = self.copy("bf16")
         self.pipe(folder, "distill", "--set", "students.small.dtype=bfloat16", device=self.device)
         return below(apart(losses(self.folder("device")), losses(folder)), 2.5 * LOSS, "of the loss")
 
@@ -244,10 +246,9 @@ class Checks:
 
     def copy(self, name: str) -> Path:
         """The folder with features from the device, without its students."""
-        shutil.copytree(
-            self.folder("device"), self.root / name, symlinks=True, ignore=shutil.ignore_patterns("students")
-        )
-        return self.root / name
+        copied = self.root / f"train-{name}"
+        shutil.copytree(self.folder("device"), copied, symlinks=True, ignore=shutil.ignore_patterns("students"))
+        return copied
 
     def stopped(self, folder: Path, stage: str, how: signal.Signals, when: Callable[[], bool]) -> None:
         """Run a stage and end it by a signal as soon as `when` holds (or let it end)."""
