@@ -111,6 +111,13 @@ def read_document(folder: FeatureFolder, token: TokenType) -> CalibrationDocumen
     return document
 
 
+def calibration_digest(document: CalibrationDocument) -> str:
+    """The digest by which units name their calibration: without `shared_bits`, which earlier versions did not write, so
+    that one of theirs that is lost and made again is the same."""
+    plain = tuple(trial.model_copy(update={"shared_bits": 0.0}) for trial in document.trials)
+    return digest_of(document.model_copy(update={"trials": plain}))
+
+
 def damaged_files(folder: FeatureFolder, document: CalibrationDocument) -> list[tuple[str, str]]:
     """(key, kind of damage) of the arrays' files that are not as recorded."""
     found = []
@@ -188,7 +195,7 @@ def _loaded(store: Store, token: TokenType, version: Version) -> TokenCodec:
         raise StageError(f"{store.describe(calibration_key(token))} is missing.", REPAIR)
     definition = folder.required_manifest().definition
     shape = row_shape(definition, token)
-    digest = digest_of(document)
+    digest = calibration_digest(document)
     if document.codec in plain_codecs():
         codec = plain_codec(document.codec, token, shape, definition.block_rows)
         codec.calibration = digest

@@ -196,6 +196,23 @@ def test_a_calibration_of_other_hardware_makes_its_units_again(copy):
     assert back == pytest.approx(features("patch", 1), abs=4)
 
 
+def test_a_lost_calibration_of_an_earlier_version_is_made_again_and_its_units_stay(copy, expected):
+    """Which wrote no `shared_bits`."""
+    (copy / calibration_key("patch")).unlink()
+
+    def now():
+        made = proposal("patch", 100)
+        trials = tuple(trial.model_copy(update={"shared_bits": 0.25}) for trial in made.document.trials)
+        return Proposal(made.document.model_copy(update={"trials": trials}), made.contents)
+
+    folder = FeatureFolder(LocalStore(copy))
+    assert ensure_calibration(folder, "patch", now)
+    assert read_document(folder, "patch").trials[0].shared_bits == 0.25
+    assert extract(copy) == []
+    assert verify_folder(copy, read_only=True)[0] == []
+    assert assert_reads_are_true(copy, expected) == 0
+
+
 def test_arrays_that_differ_from_the_document_replace_it_whole(copy):
     document = read_document(FeatureFolder(LocalStore(copy)), "patch")
     (copy / document.files[1].path).write_bytes(b"damaged")
