@@ -52,7 +52,7 @@ students:
     ladder: {{hidden: 64, last_hidden: 512}}
     loss: {{drop_probability: 0.25}}
     batch_norm: frozen   # its statistics are the weights' own
-    optimizer: {{epochs: 4, warmup_epochs: 0, frozen_steps: 20, batch: 32, lr: 0.0028}}   # per 256 images: at most 0.00035
+    optimizer: {{epochs: 5, warmup_epochs: 0, frozen_steps: 20, batch: 32, lr: 0.0028}}   # per 256 images: at most 0.00035
 
 distill:
   validation: digits-val
