@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -105,17 +106,19 @@ def _in_two_classes(dataset: Dataset) -> tuple[int, tuple[str, str]]:
         low_N[start:end], high_N[start:end] = hashes_of(part).view("<u8").T
         start = end
     labels_N = np.concatenate([table.labels for table in dataset.segments])
-    order_N = np.lexsort((labels_N, low_N, high_N))
     count, first = 0, ("", "")
-    # A part at a time: of millions of rows each array is as large as the rest of the index.
-    for start in range(0, len(order_N) - 1, _AT_ONCE):
-        part = order_N[start : start + _AT_ONCE + 1]
-        one, other = part[:-1], part[1:]
+    # A part of all hashes at a time: of millions of rows an order is as large as the hashes, and sorting takes it twice.
+    parts = -(-len(high_N) // _AT_ONCE)
+    bounds = [(part << 64) // parts for part in range(parts)] + [1 << 64]
+    for bound, next_bound in pairwise(bounds):
+        rows_N = np.flatnonzero((high_N >= np.uint64(bound)) & (high_N <= np.uint64(next_bound - 1)))
+        order_N = rows_N[np.lexsort((labels_N[rows_N], low_N[rows_N], high_N[rows_N]))]
+        one, other = order_N[:-1], order_N[1:]
         labelled = (labels_N[one] >= 0) & (labels_N[one] != labels_N[other])
         found = np.flatnonzero((low_N[one] == low_N[other]) & (high_N[one] == high_N[other]) & labelled)
         if len(found) and not count:
-            rows_N = dataset.rows()
-            pair = (int(rows_N[part[found[0] + step]]) for step in (0, 1))
+            numbers_N = dataset.rows()
+            pair = (int(numbers_N[order_N[found[0] + step]]) for step in (0, 1))
             first = dataset.key(next(pair)), dataset.key(next(pair))
         count += len(found)
     return count, first

@@ -29,3 +29,21 @@ def test_what_may_not_have_been_meant_so_is_said(tmp_path, picture):
     assert "Are the folders in it the classes (cat, ...)? `source: d/x`" in said("x/cat/a.png", "x/dog/a.png")
     assert "hold the folders test and train, which" in said("cat/train/a.png", "cat/test/b.png", "dog/train/a.png")
     assert "not used: .jpg" in said("cat/a.png", "cat/a.jpg", "dog/a.png", image=".PNG")
+
+
+def test_images_in_two_classes_are_found_a_part_at_a_time(tmp_path, picture, monkeypatch):
+    for number in range(40):
+        for name in ("cat", "dog") if number % 3 == 0 else ("cat",):
+            (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "d" / name / f"{number}.png").write_bytes(picture(number))
+
+    def said():
+        told = Told()
+        index(tmp_path, "d", "d", progress=told)
+        shutil.rmtree(tmp_path / "samples")
+        return [line for line in told.lines if "in two classes" in line]
+
+    (at_once,) = said()
+    assert "14 images are in two classes (first: " in at_once
+    monkeypatch.setattr("unic_pipe.pipeline.samples.remarks._AT_ONCE", 3)
+    assert said() == [at_once]
