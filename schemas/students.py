@@ -126,6 +126,8 @@ class CheckpointEntry(Document):
     """CPU threads of the training, with which it goes on; None: those of the student's definition."""
     compiled: bool | None = None
     """Whether its steps are compiled, by which `distill.compile: auto` goes on; None: not recorded."""
+    at_once: int | None = None
+    """Micro-batches of a step on a CPU that are learned from at once, by equal parts of the threads; None: a whole step."""
 
 
 class StudentShape(Model):

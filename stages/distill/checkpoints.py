@@ -44,6 +44,8 @@ class Checkpoints:
         """CPU threads of the training, which every checkpoint records."""
         self.compiled: bool | None = None
         """Whether its steps are compiled; recorded, too."""
+        self.at_once: int | None = None
+        """Micro-batches that are learned from at once; likewise."""
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
@@ -96,6 +98,7 @@ class Checkpoints:
             student=self.student,
             threads=self.threads,
             compiled=self.compiled,
+            at_once=self.at_once,
         )
         self.store.put(file, data)
         self.store.put(_entry_key(file), entry.to_bytes())

@@ -30,7 +30,7 @@ def check_memory(students: Sequence[Training], feed: Feed, device: torch.device,
     window, state = feed.window_bytes([s.demand for s in students]), 0
     for student in students if device.type == "cpu" else ():
         kept = 3 if student.config.ema is None else 4
-        copies = kept + 2 * kept
+        copies = kept + 2 * kept + student.at_once - 1  # gradients of every micro-batch that is learned from at once
         state += copies * sum(p.numel() * p.element_size() for p in student.model.parameters())
     window, state = window * processes, state * processes
     free = psutil.virtual_memory().available

@@ -39,6 +39,7 @@ from unic_pipe.stages.distill.metrics import read_metrics, student_run
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.parent import start_from
 from unic_pipe.stages.distill.model.warm import start_from_weights
+from unic_pipe.stages.distill.parallel.copies import at_once
 from unic_pipe.stages.distill.parallel.world import Context, World
 from unic_pipe.stages.distill.training import Diverged, Training
 
@@ -77,7 +78,7 @@ def distill(
             todo = [job for job in jobs if not _is_finished(job, workdir, context)]
             if world.first:
                 check_views([(source, job.definition.views) for job in todo for source in job.training], reporter)
-            begun = [_begin(job, workdir, settings, context) for job in todo]
+            begun = [_begin(job, workdir, settings, device, context) for job in todo]
         groups: dict[tuple[object, ...], list[_Begun]] = {}
         for one in begun:
             groups.setdefault(one.key, []).append(one)
@@ -118,6 +119,8 @@ class _Begun:
     checkpoints: Checkpoints
     threads: int
     """CPU threads of a step on a CPU."""
+    at_once: int
+    """Micro-batches of it that are learned from at once."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -127,11 +130,12 @@ class _Begun:
         validation = tuple((r.source.dataset.digest, rows_digest(r.rows_N)) for r in self.validation)
         data = d.datasets, tuple(r.source.share for r in self.training), d.views, d.patch_views, d.patch_every, d.live
         views = digest_of(feature.recipe), feature.view_seed
-        order = config.draws_seed, config.optimizer.batch, config.streams, config.window_blocks, self.threads
-        return *data, *views, *order, self.frozen.manifest.rows_digest, validation
+        order = config.draws_seed, config.optimizer.batch, config.streams, config.window_blocks
+        how = self.threads, self.at_once
+        return *data, *views, *order, *how, self.frozen.manifest.rows_digest, validation
 
 
-def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Context) -> _Begun:
+def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, device: str, context: Context) -> _Begun:
     definition, store = job.definition, LocalStore(student_folder(workdir, job.name, job.definition))
     if context.world.first:
         store.sweep()
@@ -152,7 +156,10 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, context: Con
     keep, say = settings.keep_checkpoints, context.reporter.say
     checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)
     threads = checkpoints.threads = step_threads(store.root, definition.config, settings)
-    return _Begun(job, frozen, training, validation, checkpoints, threads)
+    entry = last_checkpoint(store.root)
+    recorded = checkpoints.at_once = at_once(definition.config, threads, settings) if entry is None else entry.at_once
+    alone = context.world.size == 1 and torch.device(pick_device(device)).type == "cpu" and settings.compile is not True
+    return _Begun(job, frozen, training, validation, checkpoints, threads, (recorded or 1) if alone else 1)
 
 
 def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context) -> list[Training]:
@@ -208,6 +215,7 @@ def _build(begun: _Begun, device: torch.device, settings: DistillConfig, context
         settings=settings,
         loggers=context.loggers,
         say=context.reporter.say,
+        at_once=begun.at_once,
     )
 
 
@@ -246,7 +254,7 @@ def _feed(
         pool=pool,
         device=device,
         teachers=teachers,
-        share=Share(world.rank, world.size, micro),
+        share=Share(world.rank, world.size, micro, first.at_once),
         threads=readers(world),
     )
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unic_pipe.pipeline.loggers import Maker
 from unic_pipe.pipeline.storage import LocalStore
@@ -29,6 +29,7 @@ from unic_pipe.stages.distill.model.loss import entries
 from unic_pipe.stages.distill.model.schedule import configured_rates, make_optimizer, set_rate
 from unic_pipe.stages.distill.model.standardization import momenta
 from unic_pipe.stages.distill.parallel.batch_norm import running_statistics
+from unic_pipe.stages.distill.parallel.copies import Copies
 from unic_pipe.stages.distill.parallel.sharding import Parallel, local, optimizer_state_as, whole
 from unic_pipe.stages.distill.parallel.world import World
 
@@ -63,6 +64,7 @@ class Training:
         settings: DistillConfig | None = None,
         loggers: Mapping[str, Maker] | None = None,
         say: Callable[[str], None] = print,
+        at_once: int = 1,
     ) -> None:
         """Args:
         name: for messages.
@@ -75,6 +77,7 @@ class Training:
         settings: how; whether steps are compiled is decided by then.
         loggers: of other programs that get the metrics.
         say: told once what goes wrong with them.
+        at_once: micro-batches that are learned from at once (see `parallel.copies`), on torch's threads of now.
         """
         self.name, self.definition, self.model = name, definition, model
         self.checkpoints, self.prepare = checkpoints, prepare
@@ -91,6 +94,10 @@ class Training:
         """Kinds of findings that were told."""
         self.balance: Balance | None = None
         """Of a step that the metrics tell of."""
+        self.at_once = at_once
+        self._copies: Copies[Distiller] | None = None
+        self._waiting: list[Batch] = []
+        """Micro-batches that are learned from with the next one."""
         self._learned: list[Learned] = []
         """The micro-batches of a step that is not done yet."""
 
@@ -129,6 +136,8 @@ class Training:
             self.model.compile_parts()
         self.parallel = Parallel(self.model, self.model.parts, self.world, self.settings.shard)
         self.optimizer = make_optimizer(self.model.student, self.model.ladder, self.config.optimizer)
+        if self.at_once > 1:
+            self._copies = Copies(self.model, self.at_once, torch.get_num_threads())
         if self.config.ema is not None:
             self.average = WeightAverage([self.model.student, self.model.ladder], self.config.ema)
         if found is not None:
@@ -158,40 +167,64 @@ class Training:
 
     def close(self) -> None:
         """Close the metrics, after the last checkpoint."""
+        if self._copies is not None:
+            self._copies.close()
         self.checkpoints.close()
         if self.log is not None:
             self.log.close()
 
     def learn(self, batch: Batch) -> None:
-        """Learn from a batch; the last micro-batch of a step ends it."""
-        whole_step = batch.plan.last and not self._learned and self.world.size == 1
+        """Learn from a batch; the last micro-batch of a step ends it. Those that are learned from at once wait for each other."""
+        self._waiting.append(batch)
+        if len(self._waiting) < self.at_once and not batch.plan.last:
+            return
+        batches, self._waiting = self._waiting, []
+        whole_step = batch.plan.last and not self._learned and len(batches) == self.world.size == 1
         if not self._learned:
-            told = (self.step + 1) % self.settings.log_every == 0
-            self.balance = Balance(self.model.sizes, self.model.device) if told else None
-            # Gradients of micro-batches add up, so they are cleared before the first.
-            for parameter in self.model.parameters():
-                parameter.grad = None
-            if self.model.student.training is self.frozen:
-                self.model.train()
-                if self.frozen:
-                    self.model.student.eval()
-        with self.parallel.syncing(batch.plan.last):
-            # The entries of all micro-batches of all processes are known at the end; until then any count will do.
-            count = None if whole_step else float(self.config.optimizer.batch)
-            losses, keep_BT, total = self.parallel.call(batch, count=count, frozen=self.frozen, balance=self.balance)
-            # What is compiled lets nobody go through it twice.
-            if self.balance is not None and self.settings.compile is not True:
-                with self.parallel.reading(batch.plan.last):
-                    self.balance.read_gradients(losses, keep_BT)
-            total.backward()
-        found = measures(losses, keep_BT, total)
-        images = {name: losses.images(name) for name in found}
-        self._learned.append(Learned(found, images, entries(self.config.loss, keep_BT)))
+            self._begin_step()
+        if self._copies is None or len(batches) == 1:
+            with self.parallel.syncing(batch.plan.last):
+                self._learned.append(self._learn_from(self.parallel.call, (batch, self.balance), whole_step))
+        else:
+            told = [None if self.balance is None else self.balance.another() for _ in batches]
+            self._learned += self._copies.each(self._learn_from, list(zip(batches, told, strict=True)))
+            for balance in told:
+                if self.balance is not None and balance is not None:
+                    self.balance.add(balance)
         if batch.plan.last:
-            found = found if whole_step else self._correct_gradients()
+            found = self._learned[0].measures if whole_step else self._correct_gradients()
             self._learned = []
             self._update()
             self.meter.add(found)
+
+    def _begin_step(self) -> None:
+        told = (self.step + 1) % self.settings.log_every == 0
+        self.balance = Balance(self.model.sizes, self.model.device) if told else None
+        # Gradients of micro-batches add up, so they are cleared before the first.
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        if self.model.student.training is self.frozen:
+            for model in [self.model] if self._copies is None else self._copies.models:
+                model.train()
+                if self.frozen:
+                    model.student.eval()
+
+    def _learn_from(
+        self, model: nn.Module, batch_and_balance: tuple[Batch, Balance | None], whole_step: bool = False
+    ) -> Learned:
+        """Add a micro-batch's gradients to those of a model."""
+        batch, balance = batch_and_balance
+        # The entries of all micro-batches of all processes are known at the end; until then any count will do.
+        count = None if whole_step else float(self.config.optimizer.batch)
+        losses, keep_BT, total = model(batch, count=count, frozen=self.frozen, balance=balance)
+        # What is compiled lets nobody go through it twice.
+        if balance is not None and self.settings.compile is not True:
+            with self.parallel.reading(batch.plan.last):
+                balance.read_gradients(losses, keep_BT)
+        total.backward()
+        found = measures(losses, keep_BT, total)
+        images = {name: losses.images(name) for name in found}
+        return Learned(found, images, entries(self.config.loss, keep_BT))
 
     def _correct_gradients(self) -> dict[str, Tensor]:
         """Divide by the entries of the global batch; the step's measures, whose mean over processes is the batch's.

@@ -43,6 +43,8 @@ class Cost(Protocol):
         """Bytes of the exported encoder."""
 
 
+MEASURED = "parts of a batch at once"
+"""How steps are measured: what an earlier version measured in another way is not taken."""
 StepCost = Callable[[StudentDefinition, str], Cost]
 
 
@@ -130,7 +132,7 @@ def _cost(
 ) -> Cost:
     """What was measured before on this kind of device with these programs, or, after `say`, is measured now."""
     kind, versions = device.partition(":")[0], program_versions()
-    file = f"measurements/student-{short(json_digest([key, kind, versions]))}.json"
+    file = f"measurements/student-{short(json_digest([key, kind, versions, MEASURED]))}.json"
     found = kept.find(file, StepMeasurement)
     if found is None:
         say()

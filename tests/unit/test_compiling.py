@@ -18,7 +18,8 @@ from unic_pipe.stages.distill.model.distiller import Distiller
 def said_by(definition: Any, steps: int, plain: float, faster: float | None) -> tuple[bool, str]:
     """What is decided of such steps, which take a minute to compile, and the last that is said; None: no compiler."""
 
-    def cost(_definition: Any, _device: str, compiled: bool = False) -> StepCost:
+    def cost(_definition: Any, _device: str, compiled: bool = False, whole: bool = False) -> StepCost:
+        assert compiled or whole, "steps that may be compiled are not learned from in parts"
         if not compiled:
             return StepCost(plain, 2 * plain, 0, 0)
         if faster is None:

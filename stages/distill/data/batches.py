@@ -51,11 +51,13 @@ class Share:
     size: int = 1
     micro: int | None = None
     """At most so many images at a time."""
+    at_once: int = 1
+    """Micro-batches of these that are learned from together."""
 
     def micro_batches(self, plan: BatchPlan) -> list[BatchPlan]:
         """This process's share of a planned batch, which `size` divides, in equal micro-batches."""
         mine_B = np.split(plan.rows_B, self.size)[self.rank]
-        count = -(-len(mine_B) // (self.micro or len(mine_B)))
+        count = min(len(mine_B), -(-len(mine_B) // (self.micro or len(mine_B))) * self.at_once)
         split = np.array_split(mine_B, count)
         first = replace(plan, rows_B=split[0], last=count == 1)
         later = [replace(plan, rows_B=rows_B, last=rows_B is split[-1], queued=()) for rows_B in split[1:]]

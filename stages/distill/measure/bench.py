@@ -7,7 +7,7 @@ Shapes: B images of a batch, N rows, P patch tokens, D student width, L ladder b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ from unic_pipe.schemas.bench import Resource
 from unic_pipe.schemas.config import DistillConfig, TokenType
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.checkpoints import Checkpoints
-from unic_pipe.stages.distill.data.batches import Batch
+from unic_pipe.stages.distill.data.batches import Batch, Share
 from unic_pipe.stages.distill.data.feed import Feed
 from unic_pipe.stages.distill.data.frozen import freeze
 from unic_pipe.stages.distill.data.live import LiveTeacher, live_targets
@@ -43,6 +43,7 @@ from unic_pipe.stages.distill.data.rows import Rows, Source, rows_digest, traini
 from unic_pipe.stages.distill.data.targets import AnyTargets, Pair, read_pairs
 from unic_pipe.stages.distill.measure.ladder import ladder_operands, ladder_step, multiply
 from unic_pipe.stages.distill.model.distiller import Distiller
+from unic_pipe.stages.distill.parallel.copies import at_once
 from unic_pipe.stages.distill.run import MAX_READERS
 from unic_pipe.stages.distill.training import Training
 
@@ -59,7 +60,7 @@ the standardization, `student step` is student + ladder + loss + optimizer on te
 VIEW_PIECES = {"read": "image decode", "decode": "image decode", "render": "render"}
 """The pieces of a view, and what they are called here."""
 KEPT_BATCHES = 2
-"""Batches that are held in memory for the student-only step; they take turns."""
+"""Whole batches that are held in memory for the student-only step; they take turns."""
 CPU_BATCH = 64
 """Images of a step on a CPU, at most: its time grows with them, and a whole batch may take minutes."""
 
@@ -118,7 +119,18 @@ class StudentBench:
         model = Distiller(self.config, definition.teachers, self.device, frozen.statistics, frozen.targets)
         checkpoints = Checkpoints(store, frozen.manifest.digest, rows_digest(rows_N), 1, print)
         self.epoch_steps = self.steps = len(rows_N) // self.batch
-        self.training = Training(label, definition, model, self.epoch_steps, checkpoints=checkpoints, settings=settings)
+        self.at_once = 1
+        if self.device.type == "cpu":
+            self.at_once = at_once(self.config, self.config.threads, settings or DistillConfig())
+        self.training = Training(
+            label,
+            definition,
+            model,
+            self.epoch_steps,
+            checkpoints=checkpoints,
+            settings=settings,
+            at_once=self.at_once,
+        )
         self.live = {
             name: LiveTeacher(load_encoder(encoder, device=device), caches[name].definition.compute)
             for name, encoder in teachers.items()
@@ -170,6 +182,12 @@ class StudentBench:
         """The numbers of the measured steps, up to a stop."""
         return (i for i in range(self.steps) if not self.stop.requested)
 
+    def _kept(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Those that are held in memory, by turns, for the measured steps."""
+        for i in self._measured():
+            for part in range(self.at_once):
+                yield batches[(i * self.at_once + part) % len(batches)]
+
     def _pass(self, live: bool) -> None:
         """The steps as training makes them, from nothing: every block is read and every view rendered."""
         self.training.step = 0
@@ -187,6 +205,7 @@ class StudentBench:
             pool=self._pool,
             device=self.device,
             teachers=self.live if live else {},
+            share=Share(at_once=self.at_once),
         )
 
     def _cut(self) -> None:
@@ -199,7 +218,7 @@ class StudentBench:
         self._batches = self._first_batches()
 
     def _first_batches(self) -> list[Batch]:
-        """Some batches on the device, with images at the teachers' sizes as well."""
+        """The micro-batches of some steps on the device, with images at the teachers' sizes as well."""
         found: list[Batch] = []
         for live in (False, True):
             with closing(
@@ -215,8 +234,8 @@ class StudentBench:
     def _student_steps(self) -> None:
         self.training.step = 0
         ready = [replace(batch, targets=self._ready(batch)) for batch in self._batches]
-        for i in self._measured():
-            self.training.learn(ready[i % len(ready)])
+        for batch in self._kept(ready):
+            self.training.learn(batch)
 
     def _ready(self, batch: Batch) -> Mapping[Pair, AnyTargets]:
         return {pair: cast(AnyTargets, ReadyTargets(values)) for pair, values in self._decoded(batch).items()}
@@ -226,14 +245,13 @@ class StudentBench:
         return {pair: raw.decode(standards[pair].name) for pair, raw in batch.targets.items()}
 
     def _decode_targets(self) -> None:
-        for i in self._measured():
-            self._decoded(self._batches[i % len(self._batches)])
+        for batch in self._kept(self._batches):
+            self._decoded(batch)
 
     def _run_teachers(self) -> None:
         """All teachers' forward passes, as a step with live teachers makes them."""
         wanted = {pair: {s.name: s} for pair, s in self.training.model.standards.items()}
-        for i in self._measured():
-            batch = self._batches[i % len(self._batches)]
+        for batch in self._kept(self._batches):
             live_targets(self.live, batch.images, read_pairs(wanted, batch.plan.patches))
 
     def _host_pieces(self, watch: Stopwatch, crew: Crew) -> None:

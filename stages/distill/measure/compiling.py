@@ -24,7 +24,7 @@ def compiling_pays(
 
     Where compiling fails (a CPU without a C++ compiler), it does not pay.
     """
-    plain = cost(definition, str(device))
+    plain = cost(definition, str(device), whole=True)
     if plain.seconds * steps < least:
         say(f"{name}: {steps:,} steps of {1000 * plain.seconds:,.0f} ms are too few to compile them.")
         return False

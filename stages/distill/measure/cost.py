@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
@@ -17,12 +18,14 @@ import torch
 from unic_pipe.pipeline.process.memory import freed_memory_kept
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
+from unic_pipe.schemas.config import DistillConfig
 from unic_pipe.schemas.students import StudentDefinition
 from unic_pipe.stages.distill.data.batches import Batch, BatchPlan
 from unic_pipe.stages.distill.data.noise import LANES
 from unic_pipe.stages.distill.data.targets import Affine, RawTargets
 from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.model.schedule import make_optimizer
+from unic_pipe.stages.distill.parallel.copies import Copies, at_once
 
 STEPS, MOST_STEPS, SETTLED = 2, 6, 0.95
 """Steps that are measured, after one that prepares: at least; at most; and the part of the least time until then that the
@@ -46,10 +49,11 @@ class StepCost:
     export_bytes: int
 
 
-def step_cost(definition: StudentDefinition, device: str, compiled: bool = False) -> StepCost:
+def step_cost(definition: StudentDefinition, device: str, compiled: bool = False, whole: bool = False) -> StepCost:
     """Measure the student of a definition; the optimizer's step and the loss are the real ones.
 
-    What is compiled is measured on whole batches, since another number of images is compiled anew.
+    What is compiled is measured on whole batches, since another number of images is compiled anew. `whole`: no parts of a
+    batch are learned from at once.
 
     Raises:
         UserError: the configuration does not make a student or a ladder.
@@ -57,23 +61,27 @@ def step_cost(definition: StudentDefinition, device: str, compiled: bool = False
     sizes = definition.config.image_sizes or (definition.config.image_size,)
     # Steps of every size are of a student of one size, whose images are of another.
     config, on = definition.config.model_copy(update={"image_sizes": None}), torch.device(device)
-    with torch_threads(config.threads, on), freed_memory_kept(on.type):
+    with torch_threads(config.threads, on), freed_memory_kept(on.type), ExitStack() as stack:
         model = Distiller(config, definition.teachers, on)
         optimizer = make_optimizer(model.student, model.ladder, config.optimizer)
+        parts = 1 if compiled or whole or on.type != "cpu" else at_once(config, config.threads, DistillConfig())
+        copies = stack.enter_context(closing(Copies(model, parts, config.threads)))
         if compiled:
             model.compile_parts()
         watch, found, firsts = Stopwatch(device=device), [], []
 
         def measured(count: int, size: int) -> tuple[float, float]:
             """Seconds of an image's passes, and of the optimizer, which takes as long whatever the batch."""
-            batch = _batch(definition, model, count, size).each(methodcaller("to", on))
+            each = -(-count // parts)
+            batches = [_batch(definition, model, each, size).each(methodcaller("to", on)) for _ in copies.models]
             watch.begin()
             with watch.time("passes"):
-                _passes(model, optimizer, batch)
+                optimizer.zero_grad(set_to_none=True)
+                copies.each(_passes, batches)
             with watch.time("optimizer"):
                 optimizer.step()
             lap = watch.laps[-1]
-            return lap["passes"].wall / count, lap["optimizer"].wall
+            return lap["passes"].wall / (each * parts), lap["optimizer"].wall
 
         for size in sizes:
             count, began = config.optimizer.batch, time.perf_counter()
@@ -95,8 +103,8 @@ def step_cost(definition: StudentDefinition, device: str, compiled: bool = False
     seconds = config.optimizer.batch * image_s + optimizer_s
     student = sum(p.numel() * p.element_size() for p in model.student.parameters())
     ladder = sum(p.numel() * p.element_size() for p in model.ladder.parameters())
-    copies = 3 if config.ema is None else 4
-    return StepCost(seconds, sum(firsts), copies * (student + ladder), student)
+    kept = 3 if config.ema is None else 4
+    return StepCost(seconds, sum(firsts), kept * (student + ladder), student)
 
 
 def _least(measured: Callable[[], tuple[float, float]]) -> tuple[float, float]:
@@ -107,10 +115,8 @@ def _least(measured: Callable[[], tuple[float, float]]) -> tuple[float, float]:
     return min(found)
 
 
-def _passes(model: Distiller, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    total = model(batch)[2]
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()
+def _passes(model: Distiller, batch: Batch) -> None:
+    model(batch)[2].backward()
 
 
 def _batch(definition: StudentDefinition, model: Distiller, count: int, size: int) -> Batch:

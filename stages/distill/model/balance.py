@@ -36,6 +36,17 @@ class Balance:
         self._sizes, self._squares = sizes, dict[str, Tensor]()
         self._tokens: list[Tensor] = []
 
+    def another(self) -> Balance:
+        """One for parts that are looked at beside these."""
+        return Balance(self._sizes, self.device)
+
+    def add(self, other: Balance) -> None:
+        """Count what another one has seen and read."""
+        for pair, parts in other._parts.items():
+            self._parts[pair] += parts
+        for teacher, square in other._squares.items():
+            self._squares[teacher] = self._squares[teacher] + square if teacher in self._squares else square
+
     @torch.no_grad()
     def see_targets(self, teacher: str, token: TokenType, x: Tensor) -> None:
         """Count normalised targets (B, D) or (B, P, D) of a part of the batch."""
