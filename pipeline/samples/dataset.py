@@ -100,6 +100,17 @@ class SegmentTable:
                 self._digests[number] = rows_digest(self.keys.slice(start, count), self.hashes[rows])
             return self._digests[number]
 
+    def block_digests(self, blocks: int, block_rows: int) -> list[str]:
+        """`block_digest` of its first so many blocks."""
+
+        def digest(block: int) -> str:
+            start = block * block_rows
+            return self.block_digest(start, min(block_rows, self.segment.rows - start), block_rows)
+
+        found = [digest(0)] if blocks else []  # which reads those that are kept
+        kept = self._digests or {}
+        return found + [kept.get(block) or digest(block) for block in range(1, blocks)]
+
     def spoiled(self, block_rows: int) -> str | None:
         """The file of its blocks' digests, if that is not what was written."""
         return spoiled_block_digests(self._store, self.segment, block_rows)
@@ -186,7 +197,10 @@ class Dataset:
     def block_digests(self, blocks: int) -> list[str]:
         """`block_digest` of blocks 0 to `blocks` - 1; remembered, because every teacher and view is compared with them."""
         if len(self._digests) < blocks:
-            self._digests = [self.block_digest(block) for block in range(blocks)]
+            self._digests = []
+            for segment in self.segments:
+                count = min(-(-segment.segment.rows // self.block_rows), blocks - len(self._digests))
+                self._digests += segment.block_digests(count, self.block_rows)
         return self._digests[:blocks]
 
     def rows(self) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,15 @@ from unic_pipe.schemas.errors import NotFinishedError, StageError, UnicPipeError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.starts import PRETRAINED
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
+
+
+class Recorded(NamedTuple):
+    """What records say of a need's units."""
+
+    covered: dict[tuple[int, TokenType], NDArray[np.bool_]]
+    """Which blocks are finished, by view and token type."""
+    batches: frozenset[int]
+    """Batch sizes with which units were made."""
 
 
 class Inventory:
@@ -178,7 +188,11 @@ class Inventory:
 
     def plane_coverage(self, need: FeatureNeed, blocks: int) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
         """Which of blocks 0 to `blocks` - 1 are recorded, bool (blocks,), by view and token type."""
-        return self._covered(need, blocks, self.feature_folder(need))
+        return self.recorded(need, blocks).covered
+
+    def recorded(self, need: FeatureNeed, blocks: int) -> Recorded:
+        """What the records of a need say of blocks 0 to `blocks` - 1."""
+        return self._recorded(need, blocks, self.feature_folder(need))
 
     def own_features(self, need: FeatureNeed) -> Store:
         """Where this working folder keeps a need's features."""
@@ -205,17 +219,20 @@ class Inventory:
         return folder.location if folder != self.own_features(need) else None
 
     def _complete(self, need: FeatureNeed, blocks: int, folder: Store) -> bool:
-        return all(covered.all() for covered in self._covered(need, blocks, folder).values())
+        return all(covered.all() for covered in self._recorded(need, blocks, folder).covered.values())
 
-    def _covered(self, need: FeatureNeed, blocks: int, store: Store) -> dict[tuple[int, TokenType], NDArray[np.bool_]]:
+    def _recorded(self, need: FeatureNeed, blocks: int, store: Store) -> Recorded:
         planes = need.planes()
         dataset = self.dataset(need.dataset).dataset
         manifest = usable_document(store, "manifest.json", FeatureManifest)
         if dataset is None or manifest is None or manifest.digest != need.digest:
-            return {plane: np.zeros(blocks, bool) for plane in planes}
-        folder = FeatureFolder(store, frozen=store.remote)
+            return Recorded({plane: np.zeros(blocks, bool) for plane in planes}, frozenset())
+        folder, found, batches = FeatureFolder(store, frozen=store.remote), {}, set[int]()
         rows = dataset.block_digests(blocks)
-        return {(view, token): folder.covered(view, token, rows) for view, token in planes}
+        for plane in planes:
+            found[plane] = folder.covered(*plane, rows)
+            batches |= folder.batches(*plane)
+        return Recorded(found, frozenset(batches))
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from unic_pipe.pipeline.cache.layout import DAMAGED
 from unic_pipe.pipeline.cache.needs import FeatureNeed, merge_needs
-from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders.resolve import find_file
 from unic_pipe.pipeline.encoders.summary import assumption
 from unic_pipe.pipeline.samples.freshness import NOT_INDEXED
@@ -186,10 +185,10 @@ def _require_students(inventory: Inventory, teachers: tuple[str, ...]) -> None:
 def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     dataset = inventory.dataset(need.dataset).dataset
     assert dataset is not None
-    planes = inventory.plane_coverage(need, inventory.block_limit(dataset))
+    planes, batches = inventory.recorded(need, inventory.block_limit(dataset))
     counts = {plane: int(covered.sum()) for plane, covered in planes.items()}
     done, total = sum(counts.values()), sum(len(covered) for covered in planes.values())
-    state, reason = _progress_state(done, total), _mixed_batches(inventory, need)
+    state, reason = _progress_state(done, total), _mixed_batches(need, batches)
     folder = inventory.borrowed(need)
     if folder is not None:
         reason = "; ".join(filter(None, (f"read from {folder}", reason)))
@@ -215,15 +214,10 @@ def _feature(inventory: Inventory, need: FeatureNeed) -> Artefact:
     )
 
 
-def _mixed_batches(inventory: Inventory, need: FeatureNeed) -> str:
+def _mixed_batches(need: FeatureNeed, batches: Set[int]) -> str:
     """A remark when units were made with another batch size than the definition's (`extract --batch`)."""
-    if inventory.manifest(need) is None:
-        return ""
-    store = inventory.feature_folder(need)
-    folder = FeatureFolder(store, frozen=store.remote)
-    found = {batch for view, token in need.planes() for batch in folder.batches(view, token)}
-    found.add(need.definition.compute.batch)
-    return f"mixed: batches of {', '.join(map(str, sorted(found)))}" if len(found) > 1 else ""
+    found = sorted({need.definition.compute.batch, *batches})
+    return f"mixed: batches of {', '.join(map(str, found))}" if len(found) > 1 else ""
 
 
 def _student(inventory: Inventory, name: str) -> Artefact:
