@@ -211,6 +211,10 @@ class Dataset:
         """Class numbers in the order of `rows()`, int64 (N,), -1 where there is none."""
         return np.concatenate([segment.labels for segment in self.segments]).astype(np.int64)
 
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Bytes of every image, in the order of `rows()`, int64 (N,)."""
+        return np.concatenate([segment.sizes for segment in self.segments])
+
     def labels_by_row(self) -> npt.NDArray[np.int64]:
         """Class numbers addressed by row number, int64; -1 where there is no label, or no row."""
         by_row = np.full(self.manifest.end_row, -1, dtype=np.int64)

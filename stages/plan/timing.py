@@ -18,8 +18,26 @@ from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.pipeline.samples.dataset import Dataset
 from unic_pipe.schemas.config import TokenType
 
+FRAME = 1 << 16
+"""Rows that a sample is drawn from, where there are more."""
+GOLDEN = (5**0.5 - 1) / 2
 FIRST = 4
 """Images of the first batch on a CPU, which is taken apart into its pieces."""
+
+
+def sample(dataset: Dataset, limit: int) -> list[int]:
+    """At most so many rows, of which the first few stand for all as well as can be.
+
+    Rows are laid out by class and, within it, by the bytes of their files, which tell most of what their features take; steps
+    of the golden ratio through that are spread evenly however many are taken (Weyl's sequence).
+    """
+    rows, sizes, labels = dataset.rows(), dataset.sizes(), dataset.labels()
+    frame = np.random.default_rng(0).choice(len(rows), min(FRAME, len(rows)), replace=False)
+    frame = frame[np.lexsort((sizes[frame], labels[frame]))]
+    places = (GOLDEN * np.arange(1, 1 + 4 * limit) % 1 * len(frame)).astype(np.int64)
+    _, first = np.unique(places, return_index=True)
+    chosen: list[int] = rows[frame[places[np.sort(first)]]].tolist()
+    return chosen[:limit]
 
 
 class Times(NamedTuple):
@@ -42,12 +60,11 @@ def timed_features(
     seconds: float,
     fewest: int,
 ) -> tuple[Features, Times]:
-    """Features of view 0 of random rows in row order, as many as fit the time, but not fewer than `fewest`.
+    """Features of view 0 of a `sample`, as many as fit the time, but not fewer than `fewest`.
 
     A few are taken apart into `PIECES`; the others are encoded on all cores, as extraction does it, in its batches where
     there are enough, because large batches and busy cores take longer."""
-    rows, compute = dataset.rows(), need.definition.compute
-    chosen = np.sort(np.random.default_rng(0).choice(rows, min(limit, len(rows)), replace=False)).tolist()
+    chosen, compute = sample(dataset, limit), need.definition.compute
     loaded = loaded_encoder(encoder, device, compute.channels_last, keep=(encoder.digest,))
     run = EncoderRun.of(loaded, need.definition, [(0, token) for token in tokens])
     alone, together = Stopwatch(PIECES, device), Stopwatch(("views", "device"), device)
