@@ -27,12 +27,12 @@ ON_ACCELERATOR = 3
 def blocks_in_flight(device: str, cores: int, block_rows: int, batch: int) -> int:
     """Blocks that a process works on at once: few, because each holds its views and features in memory.
 
-    On a CPU enough that every core has a batch to encode, and one more that is rendered or written.
+    On a CPU enough that every core has a batch to encode, and two more, of which one is rendered and one is written.
     """
     if device != "cpu":
         return ON_ACCELERATOR
     batches = -(-block_rows // batch)
-    return 1 + -(-cores // batches)
+    return 2 + -(-cores // batches)
 
 
 @dataclass(frozen=True)
