@@ -96,6 +96,8 @@ FEWEST_BLOCKS, SMALLEST_BLOCK = 16, 16
 """Blocks are what work is shared out and taken up again by."""
 CALIBRATION_ROWS, CALIBRATION_SHARE = 8192, 64
 """Images that calibrate the cache of a dataset with at least so many times more."""
+MOST_THREADS = 16
+"""Of a training on a CPU: with more of them every part of a batch is too small to keep one busy."""
 FEWEST_PATCHES = 4
 """Patches along a side, at least: fewer hold nothing that patch tokens could tell apart."""
 TINY_SIDE = 64
@@ -117,10 +119,10 @@ class Wishes:
 
 def fitted_config(
     samples: SamplesConfig, surveys: Mapping[str, Survey], teachers: Sequence[str], shape: StudentShape, wishes: Wishes,
-    gpu: bool,
+    gpu: bool, cores: int,
 ) -> Config:  # fmt: skip
-    """The configuration for what was found; it sets every field that is worth a look.
-    Raises UserError: a wish that cannot be."""
+    """The configuration for what was found; it sets every field that is worth a look. `cores`: that training may use where
+    there is no GPU. Raises UserError: a wish that cannot be."""
     if wishes.recipe is not None:
         recipe_named(wishes.recipe)
     train = training_set(surveys)
@@ -129,9 +131,12 @@ def fitted_config(
     validation, pairs = validation_set(surveys), benchmarks(surveys)
     on_gpu = ComputeConfig(device="auto", dtype="bfloat16", compile=True, views="device")
     found: dict[str, object] = {}
-    if validation is not None:
-        found["distill"] = DistillConfig(validation=validation)
     student = _student(train, surveys[train], len(set(teachers)), shape, wishes, gpu)
+    how: dict[str, object] = {} if validation is None else {"validation": validation}
+    if not gpu and cores > student.threads:
+        how["threads"] = min(cores, MOST_THREADS)
+    if how:
+        found["distill"] = DistillConfig.model_validate(how)
     if pairs and wishes.start == PRETRAINED:
         start = EncoderConfig(encoder=f"timm:{shape.architecture}", image_size=student.image_size)
         found["evaluate"] = EvaluateConfig(benchmarks=pairs, baseline=False, encoders={START: start})
@@ -185,6 +190,7 @@ def comments(config: Config, surveys: Mapping[str, Survey]) -> dict[tuple[str, .
         ("students", "*", "batch_norm"): "keeps the statistics that belong to the weights",
         ("students", "*", "init"): "where it starts; mean and std are those of these weights",
         ("students", "*", "streams"): "of samples, side by side; divides the batch",
+        ("distill", "threads"): "of a training step on a CPU; another number trains nothing again",
         ("distill", "validation"): _validation_words(next(iter(config.distill.validations), None)),
         ("evaluate",): "any labelled pair of datasets is a benchmark",
         (

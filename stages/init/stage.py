@@ -9,6 +9,7 @@ import numpy as np
 from unic_pipe.pipeline.encoders.locate import find_weights, repository_folder
 from unic_pipe.pipeline.encoders.registry import parse_choice
 from unic_pipe.pipeline.encoders.resolve import encoder_card, find_file
+from unic_pipe.pipeline.process.threads import usable_cores
 from unic_pipe.pipeline.samples.class_checks import Side, comparable
 from unic_pipe.pipeline.samples.places import Root, where
 from unic_pipe.pipeline.samples.splits import split_of
@@ -95,7 +96,9 @@ def fitted(
     for teacher in teachers:
         parse_choice(teacher)
     rows = block_rows(surveys[training_set(surveys)].rows)
-    return fitted_config(_samples(folder, surveys, block_rows=rows), surveys, teachers, shape, wishes, gpu)
+    return fitted_config(
+        _samples(folder, surveys, block_rows=rows), surveys, teachers, shape, wishes, gpu, usable_cores()
+    )
 
 
 def label_remarks(surveys: Mapping[str, Survey]) -> list[str]:

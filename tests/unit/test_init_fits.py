@@ -17,6 +17,7 @@ from unic_pipe.schemas.config import Config, DatasetConfig
 from unic_pipe.schemas.errors import UserError
 from unic_pipe.schemas.students import StudentShape
 from unic_pipe.stages.distill.blueprint import shape_of
+from unic_pipe.stages.init import stage
 from unic_pipe.stages.init.fit import Wishes
 from unic_pipe.stages.init.stage import fitted, label_remarks, write_config
 
@@ -69,6 +70,16 @@ def test_a_large_dataset_calibrates_with_more_images(rows: int, calibrating: int
     assert written(tmp_path, {"train": seen(rows)}, True).cache.calibration_rows == calibrating
     yaml = (tmp_path / "unic-pipe.yaml").read_text()
     assert ("calibration_rows: 8192" in yaml) == (calibrating is not None)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpu", "threads"), [(1, False, None), (2, False, None), (8, False, 8), (64, False, 16), (64, True, None)]
+)
+def test_training_on_a_cpu_uses_its_cores(
+    cores: int, gpu: bool, threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "usable_cores", lambda: cores)
+    assert written(tmp_path, {"train": seen(5000)}, gpu).distill.threads == threads
 
 
 @pytest.mark.parametrize(("side", "size", "recipe"), [(500, 224, "unic"), (100, 112, "unic"), (28, 64, "gentle")])

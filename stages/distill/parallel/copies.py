@@ -30,9 +30,10 @@ Found = TypeVar("Found")
 
 def at_once(config: StudentConfig, threads: int, settings: DistillConfig) -> int:
     """How many micro-batches of a step of so many threads are learned from at once, in a training that begins now."""
-    fitting = [n for n in range(1, MOST + 1) if threads % n == 0 and config.optimizer.batch >= n * LEAST_IMAGES]
-    most = max(fitting, default=1)
-    return most if most > 1 and settings.compile is False and _is_sum(config) else 1
+    fitting = [n for n in range(2, min(MOST, threads) + 1) if config.optimizer.batch >= n * LEAST_IMAGES]
+    if not fitting or settings.compile is not False or not _is_sum(config):
+        return 1
+    return max(fitting, key=lambda n: (n * (threads // n), n))  # the most threads are used
 
 
 def _is_sum(config: StudentConfig) -> bool:
