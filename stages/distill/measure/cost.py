@@ -33,8 +33,8 @@ last one must have taken for another to be measured. The first few find neither 
 CPU_IMAGES, FIRST_IMAGES, WARMING = 32, 4, 2
 """Images of a measured step on a CPU: at most, first, and of the one that prepares."""
 CPU_SECONDS = 1.0
-"""What a measured step on a CPU may take. Its images are doubled as long as they would not take longer: few images of a
-small network take twice as long each as many."""
+"""What a measured step on a CPU may take, for every part that is learned from at once. Its images are doubled as long as they
+would not take longer: few images of a small network take twice as long each as many."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def step_cost(definition: StudentDefinition, device: str, compiled: bool = False
                 most, count = min(CPU_IMAGES, count), min(FIRST_IMAGES, count)
                 measured(min(WARMING, count), size)
                 alone = measured(count, size)
-                while 2 * count <= most and 2 * count * alone[0] <= CPU_SECONDS:
+                while 2 * count <= most and 2 * count * alone[0] <= CPU_SECONDS * parts:
                     count *= 2
                     alone = measured(count, size)
-                if count * alone[0] > CPU_SECONDS:
+                if count * alone[0] > CPU_SECONDS * parts:
                     found.append(alone)
                     continue
             else:
