@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unic_pipe.pipeline.cache.needs import FeatureNeed, center_need, training_need
-from unic_pipe.pipeline.cache.records import FeatureFolder
 from unic_pipe.pipeline.encoders import ResolvedEncoder, resolve_encoder
 from unic_pipe.pipeline.encoders.registry import is_known
 from unic_pipe.pipeline.samples import Dataset, data_roots, dataset_state, find_dataset, open_dataset
@@ -21,6 +19,7 @@ from unic_pipe.pipeline.samples.dataset import DatasetView
 from unic_pipe.pipeline.storage import LocalStore, Store, sha256_of_file
 from unic_pipe.pipeline.storage.pointers import pointed, resolve_pointer
 from unic_pipe.pipeline.workspace.configuration import Workspace, rows_wanted
+from unic_pipe.pipeline.workspace.coverage import Recorded, recorded
 from unic_pipe.pipeline.workspace.documents import (
     D,
     FinishedStudent,
@@ -40,15 +39,6 @@ from unic_pipe.schemas.errors import NotFinishedError, StageError, UnicPipeError
 from unic_pipe.schemas.features import FeatureManifest
 from unic_pipe.schemas.starts import PRETRAINED
 from unic_pipe.schemas.students import StudentDefinition, StudentManifest
-
-
-class Recorded(NamedTuple):
-    """What records say of a need's units."""
-
-    covered: dict[tuple[int, TokenType], NDArray[np.bool_]]
-    """Which blocks are finished, by view and token type."""
-    batches: frozenset[int]
-    """Batch sizes with which units were made."""
 
 
 class Inventory:
@@ -222,17 +212,7 @@ class Inventory:
         return all(covered.all() for covered in self._recorded(need, blocks, folder).covered.values())
 
     def _recorded(self, need: FeatureNeed, blocks: int, store: Store) -> Recorded:
-        planes = need.planes()
-        dataset = self.dataset(need.dataset).dataset
-        manifest = usable_document(store, "manifest.json", FeatureManifest)
-        if dataset is None or manifest is None or manifest.digest != need.digest:
-            return Recorded({plane: np.zeros(blocks, bool) for plane in planes}, frozenset())
-        folder, found, batches = FeatureFolder(store, frozen=store.remote), {}, set[int]()
-        rows = dataset.block_digests(blocks)
-        for plane in planes:
-            found[plane] = folder.covered(*plane, rows)
-            batches |= folder.batches(*plane)
-        return Recorded(found, frozenset(batches))
+        return recorded(self.dataset(need.dataset).dataset, need, blocks, store)
 
     def manifest(self, need: FeatureNeed) -> FeatureManifest | None:
         """The manifest of a need's folder, if it exists and is that of this definition."""

@@ -55,7 +55,7 @@ def test_workers_and_a_scheduler_exclude_each_other():
 
 
 @pytest.mark.parametrize(
-    ("cores", "rows", "batch", "blocks"), [(1, 256, 64, 2), (2, 256, 64, 2), (64, 256, 64, 17), (2, 16, 64, 3)]
+    ("cores", "rows", "batch", "blocks"), [(1, 256, 64, 3), (2, 256, 64, 3), (64, 256, 64, 18), (2, 16, 64, 4)]
 )
 def test_few_blocks_are_in_flight_and_yet_every_core_has_a_batch(cores, rows, batch, blocks):
     assert blocks_in_flight("cpu", cores, rows, batch) == blocks
