@@ -201,8 +201,7 @@ class StudentConfig(Model):
     window_blocks: Count = 8
     """Blocks that are decoded at a time and shuffled together, per stream."""
     threads: Threads = 2
-    """CPU threads of a training step on a CPU (or `distill.threads`). They take equal parts of a batch at once where these
-    add up to the same step and have 8 images each. Another number alone trains nothing again."""
+    """CPU threads of a training step on a CPU, also parts of its batch at once; another number alone trains nothing again."""
 
     @property
     def start(self) -> Start | None:
