@@ -65,13 +65,16 @@ def train(folder: Path, *options: str) -> Took:
 
 
 def shares(names: list[str], processes: int) -> list[list[list[str]]]:
-    """What each process types, one command after the other: a seed's students, in as many parts as there are processes."""
+    """What each process types, one command after the other: a seed's students, in as many parts as there are processes. Where a
+    seed has fewer, the next begins with the next process."""
     seeds: dict[str, list[str]] = {}
     for name in names:
         seeds.setdefault(name.rpartition("-")[2], []).append(name)
     found: list[list[list[str]]] = [[] for _ in range(processes)]
+    first = 0
     for mine in seeds.values():
-        for number in range(processes):
-            if chosen := mine[number::processes]:
-                found[number].append([word for name in chosen for word in ("--student", name)])
+        for number in range(min(processes, len(mine))):
+            words = [word for name in mine[number::processes] for word in ("--student", name)]
+            found[(first + number) % processes].append(words)
+        first += len(mine)
     return [one for one in found if one]
