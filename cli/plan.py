@@ -83,8 +83,8 @@ def plan(
     return 1 if report.unknown else 0
 
 
-def _step_cost(definition: StudentDefinition, device: str) -> StepCost:
+def _step_cost(definition: StudentDefinition, device: str, whole: bool) -> StepCost:
     """Measure; what builds networks is only imported where one has to be measured."""
     from unic_pipe.stages.distill.measure.cost import step_cost
 
-    return step_cost(definition, device)
+    return step_cost(definition, device, whole=whole)

@@ -197,10 +197,11 @@ class Dataset:
     def block_digests(self, blocks: int) -> list[str]:
         """`block_digest` of blocks 0 to `blocks` - 1; remembered, because every teacher and view is compared with them."""
         if len(self._digests) < blocks:
-            self._digests = []
+            found = list[str]()
             for segment in self.segments:
-                count = min(-(-segment.segment.rows // self.block_rows), blocks - len(self._digests))
-                self._digests += segment.block_digests(count, self.block_rows)
+                count = min(-(-segment.segment.rows // self.block_rows), blocks - len(found))
+                found += segment.block_digests(count, self.block_rows)
+            self._digests = found
         return self._digests[:blocks]
 
     def rows(self) -> npt.NDArray[np.int64]:

@@ -157,9 +157,14 @@ def _begin(job: StudentJob, workdir: Path, settings: DistillConfig, device: str,
     checkpoints = Checkpoints(store, frozen.manifest.digest, frozen.manifest.rows_digest, keep, say)
     threads = checkpoints.threads = step_threads(store.root, definition.config, settings)
     entry = last_checkpoint(store.root)
-    recorded = checkpoints.at_once = at_once(definition.config, threads, settings) if entry is None else entry.at_once
-    alone = context.world.size == 1 and torch.device(pick_device(device)).type == "cpu" and settings.compile is not True
-    return _Begun(job, frozen, training, validation, checkpoints, threads, (recorded or 1) if alone else 1)
+    compiled = settings.compile is True or (settings.compile == "auto" and entry is not None and entry.compiled is True)
+    able = context.world.size == 1 and torch.device(pick_device(device)).type == "cpu" and not compiled
+    if entry is not None:
+        checkpoints.at_once = entry.at_once
+    elif able:
+        checkpoints.at_once = at_once(definition.config, threads, settings)
+    together = checkpoints.at_once or 1 if able else 1
+    return _Begun(job, frozen, training, validation, checkpoints, threads, together)
 
 
 def _train(group: Sequence[_Begun], device: torch.device, settings: DistillConfig, context: Context) -> list[Training]:

@@ -45,7 +45,8 @@ class Cost(Protocol):
 
 MEASURED = "parts of a batch at once"
 """How steps are measured: what an earlier version measured in another way is not taken."""
-StepCost = Callable[[StudentDefinition, str], Cost]
+StepCost = Callable[..., Cost]
+"""Of a definition, a device, and whether steps are `whole`."""
 
 
 def student_rows(
@@ -79,10 +80,13 @@ def student_rows(
         finished = finished_student(label, student_folder(inventory.folder, label, definition)) is not None
         config = begun_now(definition.config, inventory.config.distill)
         definition = definition.model_copy(update={"config": config})
-        alike = _cost_key(definition)
+        whole = inventory.config.distill.compile is not False  # what may be compiled is not learned from in parts
+        alike = _cost_key(definition, whole)
         if alike not in known:
             title = f"measure students/{label}{'' if words is None else f' ({words})'}"
-            known[alike] = _cost(definition, device, alike, step_cost, kept, partial(reporter.say, title))
+            known[alike] = _cost(
+                definition, device, alike, partial(step_cost, whole=whole), kept, partial(reporter.say, title)
+            )
         cost = known[alike]
         # Rendering runs beside the training device, but on a CPU on the same cores, as far as training leaves none.
         if config.image_size not in loaded:
@@ -149,9 +153,10 @@ def _cost(
     return found
 
 
-def _cost_key(definition: StudentDefinition) -> str:
+def _cost_key(definition: StudentDefinition, whole: bool) -> str:
     """Of students with one key a step costs the same: seeds, weights to start from and rates do not matter."""
     config = definition.config
     optimizer = config.optimizer.model_copy(update={"epochs": 1, "warmup_epochs": 0, "lr": 1.0, "min_lr": 0.0})
     changes = {"seed": 0, "order_seed": None, "seeds": None, "init": None, "optimizer": optimizer}
-    return digest_of(definition.model_copy(update={"config": config.model_copy(update=changes)}))
+    key = digest_of(definition.model_copy(update={"config": config.model_copy(update=changes)}))
+    return json_digest([key, "whole"]) if whole else key

@@ -13,7 +13,8 @@ import torch
 from distill_world import STUDENT, World, assert_same_student, student_folder
 from torch import nn
 
-from unic_pipe.schemas.config import DistillConfig, LossConfig, OptimizerConfig, StudentConfig
+from unic_pipe.schemas.config import DistillConfig, LadderConfig, LossConfig, OptimizerConfig, StudentConfig
+from unic_pipe.stages.distill.model.distiller import Distiller
 from unic_pipe.stages.distill.parallel import copies
 from unic_pipe.stages.distill.parallel.copies import Copies, at_once
 from unic_pipe.stages.distill.training import Training
@@ -149,3 +150,40 @@ def test_what_waits_is_learned_at_the_end_of_a_step(world: World, small_parts: N
     assert world.distill(two_threads(STUDENT), micro_batch=3)
     steps = json.loads((student_folder(world) / "manifest.json").read_text())["steps"]
     assert len(seen) == 6 * steps  # ceil(8 / 3) micro-batches, each in two
+
+
+def test_weights_that_are_used_twice_have_the_same_gradients_in_every_training(
+    template: World, tmp_path: Path, small_parts: None
+) -> None:
+    """In bfloat16 the cast ones would be kept for both uses, or not, as threads happen to meet."""
+    terms = [
+        {"token": token, "kind": kind} for token, kind in (("cls", "mse"), ("patch", "mse"), ("patch", "masked_mse"))
+    ]
+    student = STUDENT.model_copy(
+        update={
+            "threads": 2,
+            "dtype": "bfloat16",
+            "ladder": LadderConfig(kind="norm_linear"),
+            "loss": LossConfig.model_validate({"terms": tuple(terms), "balance": "sum", "standardize": "none"}),
+        }
+    )
+    found = set()
+    for name in ("one", "two", "three"):
+        shutil.copytree(template.folder, tmp_path / name, symlinks=True)
+        world = World(tmp_path / name)
+        assert world.distill(student)
+        found.add((student_folder(world) / "export/model.safetensors").read_bytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("settings", [{"compile": True}, {"compile": "auto"}])
+def test_what_is_compiled_takes_whole_steps(
+    settings: dict[str, Any], world: World, small_parts: None, monkeypatch
+) -> None:
+    """Also where parts were learned from at once before."""
+    student = two_threads(STUDENT)
+    assert not world.distill(student, stop_after=5)
+    monkeypatch.setattr(Copies, "each", lambda *_: pytest.fail("steps are compiled"))
+    monkeypatch.setattr(Distiller, "compile_parts", lambda _: None)
+    assert not world.distill(student, stop_after=2, compile=True)
+    assert world.distill(student, **settings)

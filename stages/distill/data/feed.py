@@ -53,9 +53,9 @@ from unic_pipe.stages.distill.data.targets import (
 )
 
 READY = 3
-"""Batches that wait assembled."""
+"""Batches that wait assembled: all micro-batches that are learned from at once are one."""
 AHEAD = 8
-"""Further batches whose blocks are already being read."""
+"""Further such batches whose blocks are already being read."""
 VALIDATION_WINDOW = 4
 """Blocks that are kept while validation rows are read in order."""
 
@@ -221,9 +221,9 @@ class Feed:
             for plan in plans:
                 assembler.submit(request, sides, plan)
                 planned.append(plan)
-                if len(planned) > AHEAD:
+                if len(planned) > AHEAD * self.share.at_once:
                     ready.append(assembler.submit(self._assemble, planned.popleft(), sides, lanes))
-                if len(ready) > READY:
+                if len(ready) > READY * self.share.at_once:
                     self.times.took(sum(batch.done() for batch in ready))
                     yield self._sent(ready.popleft().result())
             ready.extend(assembler.submit(self._assemble, plan, sides, lanes) for plan in planned)

@@ -276,10 +276,11 @@ class StudentBench:
 
     def _ladder(self, watch: Stopwatch) -> None:
         """The ladder on given block outputs, and its matrix products alone; nothing of other heads."""
-        model, batch = self.training.model, self._batches[0]
+        model, size = self.training.model, self.config.image_size
         if not isinstance(model.ladder, Ladder):
             return
-        x_B3SS = normalize(batch.images[self.config.image_size], self.config.mean, self.config.std)
+        images_B3SS = torch.cat([batch.images[size] for batch in self._batches[: self.at_once]])
+        x_B3SS = normalize(images_B3SS, self.config.mean, self.config.std)
         with torch.no_grad(), model.autocast():
             outputs = model.student(x_B3SS, model.ladder.rungs.blocks)
         inputs: dict[TokenType, list[Tensor]] = {

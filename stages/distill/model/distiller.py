@@ -256,7 +256,10 @@ class Distiller(nn.Module):
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision in which student and ladder run."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+        # Its cache of cast weights is one for all threads, and is emptied when any of them is done with a region of its own: the
+        # gradients of a weight that is used twice would depend on when.
+        enabled = self.config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _target_sizes(config: StudentConfig, teachers: tuple[TeacherInput, ...]) -> dict[TokenType, dict[str, int]]:

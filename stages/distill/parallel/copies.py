@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unic_pipe.pipeline.students.build import build_student
 from unic_pipe.schemas.config import DistillConfig, StudentConfig
@@ -87,7 +87,8 @@ class Copies(Generic[Model]):
 
 
 def _copy(model: Model) -> Model:
-    shared: dict[int, object] = {id(x): x for x in model.buffers()}
+    constants = [x for value in vars(model).values() if isinstance(value, dict) for x in value.values()]
+    shared: dict[int, object] = {id(x): x for x in (*constants, *model.buffers()) if isinstance(x, Tensor)}
     for x in model.parameters():
         shared[id(x)] = nn.Parameter(x.detach(), requires_grad=x.requires_grad)
     return copy.deepcopy(model, shared)
