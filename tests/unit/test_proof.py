@@ -17,10 +17,21 @@ FOLDER = Path(__file__).parents[2] / "examples/proof"
 @pytest.fixture
 def proof(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
-    names = ("settings", "tables")
+    names = ("settings", "tables", "work")
     yield {name: importlib.import_module(name) for name in names}
     for name in names:
         sys.modules.pop(name)
+
+
+def test_every_process_has_something_to_train(proof):
+    shares = proof["work"].shares
+    seeds = [f"student-{seed}" for seed in range(3)]
+    alone = [["--student", name] for name in seeds]
+    assert shares(seeds, 1) == [alone]
+    assert shares(seeds, 2) == [[alone[0], alone[2]], [alone[1]]]
+    assert shares(seeds, 8) == [[words] for words in alone]
+    both = [f"{name}-{seed}" for seed in (0, 1) for name in ("a", "b")]
+    assert shares(both, 2) == [[["--student", f"{name}-{seed}"] for seed in (0, 1)] for name in ("a", "b")]
 
 
 def test_every_configuration_is_valid_and_has_at_most_24_trainings(proof, tmp_path):
