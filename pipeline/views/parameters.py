@@ -15,9 +15,12 @@ A later operation appends its numbers; moving one would change every cached view
 
 import hashlib
 import math
+import threading
+from functools import lru_cache
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unic_pipe.schemas.base import canonical_json, digest_of
 from unic_pipe.schemas.recipes import Range, Recipe
@@ -34,6 +37,10 @@ MAX_ASPECT = 64
 
 _ATTEMPTS = 10
 _JITTER: tuple[JitterOperation, ...] = get_args(JitterOperation)
+
+_NONE = np.zeros(4, np.uint64)
+_BEGIN = {"bit_generator": "Philox", "buffer": _NONE, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+"""The state of a Philox generator that has made no number yet, without counter and key."""
 
 Box = tuple[int, int, int, int]
 
@@ -66,11 +73,25 @@ def view_parameters(recipe: Recipe, seed: int, key: str, view: int, size_hw: tup
 
 def _uniforms(recipe: Recipe, seed: int, key: str, view: int) -> list[float]:
     """`DRAWS` numbers in [0, 1). Raw words, because NumPy promises the stream of a bit generator, not a method's."""
-    name = canonical_json([digest_of(recipe), seed, key, view])
-    philox_key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "big")
-    words = np.random.Philox(key=philox_key).random_raw(DRAWS)
+    name = canonical_json([_digest_of(recipe), seed, key, view])
+    philox_key = np.frombuffer(hashlib.blake2b(name, digest_size=16).digest()[::-1], "<u8").astype(np.uint64)
+    words = _generator(philox_key).random_raw(DRAWS)
     uniforms: list[float] = ((words >> np.uint64(11)) * 2.0**-53).tolist()
     return uniforms
+
+
+_digest_of = lru_cache(maxsize=64)(digest_of)
+_mine = threading.local()
+
+
+def _generator(key_2: NDArray[np.uint64]) -> np.random.Philox:
+    """At the beginning of its stream. One for each thread: a new one asks the system for a seed that a key makes useless, which
+    takes longer than all that is drawn."""
+    if not hasattr(_mine, "generator"):
+        _mine.generator = np.random.Philox(key=0)
+    found: np.random.Philox = _mine.generator
+    found.state = _BEGIN | {"state": {"counter": _NONE, "key": key_2}}
+    return found
 
 
 def _between(bounds: Range, u: float) -> float:

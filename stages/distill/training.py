@@ -192,16 +192,14 @@ class Training:
                 if self.balance is not None and balance is not None:
                     self.balance.add(balance)
         if batch.plan.last:
-            found = self._learned[0].measures if whole_step else self._correct_gradients()
-            self._learned = []
-            self._update()
-            self.meter.add(found)
+            end = partial(self._end_step, whole_step)
+            self.meter.add(end() if self._copies is None else self._copies.apart(end))
 
     def _begin_step(self) -> None:
         told = (self.step + 1) % self.settings.log_every == 0
         self.balance = Balance(self.model.sizes, self.model.device) if told else None
         # Gradients of micro-batches add up, so they are cleared before the first.
-        for parameter in self.model.parameters():
+        for parameter in self.parallel.parameters:
             parameter.grad = None
         if self.model.student.training is self.frozen:
             for model in [self.model] if self._copies is None else self._copies.models:
@@ -226,6 +224,13 @@ class Training:
         images = {name: losses.images(name) for name in found}
         return Learned(found, images, entries(self.config.loss, keep_BT))
 
+    def _end_step(self, whole_step: bool) -> dict[str, Tensor]:
+        """The optimizer's step, after its last micro-batch; the step's measures."""
+        found = self._learned[0].measures if whole_step else self._correct_gradients()
+        self._learned = []
+        self._update()
+        return found
+
     def _correct_gradients(self) -> dict[str, Tensor]:
         """Divide by the entries of the global batch; the step's measures, whose mean over processes is the batch's.
 
@@ -249,7 +254,7 @@ class Training:
             self.model.running.update(float(self.momenta[self.step]), total)
         set_rate(self.optimizer, float(self.rates[self.step]))
         if self.config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.parallel.parameters, self.config.optimizer.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()

@@ -187,3 +187,14 @@ def test_what_is_compiled_takes_whole_steps(
     monkeypatch.setattr(Distiller, "compile_parts", lambda _: None)
     assert not world.distill(student, stop_after=2, compile=True)
     assert world.distill(student, **settings)
+
+
+def test_what_goes_over_many_small_tensors_has_the_threads_of_one_model() -> None:
+    copies = Copies(nn.Linear(1, 1), 2, 4)
+    assert copies.apart(torch.get_num_threads) == 2
+    with pytest.raises(ZeroDivisionError):
+        copies.apart(lambda: 1 // 0)
+    copies.close()
+    alone, here = Copies(nn.Linear(1, 1), 1, 4), torch.get_num_threads()
+    assert alone.apart(torch.get_num_threads) == here
+    alone.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -54,8 +55,16 @@ class Copies(Generic[Model]):
     def __init__(self, model: Model, count: int, threads: int) -> None:
         """`threads`: that torch takes for all of them together."""
         self.models = [model, *(_copy(model) for _ in range(count - 1))]
+        self._parameters = [list(x.parameters()) for x in self.models]
         self._threads = threads // count
         self._pool = ThreadPoolExecutor(count)
+
+    def apart(self, function: Callable[[], Found]) -> Found:
+        """What a function gives that goes over many small tensors, with as many of torch's threads as one of the models has.
+        With more it takes three times as long: they meet once for every tensor."""
+        if len(self.models) == 1:
+            return function()
+        return self._pool.submit(self._call, function).result()
 
     def close(self) -> None:
         """End the threads."""
@@ -64,26 +73,37 @@ class Copies(Generic[Model]):
     def each(self, function: Callable[[Model, Item], Found], items: Sequence[Item]) -> list[Found]:
         """What a function gives of models with items, at most one for each, all at once. The gradients that it leaves in
         the copies are then added to the model's, in the order of the items."""
-        first, *others = self.models
-        if not others:
-            return [function(first, item) for item in items]
+        if len(self.models) == 1:
+            return [function(self.models[0], item) for item in items]
         futures = [
-            self._pool.submit(self._call, function, model, item)
+            self._pool.submit(self._call, partial(function, model, item))
             for model, item in zip(self.models, items, strict=False)
         ]
         wait(futures)
         try:
             found = [future.result() for future in futures]
-            for other in others[: len(items) - 1]:
-                _add_gradients(first, other)
+            self.apart(partial(self._add_gradients, len(items)))
         finally:
-            for other in others:
-                other.zero_grad(set_to_none=True)
+            for parameters in self._parameters[1:]:
+                for x in parameters:
+                    x.grad = None
         return found
 
-    def _call(self, function: Callable[[Model, Item], Found], model: Model, item: Item) -> Found:
+    def _call(self, function: Callable[[], Found]) -> Found:
         torch.set_num_threads(self._threads)
-        return function(model, item)
+        return function()
+
+    def _add_gradients(self, used: int) -> None:
+        first, *others = self._parameters[:used]
+        for other in others:
+            sums, more = [], []
+            for x, y in zip(first, other, strict=True):
+                if y.grad is not None:
+                    x.grad = torch.zeros_like(y) if x.grad is None else x.grad
+                    sums.append(x.grad)
+                    more.append(y.grad)
+            if sums:
+                torch._foreach_add_(sums, more)
 
 
 def _copy(model: Model) -> Model:
@@ -92,14 +112,3 @@ def _copy(model: Model) -> Model:
     for x in model.parameters():
         shared[id(x)] = nn.Parameter(x.detach(), requires_grad=x.requires_grad)
     return copy.deepcopy(model, shared)
-
-
-def _add_gradients(model: nn.Module, other: nn.Module) -> None:
-    sums, more = [], []
-    for x, y in zip(model.parameters(), other.parameters(), strict=True):
-        if y.grad is not None:
-            x.grad = torch.zeros_like(y) if x.grad is None else x.grad
-            sums.append(x.grad)
-            more.append(y.grad)
-    if sums:
-        torch._foreach_add_(sums, more)
