@@ -39,8 +39,6 @@ _ATTEMPTS = 10
 _JITTER: tuple[JitterOperation, ...] = get_args(JitterOperation)
 
 _NONE = np.zeros(4, np.uint64)
-_BEGIN = {"bit_generator": "Philox", "buffer": _NONE, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
-"""The state of a Philox generator that has made no number yet, without counter and key."""
 
 Box = tuple[int, int, int, int]
 
@@ -90,7 +88,14 @@ def _generator(key_2: NDArray[np.uint64]) -> np.random.Philox:
     if not hasattr(_mine, "generator"):
         _mine.generator = np.random.Philox(key=0)
     found: np.random.Philox = _mine.generator
-    found.state = _BEGIN | {"state": {"counter": _NONE, "key": key_2}}
+    found.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": _NONE, "key": key_2},
+        "buffer": _NONE,
+        "buffer_pos": len(_NONE),
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
     return found
 
 
