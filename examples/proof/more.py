@@ -69,7 +69,7 @@ def number(root: Path, seeds: tuple[int, ...], settings: Settings) -> str:
         means = {key: mean_score(line(key, found, key, seeds), BENCHMARKS) for key in sets}
         best = max(sets, key=lambda key: (means[key] - score) / bytes_of[key])
         for key in sorted(sets, key=means.__getitem__, reverse=True):
-            gain = f"{(means[key] - score) / bytes_of[key] * 1e6:+.1f} points a MB" if score else "the first"
+            gain = f"{(means[key] - score) / bytes_of[key] * 1e6:+.2f} points a MB" if score else "the first"
             title = f"{' + '.join(sets[key])} ({bytes_of[key] / 1e6:.1f} MB more, {gain})"
             lines.append(line(f"**{title}**" if key == best else title, found, key, seeds))
         chosen, score = sets[best], means[best]
