@@ -92,7 +92,9 @@ def cost(root: Path, seeds: tuple[int, ...], settings: Settings) -> str:
     saved = took["one student with live teachers"].wall - took["one student from the cache"].wall
     verdict = "the cache never pays in time"
     if saved > 0:
-        verdict = f"the cache pays in time from {-(-made.wall // saved):.0f} students on, trained one by one"
+        count = math.ceil(made.wall / saved)
+        first = "with the first student already" if count == 1 else f"from {count} students on"
+        verdict = f"the cache pays in time {first}, where students are trained one by one"
     rows = [f"| {title} | {one.wall:.0f} s | {one.processor:.0f} s |" for title, one in took.items()]
     return "\n".join(["| | wall | processor |", "|---|---:|---:|", *rows, "", f"Here {verdict}."])
 
