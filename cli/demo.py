@@ -24,14 +24,12 @@ def demo(
     Stop it and run it again: it goes on. Run it twice: nothing is left to do.
     """
     from unic_pipe.pipeline.workspace.configuration import load_workspace
-    from unic_pipe.pipeline.workspace.heaps import choose_heaps
     from unic_pipe.pipeline.workspace.inventory import Inventory
     from unic_pipe.stages.demo.config import IMAGES, has_our_images, write_config
     from unic_pipe.stages.demo.data import seen_test_images, write_samples
 
     folder.mkdir(parents=True, exist_ok=True)
     workspace = load_workspace(write_config(folder))
-    choose_heaps(workspace.config)
     ours = has_our_images(workspace.config)
     if ours:
         write_samples(folder / IMAGES)

@@ -66,11 +66,9 @@ def embed(
     Of each image the centre crop, as evaluations see it. Images that cannot be read are listed and left out. Killed, the
     same command goes on from what was finished; the file appears whole or not at all.
     """
-    from unic_pipe.pipeline.process.memory import share_one_heap
     from unic_pipe.pipeline.process.progress import ConsoleReporter, human_bytes
     from unic_pipe.pipeline.process.stopping import Stop
 
-    share_one_heap()
     reporter = ConsoleReporter()
     with Stop() as stop:
         found = embed_step(

@@ -32,6 +32,7 @@ from unic_pipe.cli import (
 )  # fmt: skip
 from unic_pipe.cli.errors import guarded, require_streams
 from unic_pipe.cli.options import NO_VALUE, add_command
+from unic_pipe.pipeline.process.memory import share_one_heap
 from unic_pipe.pipeline.process.progress import QUIET
 from unic_pipe.schemas.base import PROGRAM_VERSION
 
@@ -91,6 +92,7 @@ def main() -> None:
     require_streams()
     # Before there are threads, and OpenMP, which reads it when it is loaded: those that wait sleep instead of spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    share_one_heap()
     cycles.set_threshold(20_000, 20, 20)  # PyTorch's modules are a million objects, none of them garbage
     arguments = sys.argv[1:]
     debug = "--debug" in arguments

@@ -87,16 +87,13 @@ def add_command(app: typer.Typer, panel: str, command: Callable[..., int], *exam
 
 
 def open_inventory(config: Path | None, overrides: list[str] | None, rows: str | None = None) -> Inventory:
-    """Read the configuration and look at the working folder; nothing has started threads yet."""
+    """Read the configuration and look at the working folder."""
     from unic_pipe.pipeline.workspace.configuration import load_workspace, parse_rows
-    from unic_pipe.pipeline.workspace.heaps import choose_heaps
     from unic_pipe.pipeline.workspace.inventory import Inventory
 
     if rows is not None:
         parse_rows(rows)
-    workspace = load_workspace(config, overrides or ())
-    choose_heaps(workspace.config)
-    return Inventory(workspace, rows)
+    return Inventory(load_workspace(config, overrides or ()), rows)
 
 
 def print_json(document: BaseModel | dict[str, object]) -> None:

@@ -115,5 +115,5 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    share_one_heap()  # as the commands do, with arrays as large as these
+    share_one_heap()  # as the commands do
     main()

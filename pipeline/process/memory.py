@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -2, -3, -4, -8
-"""Parameters of glibc's `mallopt`: how much may lie free at the end of the heap; how much more is asked for than is needed;
-the size from which a block is mapped by itself, and unmapped when it is freed; how many such blocks there may be; and how
-many threads may have heaps of their own, which are of `HEAP` bytes, and given back when they are empty."""
-HEAP, OWN_TOP_PAD = 64 << 20, 128 << 10
-"""Where so much must be left over, an empty heap is not given back; and glibc's own."""
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8
+"""Parameters of glibc's `mallopt`: how much may lie free at the end of the heap; the size from which a block is mapped by
+itself, and unmapped when it is freed; how many such blocks there may be; and how many heaps, of which all but the first
+are of 64 MiB, and given back when they are empty."""
 OWN_MMAP, OWN_MMAP_MAX = 32 << 20, 65536
 """The largest size to which glibc raises the second by itself (it then lets twice as much lie free), and its own third."""
 UNLIMITED = 2**31 - 1
@@ -29,12 +27,7 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def share_one_heap() -> None:
-    """Threads that have not begun yet have no heap of their own. For good.
-
-    What does not fit a thread's own heaps (`HEAP`) is mapped and zeroed each time: with arrays of 26 and 78 MB, the encoding of
-    images of 160 pixels took 1.5 times as long. Of small arrays a thread had better find those that it has freed itself, which
-    its core still holds: with one heap, training at 48 pixels took 1.2 times as long, and encoding at 96 pixels 1.4 times.
-    """
+    """Threads that have not begun yet have no heap of their own. For good."""
     libc = _libc()
     if libc is not None:
         libc.mallopt(ARENA_MAX, 1)
@@ -44,8 +37,8 @@ def keep_freed_memory(device_type: str = "cpu") -> None:
     """Where a CPU does the same again and again, what one pass has freed is there for the next.
 
     Otherwise every pass has its pages mapped and zeroed anew, which took a twelfth of the CPU time of an
-    EfficientNet-Lite0's training steps, and four tenths of its extraction. Without glibc, or on another device, nothing
-    changes.
+    EfficientNet-Lite0's training steps, and four tenths of its extraction. In threads with heaps of their own little is
+    kept (`share_one_heap`). Without glibc, or on another device, nothing changes.
     """
     global _kept
     libc = _libc()
@@ -53,7 +46,6 @@ def keep_freed_memory(device_type: str = "cpu") -> None:
         _kept = True
         libc.mallopt(MMAP_MAX, 0)
         libc.mallopt(TRIM_THRESHOLD, UNLIMITED)
-        libc.mallopt(TOP_PAD, HEAP)
 
 
 def give_freed_memory_back() -> None:
@@ -65,7 +57,6 @@ def give_freed_memory_back() -> None:
         libc.mallopt(MMAP_MAX, OWN_MMAP_MAX)
         libc.mallopt(MMAP_THRESHOLD, OWN_MMAP)
         libc.mallopt(TRIM_THRESHOLD, 2 * OWN_MMAP)
-        libc.mallopt(TOP_PAD, OWN_TOP_PAD)
         libc.malloc_trim(0)
 
 

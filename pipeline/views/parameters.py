@@ -16,7 +16,6 @@ A later operation appends its numbers; moving one would change every cached view
 import hashlib
 import math
 import threading
-from functools import lru_cache
 from typing import get_args
 
 import numpy as np
@@ -34,6 +33,9 @@ DRAWS = 36
 MAX_ASPECT = 64
 """The `center` crop first cuts longer images to this aspect ratio: resizing the short side of a 1 x 10,000 image to
 256 would otherwise need two gigabytes, of which the centre crop keeps a ten-thousandth."""
+
+KEPT_DIGESTS = 64
+"""Of recipes, with the recipes: nothing else has their place in memory."""
 
 _ATTEMPTS = 10
 _JITTER: tuple[JitterOperation, ...] = get_args(JitterOperation)
@@ -78,8 +80,18 @@ def _uniforms(recipe: Recipe, seed: int, key: str, view: int) -> list[float]:
     return uniforms
 
 
-_digest_of = lru_cache(maxsize=64)(digest_of)
+_digests: dict[int, tuple[Recipe, str]] = {}
 _mine = threading.local()
+
+
+def _digest_of(recipe: Recipe) -> str:
+    """Kept for every object: recipes that are equal (0.0 and -0.0) may have different digests."""
+    found = _digests.get(id(recipe))
+    if found is None:
+        if len(_digests) >= KEPT_DIGESTS:
+            _digests.clear()
+        found = _digests[id(recipe)] = recipe, digest_of(recipe)
+    return found[1]
 
 
 def _generator(key_2: NDArray[np.uint64]) -> np.random.Philox:

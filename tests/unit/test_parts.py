@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -22,8 +21,6 @@ from unic_pipe.pipeline.process.crew import blocks_in_flight, crew_of, crew_of_o
 from unic_pipe.pipeline.process.memory import _libc, freed_memory_kept, give_freed_memory_back
 from unic_pipe.pipeline.process.stopwatch import Stopwatch
 from unic_pipe.pipeline.process.threads import torch_threads
-from unic_pipe.pipeline.workspace import heaps
-from unic_pipe.pipeline.workspace.configuration import config_of
 from unic_pipe.schemas.errors import StageError, UserError
 
 
@@ -140,13 +137,12 @@ if sys.argv[1] == "one":
     share_one_heap()
 keep_freed_memory()
 import numpy as np
-megabytes, count = int(sys.argv[2]), int(sys.argv[3])
 together = Barrier(3)
 def work(_):
     together.wait()
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     for _ in range(20):
-        kept = [np.ones(megabytes << 17) for _ in range(count)]
+        kept = [np.ones(3 << 20) for _ in range(3)]
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 with ThreadPoolExecutor(3) as pool:
     list(pool.map(work, range(3)))
@@ -154,47 +150,17 @@ with ThreadPoolExecutor(3) as pool:
 """
 
 
-def faults_of_threads(heaps, megabytes, count):
+@pytest.mark.skipif(_libc() is None, reason="glibc's malloc")
+def test_threads_with_one_heap_find_what_others_have_freed():
     pytest.importorskip("resource")
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if _libc() is None or (huge.exists() and "[always]" in huge.read_text()):
-        pytest.skip("another malloc than glibc's, or a fault is of many pages")
-    words = [sys.executable, "-c", THREADS, heaps, str(megabytes), str(count)]
-    environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
-    return int(subprocess.run(words, check=True, stdout=subprocess.PIPE, env=environment).stdout)
-
-
-def test_threads_with_one_heap_find_what_others_have_freed():
-    assert faults_of_threads("one", 70, 1) < faults_of_threads("own", 70, 1) / 4
-
-
-def test_threads_keep_heaps_of_their_own():
-    pages = 20 * 3 * (12 * 10 << 20) / os.sysconf("SC_PAGESIZE")  # of ten arrays, twenty times, in three threads
-    assert faults_of_threads("own", 12, 10) < pages / 20
-
-
-@pytest.mark.parametrize(
-    ("changes", "shared"),
-    [
-        ({}, False),
-        ({"compute": {"batch": 256}}, True),
-        ({"teachers": {"one": {"encoder": "dino", "image_size": 160}}}, True),
-        ({"teachers": {"one": {"encoder": "dino"}}}, True),
-        ({"students": {"mine": {"image_size": 48, "image_sizes": (48, 160)}}}, True),
-        ({"students": {"mine": {"image_size": 48, "optimizer": {"batch": 512}}}}, True),
-        ({"evaluate": {"encoders": {"other": {"encoder": "dino"}}}}, True),
-    ],
-)
-def test_one_heap_is_for_large_arrays(changes, shared, monkeypatch):
-    small = {
-        "samples": {"datasets": {"train": {"source": "images/"}}},
-        "teachers": {"one": {"encoder": "dino", "image_size": 64}},
-        "students": {"mine": {"image_size": 48, "optimizer": {"batch": 32}}},
+    if huge.exists() and "[always]" in huge.read_text():
+        pytest.skip("a fault is of many pages")
+    faults = {
+        heaps: int(subprocess.run([sys.executable, "-c", THREADS, heaps], check=True, stdout=subprocess.PIPE).stdout)
+        for heaps in ("one", "own")
     }
-    called = []
-    monkeypatch.setattr(heaps, "share_one_heap", lambda: called.append(1))
-    heaps.choose_heaps(config_of({**small, **changes}))
-    assert bool(called) is shared
+    assert faults["one"] < faults["own"] / 4
 
 
 def test_a_stopwatch_times_what_it_is_asked_to():

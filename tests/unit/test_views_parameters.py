@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -17,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from unic_pipe.pipeline.views.parameters import MAX_ASPECT, view_parameters
+from unic_pipe.pipeline.views.parameters import DRAWS, MAX_ASPECT, _uniforms, view_parameters
+from unic_pipe.schemas.base import canonical_json, digest_of
 from unic_pipe.schemas.recipes import CENTER, GENTLE, RECIPES, UNIC, Recipe
 from unic_pipe.schemas.views import ViewParameters
 
@@ -269,3 +271,16 @@ def box(p: ViewParameters) -> tuple[int, int, int, int]:
 
 def replace_recipe(recipe: Recipe, **changes) -> Recipe:
     return Recipe(**{**recipe.model_dump(), **changes})
+
+
+def test_numbers_are_those_of_a_generator_of_its_own() -> None:
+    def expected(recipe: Recipe, seed: int, key: str, view: int) -> list[float]:
+        name = canonical_json([digest_of(recipe), seed, key, view])
+        philox_key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "big")
+        return ((np.random.Philox(key=philox_key).random_raw(DRAWS) >> np.uint64(11)) * 2.0**-53).tolist()
+
+    # Equal recipes, whose digests differ.
+    cases = [(Recipe(flip=flip), i, f"n{i}", i % 3) for i in range(100) for flip in (0.0, -0.0, 0.5)]
+    assert Recipe(flip=0.0) == Recipe(flip=-0.0)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda case: _uniforms(*case), cases)) == [expected(*case) for case in cases]
